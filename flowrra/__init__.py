@@ -1,0 +1,44 @@
+"""Flowrra: asyncio background tasks, and a Management API that shows what they do."""
+
+from flowrra._version import __version__
+from flowrra.app import Flowrra
+from flowrra.config import BackendConfig, BrokerConfig, Config, ExecutorConfig, SchedulerConfig
+from flowrra.exceptions import (
+    BackendError,
+    ExecutorNotRunningError,
+    FlowrraError,
+    Reject,
+    ResultNotFoundError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+)
+from flowrra.executors import IOExecutor
+from flowrra.middleware import Middleware
+from flowrra.registry import TaskRegistry
+from flowrra.submission import SubmitOptions
+from flowrra.task import Task, TaskResult, TaskStatus, current_task
+
+__all__ = [
+    "BackendConfig",
+    "BackendError",
+    "BrokerConfig",
+    "Config",
+    "ExecutorConfig",
+    "ExecutorNotRunningError",
+    "Flowrra",
+    "FlowrraError",
+    "IOExecutor",
+    "Middleware",
+    "Reject",
+    "ResultNotFoundError",
+    "SchedulerConfig",
+    "SubmitOptions",
+    "Task",
+    "TaskNotFoundError",
+    "TaskRegistry",
+    "TaskResult",
+    "TaskStatus",
+    "TaskTimeoutError",
+    "__version__",
+    "current_task",
+]

@@ -1,0 +1,563 @@
+"""Flowrra: the object that users hold. It wires registry, executors, results, events and telemetry into one app."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any, Self, TypeVar
+
+from flowrra.backends.base import BaseResultBackend
+from flowrra.config import BackendConfig, BrokerConfig, Config
+from flowrra.events import EventPublisher
+from flowrra.exceptions import (
+    ExecutorNotRunningError,
+    FlowrraError,
+    NoTasksRegisteredError,
+    ResultNotFoundError,
+    TaskNotFoundError,
+)
+from flowrra.executors.base import BaseTaskExecutor, State
+from flowrra.executors.io_executor import IOExecutor
+from flowrra.loop_monitor import LoopMonitor
+from flowrra.middleware import Middleware
+from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
+from flowrra.submission import NO_OPTIONS, Submission, SubmitOptions
+from flowrra.task import TaskResult, new_task_id
+from flowrra.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Hook = Callable[[], Awaitable[Any] | Any]
+Lifespan = Callable[[], AbstractAsyncContextManager[Any] | AbstractContextManager[Any]]
+Call = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
+
+
+class Flowrra:
+    """An asyncio task queue.
+
+    Register tasks with :meth:`task`, run the app with ``async with app:`` (or :meth:`start` and :meth:`stop`), and
+    submit tasks with :meth:`submit`.
+
+    Args:
+        config: Where tasks and results live and how tasks run; all in memory with 4 workers if None.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = Config() if config is None else config
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{new_task_id()[:8]}"
+        self.telemetry = Telemetry()
+        self.events = EventPublisher()
+        self.loop_monitor = LoopMonitor()
+        self.started_at: datetime | None = None
+        self._registry = TaskRegistry()
+        self._results: BaseResultBackend | None = None
+        self._io_executor: IOExecutor | None = None
+        self._cpu_executor: BaseTaskExecutor | None = None
+        self._middlewares: list[Middleware] = []
+        self._startup_hooks: list[Hook] = []
+        self._shutdown_hooks: list[Hook] = []
+        self._lifespans: list[Lifespan] = []
+        self._state: State = "stopped"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._resources = AsyncExitStack()
+        # Between open() and begin() of the executors the startup hooks run: tasks are accepted, and none runs.
+        self._has_begun = False
+
+    @classmethod
+    def from_urls(cls, broker: str | None = None, backend: str | None = None) -> Self:
+        """An app with a broker and a result backend at these URLs, each in memory if None."""
+        return cls(
+            Config(
+                broker=BrokerConfig(url=broker) if broker else None,
+                backend=BackendConfig(url=backend) if backend else None,
+            )
+        )
+
+    # ── what can be asked of it, from any thread ────────────────────────────────────────────────────────────
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it accepts and runs tasks."""
+        return self._state == "running"
+
+    @property
+    def state(self) -> State:
+        """``stopped``, ``running`` or ``stopping``."""
+        return self._state
+
+    @property
+    def registry(self) -> TaskRegistry:
+        """Its tasks."""
+        return self._registry
+
+    @property
+    def scheduler(self) -> None:
+        """Its scheduler; this release has none."""
+        return None
+
+    @property
+    def executors(self) -> dict[str, BaseTaskExecutor]:
+        """Its executors by kind, ``io`` and ``cpu``; each exists once a task of its kind is registered."""
+        both = {"io": self._io_executor, "cpu": self._cpu_executor}
+        return {kind: executor for kind, executor in both.items() if executor is not None}
+
+    @property
+    def results(self) -> BaseResultBackend:
+        """Its result backend.
+
+        Raises:
+            BackendError: The configured URL can't be used.
+        """
+        if self._results is None:
+            self._results = self.config.create_backend()
+        return self._results
+
+    # ── registration ────────────────────────────────────────────────────────────────────────────────────────
+
+    def task(
+        self,
+        name: str | Callable[..., Any] | None = None,
+        cpu_bound: bool = False,
+        *,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+        backoff: float = 1.0,
+        jitter: float = 0.0,
+        retry_on: ExceptionTypes = Exception,
+    ) -> Any:
+        """Register the decorated function as a task; it is returned as it is and stays callable.
+
+        Args:
+            name: Defaults to the function's name.
+            cpu_bound: Run it in a process pool; it must then be a plain function at module level.
+            max_retries: Attempts that may follow a failed first one; default ``ExecutorConfig.max_retries``.
+            retry_delay: Seconds before the second attempt; default ``ExecutorConfig.retry_delay``.
+            timeout: Seconds that one attempt may take; None is no limit.
+            priority: Used when a submission names none; lower numbers run first.
+            backoff: Each further delay is this many times the one before.
+            jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
+            retry_on: The exceptions that are worth another attempt; raising :class:`flowrra.Reject` never is.
+
+        Raises:
+            TypeError: The function is of the wrong kind, or an option of the wrong type.
+            ValueError: The name is taken or unusable, an option is out of range, or a CPU-bound task has no backend.
+        """
+        defaults = self.config.executor
+        decorate = self._registry.task(
+            None if callable(name) else name,
+            cpu_bound,
+            defaults.max_retries if max_retries is None else max_retries,
+            defaults.retry_delay if retry_delay is None else retry_delay,
+            timeout=timeout,
+            priority=priority,
+            backoff=backoff,
+            jitter=jitter,
+            retry_on=retry_on,
+        )
+
+        def register(func: TaskFunction) -> TaskFunction:
+            if cpu_bound:
+                self._require_cpu_support(func)
+            executor = self._io_executor or self._new_io_executor()
+            decorate(func)
+            executor.adopt(self._registry.definition(func))
+            self._use(executor)
+            return func
+
+        # @app.task without parentheses passes the function where a name would be.
+        return register(name) if callable(name) else register
+
+    def _require_cpu_support(self, func: Callable[..., Any]) -> None:
+        if inspect.iscoroutinefunction(func):
+            raise TypeError(f"CPU task '{func.__name__}' must be a sync function (def)")
+        if self.config.backend is None:
+            raise ValueError("CPU-bound tasks require backend configuration: give Config(backend=...)")
+        raise FlowrraError("CPU-bound tasks are not available in this release")
+
+    def _ensure_io_executor(self) -> IOExecutor:
+        return self._io_executor or self._use(self._new_io_executor())
+
+    def _new_io_executor(self) -> IOExecutor:
+        return IOExecutor(
+            self.config,
+            self._registry,
+            results=self.results,
+            telemetry=self.telemetry,
+            publisher=self.events,
+            middlewares=self._middlewares,
+        )
+
+    def _use(self, executor: IOExecutor) -> IOExecutor:
+        if self._io_executor is None:
+            self._io_executor = executor
+            if self.is_running:
+                self._open_late(executor)
+        return executor
+
+    def _open_late(self, executor: BaseTaskExecutor) -> None:
+        """Start an executor whose first task is registered while the app runs, from whichever thread."""
+        assert self._loop is not None  # noqa: S101 - it runs
+        if _running_loop() is self._loop:
+            self._open(executor)
+        else:
+            self._loop.call_soon_threadsafe(self._open, executor)
+
+    def _open(self, executor: BaseTaskExecutor) -> None:
+        executor.open()
+        if self._has_begun:
+            executor.begin()
+
+    def on_startup(self, func: Hook) -> Hook:
+        """Call ``func``, async or not, on the app's loop before tasks run. Usable as a decorator."""
+        self._startup_hooks.append(func)
+        return func
+
+    def on_shutdown(self, func: Hook) -> Hook:
+        """Call ``func``, async or not, on the app's loop after the last task has ended. Usable as a decorator."""
+        self._shutdown_hooks.append(func)
+        return func
+
+    def lifespan(self, manager: Lifespan) -> Lifespan:
+        """Enter ``manager()``, a context manager, async or not, before tasks run, and leave it after the last has
+        ended.
+
+        Usable as a decorator over ``contextlib.asynccontextmanager``.
+        """
+        self._lifespans.append(manager)
+        return manager
+
+    def add_middleware(self, middleware: Middleware) -> None:
+        """Call the hooks of ``middleware`` for every task from now on; see :class:`flowrra.middleware.Middleware`."""
+        self._middlewares.append(middleware)
+
+    # ── submission ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(
+        self, task_func: Callable[..., Any] | str, /, *args: Any, priority: int | None = None, **kwargs: Any
+    ) -> str:
+        """Submit a task. It never starts before this returns; while the queue is full, this waits.
+
+        Args:
+            task_func: A registered function or its name.
+            *args, **kwargs: What it is called with.
+            priority: Lower numbers run first; default is the task's own, 0 unless it set one.
+
+        Returns:
+            The task's id, a random UUID.
+
+        Raises:
+            ExecutorNotRunningError: The app is not started, or is stopping.
+            TaskNotFoundError: That function or name is not registered; also a RuntimeError if nothing is.
+            BackendError: The task could not be recorded or queued.
+        """
+        if self._loop is not asyncio.get_running_loop():
+            options = SubmitOptions(priority=priority)
+            return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))
+        definition = self._definition(task_func)
+        executor = self._cpu_executor if definition.cpu_bound else self._io_executor
+        return await (executor or self._ensure_io_executor()).accept(definition, args, kwargs, priority)
+
+    def options(
+        self,
+        *,
+        priority: int | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        task_id: str | None = None,
+        timeout: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Submission:
+        """Options for one submission: ``await app.options(countdown=60).submit(func, …)``.
+
+        Args:
+            priority: Lower numbers run first.
+            countdown: Seconds until the task becomes due.
+            eta: When the task becomes due; a naive time is local time.
+            task_id: An id of your choice; submitting one that exists is a no-op that returns it.
+            timeout: Seconds that one attempt may take.
+            headers: Text that travels with the task; at most 8192 bytes in all.
+
+        Raises:
+            TypeError, ValueError: A value is of the wrong type or out of range.
+        """
+        chosen = SubmitOptions(priority, countdown, eta, task_id, timeout, {} if headers is None else headers)
+        return Submission(self._submit_anywhere, chosen)
+
+    async def submit_many(self, calls: Iterable[Call]) -> list[str]:
+        """Submit many tasks.
+
+        Args:
+            calls: Of ``(function or name, args, kwargs)``. All are looked up before the first is submitted.
+
+        Returns:
+            The tasks' ids, in the same order.
+
+        Raises:
+            As :meth:`submit`.
+        """
+        calls = list(calls)
+        for task_func, _, _ in calls:
+            self._definition(task_func)
+        return [await self._submit_anywhere(func, tuple(args), kwargs, NO_OPTIONS) for func, args, kwargs in calls]
+
+    def submit_sync(
+        self, task_func: Callable[..., Any] | str, /, *args: Any, priority: int | None = None, **kwargs: Any
+    ) -> str:
+        """:meth:`submit` for code without an event loop, from any thread but the app's own.
+
+        Raises:
+            RuntimeError: It was called on the app's event loop, which it would block for ever.
+            As :meth:`submit`.
+        """
+        options = SubmitOptions(priority=priority)
+        return self._call_from_thread(lambda: self._submit(task_func, args, kwargs, options))
+
+    async def _submit_anywhere(
+        self,
+        task_func: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: SubmitOptions,
+    ) -> str:
+        if self._loop is asyncio.get_running_loop():
+            return await self._submit(task_func, args, kwargs, options)
+        return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))
+
+    async def _submit(
+        self,
+        task_func: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: SubmitOptions,
+    ) -> str:
+        definition = self._definition(task_func)
+        executor = self._cpu_executor if definition.cpu_bound else self._io_executor
+        # A task put straight into app.registry has not been given an executor yet.
+        return await (executor or self._ensure_io_executor()).accept(definition, args, kwargs, options=options)
+
+    def _definition(self, task_func: Callable[..., Any] | str) -> TaskDefinition:
+        if self._state == "stopped":
+            raise ExecutorNotRunningError
+        try:
+            return self._registry.definition(task_func)
+        except TaskNotFoundError as error:
+            if not self._registry:
+                raise NoTasksRegisteredError(error.task_name) from None
+            raise
+
+    # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def get_result(self, task_id: str) -> TaskResult | None:
+        """The record of a task as it stands now; None if it is unknown. Works in any state of the app, on any loop."""
+        return await self.results.get(task_id)
+
+    async def wait_for_result(self, task_id: str, timeout: float | None = None) -> TaskResult:
+        """The record of a task once it is complete. A failed or cancelled task is returned, not raised.
+
+        Args:
+            task_id: What ``submit`` returned.
+            timeout: Seconds to wait; None waits for as long as it takes.
+
+        Raises:
+            ResultNotFoundError: That id is unknown; also a ValueError.
+            TaskTimeoutError: It was not complete in time; also a TimeoutError.
+            BackendError: The app stopped, and the task can't complete any more.
+        """
+        record = await self.results.get(task_id)
+        if record is None:
+            raise ResultNotFoundError(task_id)
+        if record.is_complete:
+            return record
+        return await self._ensure_io_executor().wait_for_result(task_id, timeout)
+
+    def wait_for_result_sync(self, task_id: str, timeout: float | None = None) -> TaskResult:
+        """:meth:`wait_for_result` for code without an event loop, from any thread.
+
+        Raises:
+            RuntimeError: An event loop runs in this thread, and would be blocked.
+            As :meth:`wait_for_result`.
+        """
+        # On a loop of its own: the time limit then holds even while the app's is blocked.
+        if _running_loop() is not None:
+            raise RuntimeError("This would block the running event loop; use await app.wait_for_result() instead")
+        return asyncio.run(self.wait_for_result(task_id, timeout))
+
+    async def cancel_task(self, task_id: str) -> bool:
+        """Cancel a task, be it pending, delayed, waiting for a retry, or running; from any loop.
+
+        A running one gets ``asyncio.CancelledError`` and is waited for, at most 5 s.
+
+        Returns:
+            True if it ended by this call; False if it is unknown, was over already, or would not end.
+        """
+        if self._state == "stopped":
+            return False
+        if self._loop is asyncio.get_running_loop():
+            return await self._cancel(task_id)
+        return await self._on_own_loop(lambda: self._cancel(task_id))
+
+    async def _cancel(self, task_id: str) -> bool:
+        for executor in self.executors.values():
+            if await executor.cancel(task_id):
+                return True
+        return False
+
+    # ── other loops and threads ─────────────────────────────────────────────────────────────────────────────
+
+    async def _on_own_loop(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        loop = self._live_loop()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), loop))
+
+    def _call_from_thread(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        loop = self._live_loop()
+        if _running_loop() is not None and _running_loop() is loop:
+            raise RuntimeError("This would block the app's own event loop; use the async method with await instead")
+        return asyncio.run_coroutine_threadsafe(call(), loop).result()
+
+    def _live_loop(self) -> asyncio.AbstractEventLoop:
+        if self._state == "stopped" or self._loop is None or self._loop.is_closed():
+            raise ExecutorNotRunningError
+        return self._loop
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Start on the running event loop: enter the lifespans, call the startup hooks, run tasks. A no-op if it runs.
+
+        If any of it fails, what was started is stopped again, and the error is raised.
+
+        Raises:
+            RuntimeError: It runs on another event loop, or is stopping.
+        """
+        loop = asyncio.get_running_loop()
+        if self._state != "stopped" and self._loop is not None and not self._loop.is_closed():
+            if self._state == "running" and self._loop is loop:
+                return
+            raise RuntimeError("This app runs on another event loop, or is stopping; wait for stop() there first")
+        self._loop = loop
+        self._state = "running"
+        self._resources = AsyncExitStack()
+        self._releasing = asyncio.Lock()
+        try:
+            await self._acquire()
+        except BaseException:
+            try:
+                await self.stop(wait=False)
+            except Exception:
+                logger.exception("app did not start, and cleaning up failed as well id=%s", self.id)
+            raise
+        self.started_at = datetime.now(UTC)
+        logger.info("app started id=%s tasks=%d", self.id, len(self._registry))
+
+    async def _acquire(self) -> None:
+        """Start everything; what ends it again is on the stack of resources, in the order of its ending from the
+        top."""
+        stack = self._resources
+        stack.callback(self.loop_monitor.stop)
+        stack.push_async_callback(self._close_connections)
+        stack.push_async_callback(self.events.close)
+        for lifespan in self._lifespans:
+            manager = lifespan()
+            if isinstance(manager, AbstractAsyncContextManager):
+                await stack.enter_async_context(manager)
+            else:
+                stack.enter_context(manager)
+        for hook in reversed(self._shutdown_hooks):
+            stack.push_async_callback(_call_hook, hook)
+        for executor in self.executors.values():
+            await executor.stop()  # a no-op, unless its loop was closed without it
+            executor.open()
+        for hook in self._startup_hooks:
+            await _call_hook(hook)
+        self._has_begun = True
+        for executor in self.executors.values():
+            executor.begin()
+        self.loop_monitor.start()
+
+    async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
+        """Finish waiting and running tasks, cancel what is left, call the shutdown hooks, stop. A no-op if stopped.
+
+        While one call waits, another one with ``wait=False`` ends the waiting.
+
+        Args:
+            wait: Whether to wait for tasks at all.
+            timeout: Seconds to wait for them; None waits for as long as it takes. In memory, what has not run by then
+                is recorded as cancelled.
+        """
+        if self._state == "stopped":
+            return
+        self._state = "stopping"
+        await asyncio.gather(*(executor.stop(wait, timeout) for executor in self.executors.values()))
+        async with self._releasing:
+            if self._state != "stopping":  # another call was first
+                return
+            try:
+                await self._resources.aclose()
+            finally:
+                self._loop = None
+                self._has_begun = False
+                self.started_at = None
+                self._state = "stopped"
+        logger.info("app stopped id=%s", self.id)
+
+    async def _close_connections(self) -> None:
+        if self._results is not None:
+            await self._results.close()
+        for executor in self.executors.values():
+            if executor.broker is not None:
+                await executor.broker.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def run(self, *, shutdown_timeout: float = 30.0) -> None:
+        """Run the app, blocking, until SIGINT or SIGTERM; a second signal cancels what still runs.
+
+        Args:
+            shutdown_timeout: Seconds that waiting and running tasks get to finish.
+        """
+        asyncio.run(self._run_until_signal(shutdown_timeout))
+
+    async def _run_until_signal(self, shutdown_timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        signals: asyncio.Queue[int] = asyncio.Queue()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, signals.put_nowait, number)
+        await self.start()
+        await signals.get()
+        stopping = asyncio.create_task(self.stop(timeout=shutdown_timeout))
+        hurry = asyncio.create_task(signals.get())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self.stop(wait=False)
+        hurry.cancel()
+        await stopping
+
+
+async def _call_hook(hook: Hook) -> None:
+    outcome = hook()
+    if inspect.isawaitable(outcome):
+        await outcome
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,32 @@
+"""Makes a result backend from a URL. Drivers are imported when they are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.memory import InMemoryBackend
+from flowrra.exceptions import BackendError
+
+REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
+
+
+def get_backend(backend: str | BaseResultBackend | None = None, **options: Any) -> BaseResultBackend:
+    """A result backend for ``backend``: None is in memory, an instance is returned as it is, a URL's scheme decides.
+
+    Raises:
+        BackendError: The URL's scheme is unknown, or there is no driver for it.
+    """
+    if backend is None:
+        return InMemoryBackend(**options)
+    if isinstance(backend, BaseResultBackend):
+        return backend
+    if not isinstance(backend, str):
+        raise BackendError(
+            f"A result backend must be a connection string or a BaseResultBackend, not {type(backend).__name__}"
+        )
+    scheme = urlsplit(backend).scheme
+    if scheme in REDIS_SCHEMES:
+        raise BackendError(f"Result backends on {scheme}:// are not yet implemented in this release")
+    raise BackendError(f"Unsupported backend URL scheme '{scheme}'; expected redis, rediss or unix")

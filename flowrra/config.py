@@ -1,0 +1,292 @@
+"""Configuration: plain dataclasses, checked when they are made, read from code or from the environment."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.factory import get_backend
+from flowrra.backends.memory import InMemoryBackend
+from flowrra.brokers.base import BaseBroker
+from flowrra.brokers.factory import get_broker
+from flowrra.exceptions import FlowrraError
+
+Value = TypeVar("Value")
+
+DEFAULT_QUEUE_KEY = "flowrra:queue"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_connection(max_connections: int, socket_timeout: float) -> None:
+    _require(max_connections >= 1, f"max_connections must be at least 1, not {max_connections!r}")
+    _require(socket_timeout >= 0, f"socket_timeout must be non-negative, not {socket_timeout!r}")
+
+
+@dataclass
+class BrokerConfig:
+    """Where waiting tasks live when several processes share them.
+
+    Attributes:
+        url: Such as ``redis://host:6379/0``.
+        max_connections: Size of the connection pool.
+        socket_timeout: Seconds to wait for the server.
+        retry_on_timeout: Whether to try again when it did not answer in time.
+        queue_key: Name of the queue; the kind of task is appended to it. Default ``flowrra:queue``.
+    """
+
+    url: str
+    max_connections: int = 50
+    socket_timeout: float = 5.0
+    retry_on_timeout: bool = True
+    queue_key: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.url), "Broker URL is required")
+        _check_connection(self.max_connections, self.socket_timeout)
+
+    def create_broker(self, queue_suffix: str = "") -> BaseBroker:
+        """A broker for this configuration; nothing is connected yet.
+
+        Args:
+            queue_suffix: ``:io`` or ``:cpu``; appended to the queue's name, so that the two kinds don't mix.
+
+        Raises:
+            BackendError: The URL's scheme is unknown, or its driver is not installed.
+        """
+        broker = get_broker(
+            self.url,
+            max_connections=self.max_connections,
+            socket_timeout=self.socket_timeout,
+            retry_on_timeout=self.retry_on_timeout,
+            queue_key=(self.queue_key or DEFAULT_QUEUE_KEY) + queue_suffix,
+        )
+        assert broker is not None  # noqa: S101 - only None gives None, and the URL is not empty
+        return broker
+
+
+@dataclass
+class BackendConfig:
+    """Where task results are kept when other processes need them.
+
+    Attributes:
+        url: Such as ``redis://host:6379/1``.
+        ttl: Seconds that a finished result is kept.
+        max_connections, socket_timeout, retry_on_timeout: As in :class:`BrokerConfig`.
+    """
+
+    url: str
+    ttl: int | None = None
+    max_connections: int = 50
+    socket_timeout: float = 5.0
+    retry_on_timeout: bool = True
+
+    def __post_init__(self) -> None:
+        _require(bool(self.url), "Backend URL is required")
+        _require(self.ttl is None or self.ttl >= 1, f"ttl must be at least 1 second, not {self.ttl!r}")
+        _check_connection(self.max_connections, self.socket_timeout)
+
+    def create_backend(self) -> BaseResultBackend:
+        """A result backend for this configuration; nothing is connected yet.
+
+        Raises:
+            BackendError: The URL's scheme is unknown, or its driver is not installed.
+        """
+        return get_backend(
+            self.url,
+            ttl=self.ttl,
+            max_connections=self.max_connections,
+            socket_timeout=self.socket_timeout,
+            retry_on_timeout=self.retry_on_timeout,
+        )
+
+
+@dataclass(init=False)
+class ExecutorConfig:
+    """How tasks run.
+
+    Attributes:
+        io_workers: Async tasks that run at once.
+        cpu_workers: Processes for CPU-bound tasks; None is the number of CPUs.
+        max_queue_size: Tasks that may wait in memory before ``submit`` itself waits.
+        max_retries, retry_delay: Used by tasks that set none of their own; the delay is in seconds.
+    """
+
+    io_workers: int = 4
+    cpu_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    max_queue_size: int = 1000
+    max_retries: int = 3
+    retry_delay: float = 1.0
+
+    # Written out rather than generated, for the sake of the old name `num_workers`.
+    def __init__(
+        self,
+        io_workers: int = 4,
+        cpu_workers: int | None = None,
+        max_queue_size: int = 1000,
+        max_retries: int = 3,
+        retry_delay: float = 1.0,
+        *,
+        num_workers: int | None = None,
+    ) -> None:
+        if num_workers is not None:
+            warnings.warn("num_workers is called io_workers now", DeprecationWarning, stacklevel=2)
+            io_workers = num_workers
+        self.io_workers = io_workers
+        self.cpu_workers = (os.cpu_count() or 1) if cpu_workers is None else cpu_workers
+        self.max_queue_size = max_queue_size
+        self.max_retries = max_retries
+        self.retry_delay = retry_delay
+        for name in ("io_workers", "cpu_workers", "max_queue_size"):
+            value = getattr(self, name)
+            _require(value >= 1, f"{name} must be at least 1, not {value!r}")
+        for name in ("max_retries", "retry_delay"):
+            value = getattr(self, name)
+            _require(value >= 0 and math.isfinite(value), f"{name} must be non-negative and finite, not {value!r}")
+
+    @property
+    def num_workers(self) -> int:
+        """The former name of ``io_workers``."""
+        return self.io_workers
+
+
+@dataclass
+class SchedulerConfig:
+    """When tasks are submitted by the clock.
+
+    Attributes:
+        database_url: The schedule store; None is an SQLite file in the current folder.
+        check_interval: Seconds after which changes made by other processes are noticed.
+        enabled: Whether the app runs a scheduler.
+    """
+
+    database_url: str | None = None
+    check_interval: float = 60.0
+    enabled: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.check_interval > 0, f"check_interval must be positive, not {self.check_interval!r}")
+
+    def create_backend(self) -> Any:
+        """The schedule store.
+
+        Raises:
+            FlowrraError: This release has no scheduler yet.
+        """
+        raise FlowrraError("This release of flowrra has no scheduler yet; leave SchedulerConfig.enabled off")
+
+
+@dataclass
+class Config:
+    """The configuration of an app.
+
+    Attributes:
+        broker: A configuration or a broker instance; None keeps waiting tasks in memory.
+        backend: A configuration or a result backend instance; None keeps results in memory.
+        executor: How tasks run.
+        scheduler: When tasks are submitted by the clock; None is never.
+    """
+
+    broker: BrokerConfig | BaseBroker | None = None
+    backend: BackendConfig | BaseResultBackend | None = None
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    scheduler: SchedulerConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor is None:
+            self.executor = ExecutorConfig()
+
+    def create_broker(self, queue_suffix: str = "") -> BaseBroker | None:
+        """The broker for one kind of task; None if waiting tasks stay in memory."""
+        if isinstance(self.broker, BrokerConfig):
+            return self.broker.create_broker(queue_suffix)
+        return self.broker
+
+    def create_backend(self) -> BaseResultBackend:
+        """The result backend; in memory if none is configured."""
+        if self.backend is None:
+            return InMemoryBackend()
+        if isinstance(self.backend, BackendConfig):
+            return self.backend.create_backend()
+        return self.backend
+
+    def create_scheduler_backend(self) -> Any:
+        """The schedule store; None unless a scheduler is enabled."""
+        if self.scheduler is None or not self.scheduler.enabled:
+            return None
+        return self.scheduler.create_backend()
+
+    @classmethod
+    def from_env(cls, prefix: str = "FLOWRRA_") -> Config:
+        """Read the configuration from environment variables such as ``FLOWRRA_BROKER_URL``.
+
+        Every field of the other classes has one: the prefix, the part (``BROKER``, ``BACKEND``, ``EXECUTOR``,
+        ``SCHEDULER``) and the field's name in capitals. Without (or with an empty) ``…_URL`` there is no broker or
+        backend; without ``SCHEDULER_ENABLED`` there is no scheduler. Booleans are true, 1, yes or on in any case.
+
+        Raises:
+            ValueError: A value is no number or out of range; the message names the variable.
+        """
+        env = _Environment(prefix, os.environ)
+        executor = env.section(
+            "EXECUTOR_",
+            io_workers=int,
+            num_workers=int,
+            cpu_workers=int,
+            max_queue_size=int,
+            max_retries=int,
+            retry_delay=float,
+        )
+        if "io_workers" in executor:  # the present name wins over the former one
+            executor.pop("num_workers", None)
+        connection: dict[str, Callable[[str], Any]] = {
+            "url": str,
+            "max_connections": int,
+            "socket_timeout": float,
+            "retry_on_timeout": _boolean,
+        }
+        broker = env.section("BROKER_", **connection, queue_key=str)
+        backend = env.section("BACKEND_", **connection, ttl=int)
+        scheduler = env.section("SCHEDULER_", database_url=str, check_interval=float, enabled=_boolean)
+        return cls(
+            broker=BrokerConfig(**broker) if "url" in broker else None,
+            backend=BackendConfig(**backend) if "url" in backend else None,
+            executor=ExecutorConfig(**executor),
+            scheduler=SchedulerConfig(**scheduler) if scheduler.get("enabled") else None,
+        )
+
+
+def _boolean(text: str) -> bool:
+    return text.strip().lower() in {"true", "1", "yes", "on"}
+
+
+class _Environment:
+    """Typed values from variables with a common prefix; an empty variable counts as unset."""
+
+    def __init__(self, prefix: str, variables: Mapping[str, str]) -> None:
+        self._prefix = prefix
+        self._variables = variables
+
+    def section(self, part: str, **fields: Callable[[str], Any]) -> dict[str, Any]:
+        values = {}
+        for name, parse in fields.items():
+            variable = self._prefix + part + name.upper()
+            text = self._variables.get(variable, "")
+            if text:
+                values[name] = self._parse(variable, text, parse)
+        return values
+
+    def _parse(self, variable: str, text: str, parse: Callable[[str], Value]) -> Value:
+        try:
+            return parse(text)
+        except ValueError:
+            expected = {"int": "an integer", "float": "a number"}.get(parse.__name__, "a value")
+            raise ValueError(f"{variable} must be {expected}, not {text!r}") from None

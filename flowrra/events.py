@@ -1,0 +1,196 @@
+"""Tells subscribers what happens to tasks, without letting them slow the tasks down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from flowrra.task import TaskResult
+
+logger = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+Subscriber = Callable[[Event], Any]
+
+MAILBOX_SIZE = 10_000
+FLUSH_TIMEOUT = 2.0
+REPLACEMENT_DELAY = 0.05
+
+
+async def _deliver(subscriber: Subscriber, event: Event) -> None:
+    """Call a subscriber: on the loop if it is async, in a thread otherwise, as it may block."""
+    if inspect.iscoroutinefunction(subscriber) or inspect.iscoroutinefunction(
+        getattr(subscriber, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+    ):
+        await subscriber(event)
+        return
+    outcome = await asyncio.to_thread(subscriber, event)
+    if inspect.isawaitable(outcome):
+        await outcome
+
+
+class EventBus:
+    """A list of subscribers: functions, async or plain, that take an event.
+
+    An event is a dict with a ``type``; a change of a task is
+    ``{"type": "task.update", "task": TaskResult.to_dict}``.
+    """
+
+    def __init__(self) -> None:
+        self._subscribers: tuple[Subscriber, ...] = ()
+
+    @property
+    def subscribers(self) -> tuple[Subscriber, ...]:
+        """Who is subscribed now, in order of subscription."""
+        return self._subscribers
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Send events to ``subscriber`` from now on; once only, however often it is subscribed."""
+        if subscriber not in self._subscribers:
+            self._subscribers = (*self._subscribers, subscriber)
+
+    async def async_subscribe(self, subscriber: Subscriber) -> None:
+        """The same as :meth:`subscribe`."""
+        self.subscribe(subscriber)
+
+    async def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Send nothing more to ``subscriber``; unknown ones are ignored."""
+        self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
+
+    async def emit(self, event: Event) -> None:
+        """Send an event to all subscribers at once, and return when all are done. A failure is logged."""
+        await asyncio.gather(*(self._emit_to(subscriber, event) for subscriber in self._subscribers))
+
+    async def _emit_to(self, subscriber: Subscriber, event: Event) -> None:
+        try:
+            await _deliver(subscriber, event)
+        except Exception:
+            logger.exception("event subscriber failed subscriber=%r event=%s", subscriber, event.get("type"))
+
+
+event_bus = EventBus()
+
+
+class _Mailbox:
+    """The events that one subscriber has still to get, in order, and the asyncio task that hands them over."""
+
+    def __init__(self, subscriber: Subscriber, publisher: EventPublisher) -> None:
+        self._subscriber = subscriber
+        self._publisher = publisher
+        self._events: deque[Event] = deque()
+        self._arrival = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._is_closed = False
+        self._loop = asyncio.get_running_loop()
+        self._start()
+
+    def _start(self) -> None:
+        if self._is_closed:
+            return
+        # In a context of its own: it must not look like a part of the task whose event came first.
+        self._worker = self._loop.create_task(self._work(), name="flowrra-events", context=contextvars.Context())
+        self._worker.add_done_callback(self._ended)
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        if not self._is_closed:  # somebody cancelled it; a loop that is about to close is closed by then
+            self._loop.call_later(REPLACEMENT_DELAY, self._start)
+
+    def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self._loop is loop
+
+    def put(self, event: Event) -> None:
+        if len(self._events) >= MAILBOX_SIZE:
+            self._publisher.count_drop(self._subscriber)
+            return
+        self._events.append(event)
+        self._empty.clear()
+        self._arrival.set()
+
+    async def _work(self) -> None:
+        while True:
+            while self._events:
+                await self._hand_over(self._events.popleft())
+            self._empty.set()
+            self._arrival.clear()
+            await self._arrival.wait()
+
+    async def _hand_over(self, event: Event) -> None:
+        try:
+            await _deliver(self._subscriber, event)
+        except Exception:
+            self._publisher.errors += 1
+            logger.exception("event subscriber failed subscriber=%r", self._subscriber)
+
+    async def flush(self) -> None:
+        """Return once everything was handed over."""
+        await self._empty.wait()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._worker.cancel()
+
+
+class EventPublisher:
+    """Publishes the changes of an app's tasks to a bus: each subscriber has a bounded mailbox and its own pace.
+
+    Attributes:
+        dropped: Events that a subscriber was too slow for.
+        errors: Events that a subscriber failed on.
+    """
+
+    def __init__(self, bus: EventBus = event_bus) -> None:
+        self._bus = bus
+        self._mailboxes: dict[Subscriber, _Mailbox] = {}
+        self.dropped = 0
+        self.errors = 0
+
+    def publish(self, record: TaskResult) -> None:
+        """Hand the state of a task to every subscriber's mailbox; never waits, never fails.
+
+        To be called on the event loop. Costs next to nothing while nobody is subscribed.
+        """
+        subscribers = self._bus.subscribers
+        if not subscribers:
+            if self._mailboxes:
+                self._close_mailboxes_except(())
+            return
+        event = {"type": "task.update", "task": record.to_dict}
+        if len(self._mailboxes) != len(subscribers):
+            self._close_mailboxes_except(subscribers)
+        for subscriber in subscribers:
+            self._mailbox(subscriber).put(event)
+
+    def _mailbox(self, subscriber: Subscriber) -> _Mailbox:
+        mailbox = self._mailboxes.get(subscriber)
+        if mailbox is None or not mailbox.belongs_to(asyncio.get_running_loop()):
+            mailbox = self._mailboxes[subscriber] = _Mailbox(subscriber, self)
+        return mailbox
+
+    def _close_mailboxes_except(self, subscribers: tuple[Subscriber, ...]) -> None:
+        for subscriber in [each for each in self._mailboxes if each not in subscribers]:
+            self._mailboxes.pop(subscriber).close()
+
+    def count_drop(self, subscriber: Subscriber) -> None:
+        """Count an event that found a full mailbox; the first of a thousand is logged."""
+        if self.dropped % 1000 == 0:
+            logger.warning(
+                "event subscriber too slow, events dropped subscriber=%r dropped_total=%d",
+                subscriber,
+                self.dropped + 1,
+            )
+        self.dropped += 1
+
+    async def close(self) -> None:
+        """Give the mailboxes a moment to empty, then let them go."""
+        mailboxes = list(self._mailboxes.values())
+        if mailboxes:
+            flushes = [asyncio.ensure_future(mailbox.flush()) for mailbox in mailboxes]
+            _, late = await asyncio.wait(flushes, timeout=FLUSH_TIMEOUT)
+            for flush in late:
+                flush.cancel()
+        self._close_mailboxes_except(())

@@ -1,0 +1,73 @@
+"""Every error that Flowrra raises.
+
+All of them survive pickling, since an error may have to cross a process boundary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class FlowrraError(Exception):
+    """Base of every error that Flowrra raises."""
+
+
+class TaskNotFoundError(FlowrraError):
+    """No task is registered under that name."""
+
+    def __init__(self, task_name: str) -> None:
+        super().__init__(f"Task '{task_name}' not registered")
+        self.task_name = task_name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task_name,)
+
+
+class NoTasksRegisteredError(TaskNotFoundError, RuntimeError):
+    """A task was submitted to an app that has no task at all; also a RuntimeError, as in earlier releases."""
+
+
+class ResultNotFoundError(FlowrraError, LookupError, ValueError):
+    """No record is known for that task id: it never existed, or its result has expired."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task '{task_id}' not found: it was never submitted, or its result has expired")
+        self.task_id = task_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task_id,)
+
+
+class TaskTimeoutError(FlowrraError, TimeoutError):
+    """A wait for a result, or an attempt with a time limit, took longer than allowed.
+
+    Args:
+        task_id: The task that was not done in time.
+        timeout: The limit, in seconds.
+    """
+
+    def __init__(self, task_id: str, timeout: float | None) -> None:
+        super().__init__(f"Task '{task_id}' did not complete within {timeout}s")
+        self.task_id = task_id
+        self.timeout = timeout
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task_id, self.timeout)
+
+
+class ExecutorNotRunningError(FlowrraError):
+    """A task was submitted before start() or after stop()."""
+
+    def __init__(self) -> None:
+        super().__init__("Executor is not running. Call start() first.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
+class BackendError(FlowrraError):
+    """A result backend or a broker could not do what it was asked."""
+
+
+class Reject(FlowrraError):
+    """Raised by a task to fail at once, whatever retries it has left."""

@@ -1,0 +1,6 @@
+"""What runs tasks."""
+
+from flowrra.executors.base import BaseTaskExecutor
+from flowrra.executors.io_executor import IOExecutor
+
+__all__ = ["BaseTaskExecutor", "IOExecutor"]

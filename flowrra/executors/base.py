@@ -1,0 +1,593 @@
+"""What all executors share: they accept tasks, run attempts in their workers' slots, and settle what becomes of them.
+
+The parts: ``workers.py`` runs attempts, ``settlement.py`` decides and counts their outcomes, ``records.py`` stores and
+publishes them, ``feeder.py`` fetches tasks from a broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Literal, Self
+
+from flowrra.backends.base import BaseResultBackend
+from flowrra.brokers.base import BaseBroker
+from flowrra.brokers.memory import MemoryQueue
+from flowrra.config import Config
+from flowrra.events import EventPublisher
+from flowrra.exceptions import ExecutorNotRunningError, TaskNotFoundError, TaskTimeoutError
+from flowrra.executors import settlement
+from flowrra.executors.failures import describe
+from flowrra.executors.feeder import Feeder
+from flowrra.executors.job import Interrupt, Job
+from flowrra.executors.records import Records
+from flowrra.executors.workers import Workers
+from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
+from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry
+from flowrra.submission import NO_OPTIONS, SubmitOptions
+from flowrra.task import Task, TaskResult, TaskStatus, new_task_id, running_task
+from flowrra.telemetry import CANCELLED, CANCELLED_BEFORE_START, RETRYING, STARTED, SUBMITTED, Telemetry
+
+logger = logging.getLogger(__name__)
+
+# How long an attempt that was told to end may take for it, before it is left to itself.
+CANCEL_GRACE = 5.0
+CANCEL_REPEAT = 1.0
+
+State = Literal["stopped", "running", "stopping"]
+
+
+class BaseTaskExecutor(ABC):
+    """Runs the tasks of one kind.
+
+    Args:
+        config: Slots, queue size, broker and result backend; the defaults if None.
+        registry: Where its tasks are registered; one of its own if None.
+        results, telemetry, publisher, middlewares: Shared with the other parts of an app; its own if None.
+
+    Attributes:
+        registry: The task registry.
+        results: The result backend.
+        broker: The broker; None if waiting tasks are in memory.
+        broker_errors: How many operations of the broker failed, by operation.
+    """
+
+    kind: ClassVar[Literal["io", "cpu"]]
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        registry: TaskRegistry | None = None,
+        *,
+        results: BaseResultBackend | None = None,
+        telemetry: Telemetry | None = None,
+        publisher: EventPublisher | None = None,
+        middlewares: Sequence[Middleware] = (),
+    ) -> None:
+        config = Config() if config is None else config
+        self.registry = TaskRegistry() if registry is None else registry
+        self.broker: BaseBroker | None = config.create_broker(f":{self.kind}")
+        self.results = config.create_backend() if results is None else results
+        self.broker_errors: Counter[str] = Counter()
+        self._max_queue_size = config.executor.max_queue_size
+        self._slots = self._slots_of(config)
+        self._telemetry = Telemetry() if telemetry is None else telemetry
+        self._records = Records(self.results, EventPublisher() if publisher is None else publisher)
+        self._middlewares = middlewares
+        self._state: State = "stopped"
+        # What this process has, by where it is: waiting, or in an attempt.
+        self._queue: MemoryQueue[Job] = MemoryQueue(self._max_queue_size, self._start_due)
+        self._running: dict[str, Job] = {}
+        self._workers = Workers(self.kind, self._slots, self._queue, self._attempt, self._bury)
+        self._accepting: set[str] = set()
+        self._feeder: Feeder | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    @abstractmethod
+    def _slots_of(config: Config) -> int:
+        """How many attempts may run at once."""
+
+    @abstractmethod
+    def _call(self, func: Callable[..., Any], task: Task) -> Awaitable[Any]:
+        """Call a task's function; what is returned gives its result."""
+
+    # ── what can be asked of it, from any thread ────────────────────────────────────────────────────────────
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it accepts and runs tasks."""
+        return self._state == "running"
+
+    @property
+    def state(self) -> State:
+        """``stopped``, ``running`` or ``stopping``."""
+        return self._state
+
+    @property
+    def workers(self) -> int:
+        """How many tasks it runs at once."""
+        return self._slots
+
+    @property
+    def busy_workers(self) -> int:
+        """How many tasks it runs now."""
+        return len(self._running)
+
+    @property
+    def worker_restarts(self) -> int:
+        """How many workers died and were replaced."""
+        return self._workers.restarts + (0 if self._feeder is None else self._feeder.restarts)
+
+    @property
+    def backend_errors(self) -> Counter[str]:
+        """How many operations of the result backend failed, by operation."""
+        return self._records.errors
+
+    def pending_count(self) -> int:
+        """How many tasks wait in this process for a free worker; delayed ones are not among them."""
+        return self._queue.size
+
+    def delayed_count(self) -> int:
+        """How many tasks wait in this process for their time, be it a retry, a countdown or an eta."""
+        return self._queue.delayed
+
+    def oldest_pending_at(self) -> datetime | None:
+        """Since when the longest waiting task has been due; None if no task waits in this process."""
+        oldest = min((job.ready_at for job in self._queue.oldest()), default=None)
+        return None if oldest is None else _wall_clock(oldest)
+
+    def running_jobs(self) -> list[Job]:
+        """What runs now, the longest running first."""
+        return list(self._running.copy().values())
+
+    def oldest_running_at(self) -> dict[str, datetime]:
+        """Since when the longest running attempt of each task name has been running."""
+        oldest: dict[str, datetime] = {}
+        for job in self.running_jobs():
+            oldest.setdefault(job.task.name, _wall_clock(job.started_at))
+        return oldest
+
+    def is_broker(self) -> bool:
+        """Whether waiting tasks are shared through a broker."""
+        return self.broker is not None
+
+    def feed_error(self) -> str | None:
+        """What keeps it from getting tasks from the broker now; None if nothing does."""
+        return None if self._feeder is None else self._feeder.error
+
+    # ── registration and submission ─────────────────────────────────────────────────────────────────────────
+
+    def task(
+        self,
+        name: str | None = None,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        retry_delay: float = DEFAULT_RETRY_DELAY,
+        **options: Any,
+    ) -> Callable[[TaskFunction], TaskFunction]:
+        """Register the decorated function as a task of this executor; see :meth:`TaskRegistry.task`."""
+        decorate = self.registry.task(name, self.kind == "cpu", max_retries, retry_delay, **options)
+
+        def register(func: TaskFunction) -> TaskFunction:
+            registered = decorate(func)
+            self.adopt(self.registry.definition(func))
+            return registered
+
+        return register
+
+    def adopt(self, definition: TaskDefinition) -> None:
+        """Count a task's numbers from now on, and mark its function as this executor's."""
+        self._telemetry.register(definition.name, self.kind)
+        definition.func._executor = self  # type: ignore[attr-defined]
+
+    async def submit(
+        self, task_func: Callable[..., Any] | str, /, *args: Any, priority: int | None = None, **kwargs: Any
+    ) -> str:
+        """Submit a task, by its function or its name; see :meth:`flowrra.Flowrra.submit`."""
+        definition = self.registry.definition(task_func)
+        return await self.accept(definition, args, kwargs, priority)
+
+    async def accept(
+        self,
+        definition: TaskDefinition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        priority: int | None = None,
+        options: SubmitOptions = NO_OPTIONS,
+    ) -> str:
+        """Take on a task. Waits while the queue is full, unless a task calls it: that could be a deadlock.
+
+        Returns:
+            The task's id.
+
+        Raises:
+            ExecutorNotRunningError: It isn't started, or stops before there is room.
+            BackendError: The task could not be recorded or queued.
+        """
+        if self._state != "running" or self._queue.size >= self._queue.max_size:
+            await self._admit()
+        if options.task_id is None:
+            return await self._accept(definition, args, kwargs, priority, options)
+        if options.task_id in self._accepting or await self.results.get(options.task_id) is not None:
+            self._queue.offer_room()  # the room that was waited for is not needed
+            return options.task_id
+        self._accepting.add(options.task_id)
+        try:
+            return await self._accept(definition, args, kwargs, priority, options)
+        finally:
+            self._accepting.discard(options.task_id)
+
+    async def _admit(self) -> None:
+        """Wait for room in the queue. A task's own submissions don't: all workers could be waiting for each other."""
+        inside = running_task.get() is not None
+        self._check_accepting(inside)
+        if self.broker is None and not inside:
+            await self._queue.wait_for_room()
+            self._check_accepting(inside)
+
+    def _check_accepting(self, inside: bool) -> None:
+        # While it drains, its own tasks may still submit what they need to finish.
+        if self._state != "running" and not (inside and self._state == "stopping"):
+            raise ExecutorNotRunningError
+
+    async def _accept(
+        self,
+        definition: TaskDefinition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        priority: int | None,
+        options: SubmitOptions,
+    ) -> str:
+        if priority is None:
+            priority = definition.priority if options.priority is None else options.priority
+        # By position, as this is on every task's way: keywords cost.
+        task = Task(
+            options.task_id or new_task_id(),
+            definition.name,
+            args,
+            kwargs,
+            definition.max_retries,
+            definition.retry_delay,
+            0,
+            priority,
+            definition.cpu_bound,
+            options.timeout or definition.timeout,
+            definition.backoff,
+            definition.jitter,
+            options.headers.copy(),
+        )
+        if self._middlewares:
+            tell_of_submission(self._middlewares, task)
+        record = TaskResult(
+            task.id, TaskStatus.PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs
+        )
+        await self.results.store(task.id, record)
+        self._records.publish(record)
+        telemetry = self._telemetry.register(task.name, self.kind)
+        delay = 0.0 if options is NO_OPTIONS else options.delay
+        if self.broker is not None and not delay:
+            await self._push(self.broker, task, record)
+        else:
+            self._enqueue(Job(task, record, definition, telemetry, time.monotonic() + delay), delay)
+        telemetry.cells[SUBMITTED] += 1
+        return task.id
+
+    async def _push(self, broker: BaseBroker, task: Task, record: TaskResult) -> None:
+        try:
+            await broker.push(task)
+        except BaseException as error:
+            self.broker_errors["push"] += 1
+            await self._records.end(record, TaskStatus.CANCELLED, f"not queued: {describe(error)}")
+            raise
+
+    def _enqueue(self, job: Job, delay: float) -> None:
+        if delay > 0:
+            self._queue.put_later(job.task.id, delay, job)
+        else:
+            self._queue.put(job.task.id, job.task.priority, job)
+            self._workers.wake()
+
+    def _start_due(self) -> None:
+        for job in self._queue.take_due():
+            self._queue.put(job.task.id, job.task.priority, job)
+        self._workers.start()
+
+    async def deliver(self, task: Task) -> None:
+        """Take on a task that came from the broker."""
+        record = await self._records.of(task)
+        try:
+            definition = self.registry.definition(task.name)
+        except TaskNotFoundError as error:
+            logger.error("unknown task from the broker, failed task=%r id=%s", task.name, task.id)
+            await self._records.end(record, TaskStatus.FAILED, describe(error))
+            return
+        telemetry = self._telemetry.register(task.name, self.kind)
+        self._enqueue(Job(task, record, definition, telemetry, time.monotonic()), 0)
+
+    # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def get_result(self, task_id: str) -> TaskResult | None:
+        """The record of a task; None if it is unknown."""
+        return await self.results.get(task_id)
+
+    async def wait_for_result(self, task_id: str, timeout: float | None = None) -> TaskResult:
+        """The record of a task once it is complete, whatever became of it. An unknown one is waited for.
+
+        Args:
+            task_id: What ``submit`` returned.
+            timeout: Seconds to wait; None waits for as long as it takes.
+
+        Raises:
+            TaskTimeoutError: It was not complete in time; also a TimeoutError.
+        """
+        try:
+            return await self.results.wait_for(task_id, timeout)
+        except TaskTimeoutError:
+            raise
+        except TimeoutError:
+            raise TaskTimeoutError(task_id, timeout) from None
+
+    # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _attempt(self, job: Job) -> None:
+        """Run a job once, in a worker."""
+        task, record = job.task, job.record
+        running_task.set(task)
+        self._begin(job)
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            if not self._records.are_live:
+                await self._records.store(record)
+            self._records.publish(record)
+            if task.timeout is not None:
+                job.timer = self._loop.call_later(task.timeout, self._time_out, job)
+            func = self.registry.definition(task.name).func
+            value = await (self._call_in_middlewares(func, task) if self._middlewares else self._call(func, task))
+        except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
+            raise
+        except BaseException as caught:  # noqa: BLE001 - a worker survives whatever user code raises
+            error = caught
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+        await self._settle(job, value, error)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+
+    def _begin(self, job: Job) -> None:
+        record, cells = job.record, job.telemetry.cells
+        if record.status is TaskStatus.RETRYING:
+            cells[RETRYING] -= 1
+        cells[STARTED] += 1
+        self._running[record.task_id] = job
+        job.interrupt, job.settled = None, False
+        job.started_at = time.monotonic()
+        # A timer may come a little early, and no wait is negative.
+        job.telemetry.observe_wait(max(0.0, job.started_at - job.ready_at))
+        record.status, record.started_at = TaskStatus.RUNNING, datetime.now(UTC)
+        record.error = record.traceback = None
+
+    async def _call_in_middlewares(self, func: Callable[..., Any], task: Task) -> Any:
+        with ExitStack() as stack:
+            for middleware in self._middlewares:
+                stack.enter_context(IsolatedMiddleware(middleware, task))
+            return await self._call(func, task)
+
+    def _time_out(self, job: Job) -> None:
+        task = job.task
+        assert job.worker is not None and task.timeout is not None  # noqa: S101, PT018 - it runs, with a limit
+        if job.interrupt is None:
+            job.interrupt = Interrupt.TIMEOUT
+        elif job.interrupt is Interrupt.TIMEOUT:
+            logger.warning(
+                "task goes on after its time limit, told again to end task=%s id=%s timeout=%s",
+                task.name,
+                task.id,
+                task.timeout,
+            )
+        job.worker.cancel()
+        job.timer = self._loop.call_later(max(CANCEL_REPEAT, task.timeout), self._time_out, job)
+
+    async def _settle(self, job: Job, value: Any, error: BaseException | None) -> None:
+        """Decide what became of an attempt, record it and count it. Only the first call for an attempt counts."""
+        if job.settled:
+            return
+        job.settled = True
+        record = job.record
+        seconds = time.monotonic() - job.started_at
+        retry_after = None
+        if error is None:
+            settlement.succeed(job, value)
+        else:
+            retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
+        try:
+            await self.results.store(record.task_id, record)
+        except BaseException as failure:  # noqa: BLE001 - an outcome is kept, whatever happens
+            await self._records.store_again(record, failure)
+        finally:
+            settlement.count(job, error, seconds)
+            del self._running[record.task_id]
+        self._records.publish(record)
+        if retry_after is not None:
+            job.ready_at = time.monotonic() + retry_after
+            self._enqueue(job, retry_after)
+        elif record.status is TaskStatus.PENDING:
+            await self._give_back(job)
+
+    def _bury(self, job: Job, error: BaseException) -> None:
+        """Settle the attempt that a worker died over."""
+        self._spawn(self._settle(job, None, error))
+
+    async def _give_back(self, job: Job) -> None:
+        """Return a task to the broker, for another process or a later time."""
+        assert self.broker is not None  # noqa: S101 - in memory there is nobody to give it to
+        try:
+            await self.broker.push(job.task)
+        except Exception:
+            self.broker_errors["push"] += 1
+            logger.exception("task not given back to the broker task=%s id=%s", job.task.name, job.task.id)
+            reason = "cancelled: the app stopped, and the broker did not take it back"
+            await self._records.end(job.record, TaskStatus.CANCELLED, reason)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine, context=self._context.copy())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ── cancellation ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a task, be it pending, delayed, waiting for a retry, or running.
+
+        A running one is told to end and waited for, at most 5 s.
+
+        Returns:
+            True if it ended by this call; False if it is unknown, was over already, or would not end.
+        """
+        waiting = self._queue.remove(task_id)
+        if waiting is not None:
+            await self._cancel_waiting(waiting, "by request")
+            return True
+        job = self._running.get(task_id)
+        if job is None or job.settled or job.interrupt in (Interrupt.CANCEL, Interrupt.STOP):
+            return False
+        await self._interrupt([job], Interrupt.CANCEL)
+        return job.record.status is TaskStatus.CANCELLED
+
+    async def _cancel_waiting(self, job: Job, reason: str) -> None:
+        cells = job.telemetry.cells
+        if job.record.status is TaskStatus.RETRYING:
+            cells[RETRYING] -= 1
+        cells[CANCELLED_BEFORE_START] += 1
+        await self._records.end(job.record, TaskStatus.CANCELLED, f"cancelled before it ran: {reason}")
+
+    async def _interrupt(self, jobs: list[Job], reason: Interrupt) -> None:
+        """Tell running attempts to end, repeatedly, and wait until they have, or have had the time for it."""
+        for job in jobs:
+            job.interrupt = reason
+        workers = {job.worker for job in jobs if job.worker is not None}
+        deadline = self._loop.time() + CANCEL_GRACE
+        while workers and (left := deadline - self._loop.time()) > 0:
+            for worker in workers:
+                worker.cancel()
+            _, workers = await asyncio.wait(workers, timeout=min(CANCEL_REPEAT, left))
+        if self._background:  # where a worker died, its attempt is settled there
+            await asyncio.wait(self._background, timeout=CANCEL_GRACE)
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Run tasks from now on, on the running event loop; a no-op if it runs.
+
+        Raises:
+            RuntimeError: It runs on another event loop, or is stopping.
+        """
+        if self._state == "running" and self._loop is asyncio.get_running_loop():
+            return
+        if self._state != "stopped" and not self._loop.is_closed():
+            raise RuntimeError(f"The {self.kind} executor runs on another event loop, or is stopping")
+        await self.stop()
+        self.open()
+        self.begin()
+
+    def open(self) -> None:
+        """Accept tasks from now on, on the running event loop; none of them runs before :meth:`begin`."""
+        self._loop = asyncio.get_running_loop()
+        self._queue.max_size = self._max_queue_size
+        self._background.clear()
+        self._accepting.clear()
+        self._state = "running"
+
+    def begin(self) -> None:
+        """Run tasks from now on. Their attempts see the context variables that are set here."""
+        self._context = contextvars.copy_context()
+        self._context.run(running_task.set, None)
+        self._workers.open(self._context)
+        self._workers.start()
+        if self.broker is not None:
+            self._feeder = Feeder(self, self.broker)
+            self._feeder.start()
+        logger.info("executor started executor=%s workers=%d", self.kind, self._slots)
+
+    async def _abandon_closed_loop(self) -> None:
+        """Its loop was closed without stop(): what it had can't run any more, and must not look as if it did."""
+        reason = "the event loop was closed without stopping the app"
+        logger.error("event loop was closed without stop(), tasks cancelled executor=%s", self.kind)
+        for job in self.running_jobs():
+            job.settled = True
+            job.telemetry.cells[CANCELLED] += 1
+            await self._records.end(job.record, TaskStatus.CANCELLED, f"cancelled while running: {reason}")
+        self._running.clear()
+        for job in self._queue.clear():
+            await self._cancel_waiting(job, reason)
+        self._state = "stopped"
+
+    async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
+        """Finish what there is, then cancel what is left, then stop; a no-op if it is stopped.
+
+        While one call waits, another one with ``wait=False`` ends the waiting. A call that is itself cancelled leaves
+        the executor stopping, for another call to finish.
+
+        Args:
+            wait: Whether to wait for waiting and running tasks at all.
+            timeout: Seconds to wait for them; None waits for as long as it takes. Delayed tasks and retries are waited
+                for only if they fall due in that time.
+        """
+        if self._state == "stopped":
+            return
+        if self._loop.is_closed():
+            await self._abandon_closed_loop()
+            return
+        self._state = "stopping"
+        self._queue.release_waiting()
+        if self._feeder is not None:
+            await self._feeder.stop()
+        if wait:
+            await self._drain(timeout)
+        self._workers.close()
+        await self._interrupt(self.running_jobs(), Interrupt.STOP)
+        await self._leave_resisting()
+        for job in self._queue.clear():
+            await (self._cancel_waiting(job, "the app stopped") if self.broker is None else self._give_back(job))
+        self._state = "stopped"
+        logger.info("executor stopped executor=%s", self.kind)
+
+    async def _drain(self, timeout: float | None) -> None:
+        deadline = float("inf") if timeout is None else self._loop.time() + timeout
+        while (left := deadline - self._loop.time()) > 0 and self._has_work_within(left):
+            # Delayed tasks fall due without anything being told of it: look again from time to time.
+            with_limit = asyncio.timeout(min(left, CANCEL_REPEAT))
+            try:
+                async with with_limit:
+                    await self._workers.until_changed()
+            except TimeoutError:
+                continue
+
+    def _has_work_within(self, seconds: float) -> bool:
+        due_in = self._queue.next_due_in()
+        return bool(self._running) or self._queue.size > 0 or (due_in is not None and due_in < seconds)
+
+    async def _leave_resisting(self) -> None:
+        """Give up on attempts that won't end: their records say so, and whatever they still do is ignored."""
+        for job in self.running_jobs():
+            logger.error("task would not end, left to itself task=%s id=%s", job.task.name, job.task.id)
+            await self._settle(job, None, asyncio.CancelledError())
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+def _wall_clock(monotonic: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=time.monotonic() - monotonic)

@@ -1,0 +1,24 @@
+"""Runs async functions on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from flowrra.config import Config
+from flowrra.executors.base import BaseTaskExecutor
+from flowrra.task import Task
+
+
+class IOExecutor(BaseTaskExecutor):
+    """Runs ``async def`` tasks as coroutines, ``config.executor.io_workers`` at once."""
+
+    kind = "io"
+
+    @staticmethod
+    def _slots_of(config: Config) -> int:
+        return config.executor.io_workers
+
+    def _call(self, func: Callable[..., Any], task: Task) -> Awaitable[Any]:
+        result: Awaitable[Any] = func(*task.args, **task.kwargs)
+        return result

@@ -1,0 +1,365 @@
+"""FlowrraManager: statistics, task queries and health of an app, for programs that show or watch it.
+
+All methods are coroutines, and may be called from any thread and any event loop. They are of three kinds:
+
+* **plain numbers**: they read what is in memory, never wait, and need no loop; they answer even while the app's loop is
+  blocked (:meth:`~FlowrraManager.get_task_stats`, :meth:`~FlowrraManager.get_runtime_stats`,
+  :meth:`~FlowrraManager.list_registered_tasks`, :meth:`~FlowrraManager.get_task_info`,
+  :meth:`~FlowrraManager.list_workers`);
+* **I/O**: they may ask a broker or a result backend, on the calling loop (the other queries);
+* **loop-bound**: they are carried out on the app's loop and wait for it (:meth:`~FlowrraManager.cancel_task`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+from flowrra._version import __version__
+from flowrra.app import Flowrra
+from flowrra.exceptions import BackendError
+from flowrra.executors.base import BaseTaskExecutor
+from flowrra.management.health import check_health
+from flowrra.registry import TaskDefinition
+from flowrra.task import TaskResult, TaskStatus
+
+KINDS = ("io", "cpu")
+
+
+class FlowrraManager:
+    """Queries and steers one app.
+
+    Args:
+        app: The app; it need not be running.
+
+    Attributes:
+        app: The same.
+    """
+
+    def __init__(self, app: Flowrra) -> None:
+        self.app = app
+
+    # ── statistics ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def get_stats(self) -> dict[str, Any]:
+        """The app at a glance. JSON-safe.
+
+        Returns:
+            ``app`` with ``running``; ``executors`` with ``io`` and ``cpu``, each ``running``, ``workers`` (slots) and
+            ``busy``, or None if it has no task; ``tasks`` with ``registered`` and ``pending`` (due and waiting for a
+            worker); ``scheduler``, None if there is none.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+        executors = self.app.executors
+        return {
+            "app": {"running": self.app.is_running},
+            "executors": {kind: _executor_stats(executors.get(kind)) for kind in KINDS},
+            "tasks": {
+                "registered": len(self.app.registry),
+                "pending": sum([await _pending(executor) for executor in executors.values()]),
+            },
+            "scheduler": None,
+        }
+
+    async def get_queue_stats(self) -> dict[str, dict[str, Any] | None]:
+        """The queues of both kinds of task.
+
+        Returns:
+            For ``io`` and ``cpu``, None if it has no task, else ``pending`` (due and waiting for a worker), ``delayed``
+            (a retry, countdown or eta that is not due yet), ``in_flight`` (being run), ``dead``, ``oldest_pending_at``
+            (aware UTC datetime since when the longest waiting task has been due), ``paused``, ``broker``,
+            ``namespace``, and ``shared`` (whether other processes see the same queue). A figure that can't be had is
+            None.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+        executors = self.app.executors
+        return {kind: await _queue_stats(executors.get(kind)) for kind in KINDS}
+
+    async def get_task_stats(self) -> dict[str, dict[str, Any]]:
+        """What happened to the tasks of each registered name in this process, cumulative. Plain numbers.
+
+        Returns:
+            For each name: ``executor``; the counters ``submitted, started, succeeded, failed, retried, cancelled,
+            released, timed_out, redelivered, cancelled_before_start``; ``running`` and ``retrying`` now;
+            ``oldest_running_at`` (aware UTC datetime or None); ``exceptions`` by class name; ``run_duration`` (by
+            outcome, ``success`` and ``error``) and ``queue_wait``, histograms in seconds of ``bounds``, ``counts`` (per
+            bucket, the last for what is above) and ``sum``. Always: started = succeeded + failed + retried + cancelled
+            + released + running.
+        """
+        oldest: dict[str, datetime] = {}
+        for executor in self.app.executors.values():
+            oldest.update(executor.oldest_running_at())
+        return {
+            name: telemetry.snapshot(oldest.get(name)) for name, telemetry in self.app.telemetry.tasks.copy().items()
+        }
+
+    async def get_runtime_stats(self) -> dict[str, Any]:
+        """How the app itself fares in this process, cumulative. Plain numbers.
+
+        Returns:
+            ``loop_lag`` (histogram of how late the app's loop was, in seconds); ``stalls`` (lags above 1 s);
+            ``blocking`` (None, or for how many ``seconds`` the loop has not turned, the ``task`` that holds it as
+            ``id`` and ``name`` or None, and its ``stack``); ``worker_restarts`` by executor; ``broker_errors`` and
+            ``backend_errors`` by operation; ``subscriber_dropped`` and ``subscriber_errors``.
+        """
+        app, executors = self.app, self.app.executors
+        return {
+            "loop_lag": app.loop_monitor.lag(),
+            "stalls": app.loop_monitor.stalls,
+            "blocking": self._blocking(),
+            "worker_restarts": {kind: executor.worker_restarts for kind, executor in executors.items()},
+            "broker_errors": _add_up(executor.broker_errors for executor in executors.values()),
+            "backend_errors": _add_up(executor.backend_errors for executor in executors.values()),
+            "subscriber_dropped": app.events.dropped,
+            "subscriber_errors": app.events.errors,
+        }
+
+    def _blocking(self) -> dict[str, Any] | None:
+        monitor = self.app.loop_monitor
+        seconds = monitor.blocked_for()
+        if not seconds:
+            return None
+        holder = monitor.blocking_task()
+        jobs = [job for executor in self.app.executors.values() for job in executor.running_jobs()]
+        task = next(({"id": job.task.id, "name": job.task.name} for job in jobs if job.worker is holder), None)
+        return {"seconds": seconds, "task": task, "stack": monitor.blocking_stack()}
+
+    async def list_workers(self) -> list[dict[str, Any]]:
+        """The app processes that are known to live; in memory that is this one, if the app runs.
+
+        Returns:
+            For each: ``id, host, pid, started_at, heartbeat_at`` (aware UTC datetimes), ``version``, and ``executors``
+            with ``slots`` and ``busy``.
+        """
+        if not self.app.is_running:
+            return []
+        return [
+            {
+                "id": self.app.id,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started_at": self.app.started_at,
+                "heartbeat_at": self.app.loop_monitor.last_beat_at(),
+                "version": __version__,
+                "executors": {
+                    kind: {"slots": executor.workers, "busy": executor.busy_workers}
+                    for kind, executor in self.app.executors.items()
+                },
+            }
+        ]
+
+    # ── registered tasks ────────────────────────────────────────────────────────────────────────────────────
+
+    async def list_registered_tasks(self) -> list[dict[str, Any]]:
+        """Every registered task: ``name, cpu_bound, max_retries, retry_delay`` (seconds). JSON-safe, plain numbers."""
+        return [_registered_task(definition) for definition in self.app.registry.definitions()]
+
+    async def get_task_info(self, task_name: str) -> dict[str, Any] | None:
+        """One registered task: what :meth:`list_registered_tasks` says, its ``module`` and ``qualname``, the
+        ``description`` from its docstring, and the options ``timeout, priority, backoff, jitter``. None if unknown.
+        """
+        definition = next((each for each in self.app.registry.definitions() if each.name == task_name), None)
+        if definition is None:
+            return None
+        return {
+            **_registered_task(definition),
+            "module": definition.func.__module__,
+            "qualname": definition.func.__qualname__,
+            "description": definition.description,
+            "timeout": definition.timeout,
+            "priority": definition.priority,
+            "backoff": definition.backoff,
+            "jitter": definition.jitter,
+        }
+
+    # ── submitted tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def get_task_result(self, task_id: str) -> dict[str, Any] | None:
+        """What is known of a submitted task, in whatever state it is.
+
+        Returns:
+            ``task_id, status, result, error, completed_at`` (aware UTC datetime once it is complete, else None), and
+            ``task_name, submitted_at, started_at, retries, traceback``; None if the task is unknown.
+
+        Raises:
+            BackendError: The results could not be read.
+        """
+        record = await self.app.get_result(task_id)
+        if record is None:
+            return None
+        return {
+            "task_id": record.task_id,
+            "status": record.status,
+            "result": record.result,
+            "error": record.error,
+            "completed_at": record.finished_at if record.is_complete else None,
+            "task_name": record.task_name,
+            "submitted_at": record.submitted_at,
+            "started_at": record.started_at,
+            "retries": record.retries,
+            "traceback": record.traceback,
+        }
+
+    async def list_pending_tasks(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Tasks that have not started, delayed ones among them, the latest submitted first.
+
+        Returns:
+            For each: ``task_id, task_name, status, submitted_at, args, kwargs, retries``.
+
+        Raises:
+            BackendError: The results could not be read.
+            ValueError: ``limit`` is negative.
+        """
+        return [_waiting_task(record) for record in await self._list(TaskStatus.PENDING, limit)]
+
+    async def list_retrying_tasks(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Tasks that failed and wait for their next attempt; as :meth:`list_running_tasks`."""
+        return [_started_task(record) for record in await self._list(TaskStatus.RETRYING, limit)]
+
+    async def list_running_tasks(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Tasks that run now, the latest submitted first.
+
+        Returns:
+            For each: ``task_id, task_name, status, submitted_at, started_at, finished_at, args, kwargs, result`` (of a
+            success), ``error`` (of a failure), ``retries``.
+
+        Raises:
+            As :meth:`list_pending_tasks`.
+        """
+        return [_started_task(record) for record in await self._list(TaskStatus.RUNNING, limit)]
+
+    async def list_completed_tasks(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Tasks that succeeded; as :meth:`list_running_tasks`."""
+        return [_started_task(record) for record in await self._list(TaskStatus.SUCCESS, limit)]
+
+    async def list_failed_tasks(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Tasks that failed for good; as :meth:`list_running_tasks`."""
+        return [_started_task(record) for record in await self._list(TaskStatus.FAILED, limit)]
+
+    async def list_cancelled_tasks(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Tasks that were cancelled; as :meth:`list_running_tasks`."""
+        return [_started_task(record) for record in await self._list(TaskStatus.CANCELLED, limit)]
+
+    async def _list(self, status: TaskStatus, limit: int | None) -> list[TaskResult]:
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must not be negative, it is {limit}")
+        try:
+            return await self.app.results.list_by_status(status, limit)
+        except NotImplementedError:  # listing is optional for a result backend
+            return []
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"The tasks could not be listed: {type(error).__name__}: {error}") from error
+
+    async def cancel_task(self, task_id: str) -> bool:
+        """Cancel a task; see :meth:`flowrra.Flowrra.cancel_task`. Carried out on the app's loop.
+
+        Returns:
+            True if this call cancelled it.
+        """
+        return await self.app.cancel_task(task_id)
+
+    # ── health ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def health_check(self) -> dict[str, Any]:
+        """Whether the app can make progress: its loop turns, its workers take what waits, its broker answers.
+
+        Returns:
+            ``healthy``; ``timestamp`` (aware UTC datetime); ``components`` with ``app``, ``io_executor``,
+            ``cpu_executor`` and ``scheduler``, each ``healthy`` and ``message``, or None if there is none; and
+            ``broker`` if one is configured.
+        """
+        components = check_health(self.app)
+        return {
+            "healthy": all(component["healthy"] for component in components.values() if component is not None),
+            "timestamp": datetime.now(UTC),
+            "components": components,
+        }
+
+    # ── schedules ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def list_schedules(self, enabled_only: bool = False) -> list[dict[str, Any]]:
+        """The schedules; none, as this release has no scheduler."""
+        return []
+
+    async def get_schedule(self, schedule_id: str) -> dict[str, Any] | None:
+        """One schedule; None, as this release has no scheduler."""
+        return None
+
+    async def get_scheduler_stats(self) -> dict[str, Any] | None:
+        """The scheduler's statistics; None, as this release has no scheduler."""
+        return None
+
+
+def _executor_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | None:
+    if executor is None:
+        return None
+    return {"running": executor.is_running, "workers": executor.workers, "busy": executor.busy_workers}
+
+
+async def _pending(executor: BaseTaskExecutor) -> int:
+    """Tasks that are due and wait for a worker, in the broker or already in this process."""
+    return executor.pending_count() + (0 if executor.broker is None else await executor.broker.size())
+
+
+async def _queue_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | None:
+    if executor is None:
+        return None
+    broker = executor.broker
+    return {
+        "pending": await _pending(executor),
+        "delayed": executor.delayed_count(),
+        "in_flight": executor.busy_workers,
+        "dead": 0 if broker is None else None,
+        "oldest_pending_at": executor.oldest_pending_at() if broker is None else None,
+        "paused": False if broker is None else None,
+        "broker": "memory" if broker is None else type(broker).__name__,
+        "namespace": "flowrra",
+        "shared": broker is not None,
+    }
+
+
+def _registered_task(definition: TaskDefinition) -> dict[str, Any]:
+    return {
+        "name": definition.name,
+        "cpu_bound": definition.cpu_bound,
+        "max_retries": definition.max_retries,
+        "retry_delay": definition.retry_delay,
+    }
+
+
+def _waiting_task(record: TaskResult) -> dict[str, Any]:
+    return {
+        "task_id": record.task_id,
+        "task_name": record.task_name,
+        "status": record.status.value,
+        "submitted_at": record.submitted_at,
+        "args": record.args,
+        "kwargs": record.kwargs,
+        "retries": record.retries,
+    }
+
+
+def _started_task(record: TaskResult) -> dict[str, Any]:
+    return {
+        **_waiting_task(record),
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "result": record.result if record.is_success else None,
+        "error": record.error,
+    }
+
+
+def _add_up(counters: Any) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for counter in counters:
+        for operation, count in counter.copy().items():
+            total[operation] = total.get(operation, 0) + count
+    return total

@@ -1,0 +1,232 @@
+"""Which functions are tasks, under which names, and with which options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flowrra.exceptions import TaskNotFoundError
+
+TaskFunction = TypeVar("TaskFunction", bound=Callable[..., Any])
+ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
+
+DEFAULT_MAX_RETRIES = 3
+DEFAULT_RETRY_DELAY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDefinition:
+    """A registered function and the options that its attempts run with.
+
+    Attributes:
+        name: Unique in a registry.
+        func: The function itself, undecorated.
+        cpu_bound: Whether it runs in a process pool rather than on the event loop.
+        max_retries: Attempts that may follow a failed first one.
+        retry_delay: Seconds before the second attempt.
+        timeout: Seconds that one attempt may take; None is no limit.
+        priority: Used when a submission names none; lower numbers run first.
+        backoff: Each further delay is this many times the one before.
+        jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
+        retry_on: The exceptions that are worth another attempt.
+    """
+
+    name: str
+    func: Callable[..., Any]
+    cpu_bound: bool = False
+    max_retries: int = DEFAULT_MAX_RETRIES
+    retry_delay: float = DEFAULT_RETRY_DELAY
+    timeout: float | None = None
+    priority: int = 0
+    backoff: float = 1.0
+    jitter: float = 0.0
+    retry_on: ExceptionTypes = Exception
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_number("max_retries", self.max_retries, at_least=0, whole=True)
+        _check_number("retry_delay", self.retry_delay, at_least=0)
+        _check_number("priority", self.priority, whole=True)
+        _check_number("backoff", self.backoff, at_least=0)
+        _check_number("jitter", self.jitter, at_least=0, at_most=1)
+        if self.timeout is not None:
+            _check_number("timeout", self.timeout, more_than=0)
+        _check_exception_types(self.retry_on)
+
+    @property
+    def description(self) -> str | None:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.func) or "").partition("\n")[0] or None
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"A task's name must be a non-empty text, not {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"A task's name must be encodable as UTF-8, {name!r} is not: {error}") from None
+
+
+def _check_number(
+    what: str,
+    value: object,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    more_than: float | None = None,
+    whole: bool = False,
+) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise TypeError(f"{what} must be {'an integer' if whole else 'a number'}, not {value!r}")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{what} must be finite, not {value!r}")
+    if at_least is not None and value < at_least:
+        raise ValueError(f"{what} must be at least {at_least}, not {value!r}")
+    if at_most is not None and value > at_most:
+        raise ValueError(f"{what} must be at most {at_most}, not {value!r}")
+    if more_than is not None and value <= more_than:
+        raise ValueError(f"{what} must be more than {more_than}, not {value!r}")
+
+
+def _check_exception_types(types: object) -> None:
+    for each in types if isinstance(types, tuple) else (types,):
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise TypeError(f"retry_on must be an exception class or a tuple of them, not {types!r}")
+
+
+class TaskRegistry:
+    """Maps names to functions, and functions back to their definitions.
+
+    Args:
+        strict_cpu_checks: Require that CPU-bound functions are at module level, where a worker process can import them.
+    """
+
+    def __init__(self, strict_cpu_checks: bool = True) -> None:
+        self.strict_cpu_checks = strict_cpu_checks
+        self._definitions: dict[str, TaskDefinition] = {}
+        self._by_function: dict[Callable[..., Any], TaskDefinition] = {}
+
+    def task(
+        self,
+        name: str | None = None,
+        cpu_bound: bool = False,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        retry_delay: float = DEFAULT_RETRY_DELAY,
+        **options: Any,
+    ) -> Callable[[TaskFunction], TaskFunction]:
+        """Register the decorated function, which is returned as it is.
+
+        Args:
+            name: Defaults to the function's name.
+            cpu_bound: Run it in a process pool; it must then be a plain function at module level.
+            max_retries, retry_delay, **options: See :class:`TaskDefinition`.
+
+        Raises:
+            TypeError: The function is of the wrong kind, or an option is unknown or of the wrong type.
+            ValueError: The name is taken or unusable, or an option is out of range.
+        """
+
+        def register(func: TaskFunction) -> TaskFunction:
+            task_name = func.__name__ if name is None else name
+            self.register(
+                TaskDefinition(task_name, func, cpu_bound, max_retries, retry_delay, **options),
+            )
+            return func
+
+        if callable(name):  # @registry.task without parentheses
+            func, name = name, None
+            return register(func)
+        return register
+
+    def register(self, definition: TaskDefinition) -> None:
+        """Add a definition and mark its function as a task.
+
+        Raises:
+            TypeError: The function is of the wrong kind.
+            ValueError: The name is taken.
+        """
+        func = definition.func
+        if definition.name in self._definitions:
+            raise ValueError(f"Task '{definition.name}' is already registered")
+        self._check_function(definition)
+        self._definitions[definition.name] = definition
+        self._by_function[func] = definition
+        attributes = {
+            "task_name": definition.name,
+            "cpu_bound": definition.cpu_bound,
+            "max_retries": definition.max_retries,
+            "retry_delay": definition.retry_delay,
+            "__flowrra_task__": True,
+        }
+        for attribute, value in attributes.items():
+            setattr(func, attribute, value)
+
+    def _check_function(self, definition: TaskDefinition) -> None:
+        func, name = definition.func, definition.name
+        if not definition.cpu_bound:
+            if not inspect.iscoroutinefunction(func):
+                raise TypeError(f"IO task '{name}' must be an async function (async def)")
+            return
+        if inspect.iscoroutinefunction(func) or not callable(func):
+            raise TypeError(f"CPU task '{name}' must be a sync function (def)")
+        if self.strict_cpu_checks and func.__qualname__ != func.__name__:
+            raise TypeError(
+                f"CPU task '{name}' must be module-level, so that a worker process can import it; "
+                f"'{func.__qualname__}' is not"
+            )
+
+    def get(self, name: str) -> Callable[..., Any] | None:
+        """The function registered under ``name``, or None."""
+        definition = self._definitions.get(name)
+        return None if definition is None else definition.func
+
+    def get_or_raise(self, name: str) -> Callable[..., Any]:
+        """The function registered under ``name``.
+
+        Raises:
+            TaskNotFoundError: There is none.
+        """
+        return self.definition(name).func
+
+    def definition(self, task: str | Callable[..., Any]) -> TaskDefinition:
+        """What is registered under a name or for a function.
+
+        Raises:
+            TaskNotFoundError: Nothing is.
+        """
+        by_key: dict[Any, TaskDefinition] = self._definitions if isinstance(task, str) else self._by_function
+        try:
+            return by_key[task]
+        except (KeyError, TypeError):  # TypeError: something unhashable was passed
+            name = task if isinstance(task, str) else getattr(task, "__qualname__", repr(task))
+            raise TaskNotFoundError(name) from None
+
+    def definitions(self) -> list[TaskDefinition]:
+        """Everything registered, in the order of registration."""
+        return list(self._definitions.copy().values())
+
+    def list_tasks(self) -> list[str]:
+        """The registered names, in the order of registration."""
+        return list(self._definitions.copy())
+
+    def is_registered(self, name: str) -> bool:
+        """Whether a task has that name."""
+        return name in self._definitions
+
+    def unregister(self, name: str) -> bool:
+        """Forget a task; False if there was none. Its waiting submissions will fail with TaskNotFoundError."""
+        definition = self._definitions.pop(name, None)
+        if definition is None:
+            return False
+        if self._by_function.get(definition.func) is definition:
+            del self._by_function[definition.func]
+        return True
+
+    def __len__(self) -> int:
+        return len(self._definitions)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._definitions

@@ -1,0 +1,98 @@
+"""The options of one submission: what ``app.options(...)`` holds until ``submit`` is called on it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+MAX_HEADERS_SIZE = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """How one submission differs from the task's own options.
+
+    Attributes:
+        priority: Lower numbers run first; None is the task's own.
+        countdown: Seconds until the task becomes due.
+        eta: When the task becomes due; a naive time is local time.
+        task_id: An id of the caller's choice; submitting one that exists is a no-op.
+        timeout: Seconds that one attempt may take; None is the task's own limit.
+        headers: Text that travels with the task; at most 8192 bytes in all.
+
+    Raises:
+        TypeError, ValueError: A value is of the wrong type or out of range.
+    """
+
+    priority: int | None = None
+    countdown: float | None = None
+    eta: datetime | None = None
+    task_id: str | None = None
+    timeout: float | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.priority is not None and (isinstance(self.priority, bool) or not isinstance(self.priority, int)):
+            raise TypeError(f"priority must be an integer, not {self.priority!r}")
+        if self.countdown is not None and self.eta is not None:
+            raise ValueError("Give either countdown or eta, not both")
+        if self.countdown is not None and not _is_number(self.countdown, at_least=0):
+            raise ValueError(f"countdown must be a finite, non-negative number of seconds, not {self.countdown!r}")
+        if not isinstance(self.eta, datetime | None):
+            raise TypeError(f"eta must be a datetime, not {self.eta!r}")
+        if self.task_id is not None and (type(self.task_id) is not str or not self.task_id):
+            raise ValueError(f"task_id must be a non-empty text, not {self.task_id!r}")
+        if self.timeout is not None and not (_is_number(self.timeout, at_least=0) and self.timeout):
+            raise ValueError(f"timeout must be a finite, positive number of seconds, not {self.timeout!r}")
+        check_headers(self.headers)
+
+    @property
+    def delay(self) -> float:
+        """Seconds from now until the task becomes due; 0 if it is due already."""
+        if self.countdown is not None:
+            return self.countdown
+        if self.eta is not None:
+            return max(0.0, (self.eta.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+        return 0.0
+
+
+def _is_number(value: object, *, at_least: float) -> bool:
+    return isinstance(value, int | float) and at_least <= value < float("inf")
+
+
+def check_headers(headers: dict[Any, Any]) -> None:
+    """Refuse headers that are no text, or too large to travel with every attempt.
+
+    Raises:
+        TypeError, ValueError: They are.
+    """
+    if not isinstance(headers, dict):
+        raise TypeError(f"A task's headers must be a dict of text to text, not {headers!r}")
+    size = 0
+    for key, value in headers.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise TypeError(f"A task's headers must be text to text, not {key!r}: {value!r}")
+        size += len(key.encode(errors="surrogatepass")) + len(value.encode(errors="surrogatepass"))
+    if size > MAX_HEADERS_SIZE:
+        raise ValueError(f"A task's headers must be at most {MAX_HEADERS_SIZE} bytes in all, not {size}")
+
+
+NO_OPTIONS = SubmitOptions()
+
+Submit = Callable[[Any, tuple[Any, ...], dict[str, Any], SubmitOptions], Awaitable[str]]
+
+
+class Submission:
+    """Submission options bound to an app; see :meth:`flowrra.Flowrra.options`."""
+
+    __slots__ = ("_options", "_submit")
+
+    def __init__(self, submit: Submit, options: SubmitOptions) -> None:
+        self._submit = submit
+        self._options = options
+
+    async def submit(self, task_func: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> str:
+        """Submit a task with these options; see :meth:`flowrra.Flowrra.submit`."""
+        return await self._submit(task_func, args, kwargs, self._options)

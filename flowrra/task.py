@@ -1,0 +1,223 @@
+"""The values that travel: a task on its way to a worker, and the record of what became of it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands. Equal to, and printed as, its plain text value."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    RETRYING = "retrying"
+    CANCELLED = "cancelled"
+
+
+# A tuple: the members are compared by identity, where a set would have to hash them.
+COMPLETE_STATUSES = (TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+
+@dataclass(slots=True)
+class TaskResult:
+    """The record of one task, from its submission on.
+
+    Attributes:
+        task_id: The id that ``submit`` returned.
+        status: Where the task stands now.
+        task_name: The name it is registered under.
+        result: What the function returned; None until it succeeded.
+        error: ``"ExceptionType: message"`` of the last failed attempt; None while there is none.
+        submitted_at, started_at, finished_at: Timezone-aware UTC; ``started_at`` is the latest attempt's.
+        retries: How many attempts have been repeated.
+        args, kwargs: What the task was submitted with.
+        traceback: The text of the last failed attempt's traceback, bounded in length.
+    """
+
+    task_id: str
+    status: TaskStatus
+    task_name: str | None = None
+    result: Any = None
+    error: str | None = None
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    retries: int = 0
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = None  # type: ignore[assignment]  # None becomes {} below
+    traceback: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kwargs is None:
+            self.kwargs = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more will happen to this task."""
+        return self.status in COMPLETE_STATUSES
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the task returned a result."""
+        return self.status is TaskStatus.SUCCESS
+
+    @property
+    def success(self) -> bool:
+        """The same as :attr:`is_success`."""
+        return self.is_success
+
+    @property
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values: the status as text, times in ISO 8601.
+
+        ``traceback`` is there only when there is one. A property, as existing callers read it.
+        """
+        data = {
+            "task_id": self.task_id,
+            "status": self.status.value,
+            "task_name": self.task_name,
+            "result": self.result,
+            "error": self.error,
+            "submitted_at": _to_iso(self.submitted_at),
+            "started_at": _to_iso(self.started_at),
+            "finished_at": _to_iso(self.finished_at),
+            "retries": self.retries,
+            "args": self.args,
+            "kwargs": self.kwargs,
+        }
+        if self.traceback is not None:
+            data["traceback"] = self.traceback
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TaskResult:
+        """Read what :attr:`to_dict` wrote; only ``task_id`` and ``status`` are required.
+
+        Raises:
+            KeyError: ``task_id`` or ``status`` is missing.
+            ValueError: ``status`` or a time is not one.
+        """
+        return cls(
+            task_id=data["task_id"],
+            status=TaskStatus(data["status"]),
+            task_name=data.get("task_name"),
+            result=data.get("result"),
+            error=data.get("error"),
+            submitted_at=_from_iso(data.get("submitted_at")),
+            started_at=_from_iso(data.get("started_at")),
+            finished_at=_from_iso(data.get("finished_at")),
+            retries=data.get("retries", 0),
+            args=tuple(data.get("args") or ()),
+            kwargs=data.get("kwargs") or {},
+            traceback=data.get("traceback"),
+        )
+
+    def copy(self) -> TaskResult:
+        """A snapshot that later changes of this record don't reach."""
+        return TaskResult(
+            self.task_id,
+            self.status,
+            self.task_name,
+            self.result,
+            self.error,
+            self.submitted_at,
+            self.started_at,
+            self.finished_at,
+            self.retries,
+            self.args,
+            self.kwargs,
+            self.traceback,
+        )
+
+
+def _to_iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _from_iso(value: Any) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        return value
+    return datetime.fromisoformat(value)
+
+
+@dataclass(slots=True)
+class Task:
+    """One accepted call of a registered function, as it waits for, and is given to, a worker.
+
+    Attributes:
+        id: UUID text.
+        name: The registered name of the function.
+        args, kwargs: What it is called with.
+        max_retries: Attempts that may follow a failed first one.
+        retry_delay: Seconds between two attempts.
+        current_retry: How many attempts went before this one.
+        priority: Lower numbers run first.
+        cpu_bound: Whether it runs in a process pool.
+        timeout: Seconds that one attempt may take; None is no limit.
+        backoff: Each further delay is this many times the one before.
+        jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
+        headers: Text that travels with the task, such as a trace context.
+    """
+
+    id: str
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    max_retries: int = 3
+    retry_delay: float = 1.0
+    current_retry: int = 0
+    priority: int = 0
+    cpu_bound: bool = False
+    timeout: float | None = None
+    backoff: float = 1.0
+    jitter: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def attempt(self) -> int:
+        """The number of the current attempt, from 1."""
+        return self.current_retry + 1
+
+    def __lt__(self, other: Task) -> bool:
+        return self.priority < other.priority
+
+
+running_task: ContextVar[Task | None] = ContextVar("flowrra_running_task", default=None)
+
+
+def current_task() -> Task | None:
+    """The task that the calling code runs in; None outside of one."""
+    return running_task.get()
+
+
+class _TaskIds:
+    """Random UUIDs (version 4) as text, from one system call for every 256 of them; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._discard()
+        # A forked child must not hand out its parent's ids again.
+        os.register_at_fork(after_in_child=self._discard)
+
+    def _discard(self) -> None:
+        self._chunks: Iterator[tuple[bytes]] = iter(())
+
+    def __call__(self) -> str:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            self._chunks = struct.iter_unpack("16s", os.urandom(4096))
+            chunk = next(self._chunks)
+        text = chunk[0].hex()
+        variant = "89ab"[chunk[0][8] & 3]
+        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+new_task_id = _TaskIds()

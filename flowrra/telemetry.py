@@ -1,0 +1,178 @@
+"""Counts what happened to tasks, per registered name: plain numbers, written by one thread, readable from any.
+
+All numbers of a task name lie in one flat list, its cells. The event loop's thread adds to them in place; a reader
+copies the whole list in one step that the interpreter lock makes atomic, so that what it reads belongs together:
+``running`` is derived from one such copy and can't be off by the attempts that went through meanwhile.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from datetime import datetime
+from typing import Any, Final, TypedDict
+
+# Upper bounds, in seconds; a bucket holds what is at most its bound (Prometheus' `le`).
+RUN_DURATION_BOUNDS: Final = (
+    0.001,
+    0.005,
+    0.025,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    120.0,
+    600.0,
+    3600.0,
+)
+QUEUE_WAIT_BOUNDS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
+
+# The names under which exceptions are counted come from user code and must not grow without end.
+MAX_EXCEPTION_CLASSES: Final = 20
+MAX_EXCEPTION_NAME_LENGTH: Final = 100
+OTHER: Final = "__other__"
+
+# Places of the counters in the cells of a task name. The histograms follow them.
+SUBMITTED: Final = 0
+STARTED: Final = 1
+SUCCEEDED: Final = 2
+FAILED: Final = 3
+RETRIED: Final = 4
+CANCELLED: Final = 5
+RELEASED: Final = 6
+TIMED_OUT: Final = 7
+REDELIVERED: Final = 8
+CANCELLED_BEFORE_START: Final = 9
+RETRYING: Final = 10
+_COUNTERS: Final = 11
+
+
+class Histogram(TypedDict):
+    """Observations by size: ``counts`` is per bucket, not cumulative, and has one more place than ``bounds``."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+class TaskTelemetry:
+    """The numbers of one task name in this process.
+
+    Args:
+        executor: Where its attempts run: ``io`` or ``cpu``.
+        run_bounds, wait_bounds: Bucket bounds in seconds.
+    """
+
+    __slots__ = (
+        "_error",
+        "_run_bounds",
+        "_success",
+        "_wait",
+        "_wait_bounds",
+        "cells",
+        "exceptions",
+        "executor",
+    )
+
+    def __init__(self, executor: str, run_bounds: tuple[float, ...], wait_bounds: tuple[float, ...]) -> None:
+        self.executor = executor
+        self._run_bounds = run_bounds
+        self._wait_bounds = wait_bounds
+        # Each histogram takes one cell for every bound, one for what is above, and one for the sum.
+        self._success = _COUNTERS
+        self._error = self._success + len(run_bounds) + 2
+        self._wait = self._error + len(run_bounds) + 2
+        self.cells: list[Any] = [0] * (self._wait + len(wait_bounds) + 2)
+        self.exceptions: dict[str, int] = {}
+
+    def observe_wait(self, seconds: float) -> None:
+        """Count how long a task that was due waited for a free worker."""
+        cells, start, bounds = self.cells, self._wait, self._wait_bounds
+        cells[start + bisect_left(bounds, seconds)] += 1
+        cells[start + len(bounds) + 1] += seconds
+
+    def observe_success(self, seconds: float) -> None:
+        """Count how long an attempt took that returned."""
+        cells, start, bounds = self.cells, self._success, self._run_bounds
+        cells[start + bisect_left(bounds, seconds)] += 1
+        cells[start + len(bounds) + 1] += seconds
+
+    def observe_error(self, seconds: float) -> None:
+        """Count how long an attempt took that failed or will be retried."""
+        cells, start, bounds = self.cells, self._error, self._run_bounds
+        cells[start + bisect_left(bounds, seconds)] += 1
+        cells[start + len(bounds) + 1] += seconds
+
+    def count_exception(self, error: BaseException) -> None:
+        """Count a failed attempt under the class of its exception."""
+        name = type(error).__name__[:MAX_EXCEPTION_NAME_LENGTH].encode(errors="replace").decode()
+        exceptions = self.exceptions
+        if name not in exceptions and len(exceptions) >= MAX_EXCEPTION_CLASSES:
+            name = OTHER
+        exceptions[name] = exceptions.get(name, 0) + 1
+
+    def snapshot(self, oldest_running_at: datetime | None = None) -> dict[str, Any]:
+        """The numbers as one consistent picture.
+
+        Returns:
+            The counters by name; ``running``, derived from them; ``retrying``; ``oldest_running_at``; ``exceptions``
+            by class; and the histograms ``run_duration`` (by outcome, ``success`` and ``error``) and ``queue_wait``.
+        """
+        cells = self.cells.copy()
+        ended = sum(cells[outcome] for outcome in (SUCCEEDED, FAILED, RETRIED, CANCELLED, RELEASED))
+        running = cells[STARTED] - ended
+        return {
+            "executor": self.executor,
+            "submitted": cells[SUBMITTED],
+            "started": cells[STARTED],
+            "succeeded": cells[SUCCEEDED],
+            "failed": cells[FAILED],
+            "retried": cells[RETRIED],
+            "cancelled": cells[CANCELLED],
+            "released": cells[RELEASED],
+            "timed_out": cells[TIMED_OUT],
+            "redelivered": cells[REDELIVERED],
+            "cancelled_before_start": cells[CANCELLED_BEFORE_START],
+            "running": running,
+            "retrying": cells[RETRYING],
+            "oldest_running_at": oldest_running_at if running else None,
+            "exceptions": self.exceptions.copy(),
+            "run_duration": {
+                "success": _histogram(cells, self._success, self._run_bounds),
+                "error": _histogram(cells, self._error, self._run_bounds),
+            },
+            "queue_wait": _histogram(cells, self._wait, self._wait_bounds),
+        }
+
+
+def _histogram(cells: list[Any], start: int, bounds: tuple[float, ...]) -> Histogram:
+    overflow = start + len(bounds)
+    return {"bounds": bounds, "counts": tuple(cells[start : overflow + 1]), "sum": float(cells[overflow + 1])}
+
+
+class Telemetry:
+    """The numbers of all task names of one app. They last as long as the process, through stops and restarts.
+
+    Args:
+        run_bounds, wait_bounds: Bucket bounds of the histograms in seconds, ascending.
+    """
+
+    def __init__(
+        self,
+        run_bounds: tuple[float, ...] = RUN_DURATION_BOUNDS,
+        wait_bounds: tuple[float, ...] = QUEUE_WAIT_BOUNDS,
+    ) -> None:
+        self._run_bounds = run_bounds
+        self._wait_bounds = wait_bounds
+        self.tasks: dict[str, TaskTelemetry] = {}
+
+    def register(self, task_name: str, executor: str) -> TaskTelemetry:
+        """The numbers of that name, at 0 if it is new."""
+        telemetry = self.tasks.get(task_name)
+        if telemetry is None:
+            telemetry = TaskTelemetry(executor, self._run_bounds, self._wait_bounds)
+            self.tasks[task_name] = telemetry
+        return telemetry
