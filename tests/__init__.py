@@ -1,0 +1,1 @@
+"""The specification of both packages, as tests."""

@@ -1,0 +1,1 @@
+"""What the task queue promises: one subject a file."""

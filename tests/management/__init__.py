@@ -1,0 +1,1 @@
+"""What the Management API promises: shapes, truth and reachability from everywhere."""
