@@ -28,8 +28,8 @@ from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.io_executor import IOExecutor
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
-from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
-from flowrra.submission import NO_OPTIONS, Submission, SubmitOptions
+from flowrra.registry import ExceptionTypes, TaskFunction, TaskRegistry
+from flowrra.submission import NO_OPTIONS, Submission, SubmitOptions, check_priority
 from flowrra.task import TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
 
@@ -260,11 +260,17 @@ class Flowrra:
             ExecutorNotRunningError: The app is not started, or is stopping.
             TaskNotFoundError: That function or name is not registered; also a RuntimeError if nothing is.
             BackendError: The task could not be recorded or queued.
+            TypeError, ValueError: The priority is not a number.
         """
+        if priority is not None and type(priority) is not int:
+            check_priority(priority)
         if self._loop is not asyncio.get_running_loop():
             options = SubmitOptions(priority=priority)
             return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))
-        definition = self._definition(task_func)
+        try:
+            definition = self._registry.definition(task_func)
+        except TaskNotFoundError as error:
+            raise self._not_found(error) from None
         executor = self._cpu_executor if definition.cpu_bound else self._io_executor
         return await (executor or self._ensure_io_executor()).accept(definition, args, kwargs, priority)
 
@@ -308,7 +314,7 @@ class Flowrra:
         """
         calls = list(calls)
         for task_func, _, _ in calls:
-            self._definition(task_func)
+            self._registry.definition(task_func)
         return [await self._submit_anywhere(func, tuple(args), kwargs, NO_OPTIONS) for func, args, kwargs in calls]
 
     def submit_sync(
@@ -341,20 +347,16 @@ class Flowrra:
         kwargs: dict[str, Any],
         options: SubmitOptions,
     ) -> str:
-        definition = self._definition(task_func)
+        try:
+            definition = self._registry.definition(task_func)
+        except TaskNotFoundError as error:
+            raise self._not_found(error) from None
         executor = self._cpu_executor if definition.cpu_bound else self._io_executor
         # A task put straight into app.registry has not been given an executor yet.
-        return await (executor or self._ensure_io_executor()).accept(definition, args, kwargs, options=options)
+        return await (executor or self._ensure_io_executor()).accept_once(definition, args, kwargs, options)
 
-    def _definition(self, task_func: Callable[..., Any] | str) -> TaskDefinition:
-        if self._state == "stopped":
-            raise ExecutorNotRunningError
-        try:
-            return self._registry.definition(task_func)
-        except TaskNotFoundError as error:
-            if not self._registry:
-                raise NoTasksRegisteredError(error.task_name) from None
-            raise
+    def _not_found(self, error: TaskNotFoundError) -> TaskNotFoundError:
+        return error if self._registry else NoTasksRegisteredError(error.task_name)
 
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -39,20 +39,18 @@ class EventBus:
 
     An event is a dict with a ``type``; a change of a task is
     ``{"type": "task.update", "task": TaskResult.to_dict}``.
+
+    Attributes:
+        subscribers: Who is subscribed now, in order of subscription; for reading only.
     """
 
     def __init__(self) -> None:
-        self._subscribers: tuple[Subscriber, ...] = ()
-
-    @property
-    def subscribers(self) -> tuple[Subscriber, ...]:
-        """Who is subscribed now, in order of subscription."""
-        return self._subscribers
+        self.subscribers: tuple[Subscriber, ...] = ()
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Send events to ``subscriber`` from now on; once only, however often it is subscribed."""
-        if subscriber not in self._subscribers:
-            self._subscribers = (*self._subscribers, subscriber)
+        if subscriber not in self.subscribers:
+            self.subscribers = (*self.subscribers, subscriber)
 
     async def async_subscribe(self, subscriber: Subscriber) -> None:
         """The same as :meth:`subscribe`."""
@@ -60,11 +58,11 @@ class EventBus:
 
     async def unsubscribe(self, subscriber: Subscriber) -> None:
         """Send nothing more to ``subscriber``; unknown ones are ignored."""
-        self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
+        self.subscribers = tuple(each for each in self.subscribers if each != subscriber)
 
     async def emit(self, event: Event) -> None:
         """Send an event to all subscribers at once, and return when all are done. A failure is logged."""
-        await asyncio.gather(*(self._emit_to(subscriber, event) for subscriber in self._subscribers))
+        await asyncio.gather(*(self._emit_to(subscriber, event) for subscriber in self.subscribers))
 
     async def _emit_to(self, subscriber: Subscriber, event: Event) -> None:
         try:
@@ -139,12 +137,13 @@ class EventPublisher:
     """Publishes the changes of an app's tasks to a bus: each subscriber has a bounded mailbox and its own pace.
 
     Attributes:
+        bus: The bus.
         dropped: Events that a subscriber was too slow for.
         errors: Events that a subscriber failed on.
     """
 
     def __init__(self, bus: EventBus = event_bus) -> None:
-        self._bus = bus
+        self.bus = bus
         self._mailboxes: dict[Subscriber, _Mailbox] = {}
         self.dropped = 0
         self.errors = 0
@@ -152,13 +151,9 @@ class EventPublisher:
     def publish(self, record: TaskResult) -> None:
         """Hand the state of a task to every subscriber's mailbox; never waits, never fails.
 
-        To be called on the event loop. Costs next to nothing while nobody is subscribed.
+        To be called on the event loop.
         """
-        subscribers = self._bus.subscribers
-        if not subscribers:
-            if self._mailboxes:
-                self._close_mailboxes_except(())
-            return
+        subscribers = self.bus.subscribers
         event = {"type": "task.update", "task": record.to_dict}
         if len(self._mailboxes) != len(subscribers):
             self._close_mailboxes_except(subscribers)

@@ -100,13 +100,16 @@ def _check_exception_types(types: object) -> None:
 class TaskRegistry:
     """Maps names to functions, and functions back to their definitions.
 
+    Attributes:
+        by_name: The definitions, for reading only.
+
     Args:
         strict_cpu_checks: Require that CPU-bound functions are at module level, where a worker process can import them.
     """
 
     def __init__(self, strict_cpu_checks: bool = True) -> None:
         self.strict_cpu_checks = strict_cpu_checks
-        self._definitions: dict[str, TaskDefinition] = {}
+        self.by_name: dict[str, TaskDefinition] = {}
         self._by_function: dict[Callable[..., Any], TaskDefinition] = {}
 
     def task(
@@ -149,10 +152,10 @@ class TaskRegistry:
             ValueError: The name is taken.
         """
         func = definition.func
-        if definition.name in self._definitions:
+        if definition.name in self.by_name:
             raise ValueError(f"Task '{definition.name}' is already registered")
         self._check_function(definition)
-        self._definitions[definition.name] = definition
+        self.by_name[definition.name] = definition
         self._by_function[func] = definition
         attributes = {
             "task_name": definition.name,
@@ -180,7 +183,7 @@ class TaskRegistry:
 
     def get(self, name: str) -> Callable[..., Any] | None:
         """The function registered under ``name``, or None."""
-        definition = self._definitions.get(name)
+        definition = self.by_name.get(name)
         return None if definition is None else definition.func
 
     def get_or_raise(self, name: str) -> Callable[..., Any]:
@@ -197,7 +200,7 @@ class TaskRegistry:
         Raises:
             TaskNotFoundError: Nothing is.
         """
-        by_key: dict[Any, TaskDefinition] = self._definitions if isinstance(task, str) else self._by_function
+        by_key: dict[Any, TaskDefinition] = self.by_name if isinstance(task, str) else self._by_function
         try:
             return by_key[task]
         except (KeyError, TypeError):  # TypeError: something unhashable was passed
@@ -206,19 +209,19 @@ class TaskRegistry:
 
     def definitions(self) -> list[TaskDefinition]:
         """Everything registered, in the order of registration."""
-        return list(self._definitions.copy().values())
+        return list(self.by_name.copy().values())
 
     def list_tasks(self) -> list[str]:
         """The registered names, in the order of registration."""
-        return list(self._definitions.copy())
+        return list(self.by_name.copy())
 
     def is_registered(self, name: str) -> bool:
         """Whether a task has that name."""
-        return name in self._definitions
+        return name in self.by_name
 
     def unregister(self, name: str) -> bool:
         """Forget a task; False if there was none. Its waiting submissions will fail with TaskNotFoundError."""
-        definition = self._definitions.pop(name, None)
+        definition = self.by_name.pop(name, None)
         if definition is None:
             return False
         if self._by_function.get(definition.func) is definition:
@@ -226,7 +229,7 @@ class TaskRegistry:
         return True
 
     def __len__(self) -> int:
-        return len(self._definitions)
+        return len(self.by_name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._definitions
+        return name in self.by_name

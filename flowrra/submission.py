@@ -34,8 +34,8 @@ class SubmitOptions:
     headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.priority is not None and (isinstance(self.priority, bool) or not isinstance(self.priority, int)):
-            raise TypeError(f"priority must be an integer, not {self.priority!r}")
+        if self.priority is not None:
+            check_priority(self.priority)
         if self.countdown is not None and self.eta is not None:
             raise ValueError("Give either countdown or eta, not both")
         if self.countdown is not None and not _is_number(self.countdown, at_least=0):
@@ -56,6 +56,18 @@ class SubmitOptions:
         if self.eta is not None:
             return max(0.0, (self.eta.astimezone(UTC) - datetime.now(UTC)).total_seconds())
         return 0.0
+
+
+def check_priority(priority: object) -> None:
+    """Refuse a priority that can't be ordered.
+
+    Raises:
+        TypeError, ValueError: It is no number, or not a finite one.
+    """
+    if not isinstance(priority, int | float):
+        raise TypeError(f"priority must be a number, lower ones run first, not {priority!r}")
+    if not float("-inf") < priority < float("inf"):
+        raise ValueError(f"priority must be finite, not {priority!r}")
 
 
 def _is_number(value: object, *, at_least: float) -> bool:

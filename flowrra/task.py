@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, Final
 
 
 class TaskStatus(StrEnum):
@@ -23,11 +21,19 @@ class TaskStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+# Plain names, as looking up a member of an Enum class takes as long as a function call.
+PENDING: Final = TaskStatus.PENDING
+RUNNING: Final = TaskStatus.RUNNING
+SUCCESS: Final = TaskStatus.SUCCESS
+FAILED: Final = TaskStatus.FAILED
+RETRYING: Final = TaskStatus.RETRYING
+CANCELLED: Final = TaskStatus.CANCELLED
+
 # A tuple: the members are compared by identity, where a set would have to hash them.
-COMPLETE_STATUSES = (TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED)
+COMPLETE_STATUSES: Final = (SUCCESS, FAILED, CANCELLED)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class TaskResult:
     """The record of one task, from its submission on.
 
@@ -53,12 +59,37 @@ class TaskResult:
     finished_at: datetime | None = None
     retries: int = 0
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = None  # type: ignore[assignment]  # None becomes {} below
+    kwargs: dict[str, Any] = field(default_factory=dict)
     traceback: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.kwargs is None:
-            self.kwargs = {}
+    # Written out rather than generated: `kwargs=None` means none, and every task makes one of these.
+    def __init__(
+        self,
+        task_id: str,
+        status: TaskStatus,
+        task_name: str | None = None,
+        result: Any = None,
+        error: str | None = None,
+        submitted_at: datetime | None = None,
+        started_at: datetime | None = None,
+        finished_at: datetime | None = None,
+        retries: int = 0,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.status = status
+        self.task_name = task_name
+        self.result = result
+        self.error = error
+        self.submitted_at = submitted_at
+        self.started_at = started_at
+        self.finished_at = finished_at
+        self.retries = retries
+        self.args = args
+        self.kwargs = {} if kwargs is None else kwargs
+        self.traceback = traceback
 
     @property
     def is_complete(self) -> bool:
@@ -117,7 +148,7 @@ class TaskResult:
             finished_at=_from_iso(data.get("finished_at")),
             retries=data.get("retries", 0),
             args=tuple(data.get("args") or ()),
-            kwargs=data.get("kwargs") or {},
+            kwargs=data.get("kwargs"),
             traceback=data.get("traceback"),
         )
 
@@ -200,24 +231,31 @@ def current_task() -> Task | None:
 
 
 class _TaskIds:
-    """Random UUIDs (version 4) as text, from one system call for every 256 of them; safe from any thread."""
+    """Random UUIDs (version 4) as text, made 256 at a time; safe from any thread."""
+
+    _VARIANTS: ClassVar = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
     def __init__(self) -> None:
-        self._discard()
+        self._ready: list[str] = []
         # A forked child must not hand out its parent's ids again.
-        os.register_at_fork(after_in_child=self._discard)
-
-    def _discard(self) -> None:
-        self._chunks: Iterator[tuple[bytes]] = iter(())
+        os.register_at_fork(after_in_child=self._ready.clear)
 
     def __call__(self) -> str:
-        chunk = next(self._chunks, None)
-        if chunk is None:
-            self._chunks = struct.iter_unpack("16s", os.urandom(4096))
-            chunk = next(self._chunks)
-        text = chunk[0].hex()
-        variant = "89ab"[chunk[0][8] & 3]
-        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+        try:
+            return self._ready.pop()
+        except IndexError:
+            ids = self._make()
+            task_id = ids.pop()
+            self._ready.extend(ids)
+            return task_id
+
+    def _make(self) -> list[str]:
+        text, variants = os.urandom(16 * 256).hex(), self._VARIANTS
+        return [
+            f"{text[i : i + 8]}-{text[i + 8 : i + 12]}-4{text[i + 13 : i + 16]}"
+            f"-{variants[text[i + 16]]}{text[i + 17 : i + 20]}-{text[i + 20 : i + 32]}"
+            for i in range(0, len(text), 32)
+        ]
 
 
 new_task_id = _TaskIds()

@@ -19,7 +19,7 @@ DEFAULT_MAX_AGE = 24 * 3600.0
 class InMemoryBackend(BaseResultBackend):
     """Keeps unfinished tasks for as long as they last, and finished ones up to a number and an age.
 
-    Readable, and waitable, from any thread and any event loop.
+    Readable, and waitable, from any thread and any event loop. What is read is a copy.
 
     Args:
         max_results: Finished records that are kept; the oldest go first.
@@ -37,21 +37,31 @@ class InMemoryBackend(BaseResultBackend):
         self._max_results = max_results
         self._max_age = max_age
         self._records: dict[str, TaskResult] = {}
-        # When each finished one was finished (monotonic), in that order.
+        # When each finished one was finished (monotonic), in that order. Changed only under the lock: any thread may find
+        # that something has expired.
         self._finished: OrderedDict[str, float] = OrderedDict()
-        self._expiry = threading.Lock()
+        # When the oldest of them may be too old.
+        self._expires_at = time.monotonic() + max_age
+        self._lock = threading.Lock()
         self._waiters: dict[str, list[asyncio.Future[TaskResult]]] = {}
 
     async def store(self, task_id: str, result: TaskResult) -> None:
+        self.keep(task_id, result)
+
+    def keep(self, task_id: str, result: TaskResult) -> None:
+        """The same as :meth:`store`, without a coroutine: it is on every task's way."""
         self._records[task_id] = result
         if result.status in COMPLETE_STATUSES:
-            self._finished[task_id] = time.monotonic()
-            self._expire()
+            with self._lock:
+                now = self._finished[task_id] = time.monotonic()
+            if len(self._finished) > self._max_results or now >= self._expires_at:
+                self._expire()
             if task_id in self._waiters:
                 self._wake(task_id, result)
 
     async def get(self, task_id: str) -> TaskResult | None:
-        self._expire()
+        if time.monotonic() >= self._expires_at:
+            self._expire()
         record = self._records.get(task_id)
         return None if record is None else record.copy()
 
@@ -81,26 +91,28 @@ class InMemoryBackend(BaseResultBackend):
 
     def _expire(self) -> None:
         """Drop finished records beyond the number or the age that is kept."""
-        while self._has_expired():
-            with self._expiry:
-                if self._has_expired():
-                    task_id, _ = self._finished.popitem(last=False)
-                    self._records.pop(task_id, None)
+        if len(self._finished) <= self._max_results and time.monotonic() < self._expires_at:
+            return
+        with self._lock:
+            now = time.monotonic()
+            while self._finished and (len(self._finished) > self._max_results or self._oldest() < now - self._max_age):
+                task_id, _ = self._finished.popitem(last=False)
+                self._records.pop(task_id, None)
+            self._expires_at = (self._oldest() if self._finished else now) + self._max_age
 
-    def _has_expired(self) -> bool:
-        if len(self._finished) > self._max_results:
-            return True
-        oldest = next(iter(self._finished.values()), None)
-        return oldest is not None and oldest < time.monotonic() - self._max_age
+    def _oldest(self) -> float:
+        return next(iter(self._finished.values()))
 
     async def delete(self, task_id: str) -> bool:
-        self._finished.pop(task_id, None)
+        with self._lock:
+            self._finished.pop(task_id, None)
         return self._records.pop(task_id, None) is not None
 
     async def clear(self) -> int:
         count = len(self._records)
-        self._records.clear()
-        self._finished.clear()
+        with self._lock:
+            self._records.clear()
+            self._finished.clear()
         return count
 
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:

@@ -22,7 +22,8 @@ class MemoryQueue(Generic[Item]):
 
     Attributes:
         size: How many items are ready.
-        max_size: The bound on them.
+        reserved: How many more are about to be put.
+        max_size: The bound on both.
 
     Args:
         max_size: Items that may wait before :meth:`wait_for_room` waits. Delayed items don't count, and neither
@@ -32,6 +33,7 @@ class MemoryQueue(Generic[Item]):
 
     def __init__(self, max_size: int, on_due: Callable[[], None]) -> None:
         self.max_size = max_size
+        self.reserved = 0
         self._on_due = on_due
         # An OrderedDict takes from its front, and from anywhere by key, in constant time.
         self._lanes: dict[int, OrderedDict[str, Item]] = {}
@@ -108,9 +110,12 @@ class MemoryQueue(Generic[Item]):
 
     # ── room ────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _has_room(self) -> bool:
+        return self.size + self.reserved < self.max_size
+
     async def wait_for_room(self) -> None:
         """Return once there is room for one more item, in order of arrival."""
-        while self.size >= self.max_size:
+        while not self._has_room():
             waiter = asyncio.get_running_loop().create_future()
             self._room.append(waiter)
             try:
@@ -119,13 +124,13 @@ class MemoryQueue(Generic[Item]):
                 waiter.cancel()
                 if waiter in self._room:
                     self._room.remove(waiter)
-                elif self.size < self.max_size:  # it was woken for room that it will not use: pass it on
+                elif self._has_room():  # it was woken for room that it will not use: pass it on
                     self.offer_room()
                 raise
 
     def offer_room(self) -> None:
         """Let the next one who waits for room go on, if there is room."""
-        while self._room and self.size < self.max_size:
+        while self._room and self._has_room():
             waiter = self._room.popleft()
             if not waiter.done() and not waiter.get_loop().is_closed():
                 waiter.set_result(None)
@@ -133,7 +138,7 @@ class MemoryQueue(Generic[Item]):
 
     def release_waiting(self) -> None:
         """Let everyone who waits for room go on, as the queue is about to close."""
-        self.max_size = max(self.max_size, self.size + len(self._room) + 1)
+        self.max_size = max(self.max_size, self.size + self.reserved + len(self._room) + 1)
         while self._room:
             waiter = self._room.popleft()
             if not waiter.done():

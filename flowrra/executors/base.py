@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
 
+from flowrra import telemetry as counters
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker
 from flowrra.brokers.memory import MemoryQueue
@@ -32,8 +33,19 @@ from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry
 from flowrra.submission import NO_OPTIONS, SubmitOptions
-from flowrra.task import Task, TaskResult, TaskStatus, new_task_id, running_task
-from flowrra.telemetry import CANCELLED, CANCELLED_BEFORE_START, RETRYING, STARTED, SUBMITTED, Telemetry
+from flowrra.task import (
+    CANCELLED,
+    FAILED,
+    PENDING,
+    RETRYING,
+    RUNNING,
+    SUCCESS,
+    Task,
+    TaskResult,
+    new_task_id,
+    running_task,
+)
+from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +91,18 @@ class BaseTaskExecutor(ABC):
         self._max_queue_size = config.executor.max_queue_size
         self._slots = self._slots_of(config)
         self._telemetry = Telemetry() if telemetry is None else telemetry
-        self._records = Records(self.results, EventPublisher() if publisher is None else publisher)
+        self._publisher = EventPublisher() if publisher is None else publisher
+        self._records = Records(self.results, self._publisher)
+        # Both are looked at for every task, to spare it calls that would do nothing.
+        self._memory = self._records.memory
+        self._bus = self._publisher.bus
         self._middlewares = middlewares
         self._state: State = "stopped"
         # What this process has, by where it is: waiting, or in an attempt.
         self._queue: MemoryQueue[Job] = MemoryQueue(self._max_queue_size, self._start_due)
         self._running: dict[str, Job] = {}
         self._workers = Workers(self.kind, self._slots, self._queue, self._attempt, self._bury)
-        self._accepting: set[str] = set()
+        self._accepting: dict[str, asyncio.Future[None]] = {}
         self._feeder: Feeder | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -204,6 +220,12 @@ class BaseTaskExecutor(ABC):
     ) -> str:
         """Take on a task. Waits while the queue is full, unless a task calls it: that could be a deadlock.
 
+        Args:
+            definition: What is to be run.
+            args, kwargs: What it is called with.
+            priority: Lower numbers run first; None is what ``options`` or else the definition says.
+            options: The other options of the submission.
+
         Returns:
             The task's id.
 
@@ -211,40 +233,8 @@ class BaseTaskExecutor(ABC):
             ExecutorNotRunningError: It isn't started, or stops before there is room.
             BackendError: The task could not be recorded or queued.
         """
-        if self._state != "running" or self._queue.size >= self._queue.max_size:
+        if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
             await self._admit()
-        if options.task_id is None:
-            return await self._accept(definition, args, kwargs, priority, options)
-        if options.task_id in self._accepting or await self.results.get(options.task_id) is not None:
-            self._queue.offer_room()  # the room that was waited for is not needed
-            return options.task_id
-        self._accepting.add(options.task_id)
-        try:
-            return await self._accept(definition, args, kwargs, priority, options)
-        finally:
-            self._accepting.discard(options.task_id)
-
-    async def _admit(self) -> None:
-        """Wait for room in the queue. A task's own submissions don't: all workers could be waiting for each other."""
-        inside = running_task.get() is not None
-        self._check_accepting(inside)
-        if self.broker is None and not inside:
-            await self._queue.wait_for_room()
-            self._check_accepting(inside)
-
-    def _check_accepting(self, inside: bool) -> None:
-        # While it drains, its own tasks may still submit what they need to finish.
-        if self._state != "running" and not (inside and self._state == "stopping"):
-            raise ExecutorNotRunningError
-
-    async def _accept(
-        self,
-        definition: TaskDefinition,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        priority: int | None,
-        options: SubmitOptions,
-    ) -> str:
         if priority is None:
             priority = definition.priority if options.priority is None else options.priority
         # By position, as this is on every task's way: keywords cost.
@@ -265,26 +255,73 @@ class BaseTaskExecutor(ABC):
         )
         if self._middlewares:
             tell_of_submission(self._middlewares, task)
-        record = TaskResult(
-            task.id, TaskStatus.PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs
-        )
-        await self.results.store(task.id, record)
-        self._records.publish(record)
-        telemetry = self._telemetry.register(task.name, self.kind)
+        record = TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
+        if self._memory is not None:
+            self._memory.keep(task.id, record)
+        else:
+            await self._store_accepted(record)
+        if self._bus.subscribers:
+            self._publisher.publish(record)
+        telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
         delay = 0.0 if options is NO_OPTIONS else options.delay
         if self.broker is not None and not delay:
             await self._push(self.broker, task, record)
         else:
             self._enqueue(Job(task, record, definition, telemetry, time.monotonic() + delay), delay)
-        telemetry.cells[SUBMITTED] += 1
+        telemetry.cells[counters.SUBMITTED] += 1
         return task.id
+
+    async def accept_once(
+        self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], options: SubmitOptions
+    ) -> str:
+        """:meth:`accept`, unless a task with that ``options.task_id`` exists already: then that is all."""
+        task_id = options.task_id
+        if task_id is None:
+            return await self.accept(definition, args, kwargs, options=options)
+        while task_id in self._accepting:  # another call may still fail, and is waited for
+            await asyncio.shield(self._accepting[task_id])
+        accepting = self._accepting[task_id] = asyncio.get_running_loop().create_future()
+        try:
+            if await self.results.get(task_id) is not None:
+                return task_id
+            return await self.accept(definition, args, kwargs, options=options)
+        finally:
+            del self._accepting[task_id]
+            accepting.set_result(None)
+
+    async def _store_accepted(self, record: TaskResult) -> None:
+        """Store the record of a new task on a backend that takes its time, while its place in the queue is kept."""
+        self._queue.reserved += 1
+        try:
+            await self.results.store(record.task_id, record)
+        except BaseException:
+            self._queue.offer_room()
+            raise
+        finally:
+            self._queue.reserved -= 1
+        if self._state == "stopped":
+            await self._records.end(record, CANCELLED, "cancelled before it ran: the app stopped")
+            raise ExecutorNotRunningError
+
+    async def _admit(self) -> None:
+        """Wait for room in the queue. A task's own submissions don't: all workers could be waiting for each other."""
+        inside = running_task.get() is not None
+        self._check_accepting(inside)
+        if self.broker is None and not inside:
+            await self._queue.wait_for_room()
+            self._check_accepting(inside)
+
+    def _check_accepting(self, inside: bool) -> None:
+        # While it drains, its own tasks may still submit what they need to finish.
+        if self._state != "running" and not (inside and self._state == "stopping"):
+            raise ExecutorNotRunningError
 
     async def _push(self, broker: BaseBroker, task: Task, record: TaskResult) -> None:
         try:
             await broker.push(task)
         except BaseException as error:
             self.broker_errors["push"] += 1
-            await self._records.end(record, TaskStatus.CANCELLED, f"not queued: {describe(error)}")
+            await self._records.end(record, CANCELLED, f"not queued: {describe(error)}")
             raise
 
     def _enqueue(self, job: Job, delay: float) -> None:
@@ -306,7 +343,7 @@ class BaseTaskExecutor(ABC):
             definition = self.registry.definition(task.name)
         except TaskNotFoundError as error:
             logger.error("unknown task from the broker, failed task=%r id=%s", task.name, task.id)
-            await self._records.end(record, TaskStatus.FAILED, describe(error))
+            await self._records.end(record, FAILED, describe(error))
             return
         telemetry = self._telemetry.register(task.name, self.kind)
         self._enqueue(Job(task, record, definition, telemetry, time.monotonic()), 0)
@@ -339,18 +376,35 @@ class BaseTaskExecutor(ABC):
     async def _attempt(self, job: Job) -> None:
         """Run a job once, in a worker."""
         task, record = job.task, job.record
+        telemetry = job.telemetry
         running_task.set(task)
-        self._begin(job)
+        if record.status is RETRYING:
+            telemetry.cells[counters.RETRYING] -= 1
+        telemetry.cells[counters.STARTED] += 1
+        self._running[task.id] = job
+        job.interrupt, job.settled = None, False
+        job.started_at = time.monotonic()
+        # A timer may come a little early, and no wait is negative.
+        waited = job.started_at - job.ready_at
+        telemetry.observe_wait(waited if waited > 0 else 0.0)
+        record.status, record.started_at = RUNNING, datetime.now(UTC)
+        record.error = record.traceback = None
         value: Any = None
         error: BaseException | None = None
         try:
-            if not self._records.are_live:
+            if self._memory is None:
                 await self._records.store(record)
-            self._records.publish(record)
+            if self._bus.subscribers:
+                self._publisher.publish(record)
             if task.timeout is not None:
                 job.timer = self._loop.call_later(task.timeout, self._time_out, job)
-            func = self.registry.definition(task.name).func
-            value = await (self._call_in_middlewares(func, task) if self._middlewares else self._call(func, task))
+            definition = self.registry.by_name.get(task.name)
+            if definition is None:  # it was unregistered meanwhile
+                raise TaskNotFoundError(task.name)
+            if self._middlewares:
+                value = await self._call_in_middlewares(definition.func, task)
+            else:
+                value = await self._call(definition.func, task)
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException as caught:  # noqa: BLE001 - a worker survives whatever user code raises
@@ -361,19 +415,6 @@ class BaseTaskExecutor(ABC):
         await self._settle(job, value, error)
         if isinstance(error, KeyboardInterrupt):
             raise error
-
-    def _begin(self, job: Job) -> None:
-        record, cells = job.record, job.telemetry.cells
-        if record.status is TaskStatus.RETRYING:
-            cells[RETRYING] -= 1
-        cells[STARTED] += 1
-        self._running[record.task_id] = job
-        job.interrupt, job.settled = None, False
-        job.started_at = time.monotonic()
-        # A timer may come a little early, and no wait is negative.
-        job.telemetry.observe_wait(max(0.0, job.started_at - job.ready_at))
-        record.status, record.started_at = TaskStatus.RUNNING, datetime.now(UTC)
-        record.error = record.traceback = None
 
     async def _call_in_middlewares(self, func: Callable[..., Any], task: Task) -> Any:
         with ExitStack() as stack:
@@ -405,21 +446,29 @@ class BaseTaskExecutor(ABC):
         seconds = time.monotonic() - job.started_at
         retry_after = None
         if error is None:
-            settlement.succeed(job, value)
+            record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
         else:
             retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
         try:
-            await self.results.store(record.task_id, record)
+            if self._memory is not None:
+                self._memory.keep(record.task_id, record)
+            else:
+                await self.results.store(record.task_id, record)
         except BaseException as failure:  # noqa: BLE001 - an outcome is kept, whatever happens
             await self._records.store_again(record, failure)
         finally:
-            settlement.count(job, error, seconds)
+            if record.status is SUCCESS:
+                job.telemetry.cells[counters.SUCCEEDED] += 1
+                job.telemetry.observe_success(seconds)
+            else:
+                settlement.count_failure(job, error, seconds)
             del self._running[record.task_id]
-        self._records.publish(record)
+        if self._bus.subscribers:
+            self._publisher.publish(record)
         if retry_after is not None:
             job.ready_at = time.monotonic() + retry_after
             self._enqueue(job, retry_after)
-        elif record.status is TaskStatus.PENDING:
+        elif record.status is PENDING:
             await self._give_back(job)
 
     def _bury(self, job: Job, error: BaseException) -> None:
@@ -435,7 +484,7 @@ class BaseTaskExecutor(ABC):
             self.broker_errors["push"] += 1
             logger.exception("task not given back to the broker task=%s id=%s", job.task.name, job.task.id)
             reason = "cancelled: the app stopped, and the broker did not take it back"
-            await self._records.end(job.record, TaskStatus.CANCELLED, reason)
+            await self._records.end(job.record, CANCELLED, reason)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine, context=self._context.copy())
@@ -460,14 +509,14 @@ class BaseTaskExecutor(ABC):
         if job is None or job.settled or job.interrupt in (Interrupt.CANCEL, Interrupt.STOP):
             return False
         await self._interrupt([job], Interrupt.CANCEL)
-        return job.record.status is TaskStatus.CANCELLED
+        return job.record.status is CANCELLED
 
     async def _cancel_waiting(self, job: Job, reason: str) -> None:
         cells = job.telemetry.cells
-        if job.record.status is TaskStatus.RETRYING:
-            cells[RETRYING] -= 1
-        cells[CANCELLED_BEFORE_START] += 1
-        await self._records.end(job.record, TaskStatus.CANCELLED, f"cancelled before it ran: {reason}")
+        if job.record.status is RETRYING:
+            cells[counters.RETRYING] -= 1
+        cells[counters.CANCELLED_BEFORE_START] += 1
+        await self._records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
 
     async def _interrupt(self, jobs: list[Job], reason: Interrupt) -> None:
         """Tell running attempts to end, repeatedly, and wait until they have, or have had the time for it."""
@@ -523,8 +572,8 @@ class BaseTaskExecutor(ABC):
         logger.error("event loop was closed without stop(), tasks cancelled executor=%s", self.kind)
         for job in self.running_jobs():
             job.settled = True
-            job.telemetry.cells[CANCELLED] += 1
-            await self._records.end(job.record, TaskStatus.CANCELLED, f"cancelled while running: {reason}")
+            job.telemetry.cells[counters.CANCELLED] += 1
+            await self._records.end(job.record, CANCELLED, f"cancelled while running: {reason}")
         self._running.clear()
         for job in self._queue.clear():
             await self._cancel_waiting(job, reason)
@@ -555,8 +604,9 @@ class BaseTaskExecutor(ABC):
         self._workers.close()
         await self._interrupt(self.running_jobs(), Interrupt.STOP)
         await self._leave_resisting()
-        for job in self._queue.clear():
-            await (self._cancel_waiting(job, "the app stopped") if self.broker is None else self._give_back(job))
+        while jobs := self._queue.clear():
+            for job in jobs:
+                await (self._cancel_waiting(job, "the app stopped") if self.broker is None else self._give_back(job))
         self._state = "stopped"
         logger.info("executor stopped executor=%s", self.kind)
 

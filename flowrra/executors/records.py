@@ -35,10 +35,11 @@ class Records:
 
     def __init__(self, results: BaseResultBackend, publisher: EventPublisher) -> None:
         self.results = results
-        self.publish = publisher.publish
         self.errors: Counter[str] = Counter()
-        # It holds the records themselves, which change in place: their passing states need no storing.
-        self.are_live = isinstance(results, InMemoryBackend)
+        # It holds the records themselves, which change in place: their passing states need no storing. (Exactly this
+        # class: one derived from it may do otherwise.)
+        self.memory = results if type(results) is InMemoryBackend else None
+        self._publish = publisher.publish
 
     async def of(self, task: Task) -> TaskResult:
         """The record of a task that came from a broker; a new one if there is none, or it can't be read."""
@@ -84,7 +85,7 @@ class Records:
         """Store and publish that a task ended without an attempt's outcome."""
         record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
         await self.store(record)
-        self.publish(record)
+        self._publish(record)
 
     def _failed(self, record: TaskResult, error: BaseException) -> None:
         self.errors["store"] += 1

@@ -1,25 +1,19 @@
-"""Decides what became of an attempt, writes it on the task's record, and counts it. Nothing here waits."""
+"""Decides what became of an attempt that did not succeed, writes it on the task's record, and counts it. Nothing here
+waits."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from datetime import UTC, datetime
-from typing import Any
 
+from flowrra import telemetry as counters
 from flowrra.exceptions import Reject, TaskNotFoundError, TaskTimeoutError
 from flowrra.executors.failures import describe, format_traceback, retry_delay
 from flowrra.executors.job import Interrupt, Job
-from flowrra.task import TaskStatus
-from flowrra.telemetry import CANCELLED, FAILED, RELEASED, RETRIED, RETRYING, SUCCEEDED, TIMED_OUT
+from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING
 
 logger = logging.getLogger(__name__)
-
-
-def succeed(job: Job, value: Any) -> None:
-    """Write an attempt's result on the record."""
-    record = job.record
-    record.status, record.result, record.finished_at = TaskStatus.SUCCESS, value, datetime.now(UTC)
 
 
 def fail(job: Job, error: BaseException, *, can_give_back: bool) -> float | None:
@@ -35,18 +29,18 @@ def fail(job: Job, error: BaseException, *, can_give_back: bool) -> float | None
     """
     record, now = job.record, datetime.now(UTC)
     if job.interrupt is Interrupt.STOP and can_give_back:
-        record.status, record.started_at = TaskStatus.PENDING, None
+        record.status, record.started_at = PENDING, None
         return None
     if job.interrupt in (Interrupt.CANCEL, Interrupt.STOP):
         reason = "by request" if job.interrupt is Interrupt.CANCEL else "the app stopped"
-        record.status, record.finished_at = TaskStatus.CANCELLED, now
+        record.status, record.finished_at = CANCELLED, now
         record.error = f"cancelled while running: {reason}"
         return None
     error = _as_seen(job, error)
     record.error, record.traceback = describe(error), format_traceback(error)
     if _is_worth_a_retry(job, error):
         return _plan_retry(job)
-    record.status, record.finished_at = TaskStatus.FAILED, now
+    record.status, record.finished_at = FAILED, now
     logger.warning(
         "task failed task=%s id=%s attempts=%d error=%r", job.task.name, job.task.id, job.task.attempt, record.error
     )
@@ -65,7 +59,7 @@ def _plan_retry(job: Job) -> float:
         record.error,
     )
     task.current_retry += 1
-    record.status, record.retries = TaskStatus.RETRYING, task.current_retry
+    record.status, record.retries = RETRYING, task.current_retry
     return delay
 
 
@@ -88,32 +82,30 @@ def _is_worth_a_retry(job: Job, error: BaseException) -> bool:
     return isinstance(error, retry_on) or (retry_on is Exception and isinstance(error, asyncio.CancelledError))
 
 
-def count(job: Job, error: BaseException | None, seconds: float) -> None:
-    """Count an attempt by the outcome that its record states.
+def count_failure(job: Job, error: BaseException | None, seconds: float) -> None:
+    """Count an attempt that did not succeed, by the outcome that its record states.
 
     Args:
         job: Whose attempt it was.
-        error: What it ended with; None if it returned.
+        error: What it ended with; None if it returned, and its result could not be stored.
         seconds: How long it took.
     """
     telemetry, status = job.telemetry, job.record.status
     cells = telemetry.cells
-    if status is TaskStatus.SUCCESS:
-        cells[SUCCEEDED] += 1
-        telemetry.observe_success(seconds)
-    elif status is TaskStatus.CANCELLED:
-        cells[CANCELLED] += 1
-    elif status is TaskStatus.PENDING:
-        cells[RELEASED] += 1
+    if status is CANCELLED:
+        cells[counters.CANCELLED] += 1
+        return
+    if status is PENDING:
+        cells[counters.RELEASED] += 1
+        return
+    if status is RETRYING:
+        cells[counters.RETRIED] += 1
+        cells[counters.RETRYING] += 1
     else:
-        if status is TaskStatus.RETRYING:
-            cells[RETRIED] += 1
-            cells[RETRYING] += 1
-        else:
-            cells[FAILED] += 1
-        telemetry.observe_error(seconds)
-        if error is not None:
-            seen = _as_seen(job, error)
-            if seen is not error:
-                cells[TIMED_OUT] += 1
-            telemetry.count_exception(seen)
+        cells[counters.FAILED] += 1
+    telemetry.observe_error(seconds)
+    if error is not None:
+        seen = _as_seen(job, error)
+        if seen is not error:
+            cells[counters.TIMED_OUT] += 1
+        telemetry.count_exception(seen)

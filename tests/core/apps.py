@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from flowrra import Config, ExecutorConfig, Flowrra, TaskResult
+from flowrra.backends import BaseResultBackend, InMemoryBackend
 from flowrra.management import FlowrraManager
 
 Answer = TypeVar("Answer")
@@ -19,6 +21,35 @@ def memory_app(*, io_workers: int = 4, max_queue_size: int = 1000, **config: Any
     """An app without a server, not started yet."""
     executor = ExecutorConfig(io_workers=io_workers, max_queue_size=max_queue_size)
     return Flowrra(Config(executor=executor, **config))
+
+
+class RemoteBackend(BaseResultBackend):
+    """Results as in another process: every operation takes some turns of the loop, and what is kept is a copy."""
+
+    def __init__(self) -> None:
+        self._chance = random.Random(20261123)
+        self._memory = InMemoryBackend()
+        self.stored: dict[str, list[str]] = {}
+
+    async def _travel(self) -> None:
+        for _ in range(self._chance.randint(1, 4)):
+            await asyncio.sleep(0)
+
+    async def store(self, task_id: str, result: TaskResult) -> None:
+        copy = TaskResult.from_dict(result.to_dict)
+        await self._travel()
+        self.stored.setdefault(task_id, []).append(copy.status.value)
+        await self._memory.store(task_id, copy)
+
+    async def get(self, task_id: str) -> TaskResult | None:
+        await self._travel()
+        return await self._memory.get(task_id)
+
+    async def wait_for(self, task_id: str, timeout: float | None) -> TaskResult:
+        return await self._memory.wait_for(task_id, timeout)
+
+
+BACKENDS: dict[str, Callable[[], BaseResultBackend]] = {"memory": InMemoryBackend, "remote": RemoteBackend}
 
 
 async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flowrra import Flowrra, TaskStatus
 from flowrra.management import FlowrraManager
 from tests.core.apps import (
+    BACKENDS,
     LoopThread,
     assert_counts_add_up,
     final,
@@ -337,10 +338,11 @@ class TestFromElsewhere:
             elsewhere.run(bench.app.stop())
 
 
-@pytest.mark.parametrize("seed", range(5))
-async def test_at_any_moment_true_means_cancelled_and_false_means_not_by_this_call(seed: int) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(4))
+async def test_at_any_moment_true_means_cancelled_and_false_means_not_by_this_call(seed: int, backend: str) -> None:
     chance = random.Random(seed)
-    app = memory_app(io_workers=3)
+    app = memory_app(io_workers=3, backend=BACKENDS[backend]())
     manager = FlowrraManager(app)
 
     @app.task(max_retries=2, retry_delay=0.001)

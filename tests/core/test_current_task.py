@@ -93,6 +93,27 @@ async def test_every_attempt_runs_in_a_fresh_context() -> None:
     assert seen == ["none"] * 4
 
 
+async def test_a_context_variable_holds_across_awaits_and_reaches_children() -> None:
+    app = memory_app(io_workers=3)
+
+    async def seen() -> str:
+        return REQUEST.get()
+
+    @app.task()
+    async def job(n: int) -> list[str]:
+        token = REQUEST.set(f"request {n}")
+        await asyncio.sleep(0.001 * n)
+        inside = [REQUEST.get(), await asyncio.create_task(seen()), await asyncio.to_thread(REQUEST.get)]
+        REQUEST.reset(token)
+        await asyncio.sleep(0)
+        return [*inside, REQUEST.get()]
+
+    async with app:
+        ids = [await app.submit(job, n) for n in range(10)]
+        for n, task_id in enumerate(ids):
+            assert (await final(app, task_id)).result == [f"request {n}"] * 3 + ["none"]
+
+
 async def test_a_task_submitted_by_a_task_is_its_own() -> None:
     app = memory_app()
 

@@ -10,9 +10,18 @@ from typing import Any
 
 import pytest
 
-from flowrra import ExecutorNotRunningError, Flowrra, current_task
+from flowrra import ExecutorNotRunningError, Flowrra, TaskResult, current_task
 from flowrra.management import FlowrraManager
-from tests.core.apps import assert_counts_add_up, final, memory_app, numbers_of, record_of, until
+from tests.core.apps import (
+    BACKENDS,
+    RemoteBackend,
+    assert_counts_add_up,
+    final,
+    memory_app,
+    numbers_of,
+    record_of,
+    until,
+)
 
 UNFINISHED = {"pending", "running", "retrying"}
 
@@ -218,6 +227,29 @@ class TestDraining:
                 assert isinstance(outcome, ExecutorNotRunningError)
         await assert_nothing_left(app, ids)
 
+    async def test_a_task_that_is_being_accepted_while_the_app_stops_is_refused_or_settled(self) -> None:
+        class Slow(RemoteBackend):
+            async def store(self, task_id: str, result: TaskResult) -> None:
+                if result.status == "pending":
+                    await stopped.wait()
+                await super().store(task_id, result)
+
+        stopped = asyncio.Event()
+        app = working_app(backend=Slow())
+        await app.start()
+        submission = asyncio.ensure_future(app.options(task_id="mine").submit("quick"))
+        await asyncio.sleep(0.01)
+        stop = asyncio.ensure_future(app.stop(wait=False))
+        await asyncio.sleep(0.05)
+        stopped.set()
+        await stop
+        (outcome,) = await asyncio.gather(submission, return_exceptions=True)
+
+        assert outcome == "mine" or isinstance(outcome, ExecutorNotRunningError)
+        record = await app.get_result("mine")
+        assert record is None or record.status in {"cancelled", "success"}, record
+        assert (await FlowrraManager(app).get_stats())["tasks"]["pending"] == 0
+
     async def test_a_task_that_will_not_end_is_left_to_itself(self) -> None:
         app = working_app(io_workers=1)
         release = asyncio.Event()
@@ -282,10 +314,11 @@ class TestDraining:
         assert not app.is_running
         await assert_nothing_left(app, [task_id])
 
+    @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("seed", range(4))
-    async def test_at_any_moment_of_any_load_no_record_is_left_unfinished(self, seed: int) -> None:
+    async def test_at_any_moment_of_any_load_no_record_is_left_unfinished(self, seed: int, backend: str) -> None:
         chance = random.Random(seed)
-        app = working_app(io_workers=3, max_queue_size=20)
+        app = working_app(io_workers=3, max_queue_size=20, backend=BACKENDS[backend]())
         await app.start()
         ids: list[str] = []
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -350,6 +354,15 @@ class TestRetention:
             InMemoryBackend(**options)
 
 
+@pytest.fixture
+def threads_take_turns_quickly() -> Iterator[None]:
+    """Interrupt threads far more often than usual, so that what can go wrong between two steps does."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
 class TestFromElsewhere:
     async def test_any_thread_may_ask_and_wait_under_a_loop_of_its_own(self) -> None:
         app = echo_app()
@@ -397,19 +410,45 @@ class TestFromElsewhere:
 
         assert asyncio.run(app.wait_for_result(task_id, timeout=5)).result == 1
 
+    @pytest.mark.usefixtures("threads_take_turns_quickly")
+    async def test_records_expire_in_one_thread_while_others_read_and_delete(self) -> None:
+        backend = InMemoryBackend(max_results=5, max_age=0.0001)
+        done = threading.Event()
+
+        async def read_all_the_time() -> int:
+            turns = 0
+            while not done.is_set():
+                await backend.get("task-0")
+                await backend.delete(f"task-{turns % 50}")
+                await backend.list_by_status(TaskStatus.SUCCESS, limit=3)
+                turns += 1
+            return turns
+
+        readers = [asyncio.ensure_future(in_another_thread(read_all_the_time)) for _ in range(3)]
+        try:
+            for n in range(20_000):
+                await backend.store(f"task-{n % 50}", record(f"task-{n % 50}"))
+                if n % 500 == 0:
+                    await asyncio.sleep(0)
+        finally:
+            done.set()
+        assert min(await asyncio.gather(*readers)) > 0
+        assert len(backend) <= 50
+
+    @pytest.mark.usefixtures("threads_take_turns_quickly")
     async def test_waiters_that_come_and_go_in_other_threads_are_all_woken(self) -> None:
         """Impatient waiters leave at the very moment at which patient ones arrive."""
         backend = InMemoryBackend()
 
         async def impatient(name: str) -> None:
-            with pytest.raises(TimeoutError):
+            with suppress(TimeoutError):
                 await backend.wait_for(name, timeout=0)
 
         async def come_and_go() -> int:
             woken = 0
             for n in range(100):
-                await asyncio.gather(*(impatient(f"never-{n}") for _ in range(3)))
-                woken += (await backend.wait_for(f"task-{n}", timeout=10)).is_complete
+                await asyncio.gather(*(impatient(f"task-{n}") for _ in range(20)))
+                woken += (await backend.wait_for(f"task-{n}", timeout=5)).is_complete
             return woken
 
         threads = [asyncio.ensure_future(in_another_thread(come_and_go)) for _ in range(3)]

@@ -12,7 +12,7 @@ import pytest
 
 from flowrra import ExecutorNotRunningError, Flowrra, TaskNotFoundError, TaskStatus, current_task
 from flowrra.management import FlowrraManager
-from tests.core.apps import final, memory_app, numbers_of, record_of, until
+from tests.core.apps import RemoteBackend, final, memory_app, numbers_of, record_of, until
 
 
 class Bench:
@@ -173,6 +173,17 @@ class TestRefusals:
             with pytest.raises(TaskNotFoundError, match="theirs"):
                 await app.submit(theirs)
 
+    @pytest.mark.parametrize("priority", ["high", float("nan"), (1,)], ids=repr)
+    async def test_a_priority_that_cannot_be_ordered(self, priority: Any) -> None:
+        bench = Bench()
+        async with bench.app as app:
+            with pytest.raises((TypeError, ValueError), match="priority"):
+                await app.submit(bench.note, "refused", priority=priority)
+            await final(app, await app.submit(bench.note, "accepted"))
+            assert await FlowrraManager(app).list_pending_tasks() == []
+
+        assert bench.ran == ["accepted"]
+
     async def test_what_is_refused_leaves_no_trace(self) -> None:
         bench = Bench()
 
@@ -301,6 +312,21 @@ class TestFullQueue:
             await asyncio.gather(*waiting)
 
         assert sorted(bench.ran) == list(range(10))
+
+    async def test_nor_when_accepting_a_task_takes_the_result_backend_some_time(self) -> None:
+        bench = Bench(max_queue_size=3, backend=RemoteBackend())
+        async with bench.app as app:
+            await bench.keep_worker_busy()
+            waiting = [asyncio.ensure_future(app.submit(bench.note, n)) for n in range(30)]
+            await until(lambda: sum(each.done() for each in waiting) >= 3)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            most = (await FlowrraManager(app).get_stats())["tasks"]["pending"]
+            bench.gate.set()
+            await asyncio.gather(*waiting)
+
+        assert most == 3
+        assert sorted(bench.ran) == list(range(30))
 
     async def test_giving_up_the_wait_leaves_nothing_behind(self) -> None:
         bench = Bench(max_queue_size=1)
@@ -476,6 +502,25 @@ class TestOptions:
             bench.gate.set()
             assert set(await asyncio.gather(*same)) == {"same"}
             await final(app, "same")
+
+        assert bench.ran == ["fills the queue", "once"]
+
+    async def test_who_submits_an_id_that_is_being_submitted_relies_on_nobody_else(self) -> None:
+        """What `submit` returned is accepted, even if the first one to submit that id gave up meanwhile."""
+        bench = Bench(max_queue_size=1)
+        async with bench.app as app:
+            await bench.keep_worker_busy()
+            await app.submit(bench.note, "fills the queue")
+            first, second = (
+                asyncio.ensure_future(app.options(task_id="same").submit(bench.note, "once")) for _ in range(2)
+            )
+            for _ in range(5):
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait([first])
+            bench.gate.set()
+            assert await second == "same"
+            assert (await final(app, "same")).status == "success"
 
         assert bench.ran == ["fills the queue", "once"]
 

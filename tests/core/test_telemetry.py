@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from flowrra.management import FlowrraManager
-from tests.core.apps import OUTCOMES, assert_counts_add_up, final, memory_app, numbers_of, until, without_a_loop
+from tests.core.apps import (
+    BACKENDS,
+    OUTCOMES,
+    assert_counts_add_up,
+    final,
+    memory_app,
+    numbers_of,
+    until,
+    without_a_loop,
+)
 
 COUNTERS = [
     "submitted",
@@ -285,12 +294,13 @@ async def test_the_numbers_can_be_read_while_the_loop_is_blocked() -> None:
     assert seen[0]["oldest_running_at"] is not None
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_at_any_moment_of_a_random_load_the_numbers_add_up(seed: int) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(2))
+async def test_at_any_moment_of_a_random_load_the_numbers_add_up(seed: int, backend: str) -> None:
     """Another thread reads all the time, while tasks succeed, fail, time out, are cancelled and are cut off."""
     chance = random.Random(seed)
     slots = 5
-    app = memory_app(io_workers=slots, max_queue_size=50)
+    app = memory_app(io_workers=slots, max_queue_size=50, backend=BACKENDS[backend]())
     manager = FlowrraManager(app)
 
     @app.task(max_retries=2, retry_delay=0.001, timeout=0.02)

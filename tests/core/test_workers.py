@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from flowrra import Flowrra, TaskResult
 from flowrra.backends import BaseResultBackend
 from flowrra.events import event_bus
 from flowrra.management import FlowrraManager
-from tests.core.apps import assert_counts_add_up, final, memory_app, numbers_of, record_of, until
+from tests.core.apps import RemoteBackend, assert_counts_add_up, final, memory_app, numbers_of, record_of, until
 
 
 class Custom(BaseException):
@@ -169,6 +170,144 @@ async def test_what_a_task_leaves_behind_does_not_reach_the_next() -> None:
     async with app:
         await final(app, await app.submit(poisons_its_own_cancellation))
         await assert_works(app, fine)
+
+
+class TestAsyncioInsideOfATask:
+    """Asyncio's own tools work in a task as in any coroutine, and what they leave reaches no other task."""
+
+    async def run(self, coroutine: Callable[[], Awaitable[object]]) -> TaskResult:
+        app = memory_app(io_workers=1)
+
+        @app.task()
+        async def fine() -> str:
+            await asyncio.sleep(0)
+            return "fine"
+
+        app.task(max_retries=0)(coroutine)
+        async with app:
+            record = await final(app, await app.submit(coroutine))
+            await assert_works(app, fine)
+        assert_counts_add_up(numbers_of(app, coroutine.__name__), running=0)
+        return record
+
+    async def test_a_time_limit(self) -> None:
+        async def job() -> str:
+            try:
+                async with asyncio.timeout(0.01):
+                    await asyncio.sleep(60)
+            except TimeoutError:
+                await asyncio.sleep(0)
+                return "in time"
+            return "never"
+
+        assert (await self.run(job)).result == "in time"
+
+    async def test_a_task_group(self) -> None:
+        async def number(n: int) -> int:
+            await asyncio.sleep(0.001 * n)
+            return n
+
+        async def job() -> list[int]:
+            async with asyncio.TaskGroup() as group:
+                children = [group.create_task(number(n)) for n in range(3)]
+            return [child.result() for child in children]
+
+        assert (await self.run(job)).result == [0, 1, 2]
+
+    async def test_a_task_group_whose_child_fails(self) -> None:
+        async def fails() -> None:
+            raise KeyError("child")
+
+        async def job() -> str:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fails())
+                    await asyncio.sleep(60)
+            except* KeyError:
+                pass
+            await asyncio.sleep(0)
+            return "caught"
+
+        assert (await self.run(job)).result == "caught"
+
+    async def test_a_cancellation_that_the_task_takes_back(self) -> None:
+        async def job() -> str:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                task.uncancel()
+            await asyncio.sleep(0)
+            return "still here"
+
+        assert (await self.run(job)).result == "still here"
+
+    async def test_an_asynchronous_generator_that_is_left_half_way(self) -> None:
+        closed: list[str] = []
+
+        async def job() -> int:
+            async def numbers() -> AsyncIterator[int]:
+                try:
+                    yield 1
+                    yield 2
+                finally:
+                    closed.append("closed")
+
+            async with contextlib.aclosing(numbers()) as each:
+                async for n in each:
+                    return n
+            return 0
+
+        assert (await self.run(job)).result == 1
+        assert closed == ["closed"]
+
+    async def test_a_reference_to_its_asyncio_task_is_no_handle_on_later_tasks(self) -> None:
+        app = memory_app(io_workers=1)
+        kept: list[asyncio.Task[Any]] = []
+
+        @app.task()
+        async def leaks() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            kept.append(task)
+            await asyncio.sleep(0)
+
+        @app.task(max_retries=0)
+        async def innocent() -> str:
+            await asyncio.sleep(0.05)
+            return "fine"
+
+        async with app:
+            await final(app, await app.submit(leaks))
+            task_id = await app.submit(innocent)
+            await until(lambda: numbers_of(app, "innocent")["running"] == 1)
+            kept[0].cancel()
+            assert (await final(app, task_id)).result == "fine"
+
+
+async def test_very_many_short_tasks_leave_the_loop_its_turns() -> None:
+    app = memory_app(io_workers=4, max_queue_size=20_000)
+    loop = asyncio.get_running_loop()
+    gaps: list[float] = []
+
+    @app.task()
+    async def short() -> None: ...
+
+    async def tick() -> None:
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0)
+            gaps.append(loop.time() - before)
+
+    async with app:
+        await app.submit_many((short, (), {}) for _ in range(10_000))
+        ticker = asyncio.ensure_future(tick())
+        await until(lambda: numbers_of(app, "short")["succeeded"] == 10_000, within=10)
+        ticker.cancel()
+
+    assert max(gaps) < 0.1
 
 
 class TestSomebodyCancelsEveryAsyncioTask:
@@ -493,6 +632,24 @@ class TestUsersResultBackend:
 
         assert runs == 1
         assert_counts_add_up(numbers_of(app, "job"), running=0)
+
+    async def test_the_states_are_stored_in_their_order(self) -> None:
+        backend = RemoteBackend()
+        app = memory_app(io_workers=3, backend=backend)
+
+        @app.task(max_retries=1, retry_delay=0)
+        async def job(fails: bool) -> None:
+            if fails:
+                raise ValueError
+
+        async with app:
+            ids = {await app.submit(job, n % 2 == 0): n % 2 == 0 for n in range(50)}
+            for task_id in ids:
+                await final(app, task_id)
+
+        for task_id, fails in ids.items():
+            retry = ["retrying", "running", "failed"] if fails else ["success"]
+            assert backend.stored[task_id] == ["pending", "running", *retry]
 
     async def test_a_slow_backend_changes_nothing_but_the_time(self) -> None:
         class Slow(ThreeMethods):
