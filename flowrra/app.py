@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.config import BackendConfig, BrokerConfig, Config
@@ -56,7 +56,7 @@ class Flowrra:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{new_task_id()[:8]}"
         self.telemetry = Telemetry()
         self.events = EventPublisher()
-        self.loop_monitor = LoopMonitor()
+        self.loop_monitor = LoopMonitor(self._name_task)
         self.started_at: datetime | None = None
         self._registry = TaskRegistry()
         self._results: BaseResultBackend | None = None
@@ -121,7 +121,29 @@ class Flowrra:
             self._results = self.config.create_backend()
         return self._results
 
+    def _name_task(self, holder: asyncio.Task[Any]) -> dict[str, str] | None:
+        jobs = (job for executor in self.executors.values() for job in executor.running_jobs())
+        return next(({"id": job.task.id, "name": job.task.name} for job in jobs if job.worker is holder), None)
+
     # ── registration ────────────────────────────────────────────────────────────────────────────────────────
+
+    @overload
+    def task(self, name: TaskFunction) -> TaskFunction: ...
+
+    @overload
+    def task(
+        self,
+        name: str | None = None,
+        cpu_bound: bool = False,
+        *,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+        backoff: float = 1.0,
+        jitter: float = 0.0,
+        retry_on: ExceptionTypes = Exception,
+    ) -> Callable[[TaskFunction], TaskFunction]: ...
 
     def task(
         self,

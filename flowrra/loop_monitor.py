@@ -1,65 +1,147 @@
-"""Measures how late an event loop gets to its work, and, from any other thread, what holds it up right now."""
+"""Measures how late an event loop gets to its work, and tells what holds it up while it is held up.
+
+A timer on the loop beats four times a second; a thread of its own watches the beat. The thread also keeps a clock of
+the time in which this process really ran: a process that was stopped or throttled as a whole is late too, and that is
+not the loop's doing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
 import traceback
 from bisect import bisect_left
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flowrra.telemetry import Histogram
 
+logger = logging.getLogger(__name__)
+
 BEAT_INTERVAL: Final = 0.25
+WATCH_INTERVAL: Final = 0.25
 STALL_THRESHOLD: Final = 1.0
+STACK_DEPTH: Final = 12
 LAG_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+TaskName = dict[str, str]
+
+
+class Blockade(NamedTuple):
+    """What held the loop up.
+
+    Attributes:
+        at: When it was seen.
+        seconds: For how long the loop had not turned by then, or in the end.
+        task: The ``id`` and ``name`` of the task that ran; None if it was no task.
+        stack: Where its thread was, the innermost line last.
+    """
+
+    at: datetime
+    seconds: float
+    task: TaskName | None
+    stack: str
 
 
 class LoopMonitor:
-    """A timer that notes how much later than asked the loop calls it. Numbers outlive a stop and a restart.
+    """Watches one event loop at a time. Its numbers outlive a stop and a restart.
+
+    Args:
+        name_task: The ``id`` and ``name`` of the Flowrra task that runs in an asyncio task; None if there is none.
 
     Attributes:
         stalls: How often the loop was late by more than a second.
+        last_stall: What held it up the last time; None if nothing has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name_task: Callable[[asyncio.Task[Any]], TaskName | None]) -> None:
+        self._name_task = name_task
+        # Observations by size, and their sum; in one list, for a reader to copy at once.
         self._counts: list[Any] = [0] * (len(LAG_BOUNDS) + 1) + [0.0]
-        self.stalls = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread_id: int | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._thread_id = 0
+        self._stopped = threading.Event()
         self._due = 0.0
         self._beat_at = datetime.now(UTC)
+        # Seconds in which this process ran, as the watching thread counts them, and what that was at the last beat.
+        self._ran = 0.0
+        self._ran_at_beat = 0.0
+        self.stalls = 0
+        self.last_stall: Blockade | None = None
 
     def start(self) -> None:
         """Begin on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
+        self._stopped = threading.Event()
         self._schedule()
+        threading.Thread(target=self._watch, args=(self._stopped,), name="flowrra-loop-monitor", daemon=True).start()
 
     def stop(self) -> None:
         """End; what was counted stays."""
+        self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop = self._thread_id = None
+        self._timer = self._loop = None
+
+    # ── on the loop ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _schedule(self) -> None:
         assert self._loop is not None  # noqa: S101 - only called between start() and stop()
         self._beat_at = datetime.now(UTC)
+        self._ran_at_beat = self._ran
         self._due = time.monotonic() + BEAT_INTERVAL
         self._timer = self._loop.call_later(BEAT_INTERVAL, self._beat)
 
     def _beat(self) -> None:
         # The loop's clock may run a timer slightly early.
         lag = max(0.0, time.monotonic() - self._due)
+        # The watching thread's clock is coarse, and asked only about what it can tell.
+        lag = min(lag, self._ran - self._ran_at_beat - BEAT_INTERVAL + 2 * WATCH_INTERVAL) if lag > 1 else lag
         self._counts[bisect_left(LAG_BOUNDS, lag)] += 1
         self._counts[-1] += lag
         if lag > STALL_THRESHOLD:
-            self.stalls += 1
+            self._count_stall(lag)
         self._schedule()
+
+    def _count_stall(self, seconds: float) -> None:
+        self.stalls += 1
+        blockade = self.last_stall
+        if blockade is not None and blockade.at >= self._beat_at:
+            self.last_stall = blockade._replace(seconds=seconds)
+            name = blockade.task and blockade.task["name"]
+            logger.warning("event loop turns again seconds=%.1f task=%s", seconds, name)
+
+    # ── from the watching thread ────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self, stopped: threading.Event) -> None:
+        last = time.monotonic()
+        reported_beat = None
+        while not stopped.wait(WATCH_INTERVAL):
+            now = time.monotonic()
+            self._ran += min(now - last, 2 * WATCH_INTERVAL)
+            last = now
+            if self.overdue() > STALL_THRESHOLD and reported_beat != self._beat_at:
+                reported_beat = self._beat_at
+                self._report()
+
+    def _report(self) -> None:
+        self.last_stall = blockade = self._blockade()
+        task = blockade.task or {}
+        logger.warning(
+            "event loop blocked seconds=%.1f task=%s id=%s, by:\n%s",
+            blockade.seconds,
+            task.get("name"),
+            task.get("id"),
+            blockade.stack,
+        )
+
+    # ── from any thread ─────────────────────────────────────────────────────────────────────────────────────
 
     def lag(self) -> Histogram:
         """How late the loop was, in seconds, at each beat."""
@@ -71,25 +153,27 @@ class LoopMonitor:
         return self._beat_at
 
     def overdue(self) -> float:
-        """Seconds by which the next beat is late now; 0 if it isn't, or if nothing is monitored."""
-        return max(0.0, time.monotonic() - self._due) if self._loop is not None else 0.0
+        """Seconds in which this process ran since the next beat was due; 0 if it isn't, or nothing is watched."""
+        return max(0.0, self._ran - self._ran_at_beat - BEAT_INTERVAL) if self._loop is not None else 0.0
 
     def blocked_for(self) -> float:
         """Seconds for which the loop has not turned, if another thread asks; 0 if it turns, or asks itself."""
-        if self._thread_id == threading.get_ident():
-            return 0.0
         overdue = self.overdue()
-        return overdue if overdue > BEAT_INTERVAL else 0.0
+        if overdue <= WATCH_INTERVAL or self._thread_id == threading.get_ident():
+            return 0.0
+        return overdue
+
+    def blockade(self) -> Blockade | None:
+        """What holds the loop up now; None if nothing does, or the loop's own thread asks."""
+        return self._blockade() if self.blocked_for() > 0 else None
+
+    def _blockade(self) -> Blockade:
+        holder = None if self._loop is None else asyncio.current_task(self._loop)
+        frame = sys._current_frames().get(self._thread_id)
+        stack = "" if frame is None else "".join(traceback.format_stack(frame, limit=STACK_DEPTH))
+        task = None if holder is None else self._name_task(holder)
+        return Blockade(datetime.now(UTC), self.overdue(), task, stack)
 
     def is_dead(self) -> bool:
-        """Whether the loop was closed, or left, while it was monitored."""
+        """Whether the loop was closed, or left, while it was watched."""
         return self._loop is not None and (self._loop.is_closed() or not self._loop.is_running())
-
-    def blocking_stack(self) -> str | None:
-        """Where the loop's thread is now, innermost line last; None if it can't be told."""
-        frame = sys._current_frames().get(self._thread_id or -1)
-        return None if frame is None else "".join(traceback.format_stack(frame, limit=12))
-
-    def blocking_task(self) -> asyncio.Task[Any] | None:
-        """The asyncio task that the loop is in now."""
-        return None if self._loop is None else asyncio.current_task(self._loop)

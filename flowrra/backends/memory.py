@@ -37,7 +37,8 @@ class InMemoryBackend(BaseResultBackend):
         self._max_results = max_results
         self._max_age = max_age
         self._records: dict[str, TaskResult] = {}
-        # When each finished one was finished (monotonic), in that order. Changed only under the lock: any thread may find
+        # When each finished one was finished (monotonic), in that order. Changed only under the lock: any thread may
+        # find
         # that something has expired.
         self._finished: OrderedDict[str, float] = OrderedDict()
         # When the oldest of them may be too old.

@@ -21,6 +21,7 @@ from flowrra._version import __version__
 from flowrra.app import Flowrra
 from flowrra.exceptions import BackendError
 from flowrra.executors.base import BaseTaskExecutor
+from flowrra.loop_monitor import Blockade
 from flowrra.management.health import check_health
 from flowrra.registry import TaskDefinition
 from flowrra.task import TaskResult, TaskStatus
@@ -112,23 +113,14 @@ class FlowrraManager:
         return {
             "loop_lag": app.loop_monitor.lag(),
             "stalls": app.loop_monitor.stalls,
-            "blocking": self._blocking(),
+            "blocking": _blockade(app.loop_monitor.blockade()),
+            "last_stall": _blockade(app.loop_monitor.last_stall),
             "worker_restarts": {kind: executor.worker_restarts for kind, executor in executors.items()},
             "broker_errors": _add_up(executor.broker_errors for executor in executors.values()),
             "backend_errors": _add_up(executor.backend_errors for executor in executors.values()),
             "subscriber_dropped": app.events.dropped,
             "subscriber_errors": app.events.errors,
         }
-
-    def _blocking(self) -> dict[str, Any] | None:
-        monitor = self.app.loop_monitor
-        seconds = monitor.blocked_for()
-        if not seconds:
-            return None
-        holder = monitor.blocking_task()
-        jobs = [job for executor in self.app.executors.values() for job in executor.running_jobs()]
-        task = next(({"id": job.task.id, "name": job.task.name} for job in jobs if job.worker is holder), None)
-        return {"seconds": seconds, "task": task, "stack": monitor.blocking_stack()}
 
     async def list_workers(self) -> list[dict[str, Any]]:
         """The app processes that are known to live; in memory that is this one, if the app runs.
@@ -355,6 +347,10 @@ def _started_task(record: TaskResult) -> dict[str, Any]:
         "result": record.result if record.is_success else None,
         "error": record.error,
     }
+
+
+def _blockade(blockade: Blockade | None) -> dict[str, Any] | None:
+    return None if blockade is None else blockade._asdict()
 
 
 def _add_up(counters: Any) -> dict[str, int]:

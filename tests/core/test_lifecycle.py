@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -49,11 +49,10 @@ def working_app(**options: Any) -> Flowrra:
 
     @app.task()
     async def unstoppable(until_released: asyncio.Event) -> None:
-        while not until_released.is_set():
-            try:
-                await until_released.wait()
-            except asyncio.CancelledError:
-                continue
+        deadline = asyncio.get_running_loop().time() + 15
+        while not until_released.is_set() and asyncio.get_running_loop().time() < deadline:
+            with suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(until_released.wait(), timeout=1)
 
     return app
 

@@ -395,6 +395,7 @@ class TestRuntime:
             numbers = await FlowrraManager(app).get_runtime_stats()
 
         assert set(numbers) == {
+            "last_stall",
             "loop_lag", "stalls", "blocking", "worker_restarts", "broker_errors", "backend_errors",
             "subscriber_dropped", "subscriber_errors",
         }  # fmt: skip

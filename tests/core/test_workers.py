@@ -162,14 +162,17 @@ async def test_what_a_task_leaves_behind_does_not_reach_the_next() -> None:
         assert task is not None
         task.cancel()  # takes effect at the next await, which is not the task's own any more
 
-    @app.task()
+    @app.task(max_retries=0)
     async def fine() -> str:
         await asyncio.sleep(0)
         return "fine"
 
     async with app:
-        await final(app, await app.submit(poisons_its_own_cancellation))
-        await assert_works(app, fine)
+        following = []
+        for _ in range(20):
+            await app.submit(poisons_its_own_cancellation)
+            following.append(await app.submit(fine))  # waits behind it, for the same worker
+        assert [(await final(app, task_id)).result for task_id in following] == ["fine"] * 20
 
 
 class TestAsyncioInsideOfATask:
@@ -280,34 +283,33 @@ class TestAsyncioInsideOfATask:
             return "fine"
 
         async with app:
-            await final(app, await app.submit(leaks))
-            task_id = await app.submit(innocent)
+            await app.submit(leaks)
+            task_id = await app.submit(innocent)  # waits behind it, for the same worker
             await until(lambda: numbers_of(app, "innocent")["running"] == 1)
             kept[0].cancel()
             assert (await final(app, task_id)).result == "fine"
 
 
 async def test_very_many_short_tasks_leave_the_loop_its_turns() -> None:
-    app = memory_app(io_workers=4, max_queue_size=20_000)
-    loop = asyncio.get_running_loop()
-    gaps: list[float] = []
+    app = memory_app(io_workers=4, max_queue_size=10_000)
+    turns = 0
 
     @app.task()
     async def short() -> None: ...
 
-    async def tick() -> None:
+    async def count_turns() -> None:
+        nonlocal turns
         while True:
-            before = loop.time()
             await asyncio.sleep(0)
-            gaps.append(loop.time() - before)
+            turns += 1
 
     async with app:
         await app.submit_many((short, (), {}) for _ in range(10_000))
-        ticker = asyncio.ensure_future(tick())
+        counter = asyncio.ensure_future(count_turns())
         await until(lambda: numbers_of(app, "short")["succeeded"] == 10_000, within=10)
-        ticker.cancel()
+        counter.cancel()
 
-    assert max(gaps) < 0.1
+    assert turns > 10
 
 
 class TestSomebodyCancelsEveryAsyncioTask:

@@ -1,0 +1,105 @@
+"""The event loop's truth: how late it is, what holds it up, and that a process that was stopped isn't blamed on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from flowrra.management import FlowrraManager
+from tests.core.apps import memory_app
+
+
+async def test_while_a_task_blocks_the_loop_other_threads_see_which_one_and_where(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = memory_app()
+    manager = FlowrraManager(app)
+    seen: list[dict[str, Any]] = []
+
+    @app.task()
+    async def careless() -> None:
+        time.sleep(2.2)
+
+    def look() -> None:
+        time.sleep(1.8)
+        seen.append(asyncio.run(manager.get_runtime_stats()))
+
+    caplog.set_level(logging.WARNING, "flowrra.loop_monitor")
+    async with app:
+        onlooker = threading.Thread(target=look)
+        onlooker.start()
+        task_id = await app.submit(careless)
+        await app.wait_for_result(task_id, timeout=10)
+        await asyncio.to_thread(onlooker.join)
+        after = await manager.get_runtime_stats()
+
+    (during,) = seen
+    assert during["blocking"]["task"] == {"id": task_id, "name": "careless"}
+    assert "time.sleep(2.2)" in during["blocking"]["stack"].splitlines()[-1]
+    assert 0.5 < during["blocking"]["seconds"] < 2.2
+    assert after["blocking"] is None
+    assert after["stalls"] == 1
+    assert after["last_stall"]["task"]["name"] == "careless"
+    assert sum(after["loop_lag"]["counts"][9:]) == 1, "one beat was late by between 1 and 2.5 s"
+    assert "careless" in caplog.text
+    assert "time.sleep(2.2)" in caplog.text
+
+
+async def test_a_loop_that_turns_has_nothing_to_report() -> None:
+    app = memory_app()
+    manager = FlowrraManager(app)
+    async with app:
+        await asyncio.sleep(0.6)
+        stats = await asyncio.to_thread(asyncio.run, manager.get_runtime_stats())
+
+    assert stats["blocking"] is None
+    assert stats["last_stall"] is None
+    assert stats["stalls"] == 0
+    assert sum(stats["loop_lag"]["counts"]) >= 1
+
+
+STOPPED_PROCESS = """
+    import asyncio
+
+    from flowrra import Flowrra
+    from flowrra.management import FlowrraManager
+
+    app = Flowrra()
+
+    async def main() -> None:
+        async with app:
+            print("running", flush=True)
+            await asyncio.to_thread(input)
+            await asyncio.sleep(1)
+            stats = await FlowrraManager(app).get_runtime_stats()
+            print(stats["stalls"], round(stats["loop_lag"]["sum"], 1), stats["last_stall"], flush=True)
+
+    asyncio.run(main())
+"""
+
+
+def test_a_process_that_was_stopped_is_not_blamed_on_the_loop() -> None:
+    program = [sys.executable, "-c", textwrap.dedent(STOPPED_PROCESS)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(process.pid, signal.SIGCONT)
+        process.stdin.write("\n")
+        process.stdin.close()
+        stalls, lag, last_stall = process.stdout.readline().split()
+
+    assert (stalls, last_stall) == ("0", "None")
+    assert float(lag) < 1
