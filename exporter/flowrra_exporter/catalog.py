@@ -1,0 +1,386 @@
+"""Every metric that the exporter can serve, once: name, type, unit, help, labels, bounds, scope,
+OpenTelemetry name.
+
+Names follow https://prometheus.io/docs/practices/naming/ (base units, ``_total``, timestamps rather than
+ages); OpenTelemetry names follow https://opentelemetry.io/docs/specs/semconv/general/metrics/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MetricType = Literal["gauge", "counter", "histogram", "info"]
+Scope = Literal["process", "shared"]
+
+# What the app counts with by default, in seconds.
+RUN_DURATION_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
+QUEUE_WAIT_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
+LOOP_LAG_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    ``name`` is the name as Prometheus stores it (with ``_total`` or ``_info``). ``unit`` is the Prometheus
+    base unit that the name ends with, or empty. ``bounds`` are a histogram's default upper bounds in seconds;
+    what is served has the bounds that the app counted with. ``scope`` says whether each process has its own
+    figure (sum them) or all see the same one through a shared broker (take the maximum).
+    """
+
+    name: str
+    type: MetricType
+    help: str
+    otel_name: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    bounds: tuple[float, ...] | None = None
+    scope: Scope = "process"
+
+    @property
+    def family_name(self) -> str:
+        """The OpenMetrics family name: without the suffix that OpenMetrics gives to the samples."""
+        suffix = {"counter": "_total", "info": "_info"}.get(self.type, "")
+        return self.name.removesuffix(suffix)
+
+    @property
+    def sample_names(self) -> tuple[str, ...]:
+        """The names of the samples in both formats."""
+        if self.type == "histogram":
+            return (f"{self.name}_bucket", f"{self.name}_sum", f"{self.name}_count")
+        return (self.name,)
+
+
+BUILD_INFO = Metric(
+    "flowrra_build_info",
+    "info",
+    "The versions of flowrra and Python that run the app. Absent for an app that isn't flowrra's.",
+    "flowrra.build.info",
+    ("version", "python_version"),
+)
+EXPORTER_INFO = Metric(
+    "flowrra_exporter_info",
+    "info",
+    "The version of the exporter, and its mode: 'command' if it runs the app, 'library' inside a program.",
+    "flowrra.exporter.info",
+    ("version", "mode"),
+)
+
+APP_RUNNING = Metric(
+    "flowrra_app_running", "gauge", "1 if the app was started and not stopped, else 0.", "flowrra.app.running"
+)
+TASKS_PENDING = Metric(
+    "flowrra_tasks_pending",
+    "gauge",
+    "Tasks that wait to be run, over all executors.",
+    "flowrra.tasks.pending",
+    scope="shared",
+)
+HEALTHY = Metric(
+    "flowrra_healthy",
+    "gauge",
+    "1 if every component is healthy; 0 if one isn't, or if the app's event loop doesn't answer.",
+    "flowrra.healthy",
+)
+COMPONENT_HEALTHY = Metric(
+    "flowrra_component_healthy",
+    "gauge",
+    "1 if the component is healthy, else 0. A component that isn't configured is absent.",
+    "flowrra.component.healthy",
+    ("component",),
+)
+
+EXECUTOR_RUNNING = Metric(
+    "flowrra_executor_running",
+    "gauge",
+    "1 if the executor is running, else 0.",
+    "flowrra.executor.running",
+    ("executor",),
+)
+EXECUTOR_WORKERS = Metric(
+    "flowrra_executor_workers",
+    "gauge",
+    "Slots of the executor: how many tasks it can run at once.",
+    "flowrra.executor.workers",
+    ("executor",),
+)
+EXECUTOR_BUSY_WORKERS = Metric(
+    "flowrra_executor_busy_workers",
+    "gauge",
+    "Slots of the executor that run a task right now.",
+    "flowrra.executor.busy_workers",
+    ("executor",),
+)
+EXECUTOR_WORKER_RESTARTS = Metric(
+    "flowrra_executor_worker_restarts_total",
+    "counter",
+    "Workers that died and were replaced.",
+    "flowrra.executor.worker.restarts",
+    ("executor",),
+)
+
+TASKS_REGISTERED = Metric(
+    "flowrra_tasks_registered",
+    "gauge",
+    "Task functions that the app knows.",
+    "flowrra.tasks.registered",
+    ("executor",),
+)
+
+QUEUE_INFO = Metric(
+    "flowrra_queue_info",
+    "info",
+    "Where the executor's queue lives. With broker 'memory' each process has its own (sum them); any "
+    "other is shared, and all processes see the same figures (take the maximum).",
+    "flowrra.queue.info",
+    ("executor", "broker", "namespace"),
+)
+QUEUE_PENDING = Metric(
+    "flowrra_queue_pending_tasks",
+    "gauge",
+    "Tasks in the queue that could run now.",
+    "flowrra.queue.pending",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_DELAYED = Metric(
+    "flowrra_queue_delayed_tasks",
+    "gauge",
+    "Tasks that wait for a later time: countdowns and retries.",
+    "flowrra.queue.delayed",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_IN_FLIGHT = Metric(
+    "flowrra_queue_in_flight_tasks",
+    "gauge",
+    "Tasks that a worker has taken and not yet settled.",
+    "flowrra.queue.in_flight",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_DEAD = Metric(
+    "flowrra_queue_dead_tasks",
+    "gauge",
+    "Messages set aside because they can't be read or were redelivered too often.",
+    "flowrra.queue.dead",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_PAUSED = Metric(
+    "flowrra_queue_paused",
+    "gauge",
+    "1 if the queue is paused, else 0.",
+    "flowrra.queue.paused",
+    ("executor",),
+    scope="shared",
+)
+QUEUE_OLDEST_PENDING = Metric(
+    "flowrra_queue_oldest_pending_timestamp_seconds",
+    "gauge",
+    "When the task that waits longest became due, as a Unix time. Absent while nothing waits.",
+    "flowrra.queue.oldest_pending.timestamp",
+    ("executor",),
+    "seconds",
+    scope="shared",
+)
+
+TASKS_SUBMITTED = Metric(
+    "flowrra_tasks_submitted_total",
+    "counter",
+    "Tasks that this process submitted.",
+    "flowrra.tasks.submitted",
+    ("task",),
+)
+TASKS_STARTED = Metric(
+    "flowrra_tasks_started_total",
+    "counter",
+    "Attempts that were started. Each ends as one of succeeded, failed, retried, cancelled, released.",
+    "flowrra.tasks.started",
+    ("task",),
+)
+TASKS_SUCCEEDED = Metric(
+    "flowrra_tasks_succeeded_total",
+    "counter",
+    "Attempts that returned a result.",
+    "flowrra.tasks.succeeded",
+    ("task",),
+)
+TASKS_FAILED = Metric(
+    "flowrra_tasks_failed_total",
+    "counter",
+    "Attempts that failed for good: no other attempt follows.",
+    "flowrra.tasks.failed",
+    ("task",),
+)
+TASKS_RETRIED = Metric(
+    "flowrra_tasks_retried_total",
+    "counter",
+    "Attempts that failed and are followed by another one.",
+    "flowrra.tasks.retried",
+    ("task",),
+)
+TASKS_CANCELLED = Metric(
+    "flowrra_tasks_cancelled_total",
+    "counter",
+    "Attempts that were cancelled while they ran.",
+    "flowrra.tasks.cancelled",
+    ("task",),
+)
+TASKS_RELEASED = Metric(
+    "flowrra_tasks_released_total",
+    "counter",
+    "Attempts that a stopping worker gave back to the queue.",
+    "flowrra.tasks.released",
+    ("task",),
+)
+TASKS_TIMED_OUT = Metric(
+    "flowrra_tasks_timed_out_total",
+    "counter",
+    "Attempts that ran into their time limit. They are counted as failed or retried, too.",
+    "flowrra.tasks.timed_out",
+    ("task",),
+)
+TASKS_REDELIVERED = Metric(
+    "flowrra_tasks_redelivered_total",
+    "counter",
+    "Attempts at a task that another worker had taken and not settled.",
+    "flowrra.tasks.redelivered",
+    ("task",),
+)
+TASKS_CANCELLED_BEFORE_START = Metric(
+    "flowrra_tasks_cancelled_before_start_total",
+    "counter",
+    "Tasks that were cancelled while they waited. They never became an attempt.",
+    "flowrra.tasks.cancelled_before_start",
+    ("task",),
+)
+TASK_EXCEPTIONS = Metric(
+    "flowrra_task_exceptions_total",
+    "counter",
+    "Exceptions that ended attempts, by class name.",
+    "flowrra.task.exceptions",
+    ("task", "exception"),
+)
+TASKS_RUNNING = Metric(
+    "flowrra_tasks_running",
+    "gauge",
+    "Attempts that run in this process right now.",
+    "flowrra.tasks.running",
+    ("task",),
+)
+TASKS_RETRYING = Metric(
+    "flowrra_tasks_retrying",
+    "gauge",
+    "Tasks of this process that wait for their next attempt.",
+    "flowrra.tasks.retrying",
+    ("task",),
+)
+TASK_OLDEST_RUNNING = Metric(
+    "flowrra_task_oldest_running_timestamp_seconds",
+    "gauge",
+    "When the attempt that runs longest was started, as a Unix time. Absent while none runs.",
+    "flowrra.task.oldest_running.timestamp",
+    ("task",),
+    "seconds",
+)
+TASK_RUN_DURATION = Metric(
+    "flowrra_task_run_duration_seconds",
+    "histogram",
+    "How long attempts ran.",
+    "flowrra.task.run.duration",
+    ("task", "outcome"),
+    "seconds",
+    RUN_DURATION_BOUNDS,
+)
+TASK_QUEUE_WAIT = Metric(
+    "flowrra_task_queue_wait_seconds",
+    "histogram",
+    "How long tasks waited for a free worker after they became due. A deliberate delay isn't waiting.",
+    "flowrra.task.queue.wait",
+    ("task",),
+    "seconds",
+    QUEUE_WAIT_BOUNDS,
+)
+
+EVENT_LOOP_LAG = Metric(
+    "flowrra_event_loop_lag_seconds",
+    "histogram",
+    "How late the app's event loop ran a timer.",
+    "flowrra.event_loop.lag",
+    unit="seconds",
+    bounds=LOOP_LAG_BOUNDS,
+)
+EVENT_LOOP_STALLS = Metric(
+    "flowrra_event_loop_stalls_total",
+    "counter",
+    "Times that something blocked the app's event loop.",
+    "flowrra.event_loop.stalls",
+)
+EVENT_SUBSCRIBER_DROPPED = Metric(
+    "flowrra_event_subscriber_dropped_total",
+    "counter",
+    "Events dropped because a subscriber was too slow.",
+    "flowrra.event_subscriber.dropped",
+)
+EVENT_SUBSCRIBER_ERRORS = Metric(
+    "flowrra_event_subscriber_errors_total",
+    "counter",
+    "Exceptions raised by event subscribers.",
+    "flowrra.event_subscriber.errors",
+)
+BROKER_ERRORS = Metric(
+    "flowrra_broker_errors_total",
+    "counter",
+    "Broker operations that failed.",
+    "flowrra.broker.errors",
+    ("operation",),
+)
+BACKEND_ERRORS = Metric(
+    "flowrra_backend_errors_total",
+    "counter",
+    "Result backend operations that failed.",
+    "flowrra.backend.errors",
+    ("operation",),
+)
+
+COLLECTOR_SUCCESS = Metric(
+    "flowrra_collector_success",
+    "gauge",
+    "1 if the collector had its figures in time; 0 if not: then they are absent from this scrape.",
+    "flowrra.collector.success",
+    ("collector",),
+)
+COLLECTOR_DURATION = Metric(
+    "flowrra_collector_duration_seconds",
+    "gauge",
+    "How long the collector took.",
+    "flowrra.collector.duration",
+    ("collector",),
+    "seconds",
+)
+EXPORTER_SERIES = Metric(
+    "flowrra_exporter_series",
+    "gauge",
+    "Time series in this scrape.",
+    "flowrra.exporter.series",
+)
+EXPORTER_SERIES_DROPPED = Metric(
+    "flowrra_exporter_series_dropped",
+    "gauge",
+    "Time series left out of this scrape, because their name is taken.",
+    "flowrra.exporter.series.dropped",
+)
+
+CATALOG: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+"""All of the above, in the order in which they are defined."""
+
+RESERVED_NAMES = frozenset(
+    name for metric in CATALOG for name in (metric.name, metric.family_name, *metric.sample_names)
+)
+"""Every name that belongs to the exporter in either format; the user's own metrics can't have them."""

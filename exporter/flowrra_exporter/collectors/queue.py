@@ -1,0 +1,46 @@
+"""Queues: depth, age and kind: from `get_queue_stats`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flowrra_exporter import catalog
+from flowrra_exporter.collectors.base import ManagementCollector, number, section, timestamp
+from flowrra_exporter.samples import Family
+
+_FIGURES = {
+    "pending": catalog.QUEUE_PENDING,
+    "delayed": catalog.QUEUE_DELAYED,
+    "in_flight": catalog.QUEUE_IN_FLIGHT,
+    "dead": catalog.QUEUE_DEAD,
+    "paused": catalog.QUEUE_PAUSED,
+}
+
+
+class QueueCollector(ManagementCollector):
+    """flowrra_queue_*.
+
+    A figure that the broker doesn't have is absent, and so is the age of an empty queue.
+    """
+
+    name = "queue"
+    method = "get_queue_stats"
+
+    async def collect(self) -> Sequence[Family]:
+        queues = await self._management.ask("get_queue_stats")
+        info, oldest = Family(catalog.QUEUE_INFO), Family(catalog.QUEUE_OLDEST_PENDING)
+        families = {key: Family(metric) for key, metric in _FIGURES.items()}
+        for executor in queues:
+            figures = section(queues, executor)
+            if figures is None:
+                continue
+            labels = (str(executor),)
+            info.points.append(((*labels, str(figures["broker"]), str(figures["namespace"])), 1))
+            for key, family in families.items():
+                value = number(figures, key)
+                if value is not None:
+                    family.points.append((labels, value))
+            due = timestamp(figures, "oldest_pending_at")
+            if due is not None:
+                oldest.points.append((labels, due))
+        return [info, *families.values(), oldest]

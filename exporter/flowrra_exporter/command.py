@@ -1,0 +1,226 @@
+"""The command's process: the main thread runs the app, the server's thread serves; signals drain and end
+both.
+
+Order: log, bind, serve (alive, not ready), import the target, start the app, ready. A signal is taken by the
+main thread and handed to the server's loop at once, so that a blocked app can't hold it up; a deadline in a
+thread of its own ends what is stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+from flowrra_exporter import logs
+from flowrra_exporter.app_loop import AppLoop
+from flowrra_exporter.errors import UsageError
+from flowrra_exporter.exporter import Exporter
+from flowrra_exporter.lifecycle import Phase
+from flowrra_exporter.settings import Settings
+from flowrra_exporter.target import Target, check_target, describe, import_target, resolve_target
+from flowrra_exporter.watchdog import where
+
+logger = logging.getLogger(__name__)
+
+_HURRY_SECONDS = 3.0
+"""What a second signal leaves for the end."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Interrupted(BaseException):
+    """Raised in the main thread by a signal while the target is being imported:
+
+    There is nothing to drain yet.
+    """
+
+
+class Deadline:
+    """Ends the process if it's still there when the time has come, whatever its threads are stuck in."""
+
+    def __init__(self, stuck: Callable[[], str]) -> None:
+        self._stuck = stuck
+        self._moved = threading.Condition()
+        self._at: float | None = None
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left; 0 before `set`."""
+        return max(0.0, self._at - time.monotonic()) if self._at is not None else 0.0
+
+    def set(self, seconds: float) -> None:
+        """The process ends in `seconds` at the latest; a deadline can only come closer."""
+        at = time.monotonic() + seconds
+        with self._moved:
+            if self._at is None:
+                threading.Thread(target=self._wait, name="flowrra-exporter-deadline", daemon=True).start()
+            self._at = at if self._at is None else min(at, self._at)
+            self._moved.notify()
+
+    def _wait(self) -> None:
+        with self._moved:
+            while self.remaining > 0:
+                self._moved.wait(self.remaining)
+        logger.critical("not stopped in time, ending now; stuck: %s", self._stuck())
+        logging.shutdown()
+        os._exit(1)
+
+
+class Command:
+    """One run of the command. `run` returns the exit status."""
+
+    def __init__(self, target: str, settings: Settings) -> None:
+        self._target = target
+        self._settings = settings
+        self._exporter = Exporter(settings=settings, mode="command")
+        self._deadline = Deadline(self._stuck)
+        self._main_thread = threading.current_thread()
+        self._importing = False
+        self._signals = 0
+        self._app: Target | None = None
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def run(self) -> int:
+        """0 after a shutdown that was asked for, 1 if the app ended on its own. Raises UsageError."""
+        check_target(self._target)
+        logs.configure(self._settings.log_level, self._settings.log_format)
+        self._exporter.serve()
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        try:
+            return self._run_app(self._import())
+        except _Interrupted:
+            logger.info("stopped before the app was imported")
+            return 0
+        finally:
+            self._exporter.close()
+
+    def _import(self) -> Any:
+        try:
+            self._importing = True
+            return import_target(self._target)
+        finally:
+            self._importing = False
+
+    def _run_app(self, found: Any) -> int:
+        try:
+            asyncio.run(self._serve_app(found), debug=False)
+        except UsageError:
+            raise
+        except BaseException as error:
+            # Whatever a task raised to end the loop (SystemExit, for one): nobody had asked for it.
+            reason = f"the app's event loop ended: {describe(error)}"
+            self._exporter.lifecycle.failed(reason)
+            logger.critical("%s", reason, exc_info=self._settings.debug)
+            return 1
+        return 0
+
+    async def _serve_app(self, found: Any) -> None:
+        app_loop = self._exporter.watch(asyncio.get_running_loop())
+        if self._signals:  # came before there was a loop to tell
+            self._stop.set()
+        try:
+            if await self._unless_stopped(self._start(found, app_loop)):
+                self._exporter.lifecycle.running()
+                logger.info("the app has started")
+                await self._stop.wait()
+            if self._app is not None:
+                await self._drain(self._app)
+            self._exporter.lifecycle.stopped()
+            logger.info("the app has stopped")
+        finally:
+            self._deadline.set(self._settings.shutdown_timeout)  # also for what the loop still has to clean up
+
+    async def _start(self, found: Any, app_loop: AppLoop) -> None:
+        target = await resolve_target(found, self._target)
+        self._exporter.attach(target.manager, app_loop)
+        self._app = target
+        try:
+            await target.start()
+        except Exception as error:
+            raise UsageError(f"starting the app failed: {describe(error)}") from error
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Waits for `work`, and cancels it if a signal comes first; whether it was finished."""
+        task = asyncio.create_task(work, name="flowrra-exporter:start")
+        await self._first_of(task, self._stop)
+        if not task.done():
+            task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+            return False
+        return True
+
+    async def _drain(self, target: Target) -> None:
+        """Stops the app: running tasks may finish, unless a second signal comes or the time is over."""
+        margin = min(2.0, 0.2 * self._settings.shutdown_timeout)
+        budget = max(0.0, self._deadline.remaining - margin)
+        stop = asyncio.create_task(target.stop(wait=True, timeout=budget), name="flowrra-exporter:stop")
+        await self._first_of(stop, self._hurry)
+        if stop.done():
+            stop.result()
+            return
+        stop.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stop
+        await target.stop(wait=False, timeout=0.0)
+
+    @staticmethod
+    async def _first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
+        waiting = asyncio.create_task(event.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    # Signals: taken in the main thread, acted on in the server's.
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        self._exporter.server_loop.call_soon_threadsafe(self._shut_down, signal.Signals(number).name, self._signals)
+        if self._importing:
+            raise _Interrupted
+
+    def _shut_down(self, name: str, count: int) -> None:
+        if count == 1:
+            self._exporter.lifecycle.draining()
+            logger.info("%s: shutting down, within %g s", name, self._settings.shutdown_timeout)
+            self._deadline.set(self._settings.shutdown_timeout)
+            self._tell_app(self._stop)
+        else:
+            logger.warning("%s again: not waiting for running tasks", name)
+            self._deadline.set(_HURRY_SECONDS if count == 2 else 0.0)
+            self._tell_app(self._hurry)
+
+    def _tell_app(self, event: asyncio.Event) -> None:
+        if self._exporter.app_loop is not None:
+            self._exporter.app_loop.run_soon(event.set)
+
+    def _stuck(self) -> str:
+        """What the process is waiting for, for the log."""
+        parts = [f"main thread at {where(self._main_thread)}"]
+        if self._exporter.lifecycle.status.phase is Phase.STARTING:
+            parts.append("the app hadn't started")
+        running = self._running_tasks()
+        if running:
+            parts.append(f"tasks running: {running}")
+        return "; ".join(parts)
+
+    def _running_tasks(self) -> str:
+        management = self._exporter.management
+        if management is None or not management.has("get_task_stats"):
+            return ""
+        try:
+            stats = management.read("get_task_stats")
+            return ", ".join(f"{name} ({task['running']})" for name, task in stats.items() if task["running"])
+        except Exception as error:  # noqa: BLE001  # nothing may keep the process from ending
+            return f"unknown ({type(error).__name__})"

@@ -1,0 +1,65 @@
+"""The one door to the app: its Management API, asked on the loop or read from this thread.
+
+Works with `flowrra.management.FlowrraManager` of any version and with any object that answers `get_stats` and
+`health_check`; methods that are missing are simply not asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from flowrra_exporter.app_loop import AppLoop
+
+
+class NoSuchMethod(LookupError):
+    """This manager doesn't have the method."""
+
+
+class Management:
+    """Asks a manager: by `ask` what needs the app's loop, by `read` what is plain numbers."""
+
+    def __init__(self, manager: Any, app_loop: AppLoop, call_timeout: float) -> None:
+        self._manager = manager
+        self._app_loop = app_loop
+        self._call_timeout = call_timeout
+
+    def has(self, method: str) -> bool:
+        """Whether the manager has this method."""
+        return callable(getattr(self._manager, method, None))
+
+    @property
+    def flowrra_version(self) -> str | None:
+        """The version of flowrra whose manager this is; None if the app answers for itself."""
+        manager_class = getattr(sys.modules.get("flowrra.management"), "FlowrraManager", None)
+        if manager_class is None or not isinstance(self._manager, manager_class):
+            return None
+        version = getattr(sys.modules.get("flowrra"), "__version__", None)
+        return None if version is None else str(version)
+
+    async def ask(self, method: str, timeout: float | None = None) -> Any:
+        """What the method answers on the app's loop, within `timeout` seconds.
+
+        Raises NoSuchMethod, and what `AppLoop.call` raises.
+        """
+        if not self.has(method):
+            raise NoSuchMethod(f"this app has no {method}()")
+        limit = self._call_timeout if timeout is None else timeout
+        return await self._app_loop.call(method, getattr(self._manager, method), limit)
+
+    def read(self, method: str) -> Any:
+        """What the method answers here and now: for those documented as plain numbers, readable from any
+        thread.
+
+        Raises TypeError if it turns out to wait for something.
+        """
+        answer = getattr(self._manager, method)()
+        if not inspect.iscoroutine(answer):
+            return answer
+        try:
+            answer.send(None)
+        except StopIteration as stop:
+            return stop.value
+        answer.close()
+        raise TypeError(f"{method}() waited for something; expected plain numbers that any thread can read")

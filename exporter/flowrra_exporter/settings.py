@@ -1,0 +1,228 @@
+"""Every setting: its flag, its environment variable, its default, and what counts as a valid value.
+
+A flag wins over its variable, a variable over the default. The variable of ``--web.listen-address`` is
+``FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS``: dots and dashes become underscores.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from flowrra_exporter.errors import UsageError
+
+ENVIRONMENT_PREFIX = "FLOWRRA_EXPORTER_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+OTHER_PATHS = ("/", "/livez", "/readyz", "/startupz", "/healthz", "/api/stats", "/api/health", "/api/tasks")
+_PATH_FORM = "a path such as '/metrics' that no other route has"
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+
+class Address(NamedTuple):
+    """Where to listen. An empty host is every interface, port 0 any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The exporter's settings; times are in seconds. Raises UsageError for a value that makes no sense.
+
+    The last three have no flag: `loop_deadline` is how long the app's event loop may be silent before a
+    scrape goes on without it, `collect_timeout` the longest that a scrape waits for a source, `probe_timeout`
+    the longest that a probe waits for the app's health check (the kubelet itself waits 1 s by default).
+    """
+
+    web_listen_address: tuple[Address, ...] = (Address("", 9464),)
+    web_telemetry_path: str = "/metrics"
+    log_level: str = "info"
+    log_format: str = "text"
+    shutdown_timeout: float = 30.0
+    loop_block_threshold: float = 5.0
+    debug: bool = False
+    loop_deadline: float = 0.1
+    collect_timeout: float = 5.0
+    probe_timeout: float = 0.8
+    max_concurrent_scrapes: int = field(default=40)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if item.type == "float":
+                _check_seconds(item.name, getattr(self, item.name))
+        if not self.web_listen_address:
+            raise UsageError("web_listen_address is empty; expected at least one address such as ':9464'")
+        if self.max_concurrent_scrapes < 1:
+            raise UsageError(f"max_concurrent_scrapes is {self.max_concurrent_scrapes}; expected at least 1")
+        try:
+            parse_path(self.web_telemetry_path)
+        except ValueError:
+            raise UsageError(f"web_telemetry_path is {self.web_telemetry_path!r}; expected {_PATH_FORM}") from None
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{name} is {value!r}; expected a number of seconds above 0")
+
+
+def parse_address(text: str) -> Address:
+    """``:9464``, ``127.0.0.1:0``, ``localhost:9464`` or ``[::1]:9464`` as an Address;
+
+    ValueError otherwise.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    elif ":" in host or "[" in host or "]" in host:
+        raise ValueError(text)
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (bracketed and not host):
+        raise ValueError(text)
+    return Address(host, int(port))
+
+
+def parse_path(text: str) -> str:
+    """A path such as ``/metrics`` that no other route has; ValueError otherwise."""
+    if not _PATH.fullmatch(text) or text in OTHER_PATHS:
+        raise ValueError(text)
+    return text
+
+
+def parse_seconds(text: str) -> float:
+    """A finite number above 0; ValueError otherwise."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
+
+
+def parse_flag(text: str) -> bool:
+    """``true``, ``1``, ``yes``, ``on`` or their opposites, in any case; ValueError otherwise."""
+    word = text.lower()
+    if word in ("true", "1", "yes", "on"):
+        return True
+    if word in ("false", "0", "no", "off"):
+        return False
+    raise ValueError(text)
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A parser that accepts these words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(text)
+        return text.lower()
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field of Settings is given from outside.
+
+    `expected` completes "expected …" in the error's text.
+    """
+
+    flag: str
+    parse: Callable[[str], Any]
+    expected: str
+    help: str
+    metavar: str
+    repeatable: bool = False
+    switch: bool = False
+
+    @property
+    def name(self) -> str:
+        """The field of Settings."""
+        return self.flag.removeprefix("--").replace(".", "_").replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+    def value(self, given: Sequence[str], environment: Mapping[str, str]) -> Any:
+        """The field's value from the flag, else from the variable;
+
+        None if neither is given. Raises UsageError.
+        """
+        source, texts = self.flag, list(given)
+        if not texts:
+            source, text = self.variable, environment.get(self.variable, "").strip()
+            texts = text.replace(",", " ").split() if self.repeatable else [text] if text else []
+        values = [self._parse(source, text) for text in texts]
+        if not values:
+            return None
+        return tuple(values) if self.repeatable else values[-1]
+
+    def _parse(self, source: str, text: str) -> Any:
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise UsageError(f"{source}: got {text!r:.200}; expected {self.expected}") from None
+
+
+_ADDRESS_FORM = "host:port, such as ':9464', '127.0.0.1:9464' or '[::]:9464'"
+_SECONDS_FORM = "a number of seconds above 0"
+
+OPTIONS = (
+    Option(
+        "--web.listen-address",
+        parse_address,
+        _ADDRESS_FORM,
+        "Address to listen on; may be given several times. Port 0 takes a free one. [default: :9464]",
+        "ADDRESS",
+        repeatable=True,
+    ),
+    Option(
+        "--web.telemetry-path",
+        parse_path,
+        _PATH_FORM,
+        "Path of the metrics. [default: /metrics]",
+        "PATH",
+    ),
+    Option(
+        "--log.level",
+        one_of(*LOG_LEVELS),
+        f"one of {', '.join(LOG_LEVELS)}",
+        "Least severity to log. [default: info]",
+        "LEVEL",
+    ),
+    Option(
+        "--log.format",
+        one_of(*LOG_FORMATS),
+        "'text' or 'json'",
+        "Format of the log. [default: text]",
+        "FORMAT",
+    ),
+    Option(
+        "--shutdown.timeout",
+        parse_seconds,
+        _SECONDS_FORM,
+        "Time for running tasks to finish after SIGTERM. [default: 30]",
+        "SECONDS",
+    ),
+    Option(
+        "--loop.block-threshold",
+        parse_seconds,
+        _SECONDS_FORM,
+        "/livez fails once the app's event loop has been blocked this long. [default: 5]",
+        "SECONDS",
+    ),
+    Option("--debug", parse_flag, "true or false", "Show tracebacks of errors.", "", switch=True),
+)
+
+
+def load_settings(given: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags (`given`: an option's name to its texts) and environment. Raises UsageError."""
+    values = {option.name: option.value(given.get(option.name, ()), environment) for option in OPTIONS}
+    return Settings(**{name: value for name, value in values.items() if value is not None})

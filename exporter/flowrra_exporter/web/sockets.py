@@ -1,0 +1,73 @@
+"""Listening sockets:
+
+Bound before anything else happens, so that a port in use is the first thing one hears of.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+
+from flowrra_exporter.errors import UsageError
+from flowrra_exporter.settings import Address
+
+_BACKLOG = 128
+
+
+def bind(addresses: Sequence[Address]) -> list[socket.socket]:
+    """Listening sockets for all addresses. Raises UsageError that names the first that can't be had."""
+    sockets: list[socket.socket] = []
+    for address in addresses:
+        try:
+            sockets.extend(_bind(address))
+        except (OSError, UnicodeError) as error:
+            for opened in sockets:
+                opened.close()
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"cannot listen on {address}: {reason}") from error
+    return sockets
+
+
+def url(bound: socket.socket) -> str:
+    """The address of a socket as a URL."""
+    return f"http://{Address(*bound.getsockname()[:2])}"
+
+
+def _bind(address: Address) -> list[socket.socket]:
+    if not address.host:
+        return [_every_interface(address.port)]
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    if address.port == 0:
+        found = found[:1]  # each would get a port of its own
+    unique = dict.fromkeys((family, target) for family, _, _, _, target in found)
+    return [_listen(family, target, only_ipv6=True) for family, target in unique]
+
+
+def _every_interface(port: int) -> socket.socket:
+    """One socket for IPv4 and IPv6, or for IPv4 alone on a machine without IPv6."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return _listen(socket.AF_INET6, ("::", port), only_ipv6=False)
+        except OSError as error:
+            if not _no_ipv6(error):
+                raise
+    return _listen(socket.AF_INET, ("0.0.0.0", port), only_ipv6=False)  # noqa: S104  # what an empty host asks for
+
+
+def _no_ipv6(error: OSError) -> bool:
+    return error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def _listen(family: int, target: object, only_ipv6: bool) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only_ipv6))
+        opened.bind(target)  # type: ignore[arg-type]  # what getaddrinfo returned
+        opened.listen(_BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened

@@ -1,0 +1,1 @@
+"""What the exporter serves, and how its process behaves."""

@@ -1,0 +1,3 @@
+"""Imports what isn't installed."""
+
+import not_installed_anywhere  # type: ignore[import-not-found]  # noqa: F401

@@ -1,0 +1,323 @@
+"""The command as a process: what it takes, how it fails, how it starts, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flowrra_exporter import __version__, cli
+
+import flowrra
+from tests.exporter.conftest import FREE_PORT, TARGETS, Command, Run
+
+LISTEN = f"--web.listen-address={FREE_PORT}"
+
+
+def fails(run: Run, *arguments: str, **environment: str) -> str:
+    """Runs the command to its end with status 2; returns the one line on standard error."""
+    command = run(*arguments, **environment)
+    assert command.wait() == 2, command.log
+    assert len(command.err) == 1, command.err
+    assert command.err[0].startswith("flowrra-exporter: ")
+    return command.err[0]
+
+
+# What can be wrong.
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("plain", "'plain' names no app; expected 'module:attribute'"),
+        ("nowhere:app", "there is no module 'nowhere'"),
+        ("raises:app", r"importing 'raises' failed: RuntimeError: broken module \(at .*raises\.py:3\)"),
+        ("plain:number", "'plain:number' is no app but 17; expected a flowrra.Flowrra"),
+        ("plain:unstartable", r"starting the app failed: OSError: no such broker \(at .*plain\.py:\d+\)"),
+    ],
+)
+def test_a_bad_target_is_one_clear_line_and_status_2(run: Run, target: str, reason: str) -> None:
+    assert re.search(reason, fails(run, LISTEN, target))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--shutdown.timeout=soon", "plain:app"], "--shutdown.timeout: got 'soon'; expected a number of seconds"),
+        (["--web.listen-address=9464", "plain:app"], "--web.listen-address: got '9464'; expected host:port"),
+        (["--no.such", "plain:app"], "No such option"),
+        ([], "Missing argument 'MODULE:APP'"),
+        (["plain:app", "more"], "unexpected extra argument"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flowrra-exporter: ")
+    assert reason in line
+
+
+def test_a_bad_variable_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWRRA_EXPORTER_LOOP_BLOCK_THRESHOLD", "0")
+    assert cli.main(["plain:app"]) == 2
+    assert "FLOWRRA_EXPORTER_LOOP_BLOCK_THRESHOLD: got '0'; expected" in capsys.readouterr().err
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_port_in_use_is_one_clear_line_and_the_target_is_not_even_imported(run: Run, taken_port: int) -> None:
+    line = fails(run, f"--web.listen-address=127.0.0.1:{taken_port}", "hangs:app")
+    assert line == f"flowrra-exporter: cannot listen on 127.0.0.1:{taken_port}: Address already in use"
+
+
+def test_a_host_that_is_unknown_is_one_clear_line(run: Run) -> None:
+    assert "cannot listen on no-such-host.invalid:0: " in fails(
+        run, "--web.listen-address=no-such-host.invalid:0", "p:a"
+    )
+
+
+def test_debug_adds_the_traceback(run: Run) -> None:
+    command = run(LISTEN, "--debug", "raises:app")
+    assert command.wait() == 2
+    assert "Traceback (most recent call last):" in command.err
+    assert any('raise RuntimeError("broken' in line for line in command.err)
+    assert command.err[-1].startswith("flowrra-exporter: importing 'raises' failed")
+
+
+@pytest.mark.parametrize("package", ["aiohttp", "click", "prometheus_client"])
+def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path, package: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "flowrra_exporter", LISTEN, "plain:app"],
+        cwd=TARGETS,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == f"flowrra-exporter: {package} is not installed; run: pip install 'flowrra[exporter]'\n"
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+    assert cli.main(["--help"]) == 0
+    help = capsys.readouterr().out
+    for flag in ("--web.listen-address", "--web.telemetry-path", "--log.level", "--log.format", "--debug"):
+        assert flag in help
+    assert __version__ == flowrra.__version__
+
+
+# What it takes.
+
+
+@pytest.mark.parametrize("target", ["app", "duck", "make_later"])
+def test_an_app_is_served(run: Run, target: str) -> None:
+    command = run(LISTEN, f"plain:{target}")
+    command.ready()
+    assert command.get("/startupz").status == 200
+    assert command.get().value("flowrra_collector_success", collector="app") == 1
+    command.signal()
+    assert command.wait() == 0
+    assert command.err == []
+
+
+def test_several_addresses_are_all_served(run: Run) -> None:
+    command = run("plain:duck", FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS=f"{FREE_PORT},{FREE_PORT}")
+    command.ready()
+    ports = set(re.findall(r"listening on http://127\.0\.0\.1:(\d+)", command.log))
+    assert len(ports) == 2
+    for port in ports:
+        with socket.create_connection(("127.0.0.1", int(port)), 5):
+            pass
+
+
+def test_an_empty_host_listens_on_ipv4_too(run: Run) -> None:
+    command = run("--web.listen-address=:0", "plain:duck")
+    command.ready()
+    port = re.search(r"listening on http://\S+:(\d+)", command.log)
+    assert port is not None
+    socket.create_connection(("127.0.0.1", int(port[1])), 5).close()
+
+
+def test_the_log_can_be_json_and_its_level_be_set(run: Run) -> None:
+    command = run(LISTEN, "--log.format=json", "plain:app")
+    command.wait_for_line("the app has started")
+    records = [json.loads(line) for line in command.out]
+    assert {"time", "level", "logger", "msg"} <= set(records[0])
+    quiet = run(LISTEN, "--log.level=warning", "plain:unstartable")
+    assert quiet.wait() == 2
+    assert quiet.out == []
+
+
+# How it starts.
+
+
+def test_while_the_target_is_imported_it_is_alive_but_not_ready(run: Run) -> None:
+    command = run(LISTEN, "hangs:app")
+    command.wait_for_line("importing")
+    assert command.get("/livez").status == 200
+    for probe in ("/readyz", "/startupz", "/healthz", "/api/stats"):
+        answer = command.get(probe)
+        assert answer.status == 503
+        assert "starting" in answer.text
+    assert command.get().value("flowrra_collector_success", collector="python") == 1
+
+
+def test_while_the_app_starts_it_is_alive_but_not_ready(run: Run) -> None:
+    command = run(LISTEN, "slow_start:waits")
+    command.wait_for_line("starting")
+    assert [command.get(path).status for path in ("/livez", "/readyz", "/startupz")] == [200, 503, 503]
+
+
+# How it ends.
+
+
+def test_sigterm_fails_readiness_first_drains_while_metrics_answer_then_exits_0(run: Run) -> None:
+    command = run(LISTEN, "told:make")
+    command.ready()
+    assert command.get("/readyz").status == 200
+    command.tell("submit 1.5")
+    wait_for_value(command, "flowrra_tasks_running", 1, task="nap")
+    command.signal()
+    command.wait_for_line("SIGTERM: shutting down")
+    ready = command.get("/readyz")
+    assert ready.status == 503
+    assert json.loads(ready.text)["checks"]["shutdown"]["status"] == "failed"
+    scrape = command.get()
+    assert scrape.value("flowrra_tasks_running", task="nap") == 1
+    assert scrape.value("flowrra_collector_success", collector="health") == 1
+    assert command.get("/livez").status == 200
+    wait_for_value(command, "flowrra_tasks_succeeded_total", 1, task="nap")
+    assert command.wait() == 0
+    assert command.err == []
+
+
+def wait_for_value(command: Command, name: str, value: float, **labels: str) -> None:
+    """Scrapes until a sample has this value, or until the process is gone."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            found = command.get().value(name, **labels)
+        except ConnectionError:
+            return
+        if found == value:
+            return
+        assert time.monotonic() < deadline, f"{name} is {found}, never {value}"
+        time.sleep(0.02)
+
+
+def test_sigint_is_the_same(run: Run) -> None:
+    command = run(LISTEN, "plain:app")
+    command.ready()
+    command.signal(signal.SIGINT)
+    assert command.wait() == 0
+    assert command.err == []
+
+
+def test_a_second_signal_does_not_wait_for_running_tasks(run: Run) -> None:
+    command = run(LISTEN, "told:make")
+    command.ready()
+    command.tell("submit 60")
+    wait_for_value(command, "flowrra_tasks_running", 1, task="nap")
+    command.signal()
+    command.wait_for_line("SIGTERM: shutting down")
+    assert command.process.poll() is None
+    started = time.monotonic()
+    command.signal()
+    assert command.wait() == 0
+    assert time.monotonic() - started < 3
+
+
+def test_a_task_that_outlasts_the_shutdown_is_cancelled_in_time(run: Run) -> None:
+    command = run(LISTEN, "--shutdown.timeout=1", "told:make")
+    command.ready()
+    command.tell("submit 60")
+    wait_for_value(command, "flowrra_tasks_running", 1, task="nap")
+    started = time.monotonic()
+    command.signal()
+    assert command.wait() == 0
+    assert 0.7 < time.monotonic() - started < 3
+
+
+def test_a_blocked_loop_is_ended_after_the_timeout_and_the_log_says_what_was_stuck(run: Run) -> None:
+    command = run(LISTEN, "--shutdown.timeout=1", "told:make")
+    command.ready()
+    command.tell("stuck 60")
+    wait_for_value(command, "flowrra_tasks_running", 1, task="stuck")
+    started = time.monotonic()
+    command.signal()
+    command.wait_for_line("SIGTERM: shutting down", seconds=1)  # taken although the loop is blocked
+    assert command.get("/readyz").status == 503
+    assert command.wait() == 1
+    assert 0.9 < time.monotonic() - started < 4
+    last = command.out[-1]
+    assert "not stopped in time" in last
+    assert re.search(r"told\.py:\d+ in stuck: time\.sleep\(seconds\)", last)
+    assert "tasks running: stuck (1)" in last
+
+
+def test_a_second_signal_hurries_a_blocked_loop_too(run: Run) -> None:
+    command = run(LISTEN, "told:make")
+    command.ready()
+    command.tell("block 60")
+    wait_for_value(command, "flowrra_healthy", 0)
+    started = time.monotonic()
+    command.signal()
+    command.wait_for_line("SIGTERM: shutting down")
+    command.signal()
+    assert command.wait() == 1
+    assert time.monotonic() - started < 6
+
+
+@pytest.mark.parametrize(
+    ("target", "line", "status"),
+    [
+        ("hangs:app", "importing", 0),
+        ("hangs_hard:app", "importing", 1),
+        ("slow_start:waits", "starting", 0),
+        ("slow_start:blocks", "starting", 1),
+    ],
+)
+def test_a_start_that_hangs_can_be_ended(run: Run, target: str, line: str, status: int) -> None:
+    command = run(LISTEN, "--shutdown.timeout=1", target)
+    command.wait_for_line(line)
+    started = time.monotonic()
+    command.signal()
+    assert command.wait() == status
+    assert time.monotonic() - started < (4 if status else 0.9)
+    if target == "slow_start:waits":
+        assert "stopped" in command.out
+
+
+def test_a_thread_that_lingers_does_not_keep_the_process(run: Run) -> None:
+    command = run(LISTEN, "--shutdown.timeout=1", "lingers:duck")
+    command.ready()
+    command.signal()
+    command.wait_for_line("the app has stopped")
+    assert command.wait() == 1
+    assert "not stopped in time" in command.log
+
+
+def test_an_app_that_ends_its_loop_ends_the_process_with_an_error(run: Run) -> None:
+    command = run(LISTEN, "told:make")
+    command.ready()
+    command.tell("exit")
+    assert command.wait() == 1
+    assert "the app's event loop ended: SystemExit: 3" in command.log

@@ -1,0 +1,72 @@
+"""The exporter in front of the published flowrra 0.1.8: no error, no figure that isn't so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.exporter.conftest import FREE_PORT, Command, Run
+
+PUBLISHED = "flowrra==0.1.8"
+
+
+@pytest.fixture(scope="module")
+def published(pytestconfig: pytest.Config) -> Path:
+    """A folder with the published flowrra, which goes before this one on the path."""
+    folder = Path(pytestconfig.cache.mkdir("published-flowrra"))  # type: ignore[union-attr]
+    if not (folder / "flowrra").exists():
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), PUBLISHED]
+        ended = subprocess.run(install, capture_output=True, text=True, timeout=100, check=False)
+        if ended.returncode:
+            pytest.skip(f"can't install {PUBLISHED}: {ended.stderr.strip()[-200:]}")
+    return folder
+
+
+@pytest.fixture
+def command(run: Run, published: Path) -> Command:
+    path = os.pathsep.join([str(published), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    command = run(f"--web.listen-address={FREE_PORT}", "told:make", PYTHONPATH=path)
+    command.ready()
+    return command
+
+
+def test_it_serves_app_executor_and_health_metrics(command: Command) -> None:
+    scrape = command.get()
+    assert any(("version", "0.1.8") in labels for name, labels in scrape.samples if name == "flowrra_build_info")
+    assert scrape.value("flowrra_app_running") == 1
+    assert scrape.value("flowrra_executor_running", executor="io") == 1
+    assert scrape.value("flowrra_executor_workers", executor="io") == 2
+    assert scrape.value("flowrra_healthy") == 1
+    assert scrape.value("flowrra_component_healthy", component="io_executor") == 1
+    assert scrape.value("flowrra_tasks_registered", executor="io") == 2
+    collectors = {labels: value for (name, labels), value in scrape.samples.items() if "collector_success" in name}
+    assert len(collectors) == 5
+    assert set(collectors.values()) == {1}
+
+
+def test_its_count_of_waiting_tasks_is_not_believed(command: Command) -> None:
+    for _ in range(5):
+        command.tell("submit 60")  # two run, three wait; 0.1.8 says that 0 wait
+    command.wait_for_line("submitted 5")
+    assert command.get("/api/stats").text.count('"pending": 0') == 1
+    assert command.get().value("flowrra_tasks_pending") is None
+
+
+def test_probes_and_the_api_answer(command: Command) -> None:
+    for path in ("/livez", "/readyz", "/startupz", "/healthz", "/api/stats", "/api/health", "/api/tasks"):
+        assert command.get(path).status == 200
+
+
+def test_a_blocked_loop_is_seen_and_the_end_is_clean(command: Command) -> None:
+    command.tell("block 1")
+    while command.get().value("flowrra_healthy") == 1:
+        pass
+    assert command.get("/readyz").status == 503
+    command.signal()
+    assert command.wait() == 0
+    assert command.err == []
+    assert "Traceback" not in command.log
