@@ -1,0 +1,59 @@
+# The ways to run, test and measure the project. `make help` lists them.
+#
+# Needs Python 3.11 or newer, make and the package index; `make PYTHON=python3.12 test` chooses the interpreter.
+
+PYTHON ?= python3
+PORT ?= 9464
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# Everything that is ours and isn't a test; tests are read by ruff alone.
+SOURCES := flowrra exporter/flowrra_exporter examples grafana
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench dashboards clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.* ## /\1\t/' | expand -t 12
+
+run: $(INSTALLED) ## Serve the demo app with the exporter; PORT=9464
+	@echo 'Page      http://localhost:$(PORT)/'
+	@echo 'Metrics   http://localhost:$(PORT)/metrics'
+	@echo 'Probes    http://localhost:$(PORT)/livez  /readyz  /startupz  /healthz'
+	@echo 'JSON API  http://localhost:$(PORT)/api/stats  /api/health  /api/tasks'
+	@echo 'Ctrl-C ends it.'
+	@$(BIN)/flowrra-exporter --web.listen-address=:$(PORT) examples.demo_app:app
+
+test: $(INSTALLED) ## Run the tests; ARGS='-k retries' is passed to pytest
+	$(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED) ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy examples grafana
+
+bench: $(INSTALLED) ## Measure speed and memory, beside others
+	$(BIN)/python -m benchmarks
+
+dashboards: $(INSTALLED) ## Write grafana/dashboards from its source
+	$(BIN)/python -m grafana.overview
+
+clean: ## Remove the environment and everything that was built
+	rm -rf .venv .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Anew whenever the requirements or the version change.
+$(INSTALLED): pyproject.toml flowrra/_version.py
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "'$(PYTHON)' is not installed; Flowrra needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "'$(PYTHON)' is $$($(PYTHON) -V 2>&1); Flowrra needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "'$(PYTHON)' can't make virtual environments; on Debian and Ubuntu install python3-venv." >&2; \
+		exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
