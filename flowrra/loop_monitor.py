@@ -18,7 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from flowrra.telemetry import Histogram
+from flowrra.telemetry import Histogram, check_bounds
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class LoopMonitor:
 
     def __init__(self, name_task: Callable[[asyncio.Task[Any]], TaskName | None]) -> None:
         self._name_task = name_task
-        # Observations by size, and their sum; in one list, for a reader to copy at once.
-        self._counts: list[Any] = [0] * (len(LAG_BOUNDS) + 1) + [0.0]
+        self._bounds: tuple[float, ...] = ()
+        self.set_bounds(LAG_BOUNDS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._thread_id = 0
@@ -73,6 +73,12 @@ class LoopMonitor:
         self._ran_at_beat = 0.0
         self.stalls = 0
         self.last_stall: Blockade | None = None
+
+    def set_bounds(self, bounds: tuple[float, ...]) -> None:
+        """Use other bounds for the lag, in seconds, ascending; what was counted is forgotten."""
+        self._bounds = check_bounds(bounds)
+        # Observations by size, and their sum; in one list, for a reader to copy at once.
+        self._counts: list[Any] = [0] * (len(self._bounds) + 1) + [0.0]
 
     def start(self) -> None:
         """Begin on the running loop."""
@@ -103,7 +109,7 @@ class LoopMonitor:
         lag = max(0.0, time.monotonic() - self._due)
         # The watching thread's clock is coarse, and asked only about what it can tell.
         lag = min(lag, self._ran - self._ran_at_beat - BEAT_INTERVAL + 2 * WATCH_INTERVAL) if lag > 1 else lag
-        self._counts[bisect_left(LAG_BOUNDS, lag)] += 1
+        self._counts[bisect_left(self._bounds, lag)] += 1
         self._counts[-1] += lag
         if lag > STALL_THRESHOLD:
             self._count_stall(lag)
@@ -146,7 +152,7 @@ class LoopMonitor:
     def lag(self) -> Histogram:
         """How late the loop was, in seconds, at each beat."""
         counts = self._counts.copy()
-        return {"bounds": LAG_BOUNDS, "counts": tuple(counts[:-1]), "sum": counts[-1]}
+        return {"bounds": self._bounds, "counts": tuple(counts[:-1]), "sum": counts[-1]}
 
     def last_beat_at(self) -> datetime:
         """When the loop was last seen to turn, in UTC."""

@@ -8,7 +8,10 @@ copies the whole list in one step that the interpreter lock makes atomic, so tha
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import pairwise
+from math import isfinite
 from typing import Any, Final, TypedDict
 
 # Upper bounds, in seconds; a bucket holds what is at most its bound (Prometheus' `le`).
@@ -153,6 +156,19 @@ def _histogram(cells: list[Any], start: int, bounds: tuple[float, ...]) -> Histo
     return {"bounds": bounds, "counts": tuple(cells[start : overflow + 1]), "sum": float(cells[overflow + 1])}
 
 
+def check_bounds(bounds: Iterable[float]) -> tuple[float, ...]:
+    """Histogram bounds as a tuple of floats.
+
+    Raises:
+        ValueError: They are not finite, positive and ascending, or there are none.
+    """
+    checked = tuple(float(bound) for bound in bounds)
+    ascending = all(low < high for low, high in pairwise((0.0, *checked)))
+    if not checked or not ascending or not isfinite(checked[-1]):
+        raise ValueError(f"Histogram bounds must be finite, positive and ascending seconds, not {checked}")
+    return checked
+
+
 class Telemetry:
     """The numbers of all task names of one app. They last as long as the process, through stops and restarts.
 
@@ -165,9 +181,25 @@ class Telemetry:
         run_bounds: tuple[float, ...] = RUN_DURATION_BOUNDS,
         wait_bounds: tuple[float, ...] = QUEUE_WAIT_BOUNDS,
     ) -> None:
-        self._run_bounds = run_bounds
-        self._wait_bounds = wait_bounds
+        self._run_bounds = check_bounds(run_bounds)
+        self._wait_bounds = check_bounds(wait_bounds)
         self.tasks: dict[str, TaskTelemetry] = {}
+
+    def set_bounds(
+        self, run_bounds: tuple[float, ...] | None = None, wait_bounds: tuple[float, ...] | None = None
+    ) -> None:
+        """Use other histogram bounds, in seconds; None leaves them as they are.
+
+        Raises:
+            RuntimeError: Something was counted already: it can't be put into other buckets.
+            ValueError: They are not finite, positive and ascending.
+        """
+        if any(telemetry.cells[SUBMITTED] or telemetry.cells[STARTED] for telemetry in self.tasks.values()):
+            raise RuntimeError("Histogram bounds can't change once tasks were submitted; set them before")
+        self._run_bounds = self._run_bounds if run_bounds is None else check_bounds(run_bounds)
+        self._wait_bounds = self._wait_bounds if wait_bounds is None else check_bounds(wait_bounds)
+        for name, telemetry in self.tasks.items():
+            self.tasks[name] = TaskTelemetry(telemetry.executor, self._run_bounds, self._wait_bounds)
 
     def register(self, task_name: str, executor: str) -> TaskTelemetry:
         """The numbers of that name, at 0 if it is new."""

@@ -122,6 +122,23 @@ class FlowrraManager:
             "subscriber_errors": app.events.errors,
         }
 
+    async def set_histogram_bounds(
+        self,
+        *,
+        run_duration: tuple[float, ...] | None = None,
+        queue_wait: tuple[float, ...] | None = None,
+        loop_lag: tuple[float, ...] | None = None,
+    ) -> None:
+        """Count in other buckets: upper bounds in seconds, ascending. To be called before the app starts.
+
+        Raises:
+            RuntimeError: Tasks were counted already.
+            ValueError: The bounds are not finite, positive and ascending.
+        """
+        self.app.telemetry.set_bounds(run_duration, queue_wait)
+        if loop_lag is not None:
+            self.app.loop_monitor.set_bounds(loop_lag)
+
     async def list_workers(self) -> list[dict[str, Any]]:
         """The app processes that are known to live; in memory that is this one, if the app runs.
 

@@ -76,7 +76,8 @@ def without_a_loop(query: Coroutine[Any, Any, Answer]) -> Answer:
     try:
         query.send(None)
     except StopIteration as done:
-        return done.value
+        answer: Answer = done.value
+        return answer
     query.close()
     raise AssertionError("the query waited for something")
 

@@ -460,3 +460,31 @@ class TestRuntime:
         assert "blocks" in seen[0]["stack"]
         assert after["blocking"] is None
         assert after["loop_lag"]["sum"] >= 1.0
+
+
+class TestBounds:
+    async def test_the_histograms_count_in_the_buckets_that_were_asked_for(self) -> None:
+        app = memory_app()
+
+        @app.task()
+        async def job() -> None:
+            await asyncio.sleep(0.02)
+
+        manager = FlowrraManager(app)
+        await manager.set_histogram_bounds(run_duration=(0.01, 5.0), queue_wait=(2.0,), loop_lag=(0.5, 1.0))
+        async with app:
+            await app.wait_for_result(await app.submit(job), timeout=5)
+            stats = (await manager.get_task_stats())["job"]
+            lag = (await manager.get_runtime_stats())["loop_lag"]
+            with pytest.raises(RuntimeError, match="before"):
+                await manager.set_histogram_bounds(run_duration=(1.0,))
+
+        assert stats["run_duration"]["success"]["bounds"] == (0.01, 5.0)
+        assert stats["run_duration"]["success"]["counts"] == (0, 1, 0)
+        assert stats["queue_wait"]["counts"] == (1, 0)
+        assert lag["bounds"] == (0.5, 1.0)
+
+    @pytest.mark.parametrize("bounds", [(), (0.0, 1.0), (2.0, 1.0), (1.0, 1.0), (1.0, float("inf")), (float("nan"),)])
+    async def test_bounds_that_make_no_sense_are_refused(self, bounds: tuple[float, ...]) -> None:
+        with pytest.raises(ValueError, match="bounds"):
+            await FlowrraManager(memory_app()).set_histogram_bounds(run_duration=bounds)

@@ -162,6 +162,9 @@ async def test_what_a_task_leaves_behind_does_not_reach_the_next() -> None:
         assert task is not None
         task.cancel()  # takes effect at the next await, which is not the task's own any more
 
+    @app.task()
+    async def short() -> None: ...
+
     @app.task(max_retries=0)
     async def fine() -> str:
         await asyncio.sleep(0)
@@ -170,8 +173,9 @@ async def test_what_a_task_leaves_behind_does_not_reach_the_next() -> None:
     async with app:
         following = []
         for _ in range(20):
-            await app.submit(poisons_its_own_cancellation)
-            following.append(await app.submit(fine))  # waits behind it, for the same worker
+            for task in (short, poisons_its_own_cancellation):
+                await app.submit(task)
+            following.append(await app.submit(fine))  # waits behind them, for the same worker
         assert [(await final(app, task_id)).result for task_id in following] == ["fine"] * 20
 
 
