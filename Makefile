@@ -22,7 +22,7 @@ run: $(INSTALLED) ## Serve the demo app with the exporter; PORT=9464
 	@echo 'Probes    http://localhost:$(PORT)/livez  /readyz  /startupz  /healthz'
 	@echo 'JSON API  http://localhost:$(PORT)/api/stats  /api/health  /api/tasks'
 	@echo 'Ctrl-C ends it.'
-	@$(BIN)/flowrra-exporter --web.listen-address=:$(PORT) examples.demo_app:app
+	@$(BIN)/flowrra-exporter --web.listen-address=:$(PORT) --shutdown.timeout=10 examples.demo_app:app
 
 test: $(INSTALLED) ## Run the tests; ARGS='-k retries' is passed to pytest
 	$(BIN)/pytest $(ARGS)

@@ -42,9 +42,9 @@ async def charge_card(order: int, method: str) -> str:
     """Goes before everything else. A declined card is final, a lost connection is worth another attempt."""
     await asyncio.sleep(random.uniform(0.05, 0.25))
     chance = random.random()
-    if chance < 0.01:
-        raise Reject("card declined")
     if chance < 0.02:
+        raise Reject("card declined")
+    if chance < 0.04:
         raise ConnectionError("payment provider hung up")
     orders.labels(method).inc()
     return f"order {order} paid by {method}"
@@ -60,14 +60,14 @@ async def resize_image(name: str) -> str:
 @app.task(timeout=1.0, max_retries=1, retry_delay=2.0)
 async def import_catalog(supplier: str) -> str:
     """Some suppliers answer too late: the attempt runs into its time limit."""
-    await asyncio.sleep(3.0 if random.random() < 0.1 else random.uniform(0.1, 0.6))
+    await asyncio.sleep(3.0 if random.random() < 0.2 else random.uniform(0.1, 0.6))
     return supplier
 
 
 @app.task()
 async def build_report(customer: int) -> str:
     """Long. Customers who lose patience have it cancelled."""
-    await asyncio.sleep(random.uniform(4.0, 12.0))
+    await asyncio.sleep(random.uniform(3.0, 9.0))
     return f"report for customer {customer}"
 
 
@@ -98,10 +98,10 @@ async def export_ledger() -> None:
 TICK = 0.1
 WAVE = 60.0
 # Submissions a second, on average.
-RECEIPTS, CARDS, IMAGES, CATALOGS, SWEEPS = 16.0, 6.0, 5.0, 1.0, 4.0
-REPORTS, REMINDERS, LEDGERS = 0.15, 0.8, 0.02
+RECEIPTS, CARDS, IMAGES, CATALOGS, SWEEPS = 16.0, 6.0, 3.0, 1.5, 4.0
+REPORTS, REMINDERS, LEDGERS = 0.3, 0.8, 0.02
 # Of long reports and of reminders, this many are cancelled.
-IMPATIENCE = 0.4
+IMPATIENCE = 0.5
 
 
 class Load:
@@ -139,10 +139,10 @@ class Load:
         for _ in range(_arrivals(LEDGERS * seconds)):
             await submit(export_ledger)
         for _ in range(_arrivals(REPORTS * seconds)):
-            self._may_change_mind(await submit(build_report, self._next_customer()), within=4.0)
+            self._may_change_mind(await submit(build_report, self._next_customer()), within=3.0)
         for _ in range(_arrivals(REMINDERS * seconds)):
-            later = self._app.options(countdown=random.uniform(5.0, 20.0))
-            self._may_change_mind(await later.submit(remind_customer, self._next_customer()), within=5.0)
+            later = self._app.options(countdown=random.uniform(3.0, 12.0))
+            self._may_change_mind(await later.submit(remind_customer, self._next_customer()), within=8.0)
 
     def _next_customer(self) -> int:
         self._customers += 1

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any, Self, TypeVar, overload
 
 from flowrra.backends.base import BaseResultBackend
@@ -34,6 +35,8 @@ from flowrra.task import TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Result = TypeVar("Result")
 Hook = Callable[[], Awaitable[Any] | Any]
@@ -560,9 +563,20 @@ class Flowrra:
     async def _run_until_signal(self, shutdown_timeout: float) -> None:
         loop = asyncio.get_running_loop()
         signals: asyncio.Queue[int] = asyncio.Queue()
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, signals.put_nowait, number)
+
+        # Not the loop's own handlers: those are called by a loop that turns, and it may be blocked when a signal comes.
+        def hand_over(number: int, _frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(signals.put_nowait, number)
+
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        previous = {number: signal.signal(number, hand_over) for number in SIGNALS} if in_main_thread else {}
+        try:
+            await self._serve_until(signals, shutdown_timeout)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    async def _serve_until(self, signals: asyncio.Queue[int], shutdown_timeout: float) -> None:
         await self.start()
         await signals.get()
         stopping = asyncio.create_task(self.stop(timeout=shutdown_timeout))

@@ -155,14 +155,13 @@ class EventPublisher:
         """
         subscribers = self.bus.subscribers
         event = {"type": "task.update", "task": record.to_dict}
-        if len(self._mailboxes) != len(subscribers):
-            self._close_mailboxes_except(subscribers)
         for subscriber in subscribers:
             self._mailbox(subscriber).put(event)
 
     def _mailbox(self, subscriber: Subscriber) -> _Mailbox:
         mailbox = self._mailboxes.get(subscriber)
         if mailbox is None or not mailbox.belongs_to(asyncio.get_running_loop()):
+            self._close_mailboxes_except(self.bus.subscribers)
             mailbox = self._mailboxes[subscriber] = _Mailbox(subscriber, self)
         return mailbox
 

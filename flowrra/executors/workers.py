@@ -98,7 +98,7 @@ class Workers:
         self._is_waking = False
         for _ in range(min(self._open_slots - len(self._jobs), self._queue.size)):
             worker = self._loop.create_task(self._work(), name=f"flowrra-{self._kind}-worker", context=self._context)
-            self._jobs[worker] = None
+            self._jobs.setdefault(worker, None)  # an eager task factory has run it already
             worker.add_done_callback(self._ended, context=self._context)
 
     async def _work(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import os
 import re
 import types
 from collections.abc import Iterator
@@ -55,6 +56,10 @@ async def run(code: str, **names: Any) -> dict[str, Any]:
     if inspect.isawaitable(outcome):
         await outcome
     return namespace
+
+
+def programs_under(heading: str) -> list[str]:
+    return [code for code in blocks_under(heading) if not re.match(r"[\[{]", code)]
 
 
 def shapes_under(heading: str) -> list[ast.expr]:
@@ -120,7 +125,13 @@ class TestShapes:
 
     @pytest.mark.parametrize(
         ("method", "args"),
-        [("get_stats", ()), ("list_registered_tasks", ()), ("get_task_info", ("send_email",)), ("health_check", ())],
+        [
+            ("get_stats", ()),
+            ("list_registered_tasks", ()),
+            ("get_task_info", ("send_email",)),
+            ("health_check", ()),
+            ("get_queue_stats", ()),
+        ],
     )
     async def test_of_the_queries(self, method: str, args: tuple[str, ...]) -> None:
         (shape,) = shapes_under(method)
@@ -207,6 +218,61 @@ class TestReference:
         assert stopped.startswith("System has issues:\n  - app: ")
         assert "  - io_executor: " in stopped
         assert "cpu_executor" not in stopped
+
+
+class TestFurtherQueries:
+    async def run(self, heading: str, app: Flowrra, **names: Any) -> None:
+        await run("\n".join(programs_under(heading)), manager=FlowrraManager(app), **names)
+
+    async def test_lists(self, capsys: pytest.CaptureFixture[str]) -> None:
+        app = documented_app()
+
+        @app.task(name="failing", max_retries=0)
+        async def failing() -> None:
+            raise ValueError("boom")
+
+        async with app:
+            await final(app, await app.submit("failing"))
+            await self.run("list_pending_tasks", app)
+
+        assert capsys.readouterr().out == "failing: ValueError: boom\n"
+
+    async def test_cancelling(self, capsys: pytest.CaptureFixture[str]) -> None:
+        async with documented_app() as app:
+            task_id = await app.options(countdown=3600).submit("my_task", 1, 2)
+            await self.run("cancel_task", app, task_id=task_id)
+            await self.run("cancel_task", app, task_id=task_id)
+
+        assert capsys.readouterr().out == "Cancelled\n"
+
+    async def test_queues(self, capsys: pytest.CaptureFixture[str]) -> None:
+        async with documented_app() as app:
+            task_id = await app.options(countdown=3600).submit("my_task", 1, 2)
+            await self.run("get_queue_stats", app)
+            await app.cancel_task(task_id)
+
+        assert capsys.readouterr().out == "0 wait, 1 are not due yet\n"
+
+    async def test_counters(self, capsys: pytest.CaptureFixture[str]) -> None:
+        async with documented_app() as app:
+            await final(app, await app.submit("my_task", 1, 2))
+            await self.run("get_task_stats", app)
+
+        assert capsys.readouterr().out == (
+            "send_email: 0 of 0 attempts succeeded\nmy_task: 1 of 1 attempts succeeded\n"
+        )
+
+    async def test_runtime(self, capsys: pytest.CaptureFixture[str]) -> None:
+        async with documented_app() as app:
+            await self.run("get_runtime_stats", app)
+
+        assert capsys.readouterr().out == "Replaced workers: {'io': 0}\n"
+
+    async def test_workers(self, capsys: pytest.CaptureFixture[str]) -> None:
+        async with documented_app() as app:
+            await self.run("list_workers", app)
+
+        assert f" {os.getpid()}: " in capsys.readouterr().out
 
 
 class TestUsageExamples:
@@ -338,8 +404,24 @@ class TestFlask:
 
 def test_no_example_is_left_out() -> None:
     covered = (
-        "Quick Start Constructor get_stats list_registered_tasks get_task_info get_task_result health_check "
-        "Basic Monitoring Task Inspection Health Check Endpoint FastAPI Flask"
+        "Quick Start",
+        "Constructor",
+        "get_stats",
+        "list_registered_tasks",
+        "get_task_info",
+        "get_task_result",
+        "health_check",
+        "list_pending_tasks",
+        "cancel_task",
+        "get_queue_stats",
+        "get_task_stats",
+        "get_runtime_stats",
+        "list_workers",
+        "Basic Monitoring Script",
+        "Task Inspection Tool",
+        "Health Check Endpoint",
+        "FastAPI Example",
+        "Flask Example",
     )
 
-    assert [title for title, _ in BLOCKS if re.split(r"[(` ]", title)[0] not in covered] == []
+    assert [title for title, _ in BLOCKS if not title.startswith(covered)] == []

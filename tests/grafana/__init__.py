@@ -1,0 +1,1 @@
+"""The dashboards that are shipped, held to their rules."""
