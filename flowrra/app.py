@@ -29,9 +29,9 @@ from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.io_executor import IOExecutor
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
-from flowrra.registry import ExceptionTypes, TaskFunction, TaskRegistry
+from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
 from flowrra.submission import NO_OPTIONS, Submission, SubmitOptions, check_priority
-from flowrra.task import TaskResult, new_task_id
+from flowrra.task import COMPLETE_STATUSES, TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -293,9 +293,9 @@ class Flowrra:
             options = SubmitOptions(priority=priority)
             return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))
         try:
-            definition = self._registry.definition(task_func)
-        except TaskNotFoundError as error:
-            raise self._not_found(error) from None
+            definition = self._registry.by_function[task_func]  # type: ignore[index]  # a name is no key of it
+        except (KeyError, TypeError):  # a name, or what no task is made of
+            definition = self._definition(task_func)
         executor = self._cpu_executor if definition.cpu_bound else self._io_executor
         return await (executor or self._ensure_io_executor()).accept(definition, args, kwargs, priority)
 
@@ -372,16 +372,18 @@ class Flowrra:
         kwargs: dict[str, Any],
         options: SubmitOptions,
     ) -> str:
-        try:
-            definition = self._registry.definition(task_func)
-        except TaskNotFoundError as error:
-            raise self._not_found(error) from None
+        definition = self._definition(task_func)
         executor = self._cpu_executor if definition.cpu_bound else self._io_executor
         # A task put straight into app.registry has not been given an executor yet.
         return await (executor or self._ensure_io_executor()).accept_once(definition, args, kwargs, options)
 
-    def _not_found(self, error: TaskNotFoundError) -> TaskNotFoundError:
-        return error if self._registry else NoTasksRegisteredError(error.task_name)
+    def _definition(self, task_func: Callable[..., Any] | str) -> TaskDefinition:
+        try:
+            return self._registry.definition(task_func)
+        except TaskNotFoundError as error:
+            if self._registry:
+                raise
+            raise NoTasksRegisteredError(error.task_name) from None
 
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -401,10 +403,11 @@ class Flowrra:
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
             BackendError: The app stopped, and the task can't complete any more.
         """
-        record = await self.results.get(task_id)
+        results = self.results if self._results is None else self._results
+        record = await results.get(task_id)
         if record is None:
             raise ResultNotFoundError(task_id)
-        if record.is_complete:
+        if record.status in COMPLETE_STATUSES:
             return record
         return await self._ensure_io_executor().wait_for_result(task_id, timeout)
 

@@ -101,7 +101,7 @@ class TaskRegistry:
     """Maps names to functions, and functions back to their definitions.
 
     Attributes:
-        by_name: The definitions, for reading only.
+        by_name, by_function: The definitions, for reading only.
 
     Args:
         strict_cpu_checks: Require that CPU-bound functions are at module level, where a worker process can import them.
@@ -110,7 +110,7 @@ class TaskRegistry:
     def __init__(self, strict_cpu_checks: bool = True) -> None:
         self.strict_cpu_checks = strict_cpu_checks
         self.by_name: dict[str, TaskDefinition] = {}
-        self._by_function: dict[Callable[..., Any], TaskDefinition] = {}
+        self.by_function: dict[Callable[..., Any], TaskDefinition] = {}
 
     def task(
         self,
@@ -156,7 +156,7 @@ class TaskRegistry:
             raise ValueError(f"Task '{definition.name}' is already registered")
         self._check_function(definition)
         self.by_name[definition.name] = definition
-        self._by_function[func] = definition
+        self.by_function[func] = definition
         attributes = {
             "task_name": definition.name,
             "cpu_bound": definition.cpu_bound,
@@ -200,7 +200,7 @@ class TaskRegistry:
         Raises:
             TaskNotFoundError: Nothing is.
         """
-        by_key: dict[Any, TaskDefinition] = self.by_name if isinstance(task, str) else self._by_function
+        by_key: dict[Any, TaskDefinition] = self.by_name if isinstance(task, str) else self.by_function
         try:
             return by_key[task]
         except (KeyError, TypeError):  # TypeError: something unhashable was passed
@@ -224,8 +224,8 @@ class TaskRegistry:
         definition = self.by_name.pop(name, None)
         if definition is None:
             return False
-        if self._by_function.get(definition.func) is definition:
-            del self._by_function[definition.func]
+        if self.by_function.get(definition.func) is definition:
+            del self.by_function[definition.func]
         return True
 
     def __len__(self) -> int:

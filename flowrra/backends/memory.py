@@ -37,6 +37,8 @@ class InMemoryBackend(BaseResultBackend):
         self._max_results = max_results
         self._max_age = max_age
         self._records: dict[str, TaskResult] = {}
+        # Takes on the record of a new task: what store() does, without a coroutine, as it is on every task's way.
+        self.hold = self._records.__setitem__
         # When each finished one was finished (monotonic), in that order. Changed only under the lock: any thread may
         # find
         # that something has expired.

@@ -69,7 +69,12 @@ class MemoryQueue(Generic[Item]):
         priority = self._priorities[0]
         lane = self._lanes[priority]
         _, item = lane.popitem(last=False)
-        self._removed_from(priority, lane)
+        self.size -= 1
+        if not lane:
+            del self._lanes[priority]
+            del self._priorities[0]
+        if self._room:
+            self.offer_room()
         return item
 
     def remove(self, key: str) -> Item | None:
@@ -81,17 +86,13 @@ class MemoryQueue(Generic[Item]):
         for priority, lane in self._lanes.items():
             if key in lane:
                 item = lane.pop(key)
-                self._removed_from(priority, lane)
+                self.size -= 1
+                if not lane:
+                    del self._lanes[priority]
+                    self._priorities.remove(priority)
+                self.offer_room()
                 return item
         return None
-
-    def _removed_from(self, priority: int, lane: OrderedDict[str, Item]) -> None:
-        self.size -= 1
-        if not lane:
-            del self._lanes[priority]
-            self._priorities.remove(priority)
-        if self._room:
-            self.offer_room()
 
     def clear(self) -> list[Item]:
         """Remove and return everything, the ready items first, in order."""

@@ -257,7 +257,7 @@ class BaseTaskExecutor(ABC):
             tell_of_submission(self._middlewares, task)
         record = TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
         if self._memory is not None:
-            self._memory.keep(task.id, record)
+            self._memory.hold(task.id, record)
         else:
             await self._store_accepted(record)
         if self._bus.subscribers:
@@ -267,7 +267,13 @@ class BaseTaskExecutor(ABC):
         if self.broker is not None and not delay:
             await self._push(self.broker, task, record)
         else:
-            self._enqueue(Job(task, record, definition, telemetry, time.monotonic() + delay), delay)
+            job = Job(task, record, definition, telemetry, time.monotonic() + delay)
+            if delay:
+                self._enqueue(job, delay)
+            else:
+                self._queue.put(task.id, priority, job)
+                if not self._workers.is_waking:
+                    self._workers.wake()
         telemetry.cells[counters.SUBMITTED] += 1
         return task.id
 

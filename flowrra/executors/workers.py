@@ -42,6 +42,7 @@ class Workers:
 
     Attributes:
         restarts: How many workers died and were replaced.
+        is_waking: Whether :meth:`wake` was called, and has no effect until the loop's next turn.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Workers:
         self._attempt = attempt
         self._bury = bury
         self._jobs: dict[asyncio.Task[None], Job | None] = {}
-        self._is_waking = False
+        self.is_waking = False
         self._is_turn_over = False
         self._turn_ends = 0.0
         self.restarts = 0
@@ -71,7 +72,7 @@ class Workers:
         self._context = context
         self._changed = asyncio.Event()
         self._jobs.clear()
-        self._is_waking = self._is_turn_over = False
+        self.is_waking = self._is_turn_over = False
         self._open_slots = self._slots
 
     def close(self) -> None:
@@ -89,13 +90,13 @@ class Workers:
 
     def wake(self) -> None:
         """Start workers in the loop's next turn: whoever submits several tasks has them all in the queue by then."""
-        if not self._is_waking and len(self._jobs) < self._open_slots:
-            self._is_waking = True
+        if not self.is_waking and self._open_slots:
+            self.is_waking = True
             self._loop.call_soon(self.start, context=self._context)
 
     def start(self) -> None:
         """Start as many workers as there are jobs waiting and slots free."""
-        self._is_waking = False
+        self.is_waking = False
         for _ in range(min(self._open_slots - len(self._jobs), self._queue.size)):
             worker = self._loop.create_task(self._work(), name=f"flowrra-{self._kind}-worker", context=self._context)
             self._jobs.setdefault(worker, None)  # an eager task factory has run it already
