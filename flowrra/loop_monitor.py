@@ -16,6 +16,9 @@ import traceback
 from bisect import bisect_left
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice, takewhile
+from pathlib import Path
+from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from flowrra.telemetry import Histogram, check_bounds
@@ -27,6 +30,8 @@ WATCH_INTERVAL: Final = 0.25
 STALL_THRESHOLD: Final = 1.0
 STACK_DEPTH: Final = 12
 LAG_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+PACKAGE: Final = str(Path(__file__).parent)
 
 TaskName = dict[str, str]
 
@@ -176,10 +181,17 @@ class LoopMonitor:
     def _blockade(self) -> Blockade:
         holder = None if self._loop is None else asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._thread_id)
-        stack = "" if frame is None else "".join(traceback.format_stack(frame, limit=STACK_DEPTH))
+        stack = "" if frame is None else _format_own_frames(frame)
         task = None if holder is None else self._name_task(holder)
         return Blockade(datetime.now(UTC), self.overdue(), task, stack)
 
     def is_dead(self) -> bool:
         """Whether the loop was closed, or left, while it was watched."""
         return self._loop is not None and (self._loop.is_closed() or not self._loop.is_running())
+
+
+def _format_own_frames(frame: FrameType) -> str:
+    """The stack as a traceback prints it, innermost line last, without what lies around the user's own code."""
+    inner = list(islice(traceback.walk_stack(frame), STACK_DEPTH))
+    own = list(takewhile(lambda entry: not entry[0].f_code.co_filename.startswith(PACKAGE), inner))
+    return "".join(traceback.StackSummary.extract(reversed(own or inner)).format())

@@ -70,6 +70,7 @@ def figure(
         .thresholds(_steps(thresholds))
         .reduce_options(reduce)
         .color_mode(common.BigValueColorMode.VALUE)
+        .text_mode(common.BigValueTextMode.VALUE)
         .graph_mode(common.BigValueGraphMode.NONE if texts else common.BigValueGraphMode.AREA)
         .with_target(_target(query, "A"))
     )

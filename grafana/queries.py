@@ -37,12 +37,13 @@ def increase(metric: Metric, *by: str) -> str:
 
 
 def quantile(fraction: float, metric: Metric, *matchers: str, by: tuple[str, ...] = ()) -> str:
-    """A quantile of a histogram over all processes, by these labels.
+    """A quantile of a histogram over all processes, by these labels; nothing where it saw nothing.
 
-    See https://prometheus.io/docs/practices/histograms/#quantiles: it is interpolated within a bucket.
+    See https://prometheus.io/docs/practices/histograms/#quantiles: it is interpolated within a bucket. Of an empty
+    histogram it is not a number, which the comparison leaves out.
     """
     buckets = series(metric, *matchers, suffix="_bucket")
-    return f"histogram_quantile({fraction}, sum by ({', '.join(('le', *by))}) (rate({buckets}[$__rate_interval])))"
+    return f"histogram_quantile({fraction}, sum by ({', '.join(('le', *by))}) (rate({buckets}[$__rate_interval]))) >= 0"
 
 
 def mean(metric: Metric, *matchers: str, by: tuple[str, ...] = ()) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowrra_exporter._version import __version__
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.settings import OPTIONS, Option, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _start(target: str, **given: Any) -> int:
         return _execute(target, settings)
     except UsageError as error:
         if debug:
-            traceback.print_exception(error)
+            sys.stderr.write(mask_secrets("".join(traceback.format_exception(error))))
         return _fail(str(error))
 
 

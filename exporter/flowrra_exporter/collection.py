@@ -85,11 +85,12 @@ class Collection:
         """What there is once all collectors have ended, or after `timeout` seconds."""
         if self._runs:
             await asyncio.wait(self._runs, timeout=timeout)
-        if not self.done:
-            return self._finish([self._outcomes.get(name) or self._late(name) for name in self._collectors])
-        if self._complete is None:
-            self._complete = self._finish([self._outcomes[name] for name in self._collectors])
-        return self._complete
+        if self._complete is not None:
+            return self._complete
+        snapshot = self._finish([self._outcomes.get(name) or self._late(name) for name in self._collectors])
+        if self.done:
+            self._complete = snapshot
+        return snapshot
 
     def cancel(self) -> None:
         """Ends the collectors that still run."""

@@ -1,9 +1,7 @@
-"""The command's process: the main thread runs the app, the server's thread serves; signals drain and end
-both.
+"""The command's process: the main thread runs the app, the server's thread serves; signals drain and end both.
 
-Order: log, bind, serve (alive, not ready), import the target, start the app, ready. A signal is taken by the
-main thread and handed to the server's loop at once, so that a blocked app can't hold it up; a deadline in a
-thread of its own ends what is stuck.
+Order: log, bind, serve (alive, not ready), import the target, start the app, ready. A signal is acted on by the
+server's loop, so that a blocked app can't hold it up; a deadline in a thread of its own ends what is stuck.
 """
 
 from __future__ import annotations
@@ -12,11 +10,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from types import FrameType
 from typing import Any
 
 from flowrra_exporter import logs
@@ -25,6 +21,7 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.lifecycle import Phase
 from flowrra_exporter.settings import Settings
+from flowrra_exporter.signals import Signals
 from flowrra_exporter.target import Target, check_target, describe, import_target, resolve_target
 from flowrra_exporter.watchdog import where
 
@@ -32,14 +29,10 @@ logger = logging.getLogger(__name__)
 
 _HURRY_SECONDS = 3.0
 """What a second signal leaves for the end."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Interrupted(BaseException):
-    """Raised in the main thread by a signal while the target is being imported:
-
-    There is nothing to drain yet.
-    """
+    """Raised in the main thread by a signal while the target is being imported: nothing is to be drained yet."""
 
 
 class Deadline:
@@ -83,7 +76,7 @@ class Command:
         self._deadline = Deadline(self._stuck)
         self._main_thread = threading.current_thread()
         self._importing = False
-        self._signals = 0
+        self._signals: Signals | None = None
         self._app: Target | None = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -93,14 +86,15 @@ class Command:
         check_target(self._target)
         logs.configure(self._settings.log_level, self._settings.log_format)
         self._exporter.serve()
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
+        self._signals = Signals(self._exporter.server_loop, self._shut_down, self._interrupt_import)
+        self._signals.install()
         try:
             return self._run_app(self._import())
         except _Interrupted:
             logger.info("stopped before the app was imported")
             return 0
         finally:
+            self._signals.restore()
             self._exporter.close()
 
     def _import(self) -> Any:
@@ -125,8 +119,12 @@ class Command:
 
     async def _serve_app(self, found: Any) -> None:
         app_loop = self._exporter.watch(asyncio.get_running_loop())
-        if self._signals:  # came before there was a loop to tell
+        # Signals that came before there was a loop to tell:
+        count = 0 if self._signals is None else self._signals.count
+        if count > 0:
             self._stop.set()
+        if count > 1:
+            self._hurry.set()
         try:
             if await self._unless_stopped(self._start(found, app_loop)):
                 self._exporter.lifecycle.running()
@@ -182,11 +180,7 @@ class Command:
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
-    # Signals: taken in the main thread, acted on in the server's.
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signals += 1
-        self._exporter.server_loop.call_soon_threadsafe(self._shut_down, signal.Signals(number).name, self._signals)
+    def _interrupt_import(self) -> None:
         if self._importing:
             raise _Interrupted
 

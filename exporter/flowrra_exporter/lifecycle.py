@@ -5,6 +5,7 @@ Written by one thread, read by others.
 
 from __future__ import annotations
 
+import threading
 from enum import Enum
 from typing import NamedTuple
 
@@ -33,16 +34,19 @@ class Lifecycle:
     """
 
     def __init__(self) -> None:
+        self._changing = threading.Lock()
         self.status = Status(Phase.STARTING, "the app is starting")
 
     def running(self) -> None:
         """The app was started. A shutdown that has begun meanwhile stays a shutdown."""
-        if self.status.phase is Phase.STARTING:
-            self.status = Status(Phase.RUNNING, "the app has started")
+        with self._changing:
+            if self.status.phase is Phase.STARTING:
+                self.status = Status(Phase.RUNNING, "the app has started")
 
     def draining(self) -> None:
         """A shutdown was asked for."""
-        self.status = Status(Phase.DRAINING, "shutting down: running tasks are being finished")
+        with self._changing:
+            self.status = Status(Phase.DRAINING, "shutting down: running tasks are being finished")
 
     def stopped(self) -> None:
         """The app was stopped."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from flowrra_exporter.errors import UsageError
@@ -37,9 +37,10 @@ class Address(NamedTuple):
 class Settings:
     """The exporter's settings; times are in seconds. Raises UsageError for a value that makes no sense.
 
-    The last three have no flag: `loop_deadline` is how long the app's event loop may be silent before a
-    scrape goes on without it, `collect_timeout` the longest that a scrape waits for a source, `probe_timeout`
-    the longest that a probe waits for the app's health check (the kubelet itself waits 1 s by default).
+    The last four have no flag: `loop_deadline` is how long the app's event loop may be silent before a scrape
+    goes on without it; `collect_timeout` the longest that a scrape waits for a source; `probe_timeout` the
+    longest that a probe waits for the app's health check (the kubelet itself waits 1 s by default);
+    `max_concurrent_scrapes` how many scrapes are answered at once, the rest gets 503.
     """
 
     web_listen_address: tuple[Address, ...] = (Address("", 9464),)
@@ -52,7 +53,7 @@ class Settings:
     loop_deadline: float = 0.1
     collect_timeout: float = 5.0
     probe_timeout: float = 0.8
-    max_concurrent_scrapes: int = field(default=40)
+    max_concurrent_scrapes: int = 40
 
     def __post_init__(self) -> None:
         for item in fields(self):

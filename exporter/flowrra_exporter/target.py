@@ -14,6 +14,7 @@ import traceback
 from typing import Any
 
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.logs import mask_secrets
 
 _FORM = "expected 'module:attribute', such as 'shop.tasks:app'"
 _TARGET = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
@@ -125,8 +126,8 @@ def _is_flowrra(value: Any) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line: its class, its text, and the line of code that raised it."""
-    words = " ".join(str(error).split())
+    """An exception in one line: its class, its text without passwords, and the line of code that raised it."""
+    words = mask_secrets(" ".join(str(error).split()))
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     at = f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {words:.300}{at}" if words else f"{type(error).__name__}{at}"

@@ -114,6 +114,7 @@ class ContractApp(MinimalApp):
         return await self._answer("get_queue_stats", self.queues)
 
     async def get_task_stats(self) -> Any:
+        self.calls["get_task_stats"] = self.calls.get("get_task_stats", 0) + 1
         return self.tasks
 
     async def get_runtime_stats(self) -> Any:

@@ -132,10 +132,11 @@ async def test_a_call_that_hangs_for_long_is_cancelled_and_can_be_tried_again(ot
 
     with pytest.raises(CallTimeout):
         await bridge.call("stats", hang, 0.1)
-    while not cancelled.is_set():
-        with pytest.raises(CallTimeout):
-            await bridge.call("stats", hang, 0.1)
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        while not cancelled.is_set():
+            with pytest.raises(CallTimeout):
+                await bridge.call("stats", hang, 0.1)
+            await asyncio.sleep(0.02)
     assert await _call_until_answered(bridge) == 1
 
 
@@ -191,11 +192,10 @@ async def test_nothing_piles_up_on_a_blocked_loop(other: OtherLoop) -> None:
     await bridge.call("warm", lambda: 1, 1.0)
     other.block()
     before = other.pending_callbacks()
-    for _ in range(30):
-        for key in ("stats", "health", "queues"):
-            with pytest.raises(LoopBlocked):
-                await bridge.call(key, lambda: 1, 5.0)
-        bridge.tick()
+    for _ in range(3):
+        calls = [bridge.call(f"call{number}", lambda: 1, 5.0) for number in range(30)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {LoopBlocked}
     assert other.pending_callbacks() - before <= 2  # one heartbeat, one visit
 
 
@@ -237,8 +237,10 @@ async def test_time_in_which_the_whole_process_stood_still_is_not_blamed_on_the_
 async def test_a_pause_of_the_whole_process_does_not_make_a_healthy_loop_look_blocked(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     for _ in range(5):
+        other.block()
         bridge.tick()
-        time.sleep(0.15)
+        time.sleep(1.5 * LIMIT)  # no thread turns, as when a container has used up its share of the CPU
+        other.release()
         assert await bridge.call("stats", lambda: 1, 1.0) == 1
 
 

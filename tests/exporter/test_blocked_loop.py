@@ -11,7 +11,7 @@ import pytest
 
 from tests.exporter.conftest import FREE_PORT, Answer, Command, Run
 
-BLOCKED = 2.5
+BLOCKED = 2.2
 THRESHOLD = 1.0
 QUICK = 0.2
 

@@ -194,11 +194,11 @@ def test_ten_thousand_series_take_single_digit_milliseconds_in_small_slices() ->
     assert 9_900 < sum(family.series() for family in families) < 11_000
     text_of(families, Format.TEXT, renderer)
     totals = []
-    for _ in range(5):
+    for _ in range(10):
         families = changed(families)
-        started = time.perf_counter()
+        started = time.thread_time()  # CPU time: the machine may have other things to do
         slices = list(renderer.render(families, Format.TEXT))
-        totals.append(time.perf_counter() - started)
+        totals.append(time.thread_time() - started)
         assert len(slices) > 1
     assert min(totals) < 0.01
 

@@ -259,6 +259,7 @@ async def test_scrapes_at_the_same_time_share_one_collection(serve: Serve) -> No
     for scrape in await asyncio.gather(*scrapes):
         assert scrape.value("flowrra_queue_pending_tasks", executor="io") == 7
     assert app.calls["get_queue_stats"] == 1
+    assert app.calls["get_task_stats"] == 1
 
 
 async def test_past_the_cap_scrapes_are_turned_away_while_probes_go_on(serve: Serve) -> None:
@@ -273,6 +274,18 @@ async def test_past_the_cap_scrapes_are_turned_away_while_probes_go_on(serve: Se
     assert sorted(answer.status for answer in answers) == [200, 200, 503, 503, 503, 503]
     assert all(answer.headers["Retry-After"] for answer in answers if answer.status == 503)
     assert (await service.get()).status == 200
+
+
+async def test_a_scrape_that_the_exporters_end_overtakes_is_answered_with_what_there_is(serve: Serve) -> None:
+    app = ContractApp()
+    app.before["get_queue_stats"] = never
+    service = await serve(app)
+    scrape = asyncio.create_task(service.get())
+    await until(lambda: bool(app.calls.get("get_queue_stats")))
+    await asyncio.to_thread(service.exporter.close)
+    assert (await scrape).status == 200
+    assert (await scrape).value("flowrra_collector_success", collector="queue") == 0
+    assert (await scrape).value("flowrra_app_running") == 1
 
 
 # Other apps than today's flowrra.

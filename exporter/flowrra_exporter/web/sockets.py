@@ -13,6 +13,8 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import Address
 
 _BACKLOG = 128
+_ANY_IPV6 = "::"
+_ANY_IPV4 = "0.0.0.0"  # noqa: S104  # what an empty host asks for
 
 
 def bind(addresses: Sequence[Address]) -> list[socket.socket]:
@@ -20,7 +22,7 @@ def bind(addresses: Sequence[Address]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     for address in addresses:
         try:
-            sockets.extend(_bind(address))
+            sockets.extend(_bind(address, _ANY_IPV4 not in {other.host for other in addresses}))
         except (OSError, UnicodeError) as error:
             for opened in sockets:
                 opened.close()
@@ -34,25 +36,27 @@ def url(bound: socket.socket) -> str:
     return f"http://{Address(*bound.getsockname()[:2])}"
 
 
-def _bind(address: Address) -> list[socket.socket]:
+def _bind(address: Address, ipv4_too: bool) -> list[socket.socket]:
+    """The sockets of one address. ``[::]`` takes IPv4 too (as Prometheus does), unless that is asked for apart."""
     if not address.host:
         return [_every_interface(address.port)]
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     if address.port == 0:
         found = found[:1]  # each would get a port of its own
     unique = dict.fromkeys((family, target) for family, _, _, _, target in found)
-    return [_listen(family, target, only_ipv6=True) for family, target in unique]
+    only_ipv6 = not (ipv4_too and address.host == _ANY_IPV6)
+    return [_listen(family, target, only_ipv6) for family, target in unique]
 
 
 def _every_interface(port: int) -> socket.socket:
     """One socket for IPv4 and IPv6, or for IPv4 alone on a machine without IPv6."""
     if socket.has_dualstack_ipv6():
         try:
-            return _listen(socket.AF_INET6, ("::", port), only_ipv6=False)
+            return _listen(socket.AF_INET6, (_ANY_IPV6, port), only_ipv6=False)
         except OSError as error:
             if not _no_ipv6(error):
                 raise
-    return _listen(socket.AF_INET, ("0.0.0.0", port), only_ipv6=False)  # noqa: S104  # what an empty host asks for
+    return _listen(socket.AF_INET, (_ANY_IPV4, port), only_ipv6=False)
 
 
 def _no_ipv6(error: OSError) -> bool:

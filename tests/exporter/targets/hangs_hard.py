@@ -1,9 +1,7 @@
-"""Never finishes its import, and can't be talked out of it."""
+"""Never finishes its import, and can't be talked out of it: C code runs that sees no signal."""
 
-import contextlib
-import time
+import hashlib
+import threading
 
-print("importing", flush=True)
-while True:
-    with contextlib.suppress(BaseException):
-        time.sleep(60)
+threading.Timer(0.2, print, ["importing"], {"flush": True}).start()  # by then the main thread is deep in C
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)

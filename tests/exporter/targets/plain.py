@@ -22,7 +22,7 @@ class Holder:
 
 class Unstartable(Duck):
     async def start(self) -> None:
-        raise OSError("no such\nbroker")
+        raise OSError("no such\nbroker redis://:s3cret@host")
 
 
 app = Flowrra()

@@ -1,6 +1,7 @@
 """An app that does what it is told on standard input, one command a line.
 
 block SECONDS     blocks the event loop in time.sleep
+crunch SECONDS    blocks it in C code that runs for at least so long and sees no signal
 spin SECONDS      blocks it in Python code that never gives the interpreter lock back on its own
 submit SECONDS    submits a task that sleeps so long
 stuck SECONDS     submits a task that blocks the loop so long
@@ -8,6 +9,7 @@ exit              raises SystemExit on the event loop
 """
 
 import asyncio
+import hashlib
 import sys
 import threading
 import time
@@ -38,6 +40,10 @@ def spin(seconds: float) -> None:
         pass
 
 
+def crunch(seconds: float) -> None:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(seconds * 5_000_000))
+
+
 def leave() -> None:
     raise SystemExit(3)
 
@@ -46,6 +52,8 @@ def obey(loop: asyncio.AbstractEventLoop, words: list[str]) -> None:
     seconds = float(words[1]) if len(words) > 1 else 0.0
     if words[0] == "block":
         loop.call_soon_threadsafe(block, seconds)
+    elif words[0] == "crunch":
+        loop.call_soon_threadsafe(crunch, seconds)
     elif words[0] == "spin":
         loop.call_soon_threadsafe(spin, seconds)
     elif words[0] == "exit":
