@@ -1,0 +1,26 @@
+"""`python -m benchmarks [NAME …]`: run all benchmarks or the named ones, print their figures, and keep the output in
+`docs/benchmarks/`. No figure makes a run fail."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import in_memory, memory, scrape, telemetry
+
+BENCHMARKS = {"in_memory": in_memory, "telemetry": telemetry, "scrape": scrape, "memory": memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    for name in names:
+        BENCHMARKS[name].run().save()
+        print("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""What the benchmarks share: sides that run in fresh processes, turn by turn; medians and ratios; and the report.
+
+A benchmark compares *sides*: programs in ``sides/`` that measure one thing and print their figures as one line of
+JSON. Each run of a side is a process of its own. The runs are interleaved (A B C A B C …) and a ratio is taken within
+each round, because a machine's speed drifts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SIDES = Path(__file__).parent / "sides"
+PEERS = ROOT / ".bench"
+OUTPUTS = ROOT / "docs" / "benchmarks"
+
+# No run of a side takes a tenth of it; one that hangs must not hang the benchmarks.
+RUN_TIMEOUT = 300.0
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A program to measure.
+
+    Attributes:
+        name: As it is printed.
+        command: The program in ``sides/`` and its arguments.
+        python: The interpreter, and with it the installed packages; this one's by default.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    python: str = sys.executable
+
+    def run(self) -> Figures:
+        """Run it once in a process of its own.
+
+        Returns:
+            The figures that it printed.
+
+        Raises:
+            RuntimeError: It failed; the text has what it wrote to standard error.
+        """
+        program, *arguments = self.command
+        # -P: only what is installed can be imported, not what lies beside the program or in the current folder.
+        command = [self.python, "-P", str(SIDES / program), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{self.name}: {' '.join(self.command)} ended with {done.returncode}:\n{done.stderr}")
+        figures: Figures = json.loads(done.stdout)
+        return figures
+
+
+class Rounds:
+    """The figures of some sides, each run once in every round.
+
+    Args:
+        sides: What to run, in this order.
+        count: How many rounds.
+    """
+
+    def __init__(self, sides: Sequence[Side], count: int) -> None:
+        self._figures: dict[Side, list[Figures]] = {side: [] for side in sides}
+        for number in range(1, count + 1):
+            for side in sides:
+                _show_progress(f"round {number} of {count}: {side.name}")
+                self._figures[side].append(side.run())
+        _show_progress("")
+
+    def of(self, side: Side, figure: str) -> list[float]:
+        """A figure of a side, in each round."""
+        return [figures[figure] for figures in self._figures[side]]
+
+    def has(self, side: Side, figure: str) -> bool:
+        """Whether a side has measured that figure."""
+        return all(figure in figures for figures in self._figures[side])
+
+    def ratios(self, side: Side, other: Side, figure: str) -> list[float]:
+        """How many times the other side's figure this side's is, in each round."""
+        both = zip(self.of(side, figure), self.of(other, figure), strict=True)
+        return [own / others for own, others in both]
+
+
+def _show_progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """The median, and the least and the greatest in brackets."""
+    return f"{form(statistics.median(values))} [{form(min(values))}…{form(max(values))}]"
+
+
+def thousands(value: float) -> str:
+    """``30,500``."""
+    return f"{value:,.0f}"
+
+
+def decimals(places: int) -> Callable[[float], str]:
+    """``12.35`` for 2 places."""
+    return lambda value: f"{value:,.{places}f}"
+
+
+class Report:
+    """Prints lines, and keeps them for the file that shows the last output.
+
+    Args:
+        name: The benchmark's; also that of the file.
+        title: What it measures.
+        packages: Distributions whose versions matter, beside the project's own.
+    """
+
+    def __init__(self, name: str, title: str, packages: Iterable[str] = ()) -> None:
+        self._name = name
+        self._lines: list[str] = []
+        self.line(title)
+        self.line()
+        for line in _machine():
+            self.line(line)
+        versions = [f"{package} {version(package)}" for package in ("flowrra", *packages)]
+        self.line(f"versions  {', '.join(versions)}")
+        self.line()
+
+    def line(self, text: str = "") -> None:
+        """Print a line."""
+        print(text, flush=True)
+        self._lines.append(text)
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table, the first column to the left and the others to the right, and an empty line."""
+        cells = [header, *rows]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+        for row in cells:
+            first, *others = (
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            self.line("  ".join((first, *others)).rstrip())
+        self.line()
+
+    def goal(self, wanted: str, reached: str, is_met: bool) -> None:
+        """Print a goal beside what was reached."""
+        self.line(f"goal {'met   ' if is_met else 'MISSED'}  {wanted}: {reached}")
+
+    def save(self) -> None:
+        """Write what was printed to ``docs/benchmarks/``."""
+        OUTPUTS.mkdir(parents=True, exist_ok=True)
+        (OUTPUTS / f"{self._name}.txt").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
+
+
+def _machine() -> list[str]:
+    return [
+        f"machine   {_processor()}, {os.cpu_count()} cores",
+        f"system    {_system()}, {platform.python_implementation()} {platform.python_version()}",
+        f"date      {time.strftime('%Y-%m-%d', time.gmtime())}, load before: {os.getloadavg()[0]:.2f}",
+    ]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform()
+
+
+def peer(requirement: str) -> str:
+    """The interpreter of an environment in ``.bench/`` that has nothing but this package, which is made if need be.
+
+    Args:
+        requirement: Name and version, such as ``flowrra==0.1.8``.
+
+    Raises:
+        subprocess.CalledProcessError: The package could not be installed; pip has said why.
+    """
+    folder = PEERS / requirement.replace("==", "-")
+    python = folder / "bin" / "python"
+    complete = folder / "complete"  # the last thing to be there
+    if not complete.exists():
+        _show_progress(f"installing {requirement}")
+        venv.create(folder, clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", requirement], check=True)
+        complete.touch()
+    return str(python)

@@ -1,0 +1,34 @@
+"""What telemetry adds to a task: nanoseconds for counting one that succeeds, beside two metrics libraries."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from benchmarks.harness import Report, Rounds, Side, spread, thousands
+
+ROUNDS = 5
+GOAL = 1_000.0
+
+
+def run() -> Report:
+    title = f"Telemetry: nanoseconds to count one task that succeeds; medians of {ROUNDS} rounds"
+    report = Report("telemetry", title, ("prometheus-client", "opentelemetry-sdk"))
+    ours = Side("flowrra.telemetry", ("counting.py", "flowrra"))
+    sides = (
+        ours,
+        Side("prometheus_client, children kept", ("counting.py", "prometheus_client")),
+        Side("OpenTelemetry SDK", ("counting.py", "opentelemetry")),
+    )
+    rounds = Rounds(sides, ROUNDS)
+
+    def row(side: Side) -> tuple[str, ...]:
+        times = rounds.ratios(side, ours, "counting")
+        return (side.name, spread(rounds.of(side, "counting"), thousands), f"{median(times):.1f}")
+
+    report.line("Counted: submitted, started, succeeded; observed: waiting time, run time.")
+    report.table(("", "ns [least…most]", "times ours"), [row(side) for side in sides])
+    counting, clock = rounds.of(ours, "counting"), rounds.of(ours, "clock")
+    report.line(f"The three readings of the clock that the times come from: {spread(clock, thousands)} ns.")
+    whole = [sum(both) for both in zip(counting, clock, strict=True)]
+    report.goal("less than 1,000 ns, clock included", f"{spread(whole, thousands)} ns", median(whole) < GOAL)
+    return report
