@@ -38,19 +38,19 @@ MAX_EXCEPTION_CLASSES: Final = 20
 MAX_EXCEPTION_NAME_LENGTH: Final = 100
 OTHER: Final = "__other__"
 
-# Places of the counters in the cells of a task name. The histograms follow them.
+# Places of the counters in the cells of a task name; the histograms follow them. What was started and what succeeded
+# has
+# no counter: each started attempt is observed once in the waiting times, each success once in the run times.
 SUBMITTED: Final = 0
-STARTED: Final = 1
-SUCCEEDED: Final = 2
-FAILED: Final = 3
-RETRIED: Final = 4
-CANCELLED: Final = 5
-RELEASED: Final = 6
-TIMED_OUT: Final = 7
-REDELIVERED: Final = 8
-CANCELLED_BEFORE_START: Final = 9
-RETRYING: Final = 10
-_COUNTERS: Final = 11
+FAILED: Final = 1
+RETRIED: Final = 2
+CANCELLED: Final = 3
+RELEASED: Final = 4
+TIMED_OUT: Final = 5
+REDELIVERED: Final = 6
+CANCELLED_BEFORE_START: Final = 7
+RETRYING: Final = 8
+_COUNTERS: Final = 9
 
 
 class Histogram(TypedDict):
@@ -71,10 +71,13 @@ class TaskTelemetry:
 
     __slots__ = (
         "_error",
+        "_error_sum",
         "_run_bounds",
         "_success",
+        "_success_sum",
         "_wait",
         "_wait_bounds",
+        "_wait_sum",
         "cells",
         "exceptions",
         "executor",
@@ -86,28 +89,31 @@ class TaskTelemetry:
         self._wait_bounds = wait_bounds
         # Each histogram takes one cell for every bound, one for what is above, and one for the sum.
         self._success = _COUNTERS
-        self._error = self._success + len(run_bounds) + 2
-        self._wait = self._error + len(run_bounds) + 2
-        self.cells: list[Any] = [0] * (self._wait + len(wait_bounds) + 2)
+        self._success_sum = self._success + len(run_bounds) + 1
+        self._error = self._success_sum + 1
+        self._error_sum = self._error + len(run_bounds) + 1
+        self._wait = self._error_sum + 1
+        self._wait_sum = self._wait + len(wait_bounds) + 1
+        self.cells: list[Any] = [0] * (self._wait_sum + 1)
         self.exceptions: dict[str, int] = {}
 
-    def observe_wait(self, seconds: float) -> None:
-        """Count how long a task that was due waited for a free worker."""
-        cells, start, bounds = self.cells, self._wait, self._wait_bounds
-        cells[start + bisect_left(bounds, seconds)] += 1
-        cells[start + len(bounds) + 1] += seconds
+    def count_start(self, waited: float) -> None:
+        """Count an attempt that starts, and the seconds for which its task, when due, waited for a free worker."""
+        cells = self.cells
+        cells[self._wait + bisect_left(self._wait_bounds, waited)] += 1
+        cells[self._wait_sum] += waited
 
-    def observe_success(self, seconds: float) -> None:
-        """Count how long an attempt took that returned."""
-        cells, start, bounds = self.cells, self._success, self._run_bounds
-        cells[start + bisect_left(bounds, seconds)] += 1
-        cells[start + len(bounds) + 1] += seconds
+    def count_success(self, seconds: float) -> None:
+        """Count an attempt that returned, and how long it took."""
+        cells = self.cells
+        cells[self._success + bisect_left(self._run_bounds, seconds)] += 1
+        cells[self._success_sum] += seconds
 
     def observe_error(self, seconds: float) -> None:
-        """Count how long an attempt took that failed or will be retried."""
-        cells, start, bounds = self.cells, self._error, self._run_bounds
-        cells[start + bisect_left(bounds, seconds)] += 1
-        cells[start + len(bounds) + 1] += seconds
+        """Observe how long an attempt took that failed or will be retried."""
+        cells = self.cells
+        cells[self._error + bisect_left(self._run_bounds, seconds)] += 1
+        cells[self._error_sum] += seconds
 
     def count_exception(self, error: BaseException) -> None:
         """Count a failed attempt under the class of its exception."""
@@ -125,13 +131,15 @@ class TaskTelemetry:
             by class; and the histograms ``run_duration`` (by outcome, ``success`` and ``error``) and ``queue_wait``.
         """
         cells = self.cells.copy()
-        ended = sum(cells[outcome] for outcome in (SUCCEEDED, FAILED, RETRIED, CANCELLED, RELEASED))
-        running = cells[STARTED] - ended
+        wait = _histogram(cells, self._wait, self._wait_bounds)
+        success = _histogram(cells, self._success, self._run_bounds)
+        started, succeeded = sum(wait["counts"]), sum(success["counts"])
+        running = started - succeeded - cells[FAILED] - cells[RETRIED] - cells[CANCELLED] - cells[RELEASED]
         return {
             "executor": self.executor,
             "submitted": cells[SUBMITTED],
-            "started": cells[STARTED],
-            "succeeded": cells[SUCCEEDED],
+            "started": started,
+            "succeeded": succeeded,
             "failed": cells[FAILED],
             "retried": cells[RETRIED],
             "cancelled": cells[CANCELLED],
@@ -144,10 +152,10 @@ class TaskTelemetry:
             "oldest_running_at": oldest_running_at if running else None,
             "exceptions": self.exceptions.copy(),
             "run_duration": {
-                "success": _histogram(cells, self._success, self._run_bounds),
+                "success": success,
                 "error": _histogram(cells, self._error, self._run_bounds),
             },
-            "queue_wait": _histogram(cells, self._wait, self._wait_bounds),
+            "queue_wait": wait,
         }
 
 
@@ -194,7 +202,7 @@ class Telemetry:
             RuntimeError: Something was counted already: it can't be put into other buckets.
             ValueError: They are not finite, positive and ascending.
         """
-        if any(telemetry.cells[SUBMITTED] or telemetry.cells[STARTED] for telemetry in self.tasks.values()):
+        if any(any(telemetry.cells) for telemetry in self.tasks.values()):
             raise RuntimeError("Histogram bounds can't change once tasks were submitted; set them before")
         self._run_bounds = self._run_bounds if run_bounds is None else check_bounds(run_bounds)
         self._wait_bounds = self._wait_bounds if wait_bounds is None else check_bounds(wait_bounds)

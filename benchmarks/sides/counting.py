@@ -29,10 +29,8 @@ def flowrra() -> Callable[[], None]:
     # The lines that a task passes between `accept` and `_settle` of the executor.
     def count() -> None:
         telemetry.cells[counters.SUBMITTED] += 1
-        telemetry.cells[counters.STARTED] += 1
-        telemetry.observe_wait(WAIT_SECONDS)
-        telemetry.cells[counters.SUCCEEDED] += 1
-        telemetry.observe_success(RUN_SECONDS)
+        telemetry.count_start(WAIT_SECONDS)
+        telemetry.count_success(RUN_SECONDS)
 
     return count
 

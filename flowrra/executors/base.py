@@ -386,13 +386,12 @@ class BaseTaskExecutor(ABC):
         running_task.set(task)
         if record.status is RETRYING:
             telemetry.cells[counters.RETRYING] -= 1
-        telemetry.cells[counters.STARTED] += 1
         self._running[task.id] = job
         job.interrupt, job.settled = None, False
         job.started_at = time.monotonic()
         # A timer may come a little early, and no wait is negative.
         waited = job.started_at - job.ready_at
-        telemetry.observe_wait(waited if waited > 0 else 0.0)
+        telemetry.count_start(waited if waited > 0 else 0.0)
         record.status, record.started_at = RUNNING, datetime.now(UTC)
         record.error = record.traceback = None
         value: Any = None
@@ -464,8 +463,7 @@ class BaseTaskExecutor(ABC):
             await self._records.store_again(record, failure)
         finally:
             if record.status is SUCCESS:
-                job.telemetry.cells[counters.SUCCEEDED] += 1
-                job.telemetry.observe_success(seconds)
+                job.telemetry.count_success(seconds)
             else:
                 settlement.count_failure(job, error, seconds)
             del self._running[record.task_id]

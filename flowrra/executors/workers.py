@@ -23,7 +23,7 @@ from flowrra.executors.job import Job
 logger = logging.getLogger(__name__)
 
 # How long all workers of an executor together hold the event loop in one turn, in seconds.
-TURN = 0.001
+TURN = 0.002
 # Before a worker that was cancelled from outside is replaced, in seconds. A loop that cancels everything because it is
 # about
 # to close is closed by then.
