@@ -6,7 +6,8 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+import os
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder, seconds in DEADLINES.items():
             if folder in item.path.parents:
                 item.obj = _within(seconds, item.obj)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where every tool is meant to be there, a test that is skipped for want of one has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("FLOWRRA_REQUIRE_TOOLS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, although FLOWRRA_REQUIRE_TOOLS is set: {report.longreprtext}"
+    return report
 
 
 @pytest.fixture(autouse=True)
