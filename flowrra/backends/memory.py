@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import threading
 import time
-from collections import OrderedDict
+from itertools import islice, takewhile
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.exceptions import BackendError
@@ -39,10 +39,8 @@ class InMemoryBackend(BaseResultBackend):
         self._records: dict[str, TaskResult] = {}
         # Takes on the record of a new task: what store() does, without a coroutine, as it is on every task's way.
         self.hold = self._records.__setitem__
-        # When each finished one was finished (monotonic), in that order. Changed only under the lock: any thread may
-        # find
-        # that something has expired.
-        self._finished: OrderedDict[str, float] = OrderedDict()
+        # When each finished one was finished (monotonic), in that order.
+        self._finished: dict[str, float] = {}
         # When the oldest of them may be too old.
         self._expires_at = time.monotonic() + max_age
         self._lock = threading.Lock()
@@ -55,8 +53,7 @@ class InMemoryBackend(BaseResultBackend):
         """The same as :meth:`store`, without a coroutine: it is on every task's way."""
         self._records[task_id] = result
         if result.status in COMPLETE_STATUSES:
-            with self._lock:
-                now = self._finished[task_id] = time.monotonic()
+            now = self._finished[task_id] = time.monotonic()
             if len(self._finished) > self._max_results or now >= self._expires_at:
                 self._expire()
             if task_id in self._waiters:
@@ -93,29 +90,38 @@ class InMemoryBackend(BaseResultBackend):
                 self._waiters.pop(task_id, None)
 
     def _expire(self) -> None:
-        """Drop finished records beyond the number or the age that is kept."""
+        """Drop finished records beyond the number or the age that is kept.
+
+        A hundredth of the number at once, and a hundred times in the age: to take the first of a dict costs the more,
+        the more were taken before.
+        """
         if len(self._finished) <= self._max_results and time.monotonic() < self._expires_at:
             return
         with self._lock:
+            if len(self._finished) > self._max_results:
+                excess = len(self._finished) - self._max_results
+                self._drop(list(islice(self._finished, max(excess, self._max_results // 100))))
             now = time.monotonic()
-            while self._finished and (len(self._finished) > self._max_results or self._oldest() < now - self._max_age):
-                task_id, _ = self._finished.popitem(last=False)
-                self._records.pop(task_id, None)
-            self._expires_at = (self._oldest() if self._finished else now) + self._max_age
+            if now >= self._expires_at:
+                horizon = now - self._max_age
+                finished = self._finished.copy()
+                self._drop([task_id for task_id, _ in takewhile(lambda entry: entry[1] < horizon, finished.items())])
+                oldest = next(iter(self._finished.copy().values()), now)
+                self._expires_at = max(oldest + self._max_age, now + self._max_age / 100)
 
-    def _oldest(self) -> float:
-        return next(iter(self._finished.values()))
+    def _drop(self, task_ids: list[str]) -> None:
+        for task_id in task_ids:
+            self._finished.pop(task_id, None)
+            self._records.pop(task_id, None)
 
     async def delete(self, task_id: str) -> bool:
-        with self._lock:
-            self._finished.pop(task_id, None)
+        self._finished.pop(task_id, None)
         return self._records.pop(task_id, None) is not None
 
     async def clear(self) -> int:
         count = len(self._records)
-        with self._lock:
-            self._records.clear()
-            self._finished.clear()
+        self._records.clear()
+        self._finished.clear()
         return count
 
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:

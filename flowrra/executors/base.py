@@ -417,8 +417,10 @@ class BaseTaskExecutor(ABC):
         if job.timer is not None:
             job.timer.cancel()
             job.timer = None
-        await self._settle(job, value, error)
-        if isinstance(error, KeyboardInterrupt):
+        settling = self._settle(job, value, error)
+        if settling is not None:
+            await settling
+        if error is not None and isinstance(error, KeyboardInterrupt):
             raise error
 
     async def _call_in_middlewares(self, func: Callable[..., Any], task: Task) -> Any:
@@ -442,10 +444,15 @@ class BaseTaskExecutor(ABC):
         job.worker.cancel()
         job.timer = self._loop.call_later(max(CANCEL_REPEAT, task.timeout), self._time_out, job)
 
-    async def _settle(self, job: Job, value: Any, error: BaseException | None) -> None:
-        """Decide what became of an attempt, record it and count it. Only the first call for an attempt counts."""
+    def _settle(self, job: Job, value: Any, error: BaseException | None) -> Coroutine[Any, Any, None] | None:
+        """Decide what became of an attempt, record it and count it. Only the first call for an attempt counts.
+
+        Returns:
+            What is still to be awaited, where the result backend or the broker takes its time; None in memory, where a
+            coroutine for every task would be a waste.
+        """
         if job.settled:
-            return
+            return None
         job.settled = True
         record = job.record
         seconds = time.monotonic() - job.started_at
@@ -454,30 +461,42 @@ class BaseTaskExecutor(ABC):
             record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
         else:
             retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
+        if self._memory is None or record.status is PENDING:
+            return self._settle_elsewhere(job, error, seconds, retry_after)
+        self._memory.keep(record.task_id, record)
+        self._close(job, error, seconds, retry_after)
+        return None
+
+    async def _settle_elsewhere(
+        self, job: Job, error: BaseException | None, seconds: float, retry_after: float | None
+    ) -> None:
         try:
-            if self._memory is not None:
-                self._memory.keep(record.task_id, record)
-            else:
-                await self.results.store(record.task_id, record)
+            await self.results.store(job.task.id, job.record)
         except BaseException as failure:  # noqa: BLE001 - an outcome is kept, whatever happens
-            await self._records.store_again(record, failure)
+            await self._records.store_again(job.record, failure)
         finally:
-            if record.status is SUCCESS:
-                job.telemetry.count_success(seconds)
-            else:
-                settlement.count_failure(job, error, seconds)
-            del self._running[record.task_id]
+            self._close(job, error, seconds, retry_after)
+        if job.record.status is PENDING:
+            await self._give_back(job)
+
+    def _close(self, job: Job, error: BaseException | None, seconds: float, retry_after: float | None) -> None:
+        """Count an attempt whose outcome is recorded, free its slot, and plan the next one."""
+        if job.record.status is SUCCESS:
+            job.telemetry.count_success(seconds)
+        else:
+            settlement.count_failure(job, error, seconds)
+        del self._running[job.task.id]
         if self._bus.subscribers:
-            self._publisher.publish(record)
+            self._publisher.publish(job.record)
         if retry_after is not None:
             job.ready_at = time.monotonic() + retry_after
             self._enqueue(job, retry_after)
-        elif record.status is PENDING:
-            await self._give_back(job)
 
     def _bury(self, job: Job, error: BaseException) -> None:
         """Settle the attempt that a worker died over."""
-        self._spawn(self._settle(job, None, error))
+        settling = self._settle(job, None, error)
+        if settling is not None:
+            self._spawn(settling)
 
     async def _give_back(self, job: Job) -> None:
         """Return a task to the broker, for another process or a later time."""
@@ -633,7 +652,9 @@ class BaseTaskExecutor(ABC):
         """Give up on attempts that won't end: their records say so, and whatever they still do is ignored."""
         for job in self.running_jobs():
             logger.error("task would not end, left to itself task=%s id=%s", job.task.name, job.task.id)
-            await self._settle(job, None, asyncio.CancelledError())
+            settling = self._settle(job, None, asyncio.CancelledError())
+            if settling is not None:
+                await settling
 
     async def __aenter__(self) -> Self:
         await self.start()
