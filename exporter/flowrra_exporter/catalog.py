@@ -377,6 +377,21 @@ EXPORTER_SERIES_DROPPED = Metric(
     "flowrra.exporter.series.dropped",
 )
 
+OTEL_EXPORTS = Metric(
+    "flowrra_otel_exports_total",
+    "counter",
+    "Pushes of the metrics over OTLP: 'success' if the receiver took all of it, else 'failure'.",
+    "flowrra.otel.exports",
+    ("result",),
+)
+OTEL_LAST_EXPORT = Metric(
+    "flowrra_otel_last_export_timestamp_seconds",
+    "gauge",
+    "When the receiver last took a push over OTLP, as a Unix time. Absent until then.",
+    "flowrra.otel.last_export.timestamp",
+    unit="seconds",
+)
+
 CATALOG: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of the above, in the order in which they are defined."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "flowrra-exporter"
 USAGE_ERROR = 2
-_EXTRA = ("aiohttp", "click", "prometheus_client")
+_EXTRA = ("aiohttp", "click", "prometheus_client", "opentelemetry")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         return _fail(f"{error.name} is not installed; run: pip install 'flowrra[exporter]'")
 
@@ -71,8 +71,9 @@ def _click_option(option: Option) -> click.Option:
 
 def _start(target: str, **given: Any) -> int:
     """Runs the command; `given` has each flag's texts, for a switch whether it was given."""
-    debug = bool(given.pop("debug"))
-    texts = {**given, "debug": ("true",) if debug else ()}
+    debug = bool(given["debug"])
+    switches = {option.name: ("true",) if given[option.name] else () for option in OPTIONS if option.switch}
+    texts = {**given, **switches}
     try:
         settings = load_settings(texts, os.environ)
         debug = settings.debug

@@ -95,7 +95,7 @@ class Command:
             return 0
         finally:
             self._signals.restore()
-            self._exporter.close()
+            self._exporter.close(flush_timeout=self._deadline.remaining / 2)
 
     def _import(self) -> Any:
         try:

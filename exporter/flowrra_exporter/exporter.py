@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
@@ -23,6 +24,7 @@ from flowrra_exporter.collection import Collections
 from flowrra_exporter.collectors import Collector, PythonCollector, collectors_for
 from flowrra_exporter.lifecycle import Lifecycle
 from flowrra_exporter.management import Management
+from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.target import manager_of
 from flowrra_exporter.watchdog import Watchdog
@@ -33,9 +35,14 @@ from flowrra_exporter.web.probes import ProbeRoutes
 from flowrra_exporter.web.server import ServerThread, make_application
 from flowrra_exporter.web.sockets import bind, url
 
+if TYPE_CHECKING:
+    from flowrra_exporter.otel.service import OpenTelemetry
+
 logger = logging.getLogger(__name__)
 
 _REGISTRY_TIMEOUT = 1.0
+_FLUSH_SECONDS = 5.0
+"""The longest that `close` waits for an OTLP receiver to take the last figures and spans."""
 
 
 class Exporter:
@@ -50,10 +57,12 @@ class Exporter:
         self.lifecycle = Lifecycle()
         self.app_loop: AppLoop | None = None
         self._app = app
+        self._mode = mode
         self._management: Management | None = None
         self._python = PythonCollector(_REGISTRY_TIMEOUT)
         self._collectors: list[Collector] = [self._python]
         self._server: ServerThread | None = None
+        self._otel: OpenTelemetry | None = None
         self.urls: list[str] = []
         self._watchdog = Watchdog(lambda: self.app_loop, self.lifecycle, self.settings.loop_block_threshold)
         self._checks = Checks(
@@ -82,8 +91,9 @@ class Exporter:
     def serve(self) -> Sequence[str]:
         """Binds the addresses and starts to serve;
 
-        Returns the URLs. Raises UsageError if an address can't be had.
+        Returns the URLs. Raises UsageError if an address can't be had, or what OpenTelemetry needs.
         """
+        self._otel = self._open_otel()
         sockets = bind(self.settings.web_listen_address)
         self.urls = [url(bound) for bound in sockets]
         self._server = ServerThread(self._application, sockets, self._watchdog.run)
@@ -101,27 +111,49 @@ class Exporter:
     def attach(self, manager: Any, app_loop: AppLoop) -> None:
         """Serves what `manager` answers on the loop that is being watched."""
         management = Management(manager, app_loop, self.settings.collect_timeout)
-        self._collectors = [*collectors_for(management), self._python]
+        otel = [] if self._otel is None else self._otel.attach(getattr(manager, "app", manager))
+        self._collectors = [*collectors_for(management), *otel, self._python]
         self._management = management
 
-    def close(self) -> None:
-        """Stops to serve."""
+    def close(self, flush_timeout: float = _FLUSH_SECONDS) -> None:
+        """Stops to serve. What is to be pushed gets up to `flush_timeout` seconds, and no more than five."""
+        if self._otel is not None:
+            self._otel.close(min(flush_timeout, _FLUSH_SECONDS))
+            self._otel = None
         if self._server is not None:
             self._server.loop.call_soon_threadsafe(self._collections.close)
             self._server.stop()
             self._server = None
 
+    async def push_metrics(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Pushes the metrics over OTLP now; whether the receiver took them within `timeout` seconds.
+
+        False, too, where no metrics are pushed.
+        """
+        return self._otel is not None and await asyncio.to_thread(self._otel.flush, timeout)
+
     async def __aenter__(self) -> Self:
         if self._app is None:
             raise TypeError("Exporter() has no app to serve; expected Exporter(app)")
+        manager = manager_of(self._app)  # before anything is bound: what is no app is refused without a trace
         self.serve()
-        self.attach(manager_of(self._app), self.watch(asyncio.get_running_loop()))
+        self.attach(manager, self.watch(asyncio.get_running_loop()))
         self.lifecycle.running()
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
         self.lifecycle.draining()
         await asyncio.to_thread(self.close)
+
+    def _open_otel(self) -> OpenTelemetry | None:
+        """What pushes metrics and makes spans; None, and nothing is imported, unless it's switched on."""
+        environment = Environment(self.settings, os.environ)
+        metrics, traces = environment.metrics_on(), environment.traces_on()
+        if not metrics and not traces:
+            return None
+        from flowrra_exporter.otel.service import OpenTelemetry
+
+        return OpenTelemetry(environment, metrics, traces, self._collections, lambda: self.server_loop, self._mode)
 
     def _application(self) -> web.Application:
         path = self.settings.web_telemetry_path

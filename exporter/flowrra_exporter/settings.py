@@ -11,13 +11,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from flowrra_exporter.errors import UsageError
 
 ENVIRONMENT_PREFIX = "FLOWRRA_EXPORTER_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+OTEL_PROTOCOLS = ("http/protobuf", "grpc")
+OTEL_TEMPORALITIES = ("cumulative", "delta", "lowmemory")
 OTHER_PATHS = ("/", "/livez", "/readyz", "/startupz", "/healthz", "/api/stats", "/api/health", "/api/tasks")
+_URL_FORM = "a URL such as 'http://collector:4318'"
 _PATH_FORM = "a path such as '/metrics' that no other route has"
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
@@ -41,6 +45,8 @@ class Settings:
     goes on without it; `collect_timeout` the longest that a scrape waits for a source; `probe_timeout` the
     longest that a probe waits for the app's health check (the kubelet itself waits 1 s by default);
     `max_concurrent_scrapes` how many scrapes are answered at once, the rest gets 503.
+
+    What is None of OpenTelemetry (`otel_…`) is left to the standard OTEL_* variables.
     """
 
     web_listen_address: tuple[Address, ...] = (Address("", 9464),)
@@ -50,6 +56,12 @@ class Settings:
     shutdown_timeout: float = 30.0
     loop_block_threshold: float = 5.0
     debug: bool = False
+    otel_metrics: bool | None = None
+    otel_traces: bool = False
+    otel_endpoint: str | None = None
+    otel_protocol: str | None = None
+    otel_interval: float | None = None
+    otel_temporality: str | None = None
     loop_deadline: float = 0.1
     collect_timeout: float = 5.0
     probe_timeout: float = 0.8
@@ -67,6 +79,23 @@ class Settings:
             parse_path(self.web_telemetry_path)
         except ValueError:
             raise UsageError(f"web_telemetry_path is {self.web_telemetry_path!r}; expected {_PATH_FORM}") from None
+        self._check_otel()
+
+    def _check_otel(self) -> None:
+        if self.otel_interval is not None:
+            _check_seconds("otel_interval", self.otel_interval)
+        checks = (
+            ("otel_endpoint", parse_url, _URL_FORM),
+            ("otel_protocol", one_of(*OTEL_PROTOCOLS), f"one of {', '.join(OTEL_PROTOCOLS)}"),
+            ("otel_temporality", one_of(*OTEL_TEMPORALITIES), f"one of {', '.join(OTEL_TEMPORALITIES)}"),
+        )
+        for name, parse, expected in checks:
+            value = getattr(self, name)
+            try:
+                if value is not None:
+                    parse(value)
+            except ValueError:
+                raise UsageError(f"{name} is {value!r}; expected {expected}") from None
 
 
 def _check_seconds(name: str, value: float) -> None:
@@ -94,6 +123,15 @@ def parse_path(text: str) -> str:
     """A path such as ``/metrics`` that no other route has; ValueError otherwise."""
     if not _PATH.fullmatch(text) or text in OTHER_PATHS:
         raise ValueError(text)
+    return text
+
+
+def parse_url(text: str) -> str:
+    """A URL with http or https and a host; ValueError otherwise."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(text)
+    _ = parts.port  # raises ValueError for one out of range
     return text
 
 
@@ -218,6 +256,44 @@ OPTIONS = (
         _SECONDS_FORM,
         "/livez fails once the app's event loop has been blocked this long. [default: 5]",
         "SECONDS",
+    ),
+    Option(
+        "--otel.metrics",
+        parse_flag,
+        "true or false",
+        "Push the metrics over OTLP, too. [default: if OTEL_METRICS_EXPORTER is otlp]",
+        "",
+        switch=True,
+    ),
+    Option("--otel.traces", parse_flag, "true or false", "Make OpenTelemetry spans of tasks.", "", switch=True),
+    Option(
+        "--otel.endpoint",
+        parse_url,
+        _URL_FORM,
+        "OTLP receiver. [default: OTEL_EXPORTER_OTLP_ENDPOINT, or port 4318 (gRPC: 4317) of localhost]",
+        "URL",
+    ),
+    Option(
+        "--otel.protocol",
+        one_of(*OTEL_PROTOCOLS),
+        "'http/protobuf' or 'grpc'",
+        "Protocol of the OTLP receiver. [default: OTEL_EXPORTER_OTLP_PROTOCOL, or http/protobuf]",
+        "PROTOCOL",
+    ),
+    Option(
+        "--otel.interval",
+        parse_seconds,
+        _SECONDS_FORM,
+        "Time between two pushes of the metrics. [default: OTEL_METRIC_EXPORT_INTERVAL, or 60]",
+        "SECONDS",
+    ),
+    Option(
+        "--otel.temporality",
+        one_of(*OTEL_TEMPORALITIES),
+        f"one of {', '.join(OTEL_TEMPORALITIES)}",
+        "Push totals, or what was added since the last push. "
+        "[default: OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, or cumulative]",
+        "KIND",
     ),
     Option("--debug", parse_flag, "true or false", "Show tracebacks of errors.", "", switch=True),
 )

@@ -24,6 +24,12 @@ VALID = {
     "log_format": ("json", "json"),
     "shutdown_timeout": ("2.5", 2.5),
     "loop_block_threshold": ("1", 1.0),
+    "otel_metrics": ("true", True),
+    "otel_traces": ("true", True),
+    "otel_endpoint": ("http://collector:4318", "http://collector:4318"),
+    "otel_protocol": ("grpc", "grpc"),
+    "otel_interval": ("15", 15.0),
+    "otel_temporality": ("delta", "delta"),
     "debug": ("true", True),
 }
 

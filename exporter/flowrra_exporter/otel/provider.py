@@ -1,0 +1,42 @@
+"""A tracer provider for the command, if the app hasn't brought its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from flowrra_exporter.otel.environment import Environment
+from flowrra_exporter.otel.resource import resource
+from flowrra_exporter.otel.transport import span_exporter
+
+logger = logging.getLogger(__name__)
+
+
+class OwnProvider:
+    """The global tracer provider as the command sets it: spans go to the OTLP receiver in batches.
+
+    Raises UsageError if the exporter can't be made.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        exporter = span_exporter(environment, environment.timeout("traces"))
+        self._provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        trace.set_tracer_provider(self._provider)
+
+    @staticmethod
+    def is_needed() -> bool:
+        """Whether nobody has set a global tracer provider."""
+        return isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+    def close(self, timeout: float) -> None:
+        """Sends what is left, within `timeout` seconds."""
+        closing = threading.Thread(target=self._provider.shutdown, name="flowrra-exporter-spans", daemon=True)
+        closing.start()
+        closing.join(timeout)
+        if closing.is_alive():
+            logger.warning("the last spans were not sent: the OTLP receiver took longer than %g s", timeout)

@@ -1,0 +1,97 @@
+"""OpenTelemetry as a part of the exporter: what is switched on is started with the app and ended with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flowrra_exporter.catalog import OTEL_EXPORTS, OTEL_LAST_EXPORT
+from flowrra_exporter.collection import Collections
+from flowrra_exporter.collectors.base import Collector
+from flowrra_exporter.otel.environment import Environment
+from flowrra_exporter.otel.exemplars import Exemplars
+from flowrra_exporter.otel.metrics import MetricsPush, metrics_push
+from flowrra_exporter.otel.provider import OwnProvider
+from flowrra_exporter.samples import Family
+
+logger = logging.getLogger(__name__)
+
+
+class OpenTelemetry:
+    """The push of metrics and the tracing of one app.
+
+    `loop` returns the server's loop, on which `collections` collects. `mode` is the exporter's: the command sets
+    a global tracer provider if the app has none; inside a program that is the program's business. Raises
+    UsageError if an exporter can't be made.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        metrics: bool,
+        traces: bool,
+        collections: Collections,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        mode: str,
+    ) -> None:
+        self.exemplars = Exemplars() if traces else None
+        self._environment = environment
+        self._push = metrics_push(environment, collections, loop, self.exemplars) if metrics else None
+        self._provides = mode == "command" and environment.sends_spans()
+        self._provider: OwnProvider | None = None
+        self._stop_tracing: Callable[[], None] | None = None
+
+    def attach(self, app: Any) -> Sequence[Collector]:
+        """Starts to push, and to trace `app`; returns the collectors of what it knows about itself."""
+        if self.exemplars is not None and self._stop_tracing is None:
+            self._trace(app, self.exemplars)
+        if self._push is None:
+            return []
+        self._push.start()
+        return [PushCollector(self._push)]
+
+    def flush(self, timeout: float) -> bool:
+        """Pushes the metrics now; whether the receiver took them within `timeout` seconds."""
+        return self._push is not None and self._push.flush(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Sends what is left, within `timeout` seconds, and ends."""
+        until = time.monotonic() + timeout
+        if self._stop_tracing is not None:
+            self._stop_tracing()
+        if self._push is not None:
+            self._push.stop(timeout)
+        if self._provider is not None:
+            self._provider.close(max(0.0, until - time.monotonic()))
+
+    def _trace(self, app: Any, exemplars: Exemplars) -> None:
+        if not hasattr(app, "add_middleware"):
+            logger.warning("no spans are made: this app has no add_middleware()")
+            return
+        from flowrra_exporter.otel.traces import Tracing
+
+        if self._provides and OwnProvider.is_needed():
+            self._provider = OwnProvider(self._environment)
+        tracing = Tracing(exemplars=exemplars)
+        app.add_middleware(tracing)
+        self._stop_tracing = tracing.close
+
+
+class PushCollector(Collector):
+    """flowrra_otel_*: how the pushes went."""
+
+    name = "otel"
+
+    def __init__(self, push: MetricsPush) -> None:
+        self._push = push
+
+    async def collect(self) -> Sequence[Family]:
+        status = self._push.status
+        exports = Family(OTEL_EXPORTS, [(("success",), status.succeeded), (("failure",), status.failed)])
+        last = Family(OTEL_LAST_EXPORT)
+        if status.last_success is not None:
+            last.points.append(((), status.last_success))
+        return [exports, last]

@@ -1,0 +1,215 @@
+"""Readings to the SDK's data model, cumulative or delta; remembers what each stream has sent.
+
+A stream is a name with its attributes. A delta is the difference to what was last sent with success: `Batch.sent`
+is to be called then, and only then, so that an outage costs no count. Its interval begins where the one before
+ended. A figure that has become smaller was started anew: then the counting began at the reading before.
+https://opentelemetry.io/docs/specs/otel/metrics/data-model/#temporality
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import sub
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    DataPointT,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from flowrra_exporter._version import __version__
+from flowrra_exporter.otel.names import KEPT, Attributes
+from flowrra_exporter.otel.readings import OWN_SCOPE, Kind, Point, Reading
+from flowrra_exporter.pacing import SLICE_SECONDS
+from flowrra_exporter.samples import Distribution, Number
+
+MAX_POINTS = 1000
+"""Of one request.
+
+The encoder copies a request as a whole, with the interpreter lock held: a millisecond or two for so many. And they
+stay far below 4 MiB, the usual limit of a gRPC message.
+"""
+
+_NANOSECONDS = 1_000_000_000
+_Item = TypeVar("_Item")
+_Stream: TypeAlias = tuple[str, Attributes]
+
+
+class _Mark(NamedTuple):
+    """A stream's last value that was sent, its time, and when its counting began (Unix times in ns)."""
+
+    value: Number | Distribution
+    at: int
+    since: int
+
+
+class Paced(list[_Item]):
+    """A list that gives the interpreter lock back every millisecond while it's iterated over.
+
+    The SDK encodes points in one piece; going through these, it does so in slices.
+    """
+
+    def __iter__(self) -> Iterator[_Item]:
+        until = time.perf_counter() + SLICE_SECONDS
+        for item in super().__iter__():
+            yield item
+            if time.perf_counter() >= until:
+                time.sleep(0)
+                until = time.perf_counter() + SLICE_SECONDS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes into one request. `sent` is to be called once it has been accepted."""
+
+    data: MetricsData
+    points: int
+    sent: Callable[[], None]
+
+
+class Streams:
+    """Turns the readings of one collection after the other into batches.
+
+    `delta` has the kinds that are sent as deltas; `since` is the Unix time in seconds at which the app's counting
+    began. Memory is bounded by the time series that were ever collected.
+    """
+
+    def __init__(self, resource: Resource, delta: frozenset[Kind], since: float) -> None:
+        self._resource = resource
+        self._delta = delta
+        self._since = int(since * _NANOSECONDS)
+        self._marks: dict[_Stream, _Mark] = {}
+        self._at = 0
+
+    def batches(self, readings: Iterable[Reading], at: float) -> Iterator[Batch]:
+        """The readings, taken at the Unix time `at` (seconds), in batches of at most MAX_POINTS points."""
+        self._at = max(self._at, int(at * _NANOSECONDS))  # the wall clock may be set back
+        chunks: list[tuple[Reading, list[Point]]] = []
+        size = 0
+        for reading in readings:
+            for start in range(0, len(reading.points), MAX_POINTS):
+                chunk = reading.points[start : start + MAX_POINTS]
+                if size + len(chunk) > MAX_POINTS:
+                    yield self._batch(chunks, size)
+                    chunks, size = [], 0
+                chunks.append((reading, chunk))
+                size += len(chunk)
+        if chunks:
+            yield self._batch(chunks, size)
+
+    def _batch(self, chunks: Sequence[tuple[Reading, list[Point]]], size: int) -> Batch:
+        marks: dict[_Stream, _Mark] = {}
+        scopes: dict[str, list[Metric]] = {}
+        for reading, points in chunks:
+            scopes.setdefault(reading.scope, []).append(self._metric(reading, points, marks))
+        metrics = [ScopeMetrics(_scope(name), found, "") for name, found in scopes.items()]
+        data = MetricsData([ResourceMetrics(self._resource, metrics, self._resource.schema_url)])
+        return Batch(data, size, lambda: self._marks.update(marks))
+
+    def _metric(self, reading: Reading, points: list[Point], marks: dict[_Stream, _Mark]) -> Metric:
+        found: Paced[DataPointT] = Paced()
+        for point in Paced(points):
+            found.append(self._point(reading, point, marks))
+        return Metric(reading.name, reading.help, reading.unit, self._data(reading.kind, found))
+
+    def _data(self, kind: Kind, points: Paced[DataPointT]) -> Gauge | Sum | Histogram:
+        delta = kind in self._delta
+        temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
+        match kind:
+            case Kind.GAUGE:
+                return Gauge(points)  # type: ignore[arg-type]  # `_point` makes the kind's own points
+            case Kind.HISTOGRAM:
+                return Histogram(points, temporality)  # type: ignore[arg-type]
+            case Kind.COUNTER:
+                return Sum(points, temporality, is_monotonic=True)  # type: ignore[arg-type]
+            case Kind.STATE:
+                return Sum(points, temporality, is_monotonic=False)  # type: ignore[arg-type]
+
+    def _point(self, reading: Reading, point: Point, marks: dict[_Stream, _Mark]) -> DataPointT:
+        if reading.kind in (Kind.GAUGE, Kind.STATE):
+            return _number(point, self._since, self._at, point.value)
+        stream = reading.name, point.attributes
+        value, start = point.value, self._begin(point)
+        last = self._marks.get(stream)
+        if last is not None:
+            anew = _less(value, last.value)
+            start = last.at if anew else last.since
+            if reading.kind in self._delta:
+                start = last.at
+                value = value if anew else _difference(value, last.value)
+        marks[stream] = _Mark(point.value, self._at, start)
+        if isinstance(value, Distribution):
+            return _histogram(point, start, self._at, value)
+        return _number(point, start, self._at, value)
+
+    def _begin(self, point: Point) -> int:
+        return self._since if point.since is None else min(int(point.since * _NANOSECONDS), self._at)
+
+
+def _scope(name: str) -> InstrumentationScope:
+    return InstrumentationScope(name, __version__ if name == OWN_SCOPE else "")
+
+
+def _less(value: Number | Distribution, last: Number | Distribution) -> bool:
+    """Whether the counting was started anew since `last`."""
+    if isinstance(value, Distribution):
+        if not isinstance(last, Distribution) or value.bounds != last.bounds:
+            return True
+        return any(now < before for now, before in zip(value.counts, last.counts, strict=True))
+    return isinstance(last, Distribution) or value < last
+
+
+def _difference(value: Number | Distribution, last: Number | Distribution) -> Number | Distribution:
+    if isinstance(value, Distribution) and isinstance(last, Distribution):
+        return Distribution(value.bounds, tuple(map(sub, value.counts, last.counts)), value.sum - last.sum)
+    if isinstance(value, Distribution) or isinstance(last, Distribution):
+        raise TypeError(f"{value!r} and {last!r} have no difference")
+    return value - last
+
+
+def _number(point: Point, start: int, at: int, value: Number | Distribution) -> NumberDataPoint:
+    if isinstance(value, Distribution):
+        raise TypeError(f"{point.attributes} has {value!r}; expected a number")
+    return NumberDataPoint(_as_dict(point.attributes), start, at, value, ())
+
+
+def _histogram(point: Point, start: int, at: int, value: Distribution) -> HistogramDataPoint:
+    return HistogramDataPoint(
+        attributes=_as_dict(point.attributes),
+        start_time_unix_nano=start,
+        time_unix_nano=at,
+        count=sum(value.counts),
+        sum=value.sum,
+        bucket_counts=value.counts,
+        explicit_bounds=value.bounds,
+        # Not known; the encoder leaves out a None.
+        min=None,  # type: ignore[arg-type]
+        max=None,  # type: ignore[arg-type]
+        exemplars=tuple(exemplar for exemplar in _exemplars(point) if exemplar.time_unix_nano >= start),
+    )
+
+
+@functools.lru_cache(KEPT)
+def _as_dict(attributes: Attributes) -> Mapping[str, str]:
+    return dict(attributes)
+
+
+def _exemplars(point: Point) -> Iterator[SdkExemplar]:
+    for exemplar in point.exemplars:
+        at = int(exemplar.timestamp * _NANOSECONDS)
+        yield SdkExemplar({}, exemplar.value, at, exemplar.span_id, exemplar.trace_id)

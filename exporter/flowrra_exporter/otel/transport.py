@@ -1,0 +1,50 @@
+"""The standard OTLP exporters, for HTTP with protobuf or gRPC, as flags and environment configure them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry.sdk.metrics.export import MetricExporter
+from opentelemetry.sdk.trace.export import SpanExporter
+
+from flowrra_exporter.errors import UsageError
+from flowrra_exporter.otel.environment import Environment, Signal
+
+
+def metric_exporter(environment: Environment, timeout: float) -> MetricExporter:
+    """The exporter for metrics; `timeout` is in seconds. Raises UsageError if it can't be had."""
+    endpoint = environment.endpoint("metrics")
+    with _explained("metrics"):
+        if environment.protocol("metrics") == "grpc":
+            from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as grpc
+
+            return grpc.OTLPMetricExporter(endpoint=endpoint, timeout=timeout)
+        from opentelemetry.exporter.otlp.proto.http import metric_exporter as http
+
+        return http.OTLPMetricExporter(endpoint=endpoint, timeout=timeout)
+
+
+def span_exporter(environment: Environment, timeout: float) -> SpanExporter:
+    """The exporter for spans; `timeout` is in seconds. Raises UsageError if it can't be had."""
+    endpoint = environment.endpoint("traces")
+    with _explained("traces"):
+        if environment.protocol("traces") == "grpc":
+            from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
+
+            return grpc.OTLPSpanExporter(endpoint=endpoint, timeout=timeout)
+        from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
+
+        return http.OTLPSpanExporter(endpoint=endpoint, timeout=timeout)
+
+
+@contextmanager
+def _explained(signal: Signal) -> Iterator[None]:
+    """Turns what keeps an exporter from being made into a UsageError."""
+    try:
+        yield
+    except ImportError as error:
+        extra = "otel-grpc" if "grpc" in (error.name or "") else "exporter"
+        raise UsageError(f"{error.name} is not installed; run: pip install 'flowrra[{extra}]'") from error
+    except Exception as error:  # whatever the environment made of it: a wrong word, a certificate that isn't there
+        raise UsageError(f"the OTLP exporter for {signal} can't be made: {error}") from error

@@ -1,0 +1,1 @@
+"""Tests of OpenTelemetry: metrics over OTLP, spans for tasks."""

@@ -1,0 +1,154 @@
+"""Readings become points: intervals, restarts of the counting, and requests of bounded size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flowrra_exporter.otel.exemplars import Exemplar
+from flowrra_exporter.otel.readings import Kind, Point, Reading
+from flowrra_exporter.otel.streams import MAX_POINTS, Batch, Streams
+from flowrra_exporter.samples import Distribution
+from opentelemetry.sdk.resources import Resource
+
+SINCE = 1000.0
+SECOND = 1_000_000_000
+DELTA = frozenset({Kind.COUNTER, Kind.HISTOGRAM})
+MAIL = (("task", "mail"),)
+
+
+def streams(*, delta: bool) -> Streams:
+    return Streams(Resource({}), DELTA if delta else frozenset(), SINCE)
+
+
+def reading(kind: Kind, *points: Point, name: str = "n") -> Reading:
+    return Reading("flowrra_exporter", name, "", "", kind, list(points))
+
+
+def points_of(batch: Batch) -> list[Any]:
+    scopes = batch.data.resource_metrics[0].scope_metrics
+    return [point for scope in scopes for metric in scope.metrics for point in metric.data.data_points]
+
+
+def push(found: Streams, at: float, value: Any, kind: Kind = Kind.COUNTER, *, accepted: bool = True) -> Any:
+    """Sends one value at a time in seconds, and returns the point of it."""
+    (batch,) = found.batches([reading(kind, Point(MAIL, value))], at)
+    if accepted:
+        batch.sent()
+    (point,) = points_of(batch)
+    assert point.time_unix_nano == at * SECOND
+    return point
+
+
+def test_a_total_is_sent_whole_with_the_start_of_the_counting() -> None:
+    found = streams(delta=False)
+    for at, value in ((2000, 5), (2010, 5), (2020, 9)):
+        point = push(found, at, value)
+        assert (point.value, point.start_time_unix_nano) == (value, SINCE * SECOND)
+
+
+def test_a_total_that_fell_started_anew_after_the_reading_before() -> None:
+    found = streams(delta=False)
+    push(found, 2000, 5)
+    push(found, 2010, 8)
+    for at, value in ((2020, 2), (2030, 4)):
+        point = push(found, at, value)
+        assert (point.value, point.start_time_unix_nano) == (value, 2010 * SECOND)
+
+
+def test_a_delta_is_the_difference_to_what_was_accepted() -> None:
+    found = streams(delta=True)
+    sent = [
+        push(found, 2000, 5),
+        push(found, 2010, 8, accepted=False),
+        push(found, 2020, 9, accepted=False),
+        push(found, 2030, 11),
+        push(found, 2040, 11),
+    ]
+    assert [point.value for point in sent] == [5, 3, 4, 6, 0]
+    starts = [point.start_time_unix_nano / SECOND for point in sent]
+    assert starts == [SINCE, 2000, 2000, 2000, 2030]
+
+
+def test_a_delta_after_a_new_start_is_all_that_was_counted_since() -> None:
+    found = streams(delta=True)
+    push(found, 2000, 5)
+    point = push(found, 2010, 2)
+    assert (point.value, point.start_time_unix_nano) == (2, 2000 * SECOND)
+    assert push(found, 2020, 3).value == 1
+
+
+def test_a_stream_that_was_absent_for_a_while_loses_and_doubles_nothing() -> None:
+    found = streams(delta=True)
+    push(found, 2000, 5)
+    for batch in found.batches([reading(Kind.COUNTER, Point((("task", "other"),), 1))], 2010):
+        batch.sent()
+    point = push(found, 2020, 7)
+    assert (point.value, point.start_time_unix_nano) == (2, 2000 * SECOND)
+
+
+def test_histograms_differ_bucket_by_bucket() -> None:
+    found = streams(delta=True)
+    push(found, 2000, Distribution((1.0, 5.0), (1, 2, 0), 6.0), Kind.HISTOGRAM)
+    point = push(found, 2010, Distribution((1.0, 5.0), (1, 4, 1), 21.0), Kind.HISTOGRAM)
+    assert (point.bucket_counts, point.explicit_bounds) == ((0, 2, 1), (1.0, 5.0))
+    assert (point.count, point.sum) == (3, 15.0)
+    assert point.start_time_unix_nano == 2000 * SECOND
+
+
+@pytest.mark.parametrize(
+    "later",
+    [Distribution((1.0, 9.0), (1, 4, 1), 21.0), Distribution((1.0, 5.0), (0, 4, 1), 21.0)],
+    ids=["other bounds", "fewer in a bucket"],
+)
+def test_a_histogram_that_started_anew_is_sent_whole(later: Distribution) -> None:
+    found = streams(delta=True)
+    push(found, 2000, Distribution((1.0, 5.0), (1, 2, 0), 6.0), Kind.HISTOGRAM)
+    point = push(found, 2010, later, Kind.HISTOGRAM)
+    assert (point.bucket_counts, point.explicit_bounds) == (later.counts, later.bounds)
+
+
+def test_a_points_own_start_wins() -> None:
+    (batch,) = streams(delta=False).batches([reading(Kind.COUNTER, Point(MAIL, 5, since=1500.0))], 2000)
+    (point,) = points_of(batch)
+    assert point.start_time_unix_nano == 1500 * SECOND
+
+
+def test_a_clock_that_is_set_back_makes_no_interval_negative() -> None:
+    found = streams(delta=True)
+    push(found, 2000, 5)
+    (batch,) = found.batches([reading(Kind.COUNTER, Point(MAIL, 6))], 1500)
+    (point,) = points_of(batch)
+    assert point.start_time_unix_nano == point.time_unix_nano == 2000 * SECOND
+
+
+def test_gauges_are_never_differences() -> None:
+    found = streams(delta=True)
+    push(found, 2000, 5, Kind.GAUGE)
+    assert push(found, 2010, 7, Kind.GAUGE).value == 7
+
+
+def test_requests_are_bounded_and_each_is_accepted_on_its_own() -> None:
+    found = streams(delta=True)
+    many = [Point((("task", str(number)),), 1) for number in range(MAX_POINTS * 2 + 10)]
+    readings = [reading(Kind.GAUGE, Point((), 1), name="first"), reading(Kind.COUNTER, *many)]
+    batches = list(found.batches(readings, 2000))
+    assert sum(batch.points for batch in batches) == len(many) + 1
+    assert all(len(points_of(batch)) == batch.points <= MAX_POINTS for batch in batches)
+    batches[0].sent()
+    batches[1].sent()
+    values = [point.value for batch in found.batches(readings[1:], 2010) for point in points_of(batch)]
+    assert values.count(0) == batches[1].points
+    assert values.count(1) == len(many) - batches[1].points
+
+
+def test_exemplars_go_along_a_delta_has_those_of_its_interval() -> None:
+    old, new = Exemplar(1, 2, 0.5, 1990.0), Exemplar(3, 4, 0.25, 2005.0)
+    value = Distribution((1.0,), (2, 0), 0.75)
+    for delta, expected in ((False, [old, new]), (True, [new])):
+        found = streams(delta=delta)
+        push(found, 2000, Distribution((1.0,), (1, 0), 0.5), Kind.HISTOGRAM)
+        (batch,) = found.batches([reading(Kind.HISTOGRAM, Point(MAIL, value, (old, new)))], 2010)
+        (point,) = points_of(batch)
+        sent = [(one.trace_id, one.span_id, one.value, one.time_unix_nano / SECOND) for one in point.exemplars]
+        assert sent == [tuple(exemplar) for exemplar in expected]
