@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 SOURCES := flowrra exporter/flowrra_exporter examples grafana
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench dashboards clean
+.PHONY: help run test lint bench prove dashboards clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.* ## /\1\t/' | expand -t 12
@@ -35,6 +35,9 @@ lint: $(INSTALLED) ## Check style and types
 
 bench: $(INSTALLED) ## Measure speed and memory, beside others
 	$(BIN)/python -m benchmarks
+
+prove: $(INSTALLED) ## Prove under load what the tests show briefly
+	$(BIN)/python -m prove
 
 dashboards: $(INSTALLED) ## Write grafana/dashboards from its source
 	$(BIN)/python -m grafana.overview

@@ -121,10 +121,12 @@ class Report:
         name: The benchmark's; also that of the file.
         title: What it measures.
         packages: Distributions whose versions matter, beside the project's own.
+        folder: Where the output is kept.
     """
 
-    def __init__(self, name: str, title: str, packages: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, title: str, packages: Iterable[str] = (), folder: Path = OUTPUTS) -> None:
         self._name = name
+        self._folder = folder
         self._lines: list[str] = []
         self.line(title)
         self.line()
@@ -156,9 +158,9 @@ class Report:
         self.line(f"goal {'met   ' if is_met else 'MISSED'}  {wanted}: {reached}")
 
     def save(self) -> None:
-        """Write what was printed to ``docs/benchmarks/``."""
-        OUTPUTS.mkdir(parents=True, exist_ok=True)
-        (OUTPUTS / f"{self._name}.txt").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
+        """Write what was printed to the folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / f"{self._name}.txt").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
 
 
 def _machine() -> list[str]:
@@ -185,21 +187,24 @@ def _system() -> str:
         return platform.platform()
 
 
-def peer(requirement: str) -> str:
-    """The interpreter of an environment in ``.bench/`` that has nothing but this package, which is made if need be.
+def peer(*requirements: str) -> str:
+    """The interpreter of an environment in ``.bench/`` that has nothing but these packages, which is made if need be.
 
     Args:
-        requirement: Name and version, such as ``flowrra==0.1.8``.
+        *requirements: Names and versions, such as ``flowrra==0.1.8``; the first one names the environment.
 
     Raises:
-        subprocess.CalledProcessError: The package could not be installed; pip has said why.
+        subprocess.CalledProcessError: A package could not be installed; pip has said why.
     """
-    folder = PEERS / requirement.replace("==", "-")
+    name = " ".join(requirements)
+    folder = PEERS / requirements[0].replace("==", "-").translate(str.maketrans("", "", "[]"))
     python = folder / "bin" / "python"
-    complete = folder / "complete"  # the last thing to be there
-    if not complete.exists():
-        _show_progress(f"installing {requirement}")
+    complete = folder / "complete"  # the last thing to be there; it says what is
+    if not complete.exists() or complete.read_text(encoding="utf-8") != name:
+        _show_progress(f"installing {name}")
         venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", requirement], check=True)
-        complete.touch()
+        subprocess.run(
+            [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements], check=True
+        )
+        complete.write_text(name, encoding="utf-8")
     return str(python)

@@ -9,10 +9,13 @@ from flowrra.exceptions import (
     FlowrraError,
     Reject,
     ResultNotFoundError,
+    SerializationError,
+    TaskImportError,
     TaskNotFoundError,
     TaskTimeoutError,
+    WorkerLostError,
 )
-from flowrra.executors import IOExecutor
+from flowrra.executors import CPUExecutor, IOExecutor
 from flowrra.middleware import Middleware
 from flowrra.registry import TaskRegistry
 from flowrra.submission import SubmitOptions
@@ -22,6 +25,7 @@ __all__ = [
     "BackendConfig",
     "BackendError",
     "BrokerConfig",
+    "CPUExecutor",
     "Config",
     "ExecutorConfig",
     "ExecutorNotRunningError",
@@ -32,13 +36,16 @@ __all__ = [
     "Reject",
     "ResultNotFoundError",
     "SchedulerConfig",
+    "SerializationError",
     "SubmitOptions",
     "Task",
+    "TaskImportError",
     "TaskNotFoundError",
     "TaskRegistry",
     "TaskResult",
     "TaskStatus",
     "TaskTimeoutError",
+    "WorkerLostError",
     "__version__",
     "current_task",
 ]

@@ -12,26 +12,29 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
+from itertools import groupby
 from types import FrameType
 from typing import Any, Self, TypeVar, overload
 
+from flowrra._version import __version__
+from flowrra.app_thread import AppThread
 from flowrra.backends.base import BaseResultBackend
 from flowrra.config import BackendConfig, BrokerConfig, Config
 from flowrra.events import EventPublisher
 from flowrra.exceptions import (
     ExecutorNotRunningError,
-    FlowrraError,
     NoTasksRegisteredError,
-    ResultNotFoundError,
     TaskNotFoundError,
+    TaskTimeoutError,
 )
 from flowrra.executors.base import BaseTaskExecutor, State
+from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
-from flowrra.submission import NO_OPTIONS, Submission, SubmitOptions, check_priority
-from flowrra.task import COMPLETE_STATUSES, TaskResult, new_task_id
+from flowrra.submission import Submission, SubmitOptions, check_priority
+from flowrra.task import TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class Flowrra:
         self.started_at: datetime | None = None
         self._registry = TaskRegistry()
         self._results: BaseResultBackend | None = None
-        self._io_executor: IOExecutor | None = None
+        self._io_executor: BaseTaskExecutor | None = None
         self._cpu_executor: BaseTaskExecutor | None = None
         self._middlewares: list[Middleware] = []
         self._startup_hooks: list[Hook] = []
@@ -71,6 +74,7 @@ class Flowrra:
         self._lifespans: list[Lifespan] = []
         self._state: State = "stopped"
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: AppThread | None = None
         self._resources = AsyncExitStack()
         # Between open() and begin() of the executors the startup hooks run: tasks are accepted, and none runs.
         self._has_begun = False
@@ -123,6 +127,22 @@ class Flowrra:
         if self._results is None:
             self._results = self.config.create_backend()
         return self._results
+
+    def announcement(self) -> dict[str, Any]:
+        """What other processes are to know of this one: ``id, host, pid, started_at, heartbeat_at`` (aware UTC
+        datetimes), ``version``, and ``executors`` with ``slots`` and ``busy``."""
+        return {
+            "id": self.id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": self.started_at,
+            "heartbeat_at": datetime.now(UTC),
+            "version": __version__,
+            "executors": {
+                kind: {"slots": executor.workers, "busy": executor.busy_workers}
+                for kind, executor in self.executors.items()
+            },
+        }
 
     def _name_task(self, holder: asyncio.Task[Any]) -> dict[str, str] | None:
         jobs = (job for executor in self.executors.values() for job in executor.running_jobs())
@@ -193,8 +213,8 @@ class Flowrra:
 
         def register(func: TaskFunction) -> TaskFunction:
             if cpu_bound:
-                self._require_cpu_support(func)
-            executor = self._io_executor or self._new_io_executor()
+                self._check_cpu_task(func)
+            executor = self._executor_for(cpu_bound) or self._new_executor(cpu_bound)
             decorate(func)
             executor.adopt(self._registry.definition(func))
             self._use(executor)
@@ -203,31 +223,39 @@ class Flowrra:
         # @app.task without parentheses passes the function where a name would be.
         return register(name) if callable(name) else register
 
-    def _require_cpu_support(self, func: Callable[..., Any]) -> None:
+    def _check_cpu_task(self, func: Callable[..., Any]) -> None:
         if inspect.iscoroutinefunction(func):
             raise TypeError(f"CPU task '{func.__name__}' must be a sync function (def)")
         if self.config.backend is None:
             raise ValueError("CPU-bound tasks require backend configuration: give Config(backend=...)")
-        raise FlowrraError("CPU-bound tasks are not available in this release")
 
-    def _ensure_io_executor(self) -> IOExecutor:
-        return self._io_executor or self._use(self._new_io_executor())
+    def _executor_for(self, cpu_bound: bool) -> BaseTaskExecutor | None:
+        return self._cpu_executor if cpu_bound else self._io_executor
 
-    def _new_io_executor(self) -> IOExecutor:
-        return IOExecutor(
+    def _ensure_executor(self, cpu_bound: bool) -> BaseTaskExecutor:
+        return self._executor_for(cpu_bound) or self._use(self._new_executor(cpu_bound))
+
+    def _new_executor(self, cpu_bound: bool) -> BaseTaskExecutor:
+        executor_class = CPUExecutor if cpu_bound else IOExecutor
+        return executor_class(
             self.config,
             self._registry,
             results=self.results,
             telemetry=self.telemetry,
             publisher=self.events,
             middlewares=self._middlewares,
+            announcement=self.announcement,
         )
 
-    def _use(self, executor: IOExecutor) -> IOExecutor:
-        if self._io_executor is None:
+    def _use(self, executor: BaseTaskExecutor) -> BaseTaskExecutor:
+        if self._executor_for(executor.kind == "cpu") is not None:
+            return executor
+        if executor.kind == "cpu":
+            self._cpu_executor = executor
+        else:
             self._io_executor = executor
-            if self.is_running:
-                self._open_late(executor)
+        if self.is_running:
+            self._open_late(executor)
         return executor
 
     def _open_late(self, executor: BaseTaskExecutor) -> None:
@@ -297,7 +325,9 @@ class Flowrra:
         except (KeyError, TypeError):  # a name, or what no task is made of
             definition = self._definition(task_func)
         executor = self._cpu_executor if definition.cpu_bound else self._io_executor
-        return await (executor or self._ensure_io_executor()).accept(definition, args, kwargs, priority)
+        return await (executor or self._ensure_executor(definition.cpu_bound)).accept(
+            definition, args, kwargs, priority
+        )
 
     def options(
         self,
@@ -329,18 +359,26 @@ class Flowrra:
         """Submit many tasks.
 
         Args:
-            calls: Of ``(function or name, args, kwargs)``. All are looked up before the first is submitted.
+            calls: Of ``(function or name, args, kwargs)``. All are looked up before the first is submitted, and on
+                Redis a round trip carries many of them.
 
         Returns:
             The tasks' ids, in the same order.
 
         Raises:
-            As :meth:`submit`.
+            As :meth:`submit`; the first of them may have been submitted then.
         """
-        calls = list(calls)
-        for task_func, _, _ in calls:
-            self._registry.definition(task_func)
-        return [await self._submit_anywhere(func, tuple(args), kwargs, NO_OPTIONS) for func, args, kwargs in calls]
+        found = [(self._definition(func), tuple(args), kwargs) for func, args, kwargs in calls]
+        if self._loop is asyncio.get_running_loop():
+            return await self._submit_many(found)
+        return await self._on_own_loop(lambda: self._submit_many(found))
+
+    async def _submit_many(self, calls: list[tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
+        ids: list[str] = []
+        # Neighbours of one kind go together, and the order stays.
+        for cpu_bound, group in groupby(calls, key=lambda call: call[0].cpu_bound):
+            ids += await self._ensure_executor(cpu_bound).accept_many(list(group))
+        return ids
 
     def submit_sync(
         self, task_func: Callable[..., Any] | str, /, *args: Any, priority: int | None = None, **kwargs: Any
@@ -373,9 +411,8 @@ class Flowrra:
         options: SubmitOptions,
     ) -> str:
         definition = self._definition(task_func)
-        executor = self._cpu_executor if definition.cpu_bound else self._io_executor
         # A task put straight into app.registry has not been given an executor yet.
-        return await (executor or self._ensure_io_executor()).accept_once(definition, args, kwargs, options)
+        return await self._ensure_executor(definition.cpu_bound).accept_once(definition, args, kwargs, options)
 
     def _definition(self, task_func: Callable[..., Any] | str) -> TaskDefinition:
         try:
@@ -404,12 +441,12 @@ class Flowrra:
             BackendError: The app stopped, and the task can't complete any more.
         """
         results = self.results if self._results is None else self._results
-        record = await results.get(task_id)
-        if record is None:
-            raise ResultNotFoundError(task_id)
-        if record.status in COMPLETE_STATUSES:
-            return record
-        return await self._ensure_io_executor().wait_for_result(task_id, timeout)
+        try:
+            return await results.wait_for_known(task_id, timeout)
+        except TaskTimeoutError:
+            raise
+        except TimeoutError:
+            raise TaskTimeoutError(task_id, timeout) from None
 
     def wait_for_result_sync(self, task_id: str, timeout: float | None = None) -> TaskResult:
         """:meth:`wait_for_result` for code without an event loop, from any thread.
@@ -426,13 +463,14 @@ class Flowrra:
     async def cancel_task(self, task_id: str) -> bool:
         """Cancel a task, be it pending, delayed, waiting for a retry, or running; from any loop.
 
-        A running one gets ``asyncio.CancelledError`` and is waited for, at most 5 s.
+        A running one gets ``asyncio.CancelledError``, or SystemExit in its process, and is waited for, at most 5 s.
 
         Returns:
             True if it ended by this call; False if it is unknown, was over already, or would not end.
         """
         if self._state == "stopped":
-            return False
+            # Of an app that doesn't run here there are tasks in a broker at most, where others may run them.
+            return any(executor.is_leasing() for executor in self.executors.values()) and await self._cancel(task_id)
         if self._loop is asyncio.get_running_loop():
             return await self._cancel(task_id)
         return await self._on_own_loop(lambda: self._cancel(task_id))
@@ -479,6 +517,7 @@ class Flowrra:
         self._state = "running"
         self._resources = AsyncExitStack()
         self._releasing = asyncio.Lock()
+        self.started_at = datetime.now(UTC)
         try:
             await self._acquire()
         except BaseException:
@@ -487,7 +526,6 @@ class Flowrra:
             except Exception:
                 logger.exception("app did not start, and cleaning up failed as well id=%s", self.id)
             raise
-        self.started_at = datetime.now(UTC)
         logger.info("app started id=%s tasks=%d", self.id, len(self._registry))
 
     async def _acquire(self) -> None:
@@ -540,6 +578,37 @@ class Flowrra:
                 self.started_at = None
                 self._state = "stopped"
         logger.info("app stopped id=%s", self.id)
+
+    def start_sync(self) -> None:
+        """:meth:`start` for programs without an event loop: the app gets one of its own, in a thread. A no-op if it
+        runs there.
+
+        :meth:`submit_sync` and :meth:`wait_for_result_sync` then work from every thread. A server that forks calls this
+        in its workers, after the fork; with ``ExecutorConfig(consume=False)`` tasks are only submitted there.
+
+        Raises:
+            As :meth:`start`.
+        """
+        if self._thread is not None and self._state == "running":
+            return
+        thread = AppThread()
+        thread.start()
+        try:
+            thread.call(self.start)
+        except BaseException:
+            thread.stop()
+            raise
+        self._thread = thread
+
+    def stop_sync(self, wait: bool = True, timeout: float | None = 30.0) -> None:
+        """:meth:`stop` for an app that :meth:`start_sync` started; a no-op for any other."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        try:
+            thread.call(lambda: self.stop(wait, timeout))
+        finally:
+            thread.stop()
 
     async def _close_connections(self) -> None:
         if self._results is not None:

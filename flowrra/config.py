@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.factory import get_backend
 from flowrra.backends.memory import InMemoryBackend
-from flowrra.brokers.base import BaseBroker
+from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.factory import get_broker
 from flowrra.exceptions import FlowrraError
 
 Value = TypeVar("Value")
 
-DEFAULT_QUEUE_KEY = "flowrra:queue"
+DEFAULT_NAMESPACE = "flowrra"
+# Seconds: a lease must outlive a few renewals, and those a few moments in which the machine does something else.
+MIN_LEASE = 1.0
 
 
 def _require(condition: bool, message: str) -> None:
@@ -40,7 +42,11 @@ class BrokerConfig:
         max_connections: Size of the connection pool.
         socket_timeout: Seconds to wait for the server.
         retry_on_timeout: Whether to try again when it did not answer in time.
-        queue_key: Name of the queue; the kind of task is appended to it. Default ``flowrra:queue``.
+        queue_key: Name of the queue; the kind of task is appended to it. Default ``<namespace>:queue``.
+        namespace: What all names begin with; apps with different ones don't meet on one database. Give the result
+            backend the same one.
+        lease: Seconds after which a task is given to another worker if its holder is not heard of.
+        max_deliveries: How often a task is given to a worker without an outcome before it is put aside as dead.
     """
 
     url: str
@@ -48,9 +54,18 @@ class BrokerConfig:
     socket_timeout: float = 5.0
     retry_on_timeout: bool = True
     queue_key: str | None = None
+    namespace: str = DEFAULT_NAMESPACE
+    lease: float = 20.0
+    max_deliveries: int = 5
 
     def __post_init__(self) -> None:
         _require(bool(self.url), "Broker URL is required")
+        _require(bool(self.namespace), "namespace must not be empty")
+        _require(
+            self.lease >= MIN_LEASE and math.isfinite(self.lease),
+            f"lease must be at least {MIN_LEASE} seconds, not {self.lease!r}",
+        )
+        _require(self.max_deliveries >= 1, f"max_deliveries must be at least 1, not {self.max_deliveries!r}")
         _check_connection(self.max_connections, self.socket_timeout)
 
     def create_broker(self, queue_suffix: str = "") -> BaseBroker:
@@ -67,7 +82,10 @@ class BrokerConfig:
             max_connections=self.max_connections,
             socket_timeout=self.socket_timeout,
             retry_on_timeout=self.retry_on_timeout,
-            queue_key=(self.queue_key or DEFAULT_QUEUE_KEY) + queue_suffix,
+            queue_key=(self.queue_key or f"{self.namespace}:queue") + queue_suffix,
+            namespace=self.namespace,
+            lease=self.lease,
+            max_deliveries=self.max_deliveries,
         )
         assert broker is not None  # noqa: S101 - only None gives None, and the URL is not empty
         return broker
@@ -79,8 +97,8 @@ class BackendConfig:
 
     Attributes:
         url: Such as ``redis://host:6379/1``.
-        ttl: Seconds that a finished result is kept.
-        max_connections, socket_timeout, retry_on_timeout: As in :class:`BrokerConfig`.
+        ttl: Seconds that a finished result is kept; None is one day. Unfinished ones are kept for as long as they last.
+        max_connections, socket_timeout, retry_on_timeout, namespace: As in :class:`BrokerConfig`.
     """
 
     url: str
@@ -88,9 +106,11 @@ class BackendConfig:
     max_connections: int = 50
     socket_timeout: float = 5.0
     retry_on_timeout: bool = True
+    namespace: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
         _require(bool(self.url), "Backend URL is required")
+        _require(bool(self.namespace), "namespace must not be empty")
         _require(self.ttl is None or self.ttl >= 1, f"ttl must be at least 1 second, not {self.ttl!r}")
         _check_connection(self.max_connections, self.socket_timeout)
 
@@ -106,6 +126,7 @@ class BackendConfig:
             max_connections=self.max_connections,
             socket_timeout=self.socket_timeout,
             retry_on_timeout=self.retry_on_timeout,
+            namespace=self.namespace,
         )
 
 
@@ -118,6 +139,9 @@ class ExecutorConfig:
         cpu_workers: Processes for CPU-bound tasks; None is the number of CPUs.
         max_queue_size: Tasks that may wait in memory before ``submit`` itself waits.
         max_retries, retry_delay: Used by tasks that set none of their own; the delay is in seconds.
+        max_tasks_per_child: Tasks after which a process is replaced, such as for a library that leaks; None is never.
+        consume: Whether this process runs tasks from the broker; False in one that only submits and waits, such as a
+            web server. Without a broker tasks are run where they are submitted.
     """
 
     io_workers: int = 4
@@ -125,6 +149,8 @@ class ExecutorConfig:
     max_queue_size: int = 1000
     max_retries: int = 3
     retry_delay: float = 1.0
+    max_tasks_per_child: int | None = None
+    consume: bool = True
 
     # Written out rather than generated, for the sake of the old name `num_workers`.
     def __init__(
@@ -134,6 +160,8 @@ class ExecutorConfig:
         max_queue_size: int = 1000,
         max_retries: int = 3,
         retry_delay: float = 1.0,
+        max_tasks_per_child: int | None = None,
+        consume: bool = True,
         *,
         num_workers: int | None = None,
     ) -> None:
@@ -145,9 +173,11 @@ class ExecutorConfig:
         self.max_queue_size = max_queue_size
         self.max_retries = max_retries
         self.retry_delay = retry_delay
-        for name in ("io_workers", "cpu_workers", "max_queue_size"):
+        self.max_tasks_per_child = max_tasks_per_child
+        self.consume = consume
+        for name in ("io_workers", "cpu_workers", "max_queue_size", "max_tasks_per_child"):
             value = getattr(self, name)
-            _require(value >= 1, f"{name} must be at least 1, not {value!r}")
+            _require(value is None or value >= 1, f"{name} must be at least 1, not {value!r}")
         for name in ("max_retries", "retry_delay"):
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), f"{name} must be non-negative and finite, not {value!r}")
@@ -208,6 +238,8 @@ class Config:
         """The broker for one kind of task; None if waiting tasks stay in memory."""
         if isinstance(self.broker, BrokerConfig):
             return self.broker.create_broker(queue_suffix)
+        if isinstance(self.broker, LeasingBroker):
+            return self.broker.with_suffix(queue_suffix)
         return self.broker
 
     def create_backend(self) -> BaseResultBackend:
@@ -244,6 +276,8 @@ class Config:
             max_queue_size=int,
             max_retries=int,
             retry_delay=float,
+            max_tasks_per_child=int,
+            consume=_boolean,
         )
         if "io_workers" in executor:  # the present name wins over the former one
             executor.pop("num_workers", None)
@@ -252,8 +286,9 @@ class Config:
             "max_connections": int,
             "socket_timeout": float,
             "retry_on_timeout": _boolean,
+            "namespace": str,
         }
-        broker = env.section("BROKER_", **connection, queue_key=str)
+        broker = env.section("BROKER_", **connection, queue_key=str, lease=float, max_deliveries=int)
         backend = env.section("BACKEND_", **connection, ttl=int)
         scheduler = env.section("SCHEDULER_", database_url=str, check_interval=float, enabled=_boolean)
         return cls(

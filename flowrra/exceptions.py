@@ -71,3 +71,15 @@ class BackendError(FlowrraError):
 
 class Reject(FlowrraError):
     """Raised by a task to fail at once, whatever retries it has left."""
+
+
+class SerializationError(Reject):
+    """What a CPU-bound task was called with, or what it returned, can't travel between processes. Never retried."""
+
+
+class TaskImportError(Reject):
+    """A worker process can't find the function of a CPU-bound task. Never retried."""
+
+
+class WorkerLostError(FlowrraError):
+    """The worker process of a CPU-bound task could not be started, or ended before the task did."""

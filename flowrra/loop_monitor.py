@@ -112,8 +112,8 @@ class LoopMonitor:
     def _beat(self) -> None:
         # The loop's clock may run a timer slightly early.
         lag = max(0.0, time.monotonic() - self._due)
-        # The watching thread's clock is coarse, and asked only about what it can tell.
-        lag = min(lag, self._ran - self._ran_at_beat - BEAT_INTERVAL + 2 * WATCH_INTERVAL) if lag > 1 else lag
+        # The watching thread's clock may be one of its intervals behind, and is asked only about what it can tell.
+        lag = min(lag, self._ran - self._ran_at_beat - BEAT_INTERVAL + WATCH_INTERVAL) if lag > 1 else lag
         self._counts[bisect_left(self._bounds, lag)] += 1
         self._counts[-1] += lag
         if lag > STALL_THRESHOLD:

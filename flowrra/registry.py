@@ -175,10 +175,13 @@ class TaskRegistry:
             return
         if inspect.iscoroutinefunction(func) or not callable(func):
             raise TypeError(f"CPU task '{name}' must be a sync function (def)")
-        if self.strict_cpu_checks and func.__qualname__ != func.__name__:
+        if not hasattr(func, "__qualname__"):
+            raise TypeError(f"CPU task '{name}' must be a function, not a {type(func).__name__}")
+        if self.strict_cpu_checks and (func.__qualname__ != func.__name__ or not func.__name__.isidentifier()):
             raise TypeError(
                 f"CPU task '{name}' must be module-level, so that a worker process can import it; "
-                f"'{func.__qualname__}' is not"
+                f"'{func.__qualname__}' is not: define it with `def` at the top level of a module, and pass what it "
+                "takes from around it as arguments"
             )
 
     def get(self, name: str) -> Callable[..., Any] | None:

@@ -373,7 +373,7 @@ EXPORTER_SERIES = Metric(
 EXPORTER_SERIES_DROPPED = Metric(
     "flowrra_exporter_series_dropped",
     "gauge",
-    "Time series left out of this scrape, because their name is taken.",
+    "Time series left out of this scrape: their name is taken, or --max-series was reached.",
     "flowrra.exporter.series.dropped",
 )
 

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from flowrra_exporter.app_loop import AppLoop, CallTimeout, LoopUnavailable
+from flowrra_exporter.blockage import describe_blockage
+from flowrra_exporter.check import Check
 from flowrra_exporter.lifecycle import Lifecycle, Phase
-from flowrra_exporter.management import Management
+from flowrra_exporter.management import Management, NoSuchMethod
+from flowrra_exporter.queue_limits import QueueLimits
+from flowrra_exporter.smoothing import Smoothing
 from flowrra_exporter.watchdog import Watchdog
 
+__all__ = ["Check", "Checks", "NotStarted", "Readiness", "components"]
 
-class Check(NamedTuple):
-    """The result of one check; `message` is for humans."""
+logger = logging.getLogger(__name__)
 
-    name: str
-    ok: bool
-    message: str
+_FOLLOW_SECONDS = 0.5
+"""How often the app is asked again while a verdict may turn."""
+_IMMEDIATE = frozenset({"app"})
+"""Components that say where the app stands between start and stop: no blips of another service."""
+_LIVE, _READY, _BOTH = ("livez",), ("readyz",), ("livez", "readyz")
+
+
+class Readiness(NamedTuple):
+    """The checks of /readyz. Where `complete` is False there may be more, which can't be known now."""
+
+    checks: list[Check]
+    complete: bool
 
 
 class NotStarted(LoopUnavailable):
@@ -25,9 +40,10 @@ class NotStarted(LoopUnavailable):
 
 
 class Checks:
-    """Answers liveness, startup, readiness and health.
+    """Answers liveness, startup, readiness and health. Its methods belong to the server's thread.
 
-    `timeout` (seconds) is for the app's own health check.
+    `timeout` (seconds) is for the app's own health check; `failure_grace` (seconds) for how long a component
+    must fail before it fails readiness, and pass before it doesn't any more.
     """
 
     def __init__(
@@ -37,12 +53,17 @@ class Checks:
         app_loop: Callable[[], AppLoop | None],
         management: Callable[[], Management | None],
         timeout: float,
+        failure_grace: float,
+        queue_limits: QueueLimits,
     ) -> None:
         self._lifecycle = lifecycle
         self._watchdog = watchdog
         self._app_loop = app_loop
         self._management = management
         self._timeout = timeout
+        self._queue_limits = queue_limits
+        self._smoothing = Smoothing(failure_grace, _IMMEDIATE)
+        self._following: asyncio.Task[None] | None = None
 
     def liveness(self) -> list[Check]:
         """Fails if a restart would help: the loop is blocked past the threshold, or the app has died."""
@@ -52,15 +73,65 @@ class Checks:
         """Fails until the app has started."""
         phase, message = self._lifecycle.status
         ok = phase not in (Phase.STARTING, Phase.FAILED)
-        return [Check("startup", ok, "the app has started" if ok else message)]
+        return [Check("startup", ok, "the app has started" if ok else message, ("startupz", "readyz"))]
 
-    async def readiness(self) -> list[Check]:
-        """Fails before the start, during the shutdown, and while a component is unhealthy."""
+    async def readiness(self) -> Readiness:
+        """Fails before the start, during the shutdown, while the loop is blocked: at once. While a component is
+        unhealthy or a queue too long: once that has lasted for the grace.
+        """
+        found = await self._evaluate()
+        if not self._smoothing.settled and (self._following is None or self._following.done()):
+            self._following = asyncio.create_task(self._follow(), name="flowrra-exporter:follow")
+        return found
+
+    async def _follow(self) -> None:
+        """Asks again until each verdict is settled, so that it doesn't depend on how often the probe comes."""
+        while not self._smoothing.settled:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            await self._evaluate()
+
+    async def _evaluate(self) -> Readiness:
         phase, message = self._lifecycle.status
         if phase is not Phase.RUNNING:
-            return [Check("shutdown" if phase in (Phase.DRAINING, Phase.STOPPED) else "startup", False, message)]
-        found = await self.health()
-        return [Check("startup", True, message), *components(found)]
+            self._smoothing.reset()
+            ending = phase in (Phase.DRAINING, Phase.STOPPED)
+            startup = Check("startup", ending, "the app has started" if ending else message, ("startupz", "readyz"))
+            return Readiness([startup, Check("shutdown", False, message, _READY)] if ending else [startup], False)
+        health, queues = await asyncio.gather(self._health_or_error(), self._queues())
+        if self._lifecycle.status.phase is not Phase.RUNNING:
+            return await self._evaluate()  # a shutdown has begun meanwhile
+        startup = Check("startup", True, message, ("startupz", "readyz"))
+        shutdown = Check("shutdown", True, "no shutdown was asked for", _READY)
+        if isinstance(health, LoopUnavailable):
+            blocked = Check("event_loop", False, str(health), _BOTH, self._silent_since(), self._blockage())
+            held = self._smoothing.judge([], complete=False)
+            return Readiness([startup, shutdown, blocked, *held], False)
+        loop = Check("event_loop", True, "event loop answers", _BOTH)
+        answered = not isinstance(health, Exception)
+        known = [] if isinstance(health, Exception) else components(dict(health))
+        found = [_answer_of(health), *known, *queues]
+        own = [check for check in (startup, shutdown, loop) if check.name not in {each.name for each in found}]
+        judged = self._smoothing.judge([check._replace(probes=_READY) for check in found], complete=answered)
+        return Readiness([*own, *judged], answered)
+
+    async def _health_or_error(self) -> Mapping[str, Any] | Exception:
+        try:
+            health = await self.ask("health_check")
+        except Exception as error:  # noqa: BLE001  # told to whoever asked: the check is what failed
+            return error
+        return health if isinstance(health, Mapping) else TypeError("health_check() answered no mapping")
+
+    async def _queues(self) -> list[Check]:
+        """The checks of the queues, if there is a limit. What can't be known fails nothing: that's said instead."""
+        if not self._queue_limits:
+            return []
+        try:
+            return self._queue_limits.checks(await self.ask("get_queue_stats"))
+        except (LoopUnavailable, CallTimeout, NoSuchMethod) as error:
+            return self._queue_limits.unknown(str(error))
+        except Exception as error:
+            logger.warning("get_queue_stats() failed", exc_info=True)
+            return self._queue_limits.unknown(f"get_queue_stats() failed: {type(error).__name__}")
 
     async def health(self) -> dict[str, Any]:
         """The app's health check, or one of the same shape that says why there is none."""
@@ -85,14 +156,32 @@ class Checks:
         phase, message = self._lifecycle.status
         loop = self._app_loop()
         if phase is not Phase.FAILED and loop is not None and loop.ended and phase is not Phase.STOPPED:
-            return Check("app", False, "the app's event loop has ended")
-        return Check("app", phase is not Phase.FAILED, message)
+            return Check("app", False, "the app's event loop has ended", _LIVE)
+        return Check("app", phase is not Phase.FAILED, message, _LIVE)
 
     def _event_loop(self) -> Check:
         seconds = self._watchdog.blocked_for
         if seconds is not None:
-            return Check("event_loop", False, f"event loop blocked for {seconds:.1f} s")
-        return Check("event_loop", True, "event loop answers" if self._app_loop() else "no event loop yet")
+            message = f"event loop blocked for {seconds:.1f} s"
+            return Check("event_loop", False, message, _BOTH, self._silent_since(), self._blockage())
+        return Check("event_loop", True, "event loop answers" if self._app_loop() else "no event loop yet", _BOTH)
+
+    def _silent_since(self) -> datetime | None:
+        loop = self._app_loop()
+        return None if loop is None else datetime.now(UTC) - timedelta(seconds=loop.silence)
+
+    def _blockage(self) -> str:
+        loop = self._app_loop()
+        return "" if loop is None or loop.ended else describe_blockage(loop, self._management())
+
+
+def _answer_of(health: Mapping[str, Any] | Exception) -> Check:
+    """Whether there was an answer to the health check, whatever it says."""
+    if isinstance(health, CallTimeout):
+        return Check("health_check", False, str(health))
+    if isinstance(health, Exception):
+        return Check("health_check", False, f"health check failed: {type(health).__name__}")
+    return Check("health_check", True, "the app answers its health check")
 
 
 def components(health: dict[str, Any]) -> list[Check]:

@@ -8,20 +8,24 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowrra_exporter._version import __version__
+from flowrra_exporter.config_file import CONFIG_FILE, read_config_file
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.settings import OPTIONS, Option, Settings, load_settings
+from flowrra_exporter.print_config import effective_config
+from flowrra_exporter.settings import OPTIONS, Option, Settings, load_settings, parse_seconds
 
 if TYPE_CHECKING:
     import click
 
 PROGRAM = "flowrra-exporter"
 USAGE_ERROR = 2
-_EXTRA = ("aiohttp", "click", "prometheus_client", "opentelemetry")
+CHECK = "check"
+"""The first argument that asks for a check. An app can't be meant: that would have a colon."""
+_EXTRA = ("aiohttp", "click", "prometheus_client", "opentelemetry", "yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     import click
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    checks = words[:1] == [CHECK]
+    parser, name = (_check_parser(), f"{PROGRAM} {CHECK}") if checks else (_parser(), PROGRAM)
     try:
-        return int(_parser().main(args=arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
+        return int(parser.main(args=words[checks:], prog_name=name, standalone_mode=False) or 0)
     except click.Abort:
         return _fail("aborted")
     except click.ClickException as error:
@@ -48,40 +55,108 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _parser() -> click.Command:
     import click
 
-    target = click.Argument(["target"], metavar="MODULE:APP")
+    print_config = "Print the settings in force as YAML, secrets hidden, and exit."
     command = click.Command(
         PROGRAM,
-        params=[*(_click_option(option) for option in OPTIONS), target],
+        params=[
+            *_settings_options(),
+            click.Option(["--print-config"], is_flag=True, help=print_config),
+            click.Argument(["target"], metavar="MODULE:APP", required=False),
+        ],
         callback=_start,
         help="Runs the Flowrra app MODULE:APP, and serves its metrics and health. MODULE:APP is an app, or a "
         "function that returns one. Each flag is also an environment variable: --web.listen-address is "
         "FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS.",
+        epilog=f"'{PROGRAM} {CHECK} MODULE:APP' says what is wrong with flags, configuration file and app, or with an "
+        f"endpoint that is served already: see '{PROGRAM} {CHECK} --help'.",
     )
     return click.version_option(__version__, prog_name=PROGRAM)(command)
+
+
+def _check_parser() -> click.Command:
+    import click
+
+    strict = "Count a warning as an error."
+    return click.Command(
+        CHECK,
+        params=[
+            click.Option(["--url"], metavar="URL", help="Check the metrics that are served there, and the probes."),
+            click.Option(["--timeout"], metavar="SECONDS", default="10", help="Time for each answer. [default: 10]"),
+            click.Option(["--strict"], is_flag=True, help=strict),
+            *_settings_options(),
+            click.Argument(["target"], metavar="[MODULE:APP]", required=False),
+        ],
+        callback=_check,
+        help="Says line by line what is right and what is wrong: with the settings (flags, variables, configuration "
+        "file); with the app MODULE:APP, which is imported, but not started; with what is served at a URL. Exit "
+        "status 0 if nothing is wrong, 1 if something is.",
+    )
+
+
+def _settings_options() -> list[click.Option]:
+    return [_click_option(option) for option in (CONFIG_FILE, *OPTIONS)]
 
 
 def _click_option(option: Option) -> click.Option:
     import click
 
     names = [option.flag, option.name]
+    if option.negatable:
+        names[0] = f"{option.flag}/--no-{option.flag.removeprefix('--')}"
     if option.switch:
-        return click.Option(names, is_flag=True, help=option.help)
+        return click.Option(names, is_flag=True, default=None, help=option.help)
     return click.Option(names, multiple=True, metavar=option.metavar, help=option.help)
 
 
-def _start(target: str, **given: Any) -> int:
-    """Runs the command; `given` has each flag's texts, for a switch whether it was given."""
+def _start(target: str | None, print_config: bool, **given: Any) -> int:
+    """Runs the command; `given` has each flag's texts, for a switch True, False or None."""
     debug = bool(given["debug"])
-    switches = {option.name: ("true",) if given[option.name] else () for option in OPTIONS if option.switch}
-    texts = {**given, **switches}
     try:
-        settings = load_settings(texts, os.environ)
+        settings = _load(_texts(given))
         debug = settings.debug
+        if print_config:
+            return _print_config(settings)
+        if target is None:
+            raise UsageError(f"Missing argument 'MODULE:APP'; expected an app, as in: {PROGRAM} shop.tasks:app")
         return _execute(target, settings)
     except UsageError as error:
         if debug:
             sys.stderr.write(mask_secrets("".join(traceback.format_exception(error))))
         return _fail(str(error))
+
+
+def _texts(given: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    switches = {option.name: _switch(given[option.name]) for option in OPTIONS if option.switch}
+    return {**given, **switches}
+
+
+def _load(texts: Mapping[str, Sequence[str]]) -> Settings:
+    path = CONFIG_FILE.value(texts[CONFIG_FILE.name], os.environ)
+    return load_settings(texts, os.environ, read_config_file(path).valid_values() if path else None)
+
+
+def _print_config(settings: Settings) -> int:
+    sys.stdout.write(effective_config(settings))
+    return 0
+
+
+def _check(target: str | None, url: str | None, timeout: str, strict: bool, **given: Any) -> int:
+    """Runs the check; `given` as for `_start`."""
+    from flowrra_exporter.check_command import CheckCommand
+
+    try:
+        seconds = parse_seconds(timeout)
+    except ValueError:
+        return _fail(f"--timeout: got {timeout!r:.200}; expected a number of seconds above 0")
+    try:
+        return CheckCommand(_texts(given), os.environ, seconds, strict).run(target, url)
+    except UsageError as error:
+        return _fail(str(error))
+
+
+def _switch(given: bool | None) -> tuple[str, ...]:
+    """A switch as a text; none if it wasn't given."""
+    return () if given is None else (str(given).lower(),)
 
 
 def _execute(target: str, settings: Settings) -> int:
@@ -91,5 +166,5 @@ def _execute(target: str, settings: Settings) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)  # noqa: T201  # the one line for the user
+    print(f"{PROGRAM}: {mask_secrets(message)}", file=sys.stderr)  # noqa: T201  # the one line for the user
     return USAGE_ERROR

@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
 from flowrra_exporter.collectors.base import Collector, Incomplete
+from flowrra_exporter.collectors.breaker import Breaker
 from flowrra_exporter.collectors.exporter import self_families
+from flowrra_exporter.otel.exemplars import Exemplars
 from flowrra_exporter.pacing import rest
 from flowrra_exporter.prometheus import Format, Renderer
 from flowrra_exporter.samples import AnyFamily
@@ -23,6 +25,9 @@ from flowrra_exporter.samples import AnyFamily
 logger = logging.getLogger(__name__)
 
 _EXPECTED_FAILURES = (LoopUnavailable, CallTimeout, Incomplete, TimeoutError)
+_SHARED_SECONDS = 0.25
+"""For how long after its start a collection is shared: what takes longer waits for a source that hangs, and the others'
+figures would be old."""
 _GZIP_WBITS = 31  # a gzip header and trailer around the deflate stream
 _GZIP_LEVEL = 1  # scraped often, kept never
 
@@ -66,25 +71,49 @@ class Snapshot:
 
 
 class Collection:
-    """One run of every collector, started by its construction."""
+    """One run of every collector, started by its construction.
 
-    def __init__(self, collectors: Sequence[Collector], finish: Callable[[Sequence[Outcome]], Snapshot]) -> None:
+    `refused` has the collectors that aren't run this time, by name with the reason.
+    """
+
+    def __init__(
+        self,
+        collectors: Sequence[Collector],
+        refused: Mapping[str, str],
+        finish: Callable[[Sequence[Outcome]], Snapshot],
+        judge: Callable[[str, bool], None],
+    ) -> None:
         self._started = time.monotonic()
         self._finish = finish
+        self._judge = judge
         self._collectors = {collector.name: collector for collector in collectors}
-        self._outcomes: dict[str, Outcome] = {}
-        self._runs = {asyncio.create_task(self._run(collector)) for collector in collectors}
+        self._outcomes = {name: Outcome(name, reason, 0.0, ()) for name, reason in refused.items()}
+        self._runs = {
+            collector.name: asyncio.create_task(self._run(collector))
+            for collector in collectors
+            if collector.name not in refused
+        }
         self._complete: Snapshot | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self._started
+
+    @property
+    def running(self) -> dict[str, asyncio.Task[None]]:
+        """The collectors that have not ended yet."""
+        return {name: run for name, run in self._runs.items() if not run.done()}
 
     @property
     def done(self) -> bool:
         """Whether every collector has ended."""
-        return all(run.done() for run in self._runs)
+        return not self.running
 
     async def snapshot(self, timeout: float) -> Snapshot:
         """What there is once all collectors have ended, or after `timeout` seconds."""
-        if self._runs:
-            await asyncio.wait(self._runs, timeout=timeout)
+        if self.running:
+            await asyncio.wait(self.running.values(), timeout=timeout)
         if self._complete is not None:
             return self._complete
         snapshot = self._finish([self._outcomes.get(name) or self._late(name) for name in self._collectors])
@@ -94,7 +123,7 @@ class Collection:
 
     def cancel(self) -> None:
         """Ends the collectors that still run."""
-        for run in self._runs:
+        for run in self._runs.values():
             run.cancel()
 
     def _late(self, name: str) -> Outcome:
@@ -103,15 +132,21 @@ class Collection:
     async def _run(self, collector: Collector) -> None:
         families: Sequence[AnyFamily] = ()
         error = ""
+        is_sources_fault = True
         try:
             families = await collector.collect()
         except Incomplete as incomplete:
             families, error = incomplete.families, str(incomplete)
+            is_sources_fault = not isinstance(incomplete.__cause__, LoopUnavailable)
         except _EXPECTED_FAILURES as failure:
             error = str(failure) or type(failure).__name__
+            # Of a loop that doesn't turn one hears at once, and as soon as it turns again, everything is to be there.
+            is_sources_fault = not isinstance(failure, LoopUnavailable)
         except Exception as failure:  # a source can fail in any way; it's reported by the outcome
             error = f"{type(failure).__name__}: {failure}"
             logger.debug("collector %s failed", collector.name, exc_info=True)
+        if is_sources_fault:
+            self._judge(collector.name, bool(error))
         seconds = time.monotonic() - self._started
         self._outcomes[collector.name] = Outcome(collector.name, error, seconds, families)
 
@@ -119,23 +154,24 @@ class Collection:
 class Collections:
     """Starts collections, at most one at a time, and logs when a source begins to fail or recovers.
 
-    `collectors` returns those there are at the moment; `dropped` the number of time series that they left
-    out.
+    `collectors` returns those there are at the moment, `exemplars` what tracing has kept. One that hangs is left
+    behind by the next collection, and one that keeps failing is left alone for a while.
     """
 
     def __init__(
         self,
         mode: str,
         collectors: Callable[[], Sequence[Collector]],
-        dropped: Callable[[], int],
         timeout: float,
+        exemplars: Callable[[], Exemplars | None] = lambda: None,
     ) -> None:
         self._mode = mode
         self._collectors = collectors
-        self._dropped = dropped
         self._timeout = timeout
-        self._renderer = Renderer()
+        self._renderer = Renderer(exemplars)
         self._current: Collection | None = None
+        self._hanging: dict[str, asyncio.Task[None]] = {}
+        self._breakers: dict[str, Breaker] = {}
         self._failing: dict[str, str] = {}
 
     async def snapshot(self, timeout: float | None = None) -> Snapshot:
@@ -143,12 +179,39 @@ class Collections:
 
         `timeout` (seconds) can only shorten the wait.
         """
-        if self._current is None or self._current.done:
-            self._current = Collection(self._collectors(), self._finish)
-        return await self._current.snapshot(self._timeout if timeout is None else min(timeout, self._timeout))
+        current = self._current
+        if current is None or current.done or current.age > _SHARED_SECONDS:
+            current = self._current = self._start(current)
+        return await current.snapshot(self._timeout if timeout is None else min(timeout, self._timeout))
+
+    def _start(self, last: Collection | None) -> Collection:
+        """A new collection, without the sources that the last one still waits for or that are left alone."""
+        if last is not None:
+            self._hanging.update(last.running)
+        self._hanging = {name: run for name, run in self._hanging.items() if not run.done()}
+        refused = dict.fromkeys(self._hanging, "has not answered an earlier scrape yet")
+        for name, breaker in self._breakers.items():
+            reason = breaker.refusal
+            if reason is not None:
+                refused[name] = reason
+        collectors = self._collectors()
+        names = {collector.name for collector in collectors}
+        return Collection(
+            collectors, {name: why for name, why in refused.items() if name in names}, self._finish, self._judge
+        )
+
+    def _judge(self, name: str, failed: bool) -> None:
+        """Notes how a source fared, for its circuit breaker."""
+        breaker = self._breakers.setdefault(name, Breaker())
+        if failed:
+            breaker.failed()
+        else:
+            breaker.succeeded()
 
     def close(self) -> None:
         """Ends what still runs."""
+        for run in self._hanging.values():
+            run.cancel()
         if self._current is not None:
             self._current.cancel()
 
@@ -157,7 +220,8 @@ class Collections:
         results = [(outcome.collector, not outcome.error, outcome.seconds) for outcome in outcomes]
         for outcome in outcomes:
             self._log(outcome)
-        families.extend(self_families(self._mode, results, families, self._dropped()))
+        dropped = sum(collector.dropped for collector in self._collectors())
+        families.extend(self_families(self._mode, results, families, dropped))
         return Snapshot(families, self._renderer)
 
     def _log(self, outcome: Outcome) -> None:

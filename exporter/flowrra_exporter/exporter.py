@@ -22,17 +22,25 @@ from flowrra_exporter.app_loop import AppLoop
 from flowrra_exporter.checks import Checks
 from flowrra_exporter.collection import Collections
 from flowrra_exporter.collectors import Collector, PythonCollector, collectors_for
+from flowrra_exporter.errors import UsageError
+from flowrra_exporter.forks import Birthplace
+from flowrra_exporter.histogram_bounds import set_bounds
 from flowrra_exporter.lifecycle import Lifecycle
 from flowrra_exporter.management import Management
 from flowrra_exporter.otel.environment import Environment
+from flowrra_exporter.queue_limits import QueueLimits
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.target import manager_of
 from flowrra_exporter.watchdog import Watchdog
-from flowrra_exporter.web.api import ApiRoutes
+from flowrra_exporter.web.access import Access
+from flowrra_exporter.web.api import API_PATHS, ApiRoutes
+from flowrra_exporter.web.config_file import WebConfig
+from flowrra_exporter.web.failures import Failures
 from flowrra_exporter.web.metrics import MetricsRoute
-from flowrra_exporter.web.page import PageRoute
+from flowrra_exporter.web.page import PROBE_PATHS, PageRoute, Viewer
 from flowrra_exporter.web.probes import ProbeRoutes
-from flowrra_exporter.web.server import ServerThread, make_application
+from flowrra_exporter.web.reload import WebConfigFile
+from flowrra_exporter.web.server import ServerThread, Site, make_application
 from flowrra_exporter.web.sockets import bind, url
 
 if TYPE_CHECKING:
@@ -60,10 +68,14 @@ class Exporter:
         self._mode = mode
         self._management: Management | None = None
         self._python = PythonCollector(_REGISTRY_TIMEOUT)
-        self._collectors: list[Collector] = [self._python]
+        self._collectors: list[Collector] = self._chosen([self._python])
         self._server: ServerThread | None = None
+        self._birthplace = Birthplace("the exporter")
+        self._web_config_file: WebConfigFile | None = None
+        self._access = Access(WebConfig())
         self._otel: OpenTelemetry | None = None
         self.urls: list[str] = []
+        self.probe_urls: list[str] = []
         self._watchdog = Watchdog(lambda: self.app_loop, self.lifecycle, self.settings.loop_block_threshold)
         self._checks = Checks(
             self.lifecycle,
@@ -71,36 +83,86 @@ class Exporter:
             lambda: self.app_loop,
             lambda: self._management,
             self.settings.probe_timeout,
+            self.settings.probe_failure_grace,
+            QueueLimits(self.settings.probe_max_pending, self.settings.probe_max_queue_age),
         )
         self._collections = Collections(
-            mode, lambda: self._collectors, lambda: self._python.dropped, self.settings.collect_timeout
+            mode,
+            lambda: self._collectors,
+            self.settings.collect_timeout,
+            lambda: None if self._otel is None else self._otel.exemplars,
         )
 
     @property
     def server_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of the server's thread. RuntimeError before `serve`."""
+        return self.server.loop
+
+    @property
+    def server(self) -> ServerThread:
+        """The server's thread. RuntimeError before `serve`, and in a process forked since."""
         if self._server is None:
             raise RuntimeError("the exporter doesn't serve yet; call serve() first")
-        return self._server.loop
+        self._birthplace.check()
+        return self._server
 
     @property
     def management(self) -> Management | None:
         """The Management API of the app; None before `attach`."""
         return self._management
 
-    def serve(self) -> Sequence[str]:
-        """Binds the addresses and starts to serve;
+    def serve(self, listen: bool = True) -> Sequence[str]:
+        """Binds the addresses and starts to serve; without `listen`, only what `server.accept` is given.
 
-        Returns the URLs. Raises UsageError if an address can't be had, or what OpenTelemetry needs.
+        Returns the URLs. Raises UsageError if an address can't be had, or what OpenTelemetry needs, and for
+        settings that contradict each other.
         """
+        web_config = self._open_web_config()
         self._otel = self._open_otel()
-        sockets = bind(self.settings.web_listen_address)
-        self.urls = [url(bound) for bound in sockets]
-        self._server = ServerThread(self._application, sockets, self._watchdog.run)
+        sockets = bind(self.settings.web_listen_address if listen else ())
+        try:
+            probe_sockets = bind(self.settings.probe_listen_address if listen else ())
+        except UsageError:
+            for bound in sockets:
+                bound.close()
+            raise
+        scheme = "http" if web_config.context is None else "https"
+        self.urls = [url(bound, scheme) for bound in sockets]
+        self.probe_urls = [url(bound) for bound in probe_sockets]
+        sites = [Site(self._application, sockets, web_config.context)]
+        if probe_sockets:
+            sites.append(Site(self._probe_application, probe_sockets))
+        self._birthplace.here(self._forked)
+        self._server = ServerThread(sites, self._background)
         self._server.start()
         for listening in self.urls:
             logger.info("listening on %s", listening)
+        for listening in self.probe_urls:
+            logger.info("answering probes on %s", listening)
         return self.urls
+
+    def _open_web_config(self) -> WebConfig:
+        """What the web configuration file says; what it would say if it were empty, if there is none."""
+        if self.settings.web_config_file is not None:
+            self._web_config_file = WebConfigFile(self.settings.web_config_file)
+            self._access.change(self._web_config_file.current)
+        config = WebConfig() if self._web_config_file is None else self._web_config_file.current
+        if self.settings.web_show_task_data and not config.authenticates:
+            raise UsageError(
+                "--web.show-task-data is for clients that have authenticated; expected --web.config.file with "
+                "basic_auth_users or required client certificates"
+            )
+        return config
+
+    async def _background(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watchdog.run())
+            if self._web_config_file is not None:
+                group.create_task(self._web_config_file.watch(self._change_web_config))
+
+    async def _change_web_config(self, config: WebConfig) -> None:
+        await self.server.use_tls(config.context)
+        self._access.change(config)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> AppLoop:
         """Watches the app's event loop. Call it in the thread that runs it, after `serve`."""
@@ -109,21 +171,37 @@ class Exporter:
         return app_loop
 
     def attach(self, manager: Any, app_loop: AppLoop) -> None:
-        """Serves what `manager` answers on the loop that is being watched."""
+        """Serves what `manager` answers on the loop that is being watched.
+
+        Raises UsageError for histogram bounds that the app doesn't take.
+        """
         management = Management(manager, app_loop, self.settings.collect_timeout)
-        otel = [] if self._otel is None else self._otel.attach(getattr(manager, "app", manager))
-        self._collectors = [*collectors_for(management), *otel, self._python]
+        set_bounds(management, self.settings)
+        bounds = self.settings.histogram_run_duration_bounds
+        otel = [] if self._otel is None else self._otel.attach(getattr(manager, "app", manager), bounds)
+        collectors = collectors_for(management, self.settings.max_series)
+        self._collectors = self._chosen([*collectors, *otel, self._python])
         self._management = management
 
+    def _chosen(self, collectors: Sequence[Collector]) -> list[Collector]:
+        return [collector for collector in collectors if self.settings.collects(collector.name)]
+
     def close(self, flush_timeout: float = _FLUSH_SECONDS) -> None:
-        """Stops to serve. What is to be pushed gets up to `flush_timeout` seconds, and no more than five."""
+        """Stops to serve. What is to be pushed gets up to `flush_timeout` seconds, and no more than five.
+
+        Nothing in a process forked since `serve`: the threads are the parent's.
+        """
+        if self._birthplace.elsewhere:
+            return
         if self._otel is not None:
             self._otel.close(min(flush_timeout, _FLUSH_SECONDS))
             self._otel = None
         if self._server is not None:
             self._server.loop.call_soon_threadsafe(self._collections.close)
             self._server.stop()
+            self._access.close()
             self._server = None
+            self._birthplace.gone()
 
     async def push_metrics(self, timeout: float = _FLUSH_SECONDS) -> bool:
         """Pushes the metrics over OTLP now; whether the receiver took them within `timeout` seconds.
@@ -145,6 +223,10 @@ class Exporter:
         self.lifecycle.draining()
         await asyncio.to_thread(self.close)
 
+    def _forked(self) -> None:
+        if self._server is not None:
+            self._server.forsake_sockets()
+
     def _open_otel(self) -> OpenTelemetry | None:
         """What pushes metrics and makes spans; None, and nothing is imported, unless it's switched on."""
         environment = Environment(self.settings, os.environ)
@@ -155,13 +237,31 @@ class Exporter:
 
         return OpenTelemetry(environment, metrics, traces, self._collections, lambda: self.server_loop, self._mode)
 
+    def _probe_application(self) -> web.Application:
+        """The probes alone, for a port that asks nobody who they are: the kubelet has no credentials."""
+        return make_application(ProbeRoutes(self._checks).routes())
+
     def _application(self) -> web.Application:
-        path = self.settings.web_telemetry_path
+        path, task_data = self.settings.web_telemetry_path, self.settings.web_show_task_data
+        failures = Failures(lambda: self._management, self.settings.probe_timeout)
+        api = ApiRoutes(self._checks, lambda: self._management, failures, task_data).routes()
+        links = {path: "Metrics for Prometheus, as text or OpenMetrics", **PROBE_PATHS, **API_PATHS}
+        if not self.settings.web_api:
+            api, links = [], {link: text for link, text in links.items() if link not in API_PATHS}
+        viewer = Viewer(
+            self.lifecycle,
+            self._checks,
+            self._collections,
+            failures,
+            lambda: self._management,
+            lambda: self.app_loop,
+        )
         return make_application(
             [
                 *MetricsRoute(path, self._collections, self.settings.max_concurrent_scrapes).routes(),
                 *ProbeRoutes(self._checks).routes(),
-                *ApiRoutes(self._checks).routes(),
-                *PageRoute(path, self.lifecycle).routes(),
-            ]
+                *api,
+                *PageRoute(viewer, links, task_data, self.settings.max_series).routes(),
+            ],
+            self._access,
         )

@@ -7,15 +7,40 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-# Up to the last @: a password may hold an unescaped / or @. Rather too much than too little.
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*:[^\s'\"]*@")
+# Up to the last @: a password may hold an unescaped / or @, and a user alone may be a token. Rather too much than too
+# little.
+_URL_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s'\"]*:[^\s'\"]*|[^/\s'\"]+)@")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 _TASK_FIELDS = ("task_id", "task_name", "attempt")
+
+
+class Occasionally:
+    """Logs a warning at most once in `seconds`, with how often there was reason to: clients can't fill the log.
+
+    `message` has one %d, for the number.
+    """
+
+    def __init__(self, logger: logging.Logger, message: str, seconds: float = 60.0) -> None:
+        self._logger = logger
+        self._message = message
+        self._seconds = seconds
+        self._count = 0
+        self._logged_at = -math.inf
+
+    def warn(self) -> None:
+        """Once more."""
+        self._count += 1
+        now = time.monotonic()
+        if now - self._logged_at >= self._seconds:
+            self._logger.warning(self._message, self._count)
+            self._count, self._logged_at = 0, now
 
 
 def mask_secrets(text: str) -> str:

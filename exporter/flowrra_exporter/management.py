@@ -6,6 +6,7 @@ Works with `flowrra.management.FlowrraManager` of any version and with any objec
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from typing import Any
@@ -38,23 +39,26 @@ class Management:
         version = getattr(sys.modules.get("flowrra"), "__version__", None)
         return None if version is None else str(version)
 
-    async def ask(self, method: str, timeout: float | None = None) -> Any:
-        """What the method answers on the app's loop, within `timeout` seconds.
+    async def ask(self, method: str, timeout: float | None = None, **arguments: int) -> Any:
+        """What the method answers to these arguments on the app's loop, within `timeout` seconds.
 
         Raises NoSuchMethod, and what `AppLoop.call` raises.
         """
         if not self.has(method):
             raise NoSuchMethod(f"this app has no {method}()")
         limit = self._call_timeout if timeout is None else timeout
-        return await self._app_loop.call(method, getattr(self._manager, method), limit)
+        call = functools.partial(getattr(self._manager, method), **arguments)
+        key = f"{method}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+        return await self._app_loop.call(key if arguments else method, call, limit)
 
-    def read(self, method: str) -> Any:
-        """What the method answers here and now: for those documented as plain numbers, readable from any
-        thread.
+    def read(self, method: str, **arguments: Any) -> Any:
+        """What the method answers to these arguments here and now.
+
+        For those that are documented as plain numbers, readable from any thread.
 
         Raises TypeError if it turns out to wait for something.
         """
-        answer = getattr(self._manager, method)()
+        answer = getattr(self._manager, method)(**arguments)
         if not inspect.iscoroutine(answer):
             return answer
         try:

@@ -14,14 +14,16 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import accumulate
 from typing import TypeVar
 
-from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.samples import Exemplar as ForeignExemplar
+from prometheus_client.samples import Sample
 
-from flowrra_exporter.catalog import Metric
+from flowrra_exporter.catalog import TASK_RUN_DURATION, Metric
+from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
 from flowrra_exporter.pacing import SLICE_SECONDS
 from flowrra_exporter.samples import AnyFamily, Distribution, Family, ForeignFamily, Labels, Number, Point
 
@@ -79,11 +81,26 @@ class _Block:
     def render(self, value: Distribution) -> str:
         if value != self.value:
             self.value = value
-            figures = list(map(str, accumulate(value.counts)))
-            figures += figures[-1], f"{format_number(value.sum)}\n"
-            self.pieces[1::2] = figures
+            self.pieces[1::2] = _figures(value)
             self.text = "".join(self.pieces)
         return self.text
+
+    def render_with(self, value: Distribution, exemplars: Sequence[Exemplar | None]) -> str:
+        """The lines with an exemplar after each bucket that has one and an observation."""
+        figures = _figures(value)
+        for place, exemplar in enumerate(exemplars):
+            if exemplar is not None and value.counts[place]:
+                figures[place] += exemplar.openmetrics()
+        pieces = self.pieces.copy()
+        pieces[1::2] = figures
+        return "".join(pieces)
+
+
+def _figures(value: Distribution) -> list[str]:
+    """The values of a histogram's lines: buckets, count, sum."""
+    figures = list(map(str, accumulate(value.counts)))
+    figures += figures[-1], f"{format_number(value.sum)}\n"
+    return figures
 
 
 _Prepared = TypeVar("_Prepared", _Line, _Block)
@@ -93,10 +110,12 @@ class Renderer:
     """Renders families; keeps the prepared lines of what it rendered last.
 
     Not for several threads at once. What it keeps is bounded by what is served: lines of label sets that are
-    gone are dropped when they outnumber the living.
+    gone are dropped when they outnumber the living. `exemplars` returns what tracing has kept of run durations;
+    they go into OpenMetrics, the text format has no place for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exemplars: Callable[[], Exemplars | None] = lambda: None) -> None:
+        self._exemplars = exemplars
         self._lines: dict[str, dict[Labels, _Line]] = {}
         self._blocks: dict[str, dict[Labels, _Block]] = {}
 
@@ -124,15 +143,19 @@ class Renderer:
             if isinstance(family, Family):
                 if family.points:
                     yield _header(family.metric, format)
-                    yield from self._own(family)
+                    yield from self._own(family, format)
             else:
                 yield from _foreign(family, format)
 
-    def _own(self, family: Family) -> Iterator[str | None]:
-        points = family.points
-        render = self._render_blocks if family.metric.type == "histogram" else self._render_lines
+    def _own(self, family: Family, format: Format) -> Iterator[str | None]:
+        points, metric = family.points, family.metric
+        exemplars = self._exemplars() if metric is TASK_RUN_DURATION and format is Format.OPENMETRICS else None
         for start in range(0, len(points), _POINTS_BETWEEN_CLOCK_READINGS):
-            yield render(family.metric, points[start : start + _POINTS_BETWEEN_CLOCK_READINGS])
+            some = points[start : start + _POINTS_BETWEEN_CLOCK_READINGS]
+            if metric.type == "histogram":
+                yield self._render_blocks(metric, some, exemplars)
+            else:
+                yield self._render_lines(metric, some)
             yield None
         self._forget_the_gone(family)
 
@@ -148,7 +171,7 @@ class Renderer:
             texts.append(line.text)
         return "".join(texts)
 
-    def _render_blocks(self, metric: Metric, points: list[Point]) -> str:
+    def _render_blocks(self, metric: Metric, points: list[Point], exemplars: Exemplars | None) -> str:
         prepared = self._blocks.setdefault(metric.name, {})
         texts = []
         for labels, value in points:
@@ -157,7 +180,8 @@ class Renderer:
             block = prepared.get(labels)
             if block is None or block.bounds != value.bounds:
                 block = prepared[labels] = _Block(metric, labels, value.bounds)
-            texts.append(block.render(value))
+            kept = None if exemplars is None else exemplars.of(labels, value.bounds)
+            texts.append(block.render(value) if kept is None else block.render_with(value, kept))
         return "".join(texts)
 
     def _forget_the_gone(self, family: Family) -> None:
@@ -278,7 +302,7 @@ def _timestamp(sample: Sample, format: Format) -> str:
     return f" {int(float(sample.timestamp) * 1000)}"
 
 
-def _exemplar(exemplar: Exemplar | None, format: Format) -> str:
+def _exemplar(exemplar: ForeignExemplar | None, format: Format) -> str:
     if exemplar is None or format is Format.TEXT:
         return ""
     labels = _label_text(exemplar.labels, exemplar.labels.values()) or "{}"

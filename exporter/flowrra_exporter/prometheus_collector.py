@@ -7,26 +7,29 @@ async with app, FlowrraCollector(app):
 from __future__ import annotations
 
 import asyncio
-import os
+import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from flowrra_exporter.app_loop import AppLoop
 from flowrra_exporter.collection import Collections
 from flowrra_exporter.collectors import collectors_for
+from flowrra_exporter.forks import Birthplace
 from flowrra_exporter.management import Management
-from flowrra_exporter.prometheus import Format
+from flowrra_exporter.prometheus import format_number
+from flowrra_exporter.samples import AnyFamily, Distribution, Family, series_of
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.target import manager_of
-from flowrra_exporter.web.server import ServerThread, make_application
+from flowrra_exporter.web.server import ServerThread
 
-_RENDER_SECONDS = 5.0
-"""What rendering may take beyond the deadline of the sources."""
+_SPARE_SECONDS = 5.0
+"""What a busy machine may take beyond the deadline of the sources."""
 
 
 class FlowrraCollector(Collector):
@@ -42,18 +45,20 @@ class FlowrraCollector(Collector):
         self._app = app
         self._registry = registry
         self._settings = settings or Settings()
-        self._pid = 0
+        self._birthplace = Birthplace("FlowrraCollector")
         self._thread: ServerThread | None = None
         self._collections: Collections | None = None
 
     async def __aenter__(self) -> Self:
         settings, manager = self._settings, manager_of(self._app)  # may raise: before there is a thread to end
-        thread = ServerThread(lambda: make_application([]), [], _until_cancelled)
+        thread = ServerThread([], _until_cancelled)
         thread.start()
         app_loop = AppLoop(asyncio.get_running_loop(), threading.current_thread(), thread.loop, settings.loop_deadline)
-        collectors = collectors_for(Management(manager, app_loop, settings.collect_timeout))
-        self._collections = Collections("library", lambda: collectors, lambda: 0, settings.collect_timeout)
-        self._thread, self._pid = thread, os.getpid()
+        management = Management(manager, app_loop, settings.collect_timeout)
+        collectors = [each for each in collectors_for(management, settings.max_series) if settings.collects(each.name)]
+        self._collections = Collections("library", lambda: collectors, settings.collect_timeout)
+        self._thread = thread
+        self._birthplace.here()
         self._registry.register(self)
         return self
 
@@ -63,6 +68,7 @@ class FlowrraCollector(Collector):
             self._thread.loop.call_soon_threadsafe(self._collections.close)
             await asyncio.to_thread(self._thread.stop)
         self._thread = self._collections = None
+        self._birthplace.gone()
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering doesn't collect."""
@@ -73,19 +79,38 @@ class FlowrraCollector(Collector):
         thread, collections = self._thread, self._collections
         if thread is None or collections is None:
             raise RuntimeError("FlowrraCollector is not running; expected `async with FlowrraCollector(app)`")
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"FlowrraCollector was started in process {self._pid} and inherited by {os.getpid()}; "
-                "start it after the fork"
-            )
-        text = asyncio.run_coroutine_threadsafe(_openmetrics(collections), thread.loop)
-        body = text.result(self._settings.collect_timeout + _RENDER_SECONDS)
-        return list(text_string_to_metric_families(body))  # type: ignore[no-untyped-call]
+        self._birthplace.check()
+        waiting = asyncio.run_coroutine_threadsafe(collections.snapshot(), thread.loop)
+        snapshot = waiting.result(self._settings.collect_timeout + _SPARE_SECONDS)
+        return [metric_of(family) for family in snapshot.families if series_of(family)]
 
 
-async def _openmetrics(collections: Collections) -> str:
-    snapshot = await collections.snapshot()
-    return (await snapshot.body(Format.OPENMETRICS, gzip=False)).decode()
+def metric_of(family: AnyFamily) -> Metric:
+    """A family as prometheus_client knows it."""
+    if not isinstance(family, Family):
+        return family
+    ours = family.metric
+    metric = Metric(ours.family_name, ours.help, ours.type, ours.unit)
+    for values, value in family.points:
+        labels = dict(zip(ours.labels, map(_encodable, values), strict=True))
+        if isinstance(value, Distribution):
+            metric.samples.extend(_histogram(ours.name, labels, value))
+        else:
+            metric.samples.append(Sample(ours.name, labels, value))
+    return metric
+
+
+def _histogram(name: str, labels: dict[str, str], value: Distribution) -> Iterator[Sample]:
+    counts = list(accumulate(value.counts))
+    for bound, count in zip((*value.bounds, math.inf), counts, strict=True):
+        yield Sample(f"{name}_bucket", {**labels, "le": format_number(float(bound))}, count)
+    yield Sample(f"{name}_count", labels, counts[-1])
+    yield Sample(f"{name}_sum", labels, value.sum)
+
+
+def _encodable(value: str) -> str:
+    """A lone surrogate can't be encoded as UTF-8; it becomes its escape, as in our own exposition."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 async def _until_cancelled() -> None:

@@ -1,7 +1,7 @@
 """Every setting: its flag, its environment variable, its default, and what counts as a valid value.
 
-A flag wins over its variable, a variable over the default. The variable of ``--web.listen-address`` is
-``FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS``: dots and dashes become underscores.
+A flag wins over its variable, a variable over the configuration file, the file over the default. The variable of
+``--web.listen-address`` is ``FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS``: dots and dashes become underscores.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,8 +22,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 OTEL_PROTOCOLS = ("http/protobuf", "grpc")
 OTEL_TEMPORALITIES = ("cumulative", "delta", "lowmemory")
-OTHER_PATHS = ("/", "/livez", "/readyz", "/startupz", "/healthz", "/api/stats", "/api/health", "/api/tasks")
+OTHER_PATHS = (
+    *("/", "/livez", "/readyz", "/startupz", "/healthz"),
+    *("/api/stats", "/api/health", "/api/tasks", "/api/queues", "/api/task-stats", "/api/failures"),
+)
 _URL_FORM = "a URL such as 'http://collector:4318'"
+_GRACE_FORM = "a number of seconds, 0 or more"
+_COUNT_FORM = "a whole number above 0"
 _PATH_FORM = "a path such as '/metrics' that no other route has"
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
@@ -51,10 +58,29 @@ class Settings:
 
     web_listen_address: tuple[Address, ...] = (Address("", 9464),)
     web_telemetry_path: str = "/metrics"
+    web_config_file: Path | None = None
+    web_api: bool = True
+    web_show_task_data: bool = False
+    max_series: int = 20_000
+    collector_app: bool = True
+    collector_executors: bool = True
+    collector_queue: bool = True
+    collector_registry: bool = True
+    collector_tasks: bool = True
+    collector_health: bool = True
+    collector_runtime: bool = True
+    collector_python: bool = True
+    histogram_run_duration_bounds: tuple[float, ...] | None = None
+    histogram_queue_wait_bounds: tuple[float, ...] | None = None
+    histogram_loop_lag_bounds: tuple[float, ...] | None = None
     log_level: str = "info"
     log_format: str = "text"
     shutdown_timeout: float = 30.0
     loop_block_threshold: float = 5.0
+    probe_listen_address: tuple[Address, ...] = ()
+    probe_failure_grace: float = 5.0
+    probe_max_pending: int | None = None
+    probe_max_queue_age: float | None = None
     debug: bool = False
     otel_metrics: bool | None = None
     otel_traces: bool = False
@@ -69,7 +95,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            if item.type == "float":
+            if item.type == "float" and item.name != "probe_failure_grace":
                 _check_seconds(item.name, getattr(self, item.name))
         if not self.web_listen_address:
             raise UsageError("web_listen_address is empty; expected at least one address such as ':9464'")
@@ -79,7 +105,20 @@ class Settings:
             parse_path(self.web_telemetry_path)
         except ValueError:
             raise UsageError(f"web_telemetry_path is {self.web_telemetry_path!r}; expected {_PATH_FORM}") from None
+        self._check_probes()
         self._check_otel()
+
+    def _check_probes(self) -> None:
+        if not (math.isfinite(self.probe_failure_grace) and self.probe_failure_grace >= 0):
+            raise UsageError(f"probe_failure_grace is {self.probe_failure_grace!r}; expected {_GRACE_FORM}")
+        if self.probe_max_pending is not None and self.probe_max_pending < 1:
+            raise UsageError(f"probe_max_pending is {self.probe_max_pending!r}; expected {_COUNT_FORM}")
+        if self.probe_max_queue_age is not None:
+            _check_seconds("probe_max_queue_age", self.probe_max_queue_age)
+
+    def collects(self, collector: str) -> bool:
+        """Whether the collector of this name is switched on; one without a switch always is."""
+        return bool(getattr(self, f"collector_{collector}", True))
 
     def _check_otel(self) -> None:
         if self.otel_interval is not None:
@@ -143,6 +182,29 @@ def parse_seconds(text: str) -> float:
     return value
 
 
+def parse_grace(text: str) -> float:
+    """A finite number, 0 or above; ValueError otherwise."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(text)
+    return value
+
+
+def parse_count(text: str) -> int:
+    """A whole number above 0; ValueError otherwise."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) > 0):
+        raise ValueError(text)
+    return int(text)
+
+
+def parse_bounds(text: str) -> tuple[float, ...]:
+    """``0.1,1,10``: ascending, finite, above 0; ValueError otherwise."""
+    bounds = tuple(map(float, text.split(",")))
+    if not all(math.isfinite(bound) for bound in bounds) or any(b <= a for a, b in pairwise((0.0, *bounds))):
+        raise ValueError(text)
+    return bounds
+
+
 def parse_flag(text: str) -> bool:
     """``true``, ``1``, ``yes``, ``on`` or their opposites, in any case; ValueError otherwise."""
     word = text.lower()
@@ -168,7 +230,8 @@ def one_of(*words: str) -> Callable[[str], str]:
 class Option:
     """How a field of Settings is given from outside.
 
-    `expected` completes "expected …" in the error's text.
+    `expected` completes "expected …" in the error's text. A switch that is `negatable` is on by default; its
+    flag has a second form with ``no-``, as in ``--no-web.api``.
     """
 
     flag: str
@@ -178,6 +241,7 @@ class Option:
     metavar: str
     repeatable: bool = False
     switch: bool = False
+    negatable: bool = False
 
     @property
     def name(self) -> str:
@@ -212,6 +276,26 @@ class Option:
 
 _ADDRESS_FORM = "host:port, such as ':9464', '127.0.0.1:9464' or '[::]:9464'"
 _SECONDS_FORM = "a number of seconds above 0"
+_BOUNDS_FORM = "numbers of seconds above 0 in ascending order, such as '0.1,1,10'"
+
+COLLECTORS = {
+    "app": "whether the app runs, and its versions",
+    "executors": "executors and their slots",
+    "queue": "the queues' depth and age",
+    "registry": "how many tasks are registered, for apps that count nothing more",
+    "tasks": "what became of the tasks, by name",
+    "health": "the app's health by component",
+    "runtime": "the app's event loop and errors",
+    "python": "the process, Python, and what the program itself registered with prometheus_client",
+}
+"""The collectors that can be switched off, and what each serves."""
+
+HISTOGRAMS = {
+    "run-duration": "how long attempts ran",
+    "queue-wait": "how long tasks waited",
+    "loop-lag": "how late the event loop was",
+}
+"""The histograms whose bounds can be chosen."""
 
 OPTIONS = (
     Option(
@@ -228,6 +312,59 @@ OPTIONS = (
         _PATH_FORM,
         "Path of the metrics. [default: /metrics]",
         "PATH",
+    ),
+    Option(
+        "--web.config.file",
+        Path,
+        "a path",
+        "File with TLS, users, headers and a rate limit; see docs/security.md. [default: none]",
+        "FILE",
+    ),
+    Option(
+        "--web.api",
+        parse_flag,
+        "true or false",
+        "Serve the read-only JSON API below /api. [default: yes]",
+        "",
+        switch=True,
+        negatable=True,
+    ),
+    Option(
+        "--web.show-task-data",
+        parse_flag,
+        "true or false",
+        "Show arguments and error texts of failed tasks to clients that have authenticated.",
+        "",
+        switch=True,
+    ),
+    Option(
+        "--max-series",
+        parse_count,
+        "a whole number above 0",
+        'Most time series of all task names together; names beyond share task="__other__". [default: 20000]',
+        "NUMBER",
+    ),
+    *(
+        Option(
+            f"--collector.{name}",
+            parse_flag,
+            "true or false",
+            f"Serve {what}. [default: yes]",
+            "",
+            switch=True,
+            negatable=True,
+        )
+        for name, what in COLLECTORS.items()
+    ),
+    *(
+        Option(
+            f"--histogram.{name}-bounds",
+            parse_bounds,
+            _BOUNDS_FORM,
+            f"Upper bounds of the buckets of {what}, in seconds. [default: see docs/metrics.md]",
+            "SECONDS,…",
+        )
+        for name, what in HISTOGRAMS.items()
     ),
     Option(
         "--log.level",
@@ -255,6 +392,35 @@ OPTIONS = (
         parse_seconds,
         _SECONDS_FORM,
         "/livez fails once the app's event loop has been blocked this long. [default: 5]",
+        "SECONDS",
+    ),
+    Option(
+        "--probe.listen-address",
+        parse_address,
+        _ADDRESS_FORM,
+        "Serve the probes, and nothing else, on this address too; may be given several times. [default: none]",
+        "ADDRESS",
+        repeatable=True,
+    ),
+    Option(
+        "--probe.failure-grace",
+        parse_grace,
+        _GRACE_FORM,
+        "/readyz fails once a component has failed this long, and recovers likewise. [default: 5]",
+        "SECONDS",
+    ),
+    Option(
+        "--probe.max-pending",
+        parse_count,
+        _COUNT_FORM,
+        "/readyz fails while more tasks than that wait in a queue. [default: no limit]",
+        "TASKS",
+    ),
+    Option(
+        "--probe.max-queue-age",
+        parse_seconds,
+        _SECONDS_FORM,
+        "/readyz fails while a task has waited longer than that. [default: no limit]",
         "SECONDS",
     ),
     Option(
@@ -299,7 +465,11 @@ OPTIONS = (
 )
 
 
-def load_settings(given: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> Settings:
-    """Settings from flags (`given`: an option's name to its texts) and environment. Raises UsageError."""
+def load_settings(
+    given: Mapping[str, Sequence[str]], environment: Mapping[str, str], config_file: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from flags (`given`: an option's name to its texts), else environment, else `config_file` (its values
+    by an option's name). Raises UsageError.
+    """
     values = {option.name: option.value(given.get(option.name, ()), environment) for option in OPTIONS}
-    return Settings(**{name: value for name, value in values.items() if value is not None})
+    return Settings(**{**(config_file or {}), **{name: value for name, value in values.items() if value is not None}})

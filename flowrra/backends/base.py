@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from flowrra.exceptions import ResultNotFoundError
 from flowrra.task import TaskResult, TaskStatus
 
 
@@ -39,6 +40,18 @@ class BaseResultBackend(ABC):
             TimeoutError: It was not complete in time.
         """
 
+    async def wait_for_known(self, task_id: str, timeout: float | None) -> TaskResult:
+        """:meth:`wait_for` a task that was submitted: one that is unknown is not waited for.
+
+        Raises:
+            ResultNotFoundError: No record is known for that id.
+            TimeoutError: It was not complete in time.
+        """
+        record = await self.get(task_id)
+        if record is None:
+            raise ResultNotFoundError(task_id)
+        return record if record.is_complete else await self.wait_for(task_id, timeout)
+
     async def delete(self, task_id: str) -> bool:
         """Forget a record; False if there was none."""
         raise NotImplementedError(f"{type(self).__name__} does not delete records")
@@ -50,6 +63,13 @@ class BaseResultBackend(ABC):
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
         """The records with that status, the latest ``submitted_at`` first, those without one last."""
         raise NotImplementedError(f"{type(self).__name__} does not list records")
+
+    async def ping(self) -> None:  # noqa: B027 - optional: a backend without a server always answers
+        """Return if the server answers.
+
+        Raises:
+            BackendError: It doesn't.
+        """
 
     async def close(self) -> None:  # noqa: B027 - optional: a backend without connections has nothing to close
         """Let go of connections."""

@@ -28,5 +28,15 @@ def get_backend(backend: str | BaseResultBackend | None = None, **options: Any) 
         )
     scheme = urlsplit(backend).scheme
     if scheme in REDIS_SCHEMES:
-        raise BackendError(f"Result backends on {scheme}:// are not yet implemented in this release")
+        return _redis_backend(backend, options)
     raise BackendError(f"Unsupported backend URL scheme '{scheme}'; expected redis, rediss or unix")
+
+
+def _redis_backend(url: str, options: dict[str, Any]) -> BaseResultBackend:
+    try:
+        from flowrra.backends.redis import RedisBackend
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise BackendError("A result backend on Redis requires redis package: pip install 'flowrra[redis]'") from None
+    return RedisBackend(url, **options)

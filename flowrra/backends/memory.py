@@ -100,7 +100,7 @@ class InMemoryBackend(BaseResultBackend):
         with self._lock:
             if len(self._finished) > self._max_results:
                 excess = len(self._finished) - self._max_results
-                self._drop(list(islice(self._finished, max(excess, self._max_results // 100))))
+                self._drop(self._first_finished(max(excess, self._max_results // 100)))
             now = time.monotonic()
             if now >= self._expires_at:
                 horizon = now - self._max_age
@@ -108,6 +108,13 @@ class InMemoryBackend(BaseResultBackend):
                 self._drop([task_id for task_id, _ in takewhile(lambda entry: entry[1] < horizon, finished.items())])
                 oldest = next(iter(self._finished.copy().values()), now)
                 self._expires_at = max(oldest + self._max_age, now + self._max_age / 100)
+
+    def _first_finished(self, count: int) -> list[str]:
+        while True:
+            try:
+                return list(islice(self._finished, count))
+            except RuntimeError:  # another thread stored or deleted one meanwhile
+                continue
 
     def _drop(self, task_ids: list[str]) -> None:
         for task_id in task_ids:

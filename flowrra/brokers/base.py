@@ -1,10 +1,17 @@
-"""The interface of a broker: a queue of tasks that several processes may share."""
+"""The interfaces of a broker: a queue of tasks that several processes may share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
 
-from flowrra.task import Task
+from flowrra.backends.base import BaseResultBackend
+from flowrra.codec import EncodedRecord
+from flowrra.task import Task, TaskResult
 
 
 class BaseBroker(ABC):
@@ -40,5 +47,268 @@ class BaseBroker(ABC):
             BackendError: The queue could not be read.
         """
 
+    async def ping(self) -> None:  # noqa: B027 - optional: a broker without a server always answers
+        """Return if the server answers.
+
+        Raises:
+            BackendError: It doesn't.
+        """
+
     async def close(self) -> None:  # noqa: B027 - optional: a broker without connections has nothing to close
         """Let go of connections."""
+
+
+class Entry(NamedTuple):
+    """A task to be queued.
+
+    Attributes:
+        task_id: Its id.
+        priority: Lower numbers first.
+        delay: Seconds until it is due.
+        text: The task, encoded.
+        record: Its record, if that is to be kept in the same step.
+    """
+
+    task_id: str
+    priority: float
+    delay: float
+    text: str
+    record: EncodedRecord | None
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A task that a worker has taken.
+
+    Attributes:
+        task_id: Its id.
+        task: The task; None if what was queued can't be read.
+        submitted_at: When it was submitted, if that is known.
+        error: Why it can't be read.
+        deliveries: How often it was delivered before without an outcome.
+        waited: Seconds since it has been due, by the broker's clock.
+        is_cancelled: Whether it is to be cancelled rather than run.
+    """
+
+    task_id: str
+    task: Task | None
+    submitted_at: datetime | None
+    error: str | None
+    deliveries: int
+    waited: float
+    is_cancelled: bool
+
+
+class Verb(StrEnum):
+    """What a worker says of a task that it holds."""
+
+    RUNNING = "running"
+    DONE = "done"
+    LATER = "later"
+    RELEASE = "release"
+    REFUSE = "refuse"
+    BURY = "bury"
+
+
+class Outcome(NamedTuple):
+    """What became of a task that a worker holds.
+
+    Attributes:
+        verb: ``RUNNING`` changes only its record; ``DONE`` ends it; ``LATER`` has it run again after ``delay``, as
+            ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place; ``REFUSE`` leaves it to
+            another worker after ``delay``; ``BURY`` gives it up, for the reason in ``text``.
+        task_id: Its id.
+        delay: Seconds.
+        text: See ``verb``.
+        record: Its record, if that is to be kept in the same step.
+    """
+
+    verb: Verb
+    task_id: str
+    delay: float = 0.0
+    text: str = ""
+    record: EncodedRecord | None = None
+
+
+class QueueFigures(NamedTuple):
+    """A queue's figures, as of one moment.
+
+    Attributes:
+        pending: Due and waiting to be taken.
+        delayed: Not due yet.
+        in_flight: Held by workers.
+        dead: Given up.
+        oldest_pending_at: Since when the longest waiting one has been due.
+    """
+
+    pending: int
+    delayed: int
+    in_flight: int
+    dead: int
+    oldest_pending_at: datetime | None
+
+
+class Renewal(NamedTuple):
+    """What became of a worker's holds when it renewed them.
+
+    Attributes:
+        lost: Ids that it doesn't hold any more.
+        cancelled: Ids that it is to cancel.
+    """
+
+    lost: list[str]
+    cancelled: list[str]
+
+
+class Cancellation(StrEnum):
+    """What :meth:`LeasingBroker.cancel` did."""
+
+    CANCELLED = "cancelled"
+    RUNNING = "running"
+    ASKED = "asked"
+    UNKNOWN = "unknown"
+
+
+class LeasingBroker(BaseBroker):
+    """A queue whose workers hold tasks for a limited time, renew their hold, and say what became of them: whatever
+    happens to a worker, its tasks are run by another one.
+
+    Attributes:
+        lease: Seconds for which a task is held unless the hold is renewed.
+        max_deliveries: How often a task is delivered without an outcome before it is given up.
+        namespace: What all its names begin with.
+    """
+
+    lease: float
+    max_deliveries: int
+    namespace: str
+
+    @abstractmethod
+    def with_suffix(self, suffix: str) -> LeasingBroker:
+        """The same broker for the queue of that suffix, such as ``:io``: each kind of task has one of its own."""
+
+    # ── on an event loop ────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    def keeps_records_of(self, results: BaseResultBackend) -> bool:
+        """Whether it can keep the records of that backend in the same step as the tasks."""
+
+    @abstractmethod
+    async def submit(self, entries: Sequence[Entry]) -> list[bool]:
+        """Queue tasks, each unless its id is known already; with their records, if it keeps those.
+
+        Returns:
+            For each, whether it was new.
+
+        Raises:
+            BackendError: They could not be queued.
+        """
+
+    @abstractmethod
+    async def take(self, limit: int) -> tuple[list[Delivery], float | None]:
+        """Take up to ``limit`` tasks.
+
+        Returns:
+            The tasks, and in how many seconds more may be due; None if nothing is foreseen.
+
+        Raises:
+            BackendError: The queue could not be read.
+        """
+
+    @abstractmethod
+    async def wait(self, seconds: float) -> None:
+        """Return when there may be something to take, at the latest after that time.
+
+        Raises:
+            BackendError: The queue could not be read.
+        """
+
+    @abstractmethod
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        """Say what became of tasks that were taken here; with their records, if it keeps those.
+
+        Returns:
+            For each, whether it was still this worker's to settle.
+
+        Raises:
+            BackendError: The server could not be reached; nothing, or all of it, may have been done.
+        """
+
+    @abstractmethod
+    async def cancel(self, record: TaskResult) -> Cancellation:
+        """Cancel the task with that (cancelled) record, or ask whoever holds it to.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+        """Call ``on_cancel`` with the id of each task whose holder is asked to cancel it, until this is cancelled."""
+
+    @abstractmethod
+    async def figures(self) -> QueueFigures:
+        """The queue's figures.
+
+        Raises:
+            BackendError: The queue could not be read.
+        """
+
+    @abstractmethod
+    async def list_dead(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """The tasks that were given up, the latest first: ``task_id, task_name, reason, dead_since`` (aware UTC
+        datetime), ``deliveries, args, kwargs``; what can't be read of one is None.
+
+        Raises:
+            BackendError: The queue could not be read.
+        """
+
+    @abstractmethod
+    async def requeue_dead(self, task_id: str, record: TaskResult | None) -> bool:
+        """Make a dead task due again, with that record; False if no dead task has that id.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def delete_dead(self, task_id: str) -> bool:
+        """Forget a dead task; False if there was none.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def list_workers(self) -> list[dict[str, Any]]:
+        """What was announced by :meth:`announce` and still counts.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    # ── blocking, for a thread: a blocked event loop must not cost a worker its tasks ───────────────────────────
+
+    @abstractmethod
+    def renew(self, task_ids: Sequence[str]) -> Renewal:
+        """Hold these tasks for another ``lease`` seconds.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    def announce(self, worker: dict[str, Any], seconds: float) -> None:
+        """Let others know of a process, by its ``id``, for that time.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    def withdraw(self, worker_id: str | None) -> None:
+        """Let others know that a process has ended, if it was announced, and close what the thread had open.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """

@@ -23,7 +23,17 @@ def get_broker(broker: str | BaseBroker | None, **options: Any) -> BaseBroker | 
         raise BackendError(f"A broker must be a connection string or a BaseBroker, not {type(broker).__name__}")
     scheme = urlsplit(broker).scheme
     if scheme in REDIS_SCHEMES:
-        raise BackendError(f"Brokers on {scheme}:// are not yet implemented in this release")
+        return _redis_broker(broker, options)
     if scheme in {"amqp", "amqps"}:
         raise BackendError(f"Brokers on {scheme}:// are not yet implemented")
     raise BackendError(f"Unsupported broker URL scheme '{scheme}'; expected redis, rediss or unix")
+
+
+def _redis_broker(url: str, options: dict[str, Any]) -> BaseBroker:
+    try:
+        from flowrra.brokers.redis import RedisBroker
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise BackendError("A broker on Redis requires redis package: pip install 'flowrra[redis]'") from None
+    return RedisBroker(url, **options)

@@ -105,6 +105,10 @@ class MemoryQueue(Generic[Item]):
         self._set_timer()
         return items
 
+    def ready(self) -> list[Item]:
+        """Every ready item, in order."""
+        return [item for priority in self._priorities for item in self._lanes[priority].values()]
+
     def oldest(self) -> list[Item]:
         """The longest waiting ready item of each priority. From another thread: a moment's picture."""
         return [item for lane in self._lanes.copy().values() if (item := _first(lane)) is not None]

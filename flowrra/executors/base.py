@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from flowrra import telemetry as counters
 from flowrra.backends.base import BaseResultBackend
-from flowrra.brokers.base import BaseBroker
+from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.memory import MemoryQueue
 from flowrra.config import Config
 from flowrra.events import EventPublisher
@@ -28,6 +28,7 @@ from flowrra.executors import settlement
 from flowrra.executors.failures import describe
 from flowrra.executors.feeder import Feeder
 from flowrra.executors.job import Interrupt, Job
+from flowrra.executors.leased import LeasedTasks
 from flowrra.executors.records import Records
 from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
@@ -45,7 +46,7 @@ from flowrra.task import (
     new_task_id,
     running_task,
 )
-from flowrra.telemetry import Telemetry
+from flowrra.telemetry import TaskTelemetry, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class BaseTaskExecutor(ABC):
         config: Slots, queue size, broker and result backend; the defaults if None.
         registry: Where its tasks are registered; one of its own if None.
         results, telemetry, publisher, middlewares: Shared with the other parts of an app; its own if None.
+        announcement: Returns what other processes are to know of this one; None announces nothing.
 
     Attributes:
         registry: The task registry.
@@ -82,6 +84,7 @@ class BaseTaskExecutor(ABC):
         telemetry: Telemetry | None = None,
         publisher: EventPublisher | None = None,
         middlewares: Sequence[Middleware] = (),
+        announcement: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         config = Config() if config is None else config
         self.registry = TaskRegistry() if registry is None else registry
@@ -89,12 +92,13 @@ class BaseTaskExecutor(ABC):
         self.results = config.create_backend() if results is None else results
         self.broker_errors: Counter[str] = Counter()
         self._max_queue_size = config.executor.max_queue_size
+        self._consumes = config.executor.consume
         self._slots = self._slots_of(config)
         self._telemetry = Telemetry() if telemetry is None else telemetry
         self._publisher = EventPublisher() if publisher is None else publisher
-        self._records = Records(self.results, self._publisher)
+        self.records = Records(self.results, self._publisher)
         # Both are looked at for every task, to spare it calls that would do nothing.
-        self._memory = self._records.memory
+        self._memory = self.records.memory
         self._bus = self._publisher.bus
         self._middlewares = middlewares
         self._state: State = "stopped"
@@ -103,6 +107,8 @@ class BaseTaskExecutor(ABC):
         self._running: dict[str, Job] = {}
         self._workers = Workers(self.kind, self._slots, self._queue, self._attempt, self._bury)
         self._accepting: dict[str, asyncio.Future[None]] = {}
+        # What brings tasks from a broker: one of these, by what the broker can do.
+        self._leased = LeasedTasks(self, self.broker, announcement) if isinstance(self.broker, LeasingBroker) else None
         self._feeder: Feeder | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -140,12 +146,13 @@ class BaseTaskExecutor(ABC):
     @property
     def worker_restarts(self) -> int:
         """How many workers died and were replaced."""
-        return self._workers.restarts + (0 if self._feeder is None else self._feeder.restarts)
+        source = self._leased or self._feeder
+        return self._workers.restarts + (0 if source is None else source.restarts)
 
     @property
     def backend_errors(self) -> Counter[str]:
         """How many operations of the result backend failed, by operation."""
-        return self._records.errors
+        return self.records.errors
 
     def pending_count(self) -> int:
         """How many tasks wait in this process for a free worker; delayed ones are not among them."""
@@ -175,9 +182,14 @@ class BaseTaskExecutor(ABC):
         """Whether waiting tasks are shared through a broker."""
         return self.broker is not None
 
+    def is_leasing(self) -> bool:
+        """Whether tasks are taken from the broker by leases, and can be steered there from any process."""
+        return self._leased is not None
+
     def feed_error(self) -> str | None:
         """What keeps it from getting tasks from the broker now; None if nothing does."""
-        return None if self._feeder is None else self._feeder.error
+        source = self._leased or self._feeder
+        return None if source is None else source.error
 
     # ── registration and submission ─────────────────────────────────────────────────────────────────────────
 
@@ -235,6 +247,38 @@ class BaseTaskExecutor(ABC):
         """
         if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
             await self._admit()
+        task, record = self._new_task(definition, args, kwargs, priority, options)
+        delay = 0.0 if options is NO_OPTIONS else options.delay
+        if self._leased is not None:
+            return await self._accept_leased(self._leased, task, record, delay)
+        if self._memory is not None:
+            self._memory.hold(task.id, record)
+        else:
+            await self._store_accepted(record)
+        if self._bus.subscribers:
+            self._publisher.publish(record)
+        telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
+        if self.broker is not None and not delay:
+            await self._push(self.broker, task, record)
+        else:
+            job = Job(task, record, definition, telemetry, time.monotonic() + delay)
+            if delay:
+                self._enqueue(job, delay)
+            else:
+                self._queue.put(task.id, task.priority, job)
+                if not self._workers.is_waking:
+                    self._workers.wake()
+        telemetry.cells[counters.SUBMITTED] += 1
+        return task.id
+
+    def _new_task(
+        self,
+        definition: TaskDefinition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        priority: int | None,
+        options: SubmitOptions,
+    ) -> tuple[Task, TaskResult]:
         if priority is None:
             priority = definition.priority if options.priority is None else options.priority
         # By position, as this is on every task's way: keywords cost.
@@ -255,27 +299,40 @@ class BaseTaskExecutor(ABC):
         )
         if self._middlewares:
             tell_of_submission(self._middlewares, task)
-        record = TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
-        if self._memory is not None:
-            self._memory.hold(task.id, record)
-        else:
-            await self._store_accepted(record)
-        if self._bus.subscribers:
-            self._publisher.publish(record)
-        telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
-        delay = 0.0 if options is NO_OPTIONS else options.delay
-        if self.broker is not None and not delay:
-            await self._push(self.broker, task, record)
-        else:
-            job = Job(task, record, definition, telemetry, time.monotonic() + delay)
-            if delay:
-                self._enqueue(job, delay)
-            else:
-                self._queue.put(task.id, priority, job)
-                if not self._workers.is_waking:
-                    self._workers.wake()
-        telemetry.cells[counters.SUBMITTED] += 1
+        return task, TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
+
+    async def _accept_leased(self, leased: LeasedTasks, task: Task, record: TaskResult, delay: float) -> str:
+        entry = leased.entry(task, record, delay)
+        # Told first: its worker, which may be this process, tells what comes next.
+        self.publish(record)
+        try:
+            if not leased.keeps_records:
+                await self.results.store(task.id, record)
+            is_new = await leased.submit(entry)
+        except BaseException as error:
+            record.status, record.finished_at = CANCELLED, datetime.now(UTC)
+            record.error = f"not queued: {describe(error)}"
+            if not leased.keeps_records:
+                await self.records.store(record)
+            self.publish(record)
+            raise
+        self.telemetry_of(task.name).cells[counters.SUBMITTED] += is_new
         return task.id
+
+    async def accept_many(self, calls: Sequence[tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
+        """:meth:`accept` for many tasks; with a broker that can do it, in one request for many of them."""
+        leased = self._leased
+        if leased is None or not leased.keeps_records:
+            return [await self.accept(*call) for call in calls]
+        if self._state != "running":
+            await self._admit()
+        created = [self._new_task(*call, None, NO_OPTIONS) for call in calls]
+        for _, record in created:
+            self.publish(record)
+        await leased.submit_many(created)
+        for task, _ in created:
+            self.telemetry_of(task.name).cells[counters.SUBMITTED] += 1
+        return [task.id for task, _ in created]
 
     async def accept_once(
         self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], options: SubmitOptions
@@ -283,6 +340,9 @@ class BaseTaskExecutor(ABC):
         """:meth:`accept`, unless a task with that ``options.task_id`` exists already: then that is all."""
         task_id = options.task_id
         if task_id is None:
+            return await self.accept(definition, args, kwargs, options=options)
+        if self._leased is not None and self._leased.keeps_records and not self._bus.subscribers:
+            # The broker looks for itself, in one step.
             return await self.accept(definition, args, kwargs, options=options)
         while task_id in self._accepting:  # another call may still fail, and is waited for
             await asyncio.shield(self._accepting[task_id])
@@ -306,7 +366,7 @@ class BaseTaskExecutor(ABC):
         finally:
             self._queue.reserved -= 1
         if self._state == "stopped":
-            await self._records.end(record, CANCELLED, "cancelled before it ran: the app stopped")
+            await self.records.end(record, CANCELLED, "cancelled before it ran: the app stopped")
             raise ExecutorNotRunningError
 
     async def _admit(self) -> None:
@@ -327,7 +387,7 @@ class BaseTaskExecutor(ABC):
             await broker.push(task)
         except BaseException as error:
             self.broker_errors["push"] += 1
-            await self._records.end(record, CANCELLED, f"not queued: {describe(error)}")
+            await self.records.end(record, CANCELLED, f"not queued: {describe(error)}")
             raise
 
     def _enqueue(self, job: Job, delay: float) -> None:
@@ -344,15 +404,40 @@ class BaseTaskExecutor(ABC):
 
     async def deliver(self, task: Task) -> None:
         """Take on a task that came from the broker."""
-        record = await self._records.of(task)
+        record = await self.records.of(task)
         try:
             definition = self.registry.definition(task.name)
         except TaskNotFoundError as error:
             logger.error("unknown task from the broker, failed task=%r id=%s", task.name, task.id)
-            await self._records.end(record, FAILED, describe(error))
+            await self.records.end(record, FAILED, describe(error))
             return
         telemetry = self._telemetry.register(task.name, self.kind)
         self._enqueue(Job(task, record, definition, telemetry, time.monotonic()), 0)
+
+    # ── what was taken from a leasing broker ────────────────────────────────────────────────────────────────
+
+    def telemetry_of(self, task_name: str) -> TaskTelemetry:
+        """The numbers of a registered task."""
+        return self._telemetry.tasks.get(task_name) or self._telemetry.register(task_name, self.kind)
+
+    def enqueue_taken(self, job: Job) -> None:
+        """Run a job in the next free slot."""
+        if self._memory is not None:
+            self._memory.hold(job.task.id, job.record)
+        self._enqueue(job, 0)
+
+    def waiting_jobs(self) -> list[Job]:
+        """The jobs that wait for a free slot, in order."""
+        return self._queue.ready()
+
+    def withdraw(self, task_id: str) -> Job | None:
+        """Take back a job that waits for a free slot; None if it has begun, or isn't here."""
+        return self._queue.remove(task_id)
+
+    def publish(self, record: TaskResult) -> None:
+        """Tell subscribers of a change."""
+        if self._bus.subscribers:
+            self._publisher.publish(record)
 
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -397,12 +482,14 @@ class BaseTaskExecutor(ABC):
         value: Any = None
         error: BaseException | None = None
         try:
-            if self._memory is None:
-                await self._records.store(record)
+            if self._leased is not None and self._leased.keeps_records:
+                self._leased.mark_running(job)
+            elif self._memory is None:
+                await self.records.store(record)
             if self._bus.subscribers:
                 self._publisher.publish(record)
             if task.timeout is not None:
-                job.timer = self._loop.call_later(task.timeout, self._time_out, job)
+                self._limit(job)
             definition = self.registry.by_name.get(task.name)
             if definition is None:  # it was unregistered meanwhile
                 raise TaskNotFoundError(task.name)
@@ -428,6 +515,11 @@ class BaseTaskExecutor(ABC):
             for middleware in self._middlewares:
                 stack.enter_context(IsolatedMiddleware(middleware, task))
             return await self._call(func, task)
+
+    def _limit(self, job: Job) -> None:
+        """Begin the attempt's time limit, if its task has one."""
+        if job.task.timeout is not None:
+            job.timer = self._loop.call_later(job.task.timeout, self._time_out, job)
 
     def _time_out(self, job: Job) -> None:
         task = job.task
@@ -461,9 +553,14 @@ class BaseTaskExecutor(ABC):
             record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
         else:
             retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
-        if self._memory is None or record.status is PENDING:
+        if self._leased is not None and self._leased.keeps_records:
+            self._leased.settle(job, retry_after)
+        elif self._memory is not None and (self._leased is not None or record.status is not PENDING):
+            self._memory.keep(record.task_id, record)
+            if self._leased is not None:
+                self._leased.settle(job, retry_after)
+        else:
             return self._settle_elsewhere(job, error, seconds, retry_after)
-        self._memory.keep(record.task_id, record)
         self._close(job, error, seconds, retry_after)
         return None
 
@@ -473,10 +570,12 @@ class BaseTaskExecutor(ABC):
         try:
             await self.results.store(job.task.id, job.record)
         except BaseException as failure:  # noqa: BLE001 - an outcome is kept, whatever happens
-            await self._records.store_again(job.record, failure)
+            await self.records.store_again(job.record, failure)
         finally:
+            if self._leased is not None:
+                self._leased.settle(job, retry_after)
             self._close(job, error, seconds, retry_after)
-        if job.record.status is PENDING:
+        if job.record.status is PENDING and self._leased is None:
             await self._give_back(job)
 
     def _close(self, job: Job, error: BaseException | None, seconds: float, retry_after: float | None) -> None:
@@ -488,7 +587,11 @@ class BaseTaskExecutor(ABC):
         del self._running[job.task.id]
         if self._bus.subscribers:
             self._publisher.publish(job.record)
-        if retry_after is not None:
+        if self._leased is not None:
+            if retry_after is not None:  # it waits in the broker, and not in this process
+                job.telemetry.cells[counters.RETRYING] -= 1
+            self._leased.attempt_ended()
+        elif retry_after is not None:
             job.ready_at = time.monotonic() + retry_after
             self._enqueue(job, retry_after)
 
@@ -496,10 +599,13 @@ class BaseTaskExecutor(ABC):
         """Settle the attempt that a worker died over."""
         settling = self._settle(job, None, error)
         if settling is not None:
-            self._spawn(settling)
+            self.spawn(settling)
 
     async def _give_back(self, job: Job) -> None:
         """Return a task to the broker, for another process or a later time."""
+        if self._leased is not None:
+            self._leased.give_back(job)
+            return
         assert self.broker is not None  # noqa: S101 - in memory there is nobody to give it to
         try:
             await self.broker.push(job.task)
@@ -507,9 +613,10 @@ class BaseTaskExecutor(ABC):
             self.broker_errors["push"] += 1
             logger.exception("task not given back to the broker task=%s id=%s", job.task.name, job.task.id)
             reason = "cancelled: the app stopped, and the broker did not take it back"
-            await self._records.end(job.record, CANCELLED, reason)
+            await self.records.end(job.record, CANCELLED, reason)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the attempts; what is under way at the end is waited for."""
         task = self._loop.create_task(coroutine, context=self._context.copy())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -524,6 +631,8 @@ class BaseTaskExecutor(ABC):
         Returns:
             True if it ended by this call; False if it is unknown, was over already, or would not end.
         """
+        if self._leased is not None:
+            return await self._leased.cancel(task_id, CANCEL_GRACE + CANCEL_REPEAT)
         waiting = self._queue.remove(task_id)
         if waiting is not None:
             await self._cancel_waiting(waiting, "by request")
@@ -534,12 +643,17 @@ class BaseTaskExecutor(ABC):
         await self._interrupt([job], Interrupt.CANCEL)
         return job.record.status is CANCELLED
 
+    def cancel_running(self, job: Job) -> None:
+        """Tell an attempt to end, without waiting for it."""
+        if not job.settled and job.interrupt not in (Interrupt.CANCEL, Interrupt.STOP):
+            self.spawn(self._interrupt([job], Interrupt.CANCEL))
+
     async def _cancel_waiting(self, job: Job, reason: str) -> None:
         cells = job.telemetry.cells
         if job.record.status is RETRYING:
             cells[counters.RETRYING] -= 1
         cells[counters.CANCELLED_BEFORE_START] += 1
-        await self._records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
+        await self.records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
 
     async def _interrupt(self, jobs: list[Job], reason: Interrupt) -> None:
         """Tell running attempts to end, repeatedly, and wait until they have, or have had the time for it."""
@@ -584,19 +698,32 @@ class BaseTaskExecutor(ABC):
         self._context.run(running_task.set, None)
         self._workers.open(self._context)
         self._workers.start()
-        if self.broker is not None:
+        if self._consumes:
+            self._consume()
+        logger.info("executor started executor=%s workers=%d", self.kind, self._slots)
+
+    def _consume(self) -> None:
+        if self._leased is not None:
+            self._leased.start()
+        elif self.broker is not None:
             self._feeder = Feeder(self, self.broker)
             self._feeder.start()
-        logger.info("executor started executor=%s workers=%d", self.kind, self._slots)
 
     async def _abandon_closed_loop(self) -> None:
         """Its loop was closed without stop(): what it had can't run any more, and must not look as if it did."""
         reason = "the event loop was closed without stopping the app"
         logger.error("event loop was closed without stop(), tasks cancelled executor=%s", self.kind)
+        if self._leased is not None:
+            self._leased.abandon()  # others will run them
+            for job in self.running_jobs():
+                job.settled = True
+                job.telemetry.cells[counters.RELEASED] += 1
+            self._running.clear()
+            self._queue.clear()
         for job in self.running_jobs():
             job.settled = True
             job.telemetry.cells[counters.CANCELLED] += 1
-            await self._records.end(job.record, CANCELLED, f"cancelled while running: {reason}")
+            await self.records.end(job.record, CANCELLED, f"cancelled while running: {reason}")
         self._running.clear()
         for job in self._queue.clear():
             await self._cancel_waiting(job, reason)
@@ -620,7 +747,9 @@ class BaseTaskExecutor(ABC):
             return
         self._state = "stopping"
         self._queue.release_waiting()
-        if self._feeder is not None:
+        if self._leased is not None:
+            await self._leased.stop_taking()
+        elif self._feeder is not None:
             await self._feeder.stop()
         if wait:
             await self._drain(timeout)
@@ -630,6 +759,8 @@ class BaseTaskExecutor(ABC):
         while jobs := self._queue.clear():
             for job in jobs:
                 await (self._cancel_waiting(job, "the app stopped") if self.broker is None else self._give_back(job))
+        if self._leased is not None:
+            await self._leased.close()
         self._state = "stopped"
         logger.info("executor stopped executor=%s", self.kind)
 

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import random
 import traceback
+from types import TracebackType
 
 from flowrra.task import Task
 
 MAX_BACKOFF_DELAY = 24 * 3600.0
 MAX_ERROR_LENGTH = 4_096
 MAX_TRACEBACK_LENGTH = 16_384
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that comes from another process: its traceback there, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"in the worker process:\n{self.text}"
+
+    @classmethod
+    def of(cls, error: BaseException) -> RemoteTraceback | None:
+        """The one that an exception was caused by, directly or through one other."""
+        cause = error.__cause__
+        causes = (cause, None if cause is None else cause.__cause__)
+        return next((each for each in causes if isinstance(each, cls)), None)
 
 
 def retry_delay(task: Task) -> float:
@@ -37,7 +56,10 @@ def describe(error: BaseException) -> str:
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as Python prints it: each line, and the whole, bounded in length, the middle left out if need
-    be."""
+    be. Of an exception from another process: the one there."""
+    remote = RemoteTraceback.of(error)
+    if remote is not None:
+        return remote.text if remote is error.__cause__ else f"{remote.text}{describe(error)}\n"
     try:
         lines = traceback.format_exception(error)
     except BaseException as failure:  # noqa: BLE001 - it is user code, and may raise anything
@@ -47,6 +69,13 @@ def format_traceback(error: BaseException) -> str:
         return text
     half = MAX_TRACEBACK_LENGTH // 2
     return f"{text[:half]}\n  …\n{text[-half:]}"
+
+
+def format_stack(tb: TracebackType | None, *, without: str) -> str:
+    """A traceback without its exception, and without the frames of one file; its inner part if it is too long."""
+    frames = [frame for frame in traceback.extract_tb(tb) if frame.filename != without]
+    text = "".join(traceback.format_list(frames))
+    return "Traceback (most recent call last):\n" + text[-MAX_TRACEBACK_LENGTH:]
 
 
 def bounded(text: str, length: int) -> str:

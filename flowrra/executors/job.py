@@ -23,6 +23,7 @@ class Job:
 
     Attributes:
         ready_at: When it became due, on the monotonic clock.
+        taken_at: When it was taken from a broker, on the monotonic clock.
         started_at: When its current attempt began, on the monotonic clock.
         worker: The asyncio task that its current attempt runs in.
         timer: Ends the attempt when its time limit is over.
@@ -37,6 +38,7 @@ class Job:
         "record",
         "settled",
         "started_at",
+        "taken_at",
         "task",
         "telemetry",
         "timer",
@@ -57,6 +59,7 @@ class Job:
         self.telemetry = telemetry
         self.ready_at = ready_at
         self.started_at = ready_at
+        self.taken_at = ready_at
         self.worker: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.interrupt: Interrupt | None = None

@@ -1,18 +1,24 @@
-"""Judges whether an app can make progress. Plain numbers: works from any thread, also while the app's loop is
-blocked."""
+"""Judges whether an app can make progress. The app and its executors are judged by plain numbers, readable from any
+thread; the servers that it needs are asked."""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TypedDict
 
 from flowrra.app import Flowrra
+from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.memory import InMemoryBackend
+from flowrra.brokers.base import BaseBroker
 from flowrra.executors.base import BaseTaskExecutor
 
 # Seconds: a loop that has not turned for so long is no longer merely busy.
 BLOCKED_AFTER = 5.0
 # Seconds: a task that has waited for so long while a worker was free is not being taken.
 STUCK_AFTER = 5.0
+# Seconds that a server may take to answer; less than whoever asks for the health is likely to wait.
+PING_TIMEOUT = 1.0
 
 
 class Component(TypedDict):
@@ -22,8 +28,11 @@ class Component(TypedDict):
     message: str
 
 
-def check_health(app: Flowrra) -> dict[str, Component | None]:
-    """The state of each part of an app; None for a part that it doesn't have."""
+async def check_health(app: Flowrra) -> dict[str, Component | None]:
+    """The state of each part of an app; None for a part that it doesn't have.
+
+    ``broker`` and ``backend`` are there if they are configured and not in memory.
+    """
     executors = app.executors
     components: dict[str, Component | None] = {
         "app": _check_app(app),
@@ -31,9 +40,11 @@ def check_health(app: Flowrra) -> dict[str, Component | None]:
         "cpu_executor": _check_executor(executors.get("cpu")),
         "scheduler": None,
     }
-    brokers = [executor for executor in executors.values() if executor.broker is not None]
+    brokers = [executor.broker for executor in executors.values() if executor.broker is not None]
     if brokers:
-        components["broker"] = _check_brokers(brokers)
+        components["broker"] = _check_feeding(list(executors.values())) or await _check_server(brokers[0])
+    if app.config.backend is not None and type(app.results) is not InMemoryBackend:
+        components["backend"] = await _check_server(app.results)
     return components
 
 
@@ -64,8 +75,18 @@ def _check_executor(executor: BaseTaskExecutor | None) -> Component | None:
     return {"healthy": True, "message": f"running, {executor.busy_workers} of {executor.workers} workers busy"}
 
 
-def _check_brokers(executors: list[BaseTaskExecutor]) -> Component:
+def _check_feeding(executors: list[BaseTaskExecutor]) -> Component | None:
+    """What keeps executors from their broker; None if nothing does."""
     error = next((error for executor in executors if (error := executor.feed_error()) is not None), None)
-    if error is not None:
-        return {"healthy": False, "message": f"not readable: {error}"}
+    return None if error is None else {"healthy": False, "message": f"not usable: {error}"}
+
+
+async def _check_server(server: BaseBroker | BaseResultBackend) -> Component:
+    try:
+        async with asyncio.timeout(PING_TIMEOUT):
+            await server.ping()
+    except TimeoutError:
+        return {"healthy": False, "message": f"no answer within {PING_TIMEOUT} s"}
+    except Exception as error:  # noqa: BLE001 - a broker may be a user's own; whatever it raises is the answer
+        return {"healthy": False, "message": f"not reachable: {error}"}
     return {"healthy": True, "message": "answering"}

@@ -4,21 +4,18 @@ All methods are coroutines, and may be called from any thread and any event loop
 
 * **plain numbers**: they read what is in memory, never wait, and need no loop; they answer even while the app's loop is
   blocked (:meth:`~FlowrraManager.get_task_stats`, :meth:`~FlowrraManager.get_runtime_stats`,
-  :meth:`~FlowrraManager.list_registered_tasks`, :meth:`~FlowrraManager.get_task_info`,
-  :meth:`~FlowrraManager.list_workers`);
+  :meth:`~FlowrraManager.list_registered_tasks`, :meth:`~FlowrraManager.get_task_info`);
 * **I/O**: they may ask a broker or a result backend, on the calling loop (the other queries);
 * **loop-bound**: they are carried out on the app's loop and wait for it (:meth:`~FlowrraManager.cancel_task`).
 """
 
 from __future__ import annotations
 
-import os
-import socket
 from datetime import UTC, datetime
 from typing import Any
 
-from flowrra._version import __version__
 from flowrra.app import Flowrra
+from flowrra.brokers.base import LeasingBroker
 from flowrra.exceptions import BackendError
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.loop_monitor import Blockade
@@ -140,27 +137,28 @@ class FlowrraManager:
             self.app.loop_monitor.set_bounds(loop_lag)
 
     async def list_workers(self) -> list[dict[str, Any]]:
-        """The app processes that are known to live; in memory that is this one, if the app runs.
+        """The app processes that are known to live and run tasks: those that announce themselves through the broker,
+        gone 15 s after a kill and at once after a stop; without one, this process, if the app runs.
 
         Returns:
             For each: ``id, host, pid, started_at, heartbeat_at`` (aware UTC datetimes), ``version``, and ``executors``
             with ``slots`` and ``busy``.
+
+        Raises:
+            BackendError: The broker could not be asked.
         """
+        broker = next((broker for _, broker in self._leasing_brokers()), None)
+        if broker is not None:
+            return await broker.list_workers()
         if not self.app.is_running:
             return []
+        return [{**self.app.announcement(), "heartbeat_at": self.app.loop_monitor.last_beat_at()}]
+
+    def _leasing_brokers(self) -> list[tuple[str, LeasingBroker]]:
         return [
-            {
-                "id": self.app.id,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "started_at": self.app.started_at,
-                "heartbeat_at": self.app.loop_monitor.last_beat_at(),
-                "version": __version__,
-                "executors": {
-                    kind: {"slots": executor.workers, "busy": executor.busy_workers}
-                    for kind, executor in self.app.executors.items()
-                },
-            }
+            (kind, executor.broker)
+            for kind, executor in self.app.executors.items()
+            if isinstance(executor.broker, LeasingBroker)
         ]
 
     # ── registered tasks ────────────────────────────────────────────────────────────────────────────────────
@@ -256,8 +254,7 @@ class FlowrraManager:
         return [_started_task(record) for record in await self._list(TaskStatus.CANCELLED, limit)]
 
     async def _list(self, status: TaskStatus, limit: int | None) -> list[TaskResult]:
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit must not be negative, it is {limit}")
+        _check_limit(limit)
         try:
             return await self.app.results.list_by_status(status, limit)
         except NotImplementedError:  # listing is optional for a result backend
@@ -275,6 +272,55 @@ class FlowrraManager:
         """
         return await self.app.cancel_task(task_id)
 
+    async def list_dead_tasks(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Tasks that were given up: delivered again and again without an outcome, unreadable, or known to no worker;
+        the latest first. Only a broker on Redis keeps any.
+
+        Returns:
+            For each: ``executor, task_id, task_name, reason, dead_since`` (aware UTC datetime), ``deliveries, args,
+            kwargs``; what can't be read of one is None.
+
+        Raises:
+            BackendError: The broker could not be asked.
+            ValueError: ``limit`` is negative.
+        """
+        _check_limit(limit)
+        dead = [
+            {"executor": kind, **task}
+            for kind, broker in self._leasing_brokers()
+            for task in await broker.list_dead(limit)
+        ]
+        return sorted(dead, key=lambda task: task["dead_since"], reverse=True)[:limit]
+
+    async def requeue_dead_task(self, task_id: str) -> bool:
+        """Run a dead task after all, as if it had never been delivered.
+
+        Returns:
+            True if it is pending now; False if no dead task has that id.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+        record = await self.app.get_result(task_id)
+        if record is not None:
+            record.status, record.error, record.traceback = TaskStatus.PENDING, None, None
+            record.started_at = record.finished_at = None
+        for _, broker in self._leasing_brokers():
+            if await broker.requeue_dead(task_id, record):
+                return True
+        return False
+
+    async def delete_dead_task(self, task_id: str) -> bool:
+        """Forget a dead task; its record stays for as long as that of any failed one.
+
+        Returns:
+            True if there was one of that id.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+        return any([await broker.delete_dead(task_id) for _, broker in self._leasing_brokers()])
+
     # ── health ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def health_check(self) -> dict[str, Any]:
@@ -283,9 +329,9 @@ class FlowrraManager:
         Returns:
             ``healthy``; ``timestamp`` (aware UTC datetime); ``components`` with ``app``, ``io_executor``,
             ``cpu_executor`` and ``scheduler``, each ``healthy`` and ``message``, or None if there is none; and
-            ``broker`` if one is configured.
+            ``broker`` and ``backend`` if they are configured and not in memory.
         """
-        components = check_health(self.app)
+        components = await check_health(self.app)
         return {
             "healthy": all(component["healthy"] for component in components.values() if component is not None),
             "timestamp": datetime.now(UTC),
@@ -314,7 +360,12 @@ def _executor_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | None:
 
 
 async def _pending(executor: BaseTaskExecutor) -> int:
-    """Tasks that are due and wait for a worker, in the broker or already in this process."""
+    """Tasks that are due and wait for a worker, in the broker or already in this process.
+
+    What was taken ahead from a leasing broker counts as in flight there: all processes must see the same.
+    """
+    if isinstance(executor.broker, LeasingBroker):
+        return await executor.broker.size()
     return executor.pending_count() + (0 if executor.broker is None else await executor.broker.size())
 
 
@@ -322,6 +373,15 @@ async def _queue_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | No
     if executor is None:
         return None
     broker = executor.broker
+    if isinstance(broker, LeasingBroker):
+        figures = await broker.figures()
+        return {
+            **figures._asdict(),
+            "paused": False,
+            "broker": type(broker).__name__,
+            "namespace": broker.namespace,
+            "shared": True,
+        }
     return {
         "pending": await _pending(executor),
         "delayed": executor.delayed_count(),
@@ -333,6 +393,11 @@ async def _queue_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | No
         "namespace": "flowrra",
         "shared": broker is not None,
     }
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit must not be negative, it is {limit}")
 
 
 def _registered_task(definition: TaskDefinition) -> dict[str, Any]:

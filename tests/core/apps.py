@@ -23,6 +23,12 @@ def memory_app(*, io_workers: int = 4, max_queue_size: int = 1000, **config: Any
     return Flowrra(Config(executor=executor, **config))
 
 
+def cpu_app(*, cpu_workers: int = 1, max_tasks_per_child: int | None = None, **config: Any) -> Flowrra:
+    """An app without a server that can run CPU-bound tasks, not started yet."""
+    executor = ExecutorConfig(cpu_workers=cpu_workers, max_tasks_per_child=max_tasks_per_child)
+    return Flowrra(Config(executor=executor, **{"backend": InMemoryBackend(), **config}))
+
+
 class RemoteBackend(BaseResultBackend):
     """Results as in another process: every operation takes some turns of the loop, and what is kept is a copy."""
 

@@ -81,6 +81,7 @@ class TestDefaults:
         (ExecutorConfig, {"io_workers": 0}, "io_workers"),
         (ExecutorConfig, {"cpu_workers": 0}, "cpu_workers"),
         (ExecutorConfig, {"max_queue_size": 0}, "max_queue_size"),
+        (ExecutorConfig, {"max_tasks_per_child": 0}, "max_tasks_per_child"),
         (ExecutorConfig, {"max_retries": -1}, "max_retries"),
         (ExecutorConfig, {"retry_delay": -0.5}, "retry_delay"),
         (SchedulerConfig, {"check_interval": 0}, "check_interval"),
@@ -93,7 +94,14 @@ def test_bad_values_are_refused_at_construction(cls: type, fields: dict[str, Any
 
 @pytest.mark.parametrize(
     "executor",
-    [{"io_workers": 1}, {"cpu_workers": 1}, {"max_queue_size": 1}, {"max_retries": 0}, {"retry_delay": 0}],
+    [
+        {"io_workers": 1},
+        {"cpu_workers": 1},
+        {"max_queue_size": 1},
+        {"max_retries": 0},
+        {"retry_delay": 0},
+        {"max_tasks_per_child": 1},
+    ],
     ids=str,
 )
 def test_the_smallest_allowed_values_are_accepted(executor: dict[str, Any]) -> None:
@@ -159,6 +167,7 @@ class TestEnvironment:
             "EXECUTOR_MAX_QUEUE_SIZE": "14",
             "EXECUTOR_MAX_RETRIES": "5",
             "EXECUTOR_RETRY_DELAY": "0.25",
+            "EXECUTOR_MAX_TASKS_PER_CHILD": "100",
             "SCHEDULER_DATABASE_URL": "sqlite:///schedules.db",
             "SCHEDULER_CHECK_INTERVAL": "15",
             "SCHEDULER_ENABLED": "true",
@@ -168,7 +177,7 @@ class TestEnvironment:
         assert Config.from_env() == Config(
             broker=BrokerConfig("redis://broker:6379/0", 11, 1.5, False, "shop:queue"),
             backend=BackendConfig("redis://backend:6379/1", 3600, 12, 2.5, False),
-            executor=ExecutorConfig(13, 3, 14, 5, 0.25),
+            executor=ExecutorConfig(13, 3, 14, 5, 0.25, 100),
             scheduler=SchedulerConfig("sqlite:///schedules.db", 15.0, True),
         )
 

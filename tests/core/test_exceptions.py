@@ -25,6 +25,9 @@ ERRORS = [
     BackendError("the server is gone"),
     flowrra.Reject("bad address"),
     flowrra.Reject(),
+    flowrra.SerializationError("its result can't travel"),
+    flowrra.TaskImportError("not there"),
+    flowrra.WorkerLostError("killed"),
 ]
 
 

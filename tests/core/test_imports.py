@@ -11,9 +11,9 @@ import pytest
 
 IMPORTS = {
     "flowrra": (
-        "Flowrra IOExecutor TaskRegistry Config BrokerConfig BackendConfig ExecutorConfig SchedulerConfig Task "
-        "TaskResult TaskStatus FlowrraError TaskNotFoundError TaskTimeoutError ExecutorNotRunningError BackendError "
-        "Reject current_task __version__"
+        "Flowrra IOExecutor CPUExecutor TaskRegistry Config BrokerConfig BackendConfig ExecutorConfig SchedulerConfig "
+        "Task TaskResult TaskStatus FlowrraError TaskNotFoundError TaskTimeoutError ExecutorNotRunningError "
+        "BackendError Reject SerializationError TaskImportError WorkerLostError current_task __version__"
     ),
     "flowrra.app": "Flowrra",
     "flowrra.config": "Config BrokerConfig BackendConfig ExecutorConfig SchedulerConfig",
@@ -23,9 +23,10 @@ IMPORTS = {
     "flowrra.events": "EventBus event_bus",
     "flowrra.constants": "TASK_STATUSES STATUS_COLORS",
     "flowrra.log": "TaskLogFilter",
-    "flowrra.executors": "BaseTaskExecutor IOExecutor",
+    "flowrra.executors": "BaseTaskExecutor IOExecutor CPUExecutor",
     "flowrra.executors.base": "BaseTaskExecutor",
     "flowrra.executors.io_executor": "IOExecutor",
+    "flowrra.executors.cpu_executor": "CPUExecutor",
     "flowrra.backends": "BaseResultBackend InMemoryBackend get_backend",
     "flowrra.backends.base": "BaseResultBackend",
     "flowrra.backends.memory": "InMemoryBackend",

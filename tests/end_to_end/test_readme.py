@@ -17,8 +17,10 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(1, len(PROGRAMS) + 1))
 def test_a_program_runs_and_prints_what_it_says(program: str, tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(program)
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", file],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -47,9 +49,10 @@ def test_the_quick_start_is_served(tmp_path: Path) -> None:
 
 def test_the_table_of_flags_is_complete() -> None:
     usage = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
-    flags = set(re.findall(r"--[\w.-]+", usage)) - {"--help", "--version"}
+    switches = {f"--[no-]{name}" for name in re.findall(r"--no-([\w.-]+)", usage)}
+    plain = set(re.findall(r"--[\w.-]+", re.sub(r"--\S+ / --no-\S+", "", usage))) - {"--help", "--version"}
 
-    assert set(re.findall(r"^\| `(--[\w.-]+)`", README, re.MULTILINE)) == flags
+    assert set(re.findall(r"^\| `(--[\w.\[\]-]+)`", README, re.MULTILINE)) == plain | switches
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:

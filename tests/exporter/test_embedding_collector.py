@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
+from flowrra_exporter import Exporter
 from flowrra_exporter.prometheus_collector import FlowrraCollector
-from prometheus_client import CollectorRegistry, generate_latest
+from flowrra_exporter.settings import Address, Settings
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from flowrra import Flowrra
+from tests.exporter.conftest import fetch
+
+LOCAL = Settings(web_listen_address=(Address("127.0.0.1", 0),))
 
 
 async def test_the_programs_registry_holds_what_the_app_counted() -> None:
@@ -38,12 +43,32 @@ async def test_afterwards_the_registry_is_as_before() -> None:
         collector.collect()
 
 
-async def test_a_process_that_inherited_it_is_told_to_start_it_after_the_fork(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with FlowrraCollector(Flowrra(), CollectorRegistry()) as collector:
-        child = os.getpid() + 1
-        monkeypatch.setattr(os, "getpid", lambda: child)
-        with pytest.raises(RuntimeError, match="start it after the fork"):
-            collector.collect()
-        monkeypatch.undo()
+async def test_its_families_are_those_of_a_scrape() -> None:
+    app = Flowrra()
+
+    @app.task(name='quo"ted\nline')
+    async def work() -> None:
+        pass
+
+    async with app, FlowrraCollector(app, CollectorRegistry()) as collector, Exporter(app, LOCAL) as exporter:
+        await app.wait_for_result(await app.submit(work), timeout=5)
+        accept = "application/openmetrics-text"
+        scrape = await asyncio.to_thread(fetch, exporter.urls[0], "/metrics", "GET", Accept=accept)
+        parsed = text_string_to_metric_families(scrape.text)
+        collected = await asyncio.to_thread(collector.collect)
+
+    served = {family.name: _shape(family) for family in parsed if family.name.startswith("flowrra_")}
+    assert {family.name: _shape(family) for family in collected} == served
+
+
+def _shape(family: Metric) -> tuple[object, ...]:
+    """All but values that differ from one moment to the next, and the exporter's own names of collectors."""
+    steady = family.type in ("counter", "info") or family.name == "flowrra_task_run_duration_seconds"
+    samples = [
+        (sample.name, tuple(sorted(sample.labels.items())), sample.value)
+        if steady and not sample.name.endswith(("_sum", "_bucket"))
+        else (sample.name, tuple(sorted(sample.labels.items())))
+        for sample in family.samples
+        if sample.labels.get("collector") != "python"
+    ]
+    return family.type, family.documentation, family.unit, samples

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -165,29 +163,3 @@ async def test_errors_of_the_api_are_json(serve: Serve) -> None:
     service = await serve(ContractApp())
     assert "error" in body(await service.get("/api/nothing"))
     assert "error" in body(await service.get("/nothing", Accept="application/json"))
-
-
-class _Page(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.tags: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.links.extend(value or "" for key, value in attrs if key == "href")
-
-
-async def test_the_page_links_to_everything_and_needs_nothing_from_elsewhere(serve: Serve) -> None:
-    service = await serve(ContractApp(), web_telemetry_path="/internal/metrics")
-    page = await service.get("/")
-    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
-    assert re.search(r"Version \d+\.\d+", page.text)
-    found = _Page(page.text)
-    assert set(found.links) == {"/internal/metrics", *PROBES, *API}
-    assert not found.tags & {"script", "img", "link", "iframe"}
-    for link in found.links:
-        assert (await service.get(link)).status == 200
-    assert (await service.get("/metrics")).status == 404

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.settings import OPTIONS, OTHER_PATHS, Address, Settings, load_settings
+from flowrra_exporter.settings import COLLECTORS, OPTIONS, OTHER_PATHS, Address, Settings, load_settings
 
 
 def test_the_defaults() -> None:
@@ -20,10 +22,22 @@ def test_the_defaults() -> None:
 VALID = {
     "web_listen_address": ("127.0.0.1:0", (Address("127.0.0.1", 0),)),
     "web_telemetry_path": ("/internal/metrics", "/internal/metrics"),
+    "web_config_file": ("web.yml", Path("web.yml")),
+    "web_api": ("false", False),
+    "web_show_task_data": ("true", True),
+    "max_series": ("500", 500),
+    **{f"collector_{name}": ("false", False) for name in COLLECTORS},
+    "histogram_run_duration_bounds": ("0.1,1,10", (0.1, 1.0, 10.0)),
+    "histogram_queue_wait_bounds": ("1", (1.0,)),
+    "histogram_loop_lag_bounds": ("0.5,1e3", (0.5, 1000.0)),
     "log_level": ("DEBUG", "debug"),
     "log_format": ("json", "json"),
     "shutdown_timeout": ("2.5", 2.5),
     "loop_block_threshold": ("1", 1.0),
+    "probe_listen_address": ("127.0.0.1:0", (Address("127.0.0.1", 0),)),
+    "probe_failure_grace": ("0", 0.0),
+    "probe_max_pending": ("1000", 1000),
+    "probe_max_queue_age": ("60", 60.0),
     "otel_metrics": ("true", True),
     "otel_traces": ("true", True),
     "otel_endpoint": ("http://collector:4318", "http://collector:4318"),

@@ -10,10 +10,10 @@ from flowrra_exporter.collectors.python import PythonCollector
 from flowrra_exporter.collectors.queue import QueueCollector
 from flowrra_exporter.collectors.registry import RegistryCollector
 from flowrra_exporter.collectors.runtime import RuntimeCollector
-from flowrra_exporter.collectors.tasks import TasksCollector
+from flowrra_exporter.collectors.tasks import DEFAULT_MAX_SERIES, TasksCollector
 from flowrra_exporter.management import Management
 
-__all__ = ["Collector", "PythonCollector", "collectors_for"]
+__all__ = ["NAMES", "Collector", "PythonCollector", "TasksCollector", "collectors_for"]
 
 _OF_THE_APP = (
     AppCollector,
@@ -26,6 +26,16 @@ _OF_THE_APP = (
 )
 
 
-def collectors_for(management: Management) -> list[Collector]:
-    """The collectors whose methods this manager has."""
-    return [collector(management) for collector in _OF_THE_APP if collector.available(management)]
+NAMES = (*(collector.name for collector in _OF_THE_APP), PythonCollector.name)
+"""The names of all collectors, as in ``--no-collector.NAME``."""
+
+
+def collectors_for(management: Management, max_series: int = DEFAULT_MAX_SERIES) -> list[Collector]:
+    """The collectors whose methods this manager has. `max_series` bounds the series of the task names."""
+    found: list[Collector] = []
+    for collector in _OF_THE_APP:
+        if collector is TasksCollector and collector.available(management):
+            found.append(TasksCollector(management, max_series))
+        elif collector.available(management):
+            found.append(collector(management))
+    return found

@@ -43,6 +43,11 @@ class Exemplars:
         self._bounds = bounds
         self._kept: dict[Labels, list[Exemplar | None]] = {}
 
+    def use_bounds(self, bounds: tuple[float, ...]) -> None:
+        """Keeps exemplars for the buckets of these upper bounds, in seconds, from now on."""
+        self._bounds = bounds
+        self._kept = {}
+
     def keep(self, labels: Labels, exemplar: Exemplar) -> None:
         """Takes the place of the exemplar that its bucket had."""
         kept = self._kept.get(labels)

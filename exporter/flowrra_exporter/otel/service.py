@@ -44,8 +44,13 @@ class OpenTelemetry:
         self._provider: OwnProvider | None = None
         self._stop_tracing: Callable[[], None] | None = None
 
-    def attach(self, app: Any) -> Sequence[Collector]:
-        """Starts to push, and to trace `app`; returns the collectors of what it knows about itself."""
+    def attach(self, app: Any, bounds: tuple[float, ...] | None = None) -> Sequence[Collector]:
+        """Starts to push, and to trace `app`; returns the collectors of what it knows about itself.
+
+        `bounds` are those of the run durations, in seconds, where the app counts with others than by default.
+        """
+        if self.exemplars is not None and bounds is not None:
+            self.exemplars.use_bounds(bounds)
         if self.exemplars is not None and self._stop_tracing is None:
             self._trace(app, self.exemplars)
         if self._push is None:

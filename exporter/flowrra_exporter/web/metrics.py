@@ -8,6 +8,7 @@ import math
 from aiohttp import web
 
 from flowrra_exporter.collection import Collections
+from flowrra_exporter.logs import Occasionally
 from flowrra_exporter.web.negotiation import accepts_gzip, choose_format
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class MetricsRoute:
         self._collections = collections
         self._limit = limit
         self._active = 0
+        self._turned_away = Occasionally(logger, f"turned away %d scrapes: {limit} were being answered already")
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""
@@ -33,7 +35,7 @@ class MetricsRoute:
     async def get(self, request: web.Request) -> web.Response:
         """Answers a scrape."""
         if self._active >= self._limit:
-            logger.warning("a scrape was turned away: %d are being answered already", self._active)
+            self._turned_away.warn()
             text = f"503: {self._limit} scrapes are being answered already; try again later\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "1"})
         self._active += 1

@@ -40,6 +40,23 @@ def choose_format(accept: str) -> Format:
     return best
 
 
+def prefers_text(accept: str) -> bool:
+    """Whether the client would rather have plain text (or HTML, as a browser) than JSON; JSON if it doesn't care."""
+    ranges = list(_ranges(accept))
+    text = max(_preference("text/plain", ranges), _preference("text/html", ranges))
+    return text[0] > 0 and text > _preference("application/json", ranges)
+
+
+def _preference(media_type: str, ranges: list[_Range]) -> tuple[float, int]:
+    """Quality and specificity (0 ``*/*``, 1 ``text/*``, 2 the type) of the most specific range that fits."""
+    forms = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
+    fitting = [(forms.index(each.value), each.quality) for each in ranges if each.value in forms]
+    if not fitting:
+        return (0.0, -1)
+    specificity, quality = max(fitting)
+    return (quality, specificity)
+
+
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether the client takes a gzip body."""
     qualities = {coding.value: coding.quality for coding in _ranges(accept_encoding)}

@@ -12,16 +12,30 @@ from typing import Any
 
 from aiohttp import web
 
+from flowrra_exporter.logs import mask_secrets
+
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-SECURITY_HEADERS = {
+AUTHENTICATED = web.RequestKey("AUTHENTICATED", bool)
+"""The key of a request under which stands True once the client has proved who it is."""
+
+SERVER = {"Server": "flowrra-exporter"}
+"""Without a version: it would only tell what to attack."""
+
+HEADERS = {
+    **SERVER,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": ("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"),
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
+"""What every answer has, unless it says otherwise itself."""
+
+
+_KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
+"""What an error's answer keeps of the headers with which it was raised."""
 
 
 def json_safe(value: Any) -> Any:
@@ -42,30 +56,44 @@ def json_safe(value: Any) -> Any:
 
 
 def json_response(body: Any, status: int = 200) -> web.Response:
-    """An answer with `body` as JSON, never cached."""
-    text = json.dumps(json_safe(body)) + "\n"
+    """An answer with `body` as JSON, never cached. Passwords in URLs are masked, whatever they stand in."""
+    return json_text_response(mask_secrets(json.dumps(json_safe(body))), status)
+
+
+def json_text_response(text: str, status: int = 200) -> web.Response:
+    """An answer with a body that is JSON already."""
     headers = {"Cache-Control": "no-store"}
-    return web.Response(text=text, status=status, content_type="application/json", headers=headers)
+    return web.Response(text=f"{text}\n", status=status, content_type="application/json", headers=headers)
+
+
+def shows_task_data(request: web.Request, switched_on: bool) -> bool:
+    """Whether this client may see what tasks were given and what they raised: only one that has proved who it is."""
+    return switched_on and request.get(AUTHENTICATED) is True
 
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives every answer the security headers, and errors a body that says what is wrong."""
+    """Gives errors a body that says what is wrong."""
     try:
-        response = await handler(request)
+        return await handler(request)
     except web.HTTPException as error:
-        response = _error(request, error.status, _reason(request, error), error.headers)
+        return _error(request, error.status, _reason(request, error), error.headers)
     except Exception:
         logger.exception("answering %s %.200r failed", request.method, request.path)
-        response = _error(request, 500, "internal error; the exporter's log says more", {})
-    if not response.prepared:
-        response.headers.update(SECURITY_HEADERS)
-    return response
+        return _error(request, 500, "internal error; the exporter's log says more", {})
+
+
+async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Signal before an answer is sent, also one of aiohttp's own: gives it what every answer has."""
+    response.headers.update(SERVER)  # aiohttp has put its own there
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 def _reason(request: web.Request, error: web.HTTPException) -> str:
     if error.status == 404:
-        return "there is nothing at this path; '/' lists what there is"
+        listed = any(resource.canonical == "/" for resource in request.app.router.resources())
+        return "there is nothing at this path" + ("; '/' lists what there is" if listed else "")
     if error.status == 405:
         return f"{request.method} is not allowed here; expected GET or HEAD"
     return error.reason
@@ -76,6 +104,5 @@ def _error(request: web.Request, status: int, reason: str, headers: Mapping[str,
         response = json_response({"error": reason}, status)
     else:
         response = web.Response(text=f"{status}: {reason}\n", status=status)
-    if "Allow" in headers:
-        response.headers["Allow"] = headers["Allow"]
+    response.headers.update({name: headers[name] for name in _KEPT_HEADERS if name in headers})
     return response

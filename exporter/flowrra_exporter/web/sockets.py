@@ -31,9 +31,9 @@ def bind(addresses: Sequence[Address]) -> list[socket.socket]:
     return sockets
 
 
-def url(bound: socket.socket) -> str:
+def url(bound: socket.socket, scheme: str = "http") -> str:
     """The address of a socket as a URL."""
-    return f"http://{Address(*bound.getsockname()[:2])}"
+    return f"{scheme}://{Address(*bound.getsockname()[:2])}"
 
 
 def _bind(address: Address, ipv4_too: bool) -> list[socket.socket]:

@@ -57,6 +57,7 @@ def test_a_tracer_provider_that_the_app_has_set_is_used(
     assert sorted(span.name for span in spans) == ["process nap", "send nap"]
     assert {resource["service.name"] for resource in inbox.span_resources} == {"the user's own"}
     assert not inbox.requests
+    assert "Overriding" not in command.log  # what the SDK says to a second provider
 
 
 def test_a_receiver_that_hangs_holds_the_end_up_within_the_shutdowns_time(

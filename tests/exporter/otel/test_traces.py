@@ -174,16 +174,16 @@ async def test_a_time_limit_is_an_error_and_a_cancellation_is_none(traced: Trace
     app = traced.app()
     started = asyncio.Event()
 
-    @app.task(max_retries=0, timeout=0.05)
+    @app.task("slow", max_retries=0, timeout=0.05)
     async def slow() -> None:
         await asyncio.sleep(60)
 
-    @app.task(max_retries=0, timeout=60)
+    @app.task("unwanted", max_retries=0, timeout=60)
     async def unwanted() -> None:
         started.set()
         await asyncio.sleep(60)
 
-    @app.task(max_retries=0)
+    @app.task("cancels itself", max_retries=0)
     async def cancels_itself() -> None:
         raise asyncio.CancelledError
 
@@ -195,13 +195,14 @@ async def test_a_time_limit_is_an_error_and_a_cancellation_is_none(traced: Trace
         assert await FlowrraManager(app).cancel_task(task_id)
 
     told = {span.name: dict(span.attributes or {}) for span in traced.spans("process")}
-    name = slow.task_name  # type: ignore[attr-defined]
-    assert told[f"process {name}"]["error.type"] == "flowrra.exceptions.TaskTimeoutError"
-    cancelled = traced.span(f"process {unwanted.task_name}")  # type: ignore[attr-defined]
+    assert told["process slow"]["error.type"] == "flowrra.exceptions.TaskTimeoutError"
+    cancelled = traced.span("process unwanted")
     assert told[cancelled.name]["messaging.flowrra.outcome"] == "cancelled"
     assert cancelled.status.status_code is StatusCode.UNSET
     assert "error.type" not in told[cancelled.name]
-    assert told[f"process {cancels_itself.task_name}"]["messaging.flowrra.outcome"] == "error"  # type: ignore[attr-defined]
+    outcomes = ("success", "error", "cancelled")
+    assert not any(traced.exemplars.of(("unwanted", outcome), (1.0,)) for outcome in outcomes)
+    assert told["process cancels itself"]["messaging.flowrra.outcome"] == "error"
 
 
 async def test_a_context_that_the_caller_put_into_the_headers_stays_and_is_linked(traced: Traced) -> None:
@@ -223,8 +224,8 @@ async def test_a_context_that_the_caller_put_into_the_headers_stays_and_is_linke
     assert parent(traced.span("process")) == (0xABC, 0xDEF)
 
 
-async def test_an_attempt_is_not_part_of_the_trace_in_which_the_app_was_started(traced: Traced) -> None:
-    app = traced.app()
+async def test_the_trace_in_which_the_app_was_started_plays_no_part(traced: Traced) -> None:
+    app = Flowrra()
 
     @app.task()
     async def job() -> None:
@@ -232,9 +233,15 @@ async def test_an_attempt_is_not_part_of_the_trace_in_which_the_app_was_started(
 
     with traced.provider.get_tracer("shop").start_as_current_span("start-up"):
         await app.start()
+    untraced = await app.options(countdown=0.01).submit(job)
+    app.add_middleware(traced.tracing)
     await final(app, await app.submit(job))
+    await final(app, untraced)
     await app.stop()
-    assert ids(traced.span("process"))[0] != ids(traced.span("start-up"))[0]
+    send, (first, second) = traced.span("send"), traced.spans("process")
+    assert [parent(first), parent(second)] == [ids(send), None]
+    assert len({ids(span)[0] for span in (traced.span("start-up"), send, second)}) == 3
+    assert links(second) == []
 
 
 async def test_a_submission_from_another_thread_belongs_to_that_threads_trace(traced: Traced) -> None:

@@ -1,0 +1,21 @@
+"""The result of one check of a probe."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+
+class Check(NamedTuple):
+    """The result of one check; `message` is for humans.
+
+    `probes` are those that it can fail; `failing_since` is when it was first seen to fail, in UTC; `detail` is
+    what only those who ask for it are told: which code it is.
+    """
+
+    name: str
+    ok: bool
+    message: str
+    probes: tuple[str, ...] = ()
+    failing_since: datetime | None = None
+    detail: str = ""

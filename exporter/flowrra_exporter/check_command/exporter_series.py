@@ -1,0 +1,25 @@
+"""What the exporter says about itself in its metrics: sources that fail, and series that were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flowrra_exporter import catalog
+from flowrra_exporter.check_command.exposition import Exposition
+from flowrra_exporter.check_command.findings import Finding, error, ok, warning
+
+
+def exporter_findings(exposition: Exposition) -> Iterator[Finding]:
+    """Whether all collectors succeed, and no series was dropped."""
+    collectors = list(exposition.samples(catalog.COLLECTOR_SUCCESS.name))
+    if not collectors:
+        yield warning("collectors", f"there is no {catalog.COLLECTOR_SUCCESS.name}: is this the Flowrra exporter?")
+        return
+    failing = [sample.label("collector") or "" for sample in collectors if sample.value != 1]
+    for name in failing:
+        yield error("collectors", f"{name} fails: its metrics are absent, or only a part of them is there")
+    if not failing:
+        yield ok("collectors", f"all {len(collectors)} succeed")
+    dropped = sum(sample.value for sample in exposition.samples(catalog.EXPORTER_SERIES_DROPPED.name))
+    if dropped:
+        yield warning("collectors", f"{dropped:g} series are left out: their name is taken, or --max-series is reached")

@@ -1,0 +1,90 @@
+"""Whether an answer is what it says: its Content-Type, and what prometheus_client's parsers say to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from email.message import Message
+from enum import Enum
+from typing import Any
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from flowrra_exporter.check_command.conventions import broken_conventions
+from flowrra_exporter.check_command.exposition import Exposition, Labels, series_of
+from flowrra_exporter.check_command.families import broken_figures
+from flowrra_exporter.check_command.findings import Finding, error, of_rules, ok, warning
+
+
+class Asked(Enum):
+    """The format that is asked for: its value is the Accept header."""
+
+    TEXT = "text/plain;version=0.0.4"
+    OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+
+    @property
+    def subject(self) -> str:
+        """What a finding about it is about."""
+        return "text format" if self is Asked.TEXT else "OpenMetrics"
+
+
+_VERSIONS = {Asked.TEXT: ("0.0.4",), Asked.OPENMETRICS: ("1.0.0", "0.0.1")}
+
+
+def content_type(asked: Asked, header: str | None) -> Finding:
+    """Whether the Content-Type is that of the format. Prometheus 3 refuses what has none that it knows."""
+    if not header:
+        return error(asked.subject, f"no Content-Type; expected {asked.value}")
+    message = Message()
+    message["Content-Type"] = header
+    expected = asked.value.partition(";")[0]
+    if message.get_content_type() != expected:
+        if asked is Asked.OPENMETRICS and message.get_content_type() == "text/plain":
+            return warning(asked.subject, f"isn't served: the Content-Type is {header} whatever is asked for")
+        return error(asked.subject, f"Content-Type {header}; expected {asked.value}")
+    if message.get_param("version") not in _VERSIONS[asked]:
+        return warning(asked.subject, f"Content-Type {header}; expected version={_VERSIONS[asked][0]}")
+    charset = str(message.get_param("charset", "utf-8")).lower()
+    if charset not in ("utf-8", "utf8"):
+        return error(asked.subject, f"Content-Type {header}; expected charset=utf-8")
+    return ok(asked.subject, f"Content-Type {header}")
+
+
+def text_findings(exposition: Exposition, text: str) -> Iterator[Finding]:
+    """The lint of the text format: its lines, figures and names."""
+    subject = Asked.TEXT.subject
+    if not exposition.series and not exposition.broken:
+        yield error(subject, "there are no metrics")
+        return
+    families = exposition.families.values()
+    count = sum(bool(family.samples) for family in families)
+    yield from of_rules(subject, exposition.broken, f"every line is right: {exposition.series} series, {count} metrics")
+    yield _parsed(subject, parse_text, text)
+    yield from of_rules("figures", broken_figures(families), "counters, histograms and summaries are sound")
+    yield from of_rules("names", broken_conventions(families), "names, labels, HELP and TYPE follow the conventions")
+
+
+def openmetrics_finding(text: str) -> Finding:
+    """Whether OpenMetrics parses, and has each series once."""
+    return _parsed(Asked.OPENMETRICS.subject, _strictly, text)
+
+
+def _strictly(text: str) -> list[Any]:
+    """The families of OpenMetrics. ValueError for a series that is there twice: the parser keeps the first of them."""
+    families = list(parse_openmetrics(text))  # type: ignore[no-untyped-call]
+    seen: set[tuple[str, Labels]] = set()
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            series = series_of(line)
+            if series in seen:
+                raise ValueError(f"duplicate series: {line}")
+            seen.add(series)
+    return families
+
+
+def _parsed(subject: str, parse: Callable[[str], Iterable[Any]], text: str) -> Finding:
+    try:
+        count = sum(1 for _ in parse(text))
+    except Exception as failure:  # noqa: BLE001  # of hostile lines, these parsers raise anything
+        return error(subject, f"prometheus_client can't parse it: {str(failure) or type(failure).__name__}")
+    return ok(subject, f"prometheus_client parses it: {count} metrics")

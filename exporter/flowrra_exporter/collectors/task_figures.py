@@ -1,0 +1,91 @@
+"""The figures of one task name, or of several together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowrra_exporter import catalog
+from flowrra_exporter.collectors.base import distribution, number, section, timestamp
+from flowrra_exporter.samples import Distribution, Number
+
+FIGURES = {
+    "submitted": catalog.TASKS_SUBMITTED,
+    "started": catalog.TASKS_STARTED,
+    "succeeded": catalog.TASKS_SUCCEEDED,
+    "failed": catalog.TASKS_FAILED,
+    "retried": catalog.TASKS_RETRIED,
+    "cancelled": catalog.TASKS_CANCELLED,
+    "released": catalog.TASKS_RELEASED,
+    "timed_out": catalog.TASKS_TIMED_OUT,
+    "redelivered": catalog.TASKS_REDELIVERED,
+    "cancelled_before_start": catalog.TASKS_CANCELLED_BEFORE_START,
+    "running": catalog.TASKS_RUNNING,
+    "retrying": catalog.TASKS_RETRYING,
+}
+"""The plain figures of a task, by their key in `get_task_stats`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigures:
+    """What `get_task_stats` says of a task name; a figure that isn't known is absent.
+
+    `oldest_running_at` is a Unix time in seconds, `run_duration` has a histogram for each outcome. A sum is exact.
+    """
+
+    executor: str
+    numbers: Mapping[str, Number]
+    exceptions: Mapping[str, Number]
+    oldest_running_at: float | None
+    run_duration: Mapping[str, Distribution]
+    queue_wait: Distribution | None
+
+    @property
+    def series(self) -> int:
+        """How many time series these are, whatever runs at the moment; the exceptions aside."""
+        histograms = [*self.run_duration.values(), *([] if self.queue_wait is None else [self.queue_wait])]
+        return len(self.numbers) + 1 + sum(len(histogram.counts) + 2 for histogram in histograms)
+
+    def __add__(self, other: TaskFigures) -> TaskFigures:
+        moments = [at for at in (self.oldest_running_at, other.oldest_running_at) if at is not None]
+        waits = [wait for wait in (self.queue_wait, other.queue_wait) if wait is not None]
+        return TaskFigures(
+            self.executor,
+            _add_up(self.numbers, other.numbers),
+            _add_up(self.exceptions, other.exceptions),
+            min(moments, default=None),
+            {
+                outcome: _merge([each[outcome] for each in (self.run_duration, other.run_duration) if outcome in each])
+                for outcome in {**self.run_duration, **other.run_duration}
+            },
+            _merge(waits) if waits else None,
+        )
+
+
+def read_stats(stats: Mapping[str, Any]) -> TaskFigures:
+    """The figures of one task name as the Management API gives them. TypeError, ValueError for nonsense."""
+    exceptions = section(stats, "exceptions") or {}
+    durations = section(stats, "run_duration") or {}
+    found = {str(outcome): distribution(durations, outcome) for outcome in durations}
+    return TaskFigures(
+        str(stats["executor"]),
+        {key: value for key in FIGURES if (value := number(stats, key)) is not None},
+        {str(exception): number(exceptions, exception) or 0 for exception in exceptions},
+        timestamp(stats, "oldest_running_at"),
+        {outcome: duration for outcome, duration in found.items() if duration is not None},
+        distribution(stats, "queue_wait"),
+    )
+
+
+def _add_up(one: Mapping[str, Number], other: Mapping[str, Number]) -> dict[str, Number]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
+
+
+def _merge(histograms: list[Distribution]) -> Distribution:
+    """One histogram of all observations. ValueError if their bounds differ."""
+    bounds = {histogram.bounds for histogram in histograms}
+    if len(bounds) != 1:
+        raise ValueError(f"histograms with different bounds can't be added up: {sorted(bounds)}")
+    counts = tuple(map(sum, zip(*(histogram.counts for histogram in histograms), strict=True)))
+    return Distribution(histograms[0].bounds, counts, sum(histogram.sum for histogram in histograms))

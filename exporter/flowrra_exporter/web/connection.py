@@ -1,0 +1,104 @@
+"""One client's connection: aiohttp's protocol, with our limits, and errors that tell nobody what we run on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from aiohttp import web
+
+from flowrra_exporter.web.limits import FIRST_REQUEST_SECONDS, IDLE_SECONDS, ConnectionLimits
+from flowrra_exporter.web.responses import HEADERS, Handler
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 1024
+"""Bytes. No request needs a body; a small one is overlooked, a larger one refused."""
+_LINE_BYTES = 8190
+_LINGERING_SECONDS = 1.0
+
+
+class Connection(web.RequestHandler):
+    """A connection that `limits` watches over."""
+
+    __slots__ = ("_limits", "dawdles_since", "patience")
+
+    def __init__(self, server: web.Server, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own word for none
+            keepalive_timeout=IDLE_SECONDS,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_LINE_BYTES,
+            lingering_time=_LINGERING_SECONDS,
+            auto_decompress=False,
+        )
+        self._limits = limits
+        self.dawdles_since: float | None = time.monotonic()
+        self.patience = FIRST_REQUEST_SECONDS
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client is there."""
+        super().connection_made(transport)
+        self._limits.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone."""
+        self._limits.closed(self)
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Ends it, without waiting for the client to read what is left."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def answering(self) -> None:
+        """A whole request has come: from now on the client waits for us."""
+        self.dawdles_since = None
+
+    def answered(self) -> None:
+        """The answer is made: now it's for the client to read it, and to ask again."""
+        self.dawdles_since, self.patience = time.monotonic(), IDLE_SECONDS
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP gets a short answer; aiohttp's own would log each with a traceback and quote what came."""
+        if status >= 500:
+            logger.error("answering %s failed", request.remote, exc_info=exc)
+        else:
+            logger.debug("refused what %s sent: %s", request.remote, message)
+        reason = "internal error; the exporter's log says more" if status >= 500 else "this is no valid HTTP request"
+        response = web.Response(status=status, text=f"{status}: {reason}\n", headers=HEADERS)
+        response.force_close()
+        return response
+
+
+@web.middleware
+async def watch_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tells the connection when it's whose turn, and ends it after a request with a body, which nobody reads."""
+    connection = request.protocol
+    if not isinstance(connection, Connection):
+        return await handler(request)
+    connection.answering()
+    try:
+        response = await handler(request)
+        if request.can_read_body:
+            response.force_close()
+        return response
+    finally:
+        connection.answered()
+
+
+@web.middleware
+async def refuse_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """413 for a body that is announced as large; those of no announced length end with their connection."""
+    if (request.content_length or 0) > MAX_BODY:
+        raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY, actual_size=request.content_length or 0)
+    return await handler(request)

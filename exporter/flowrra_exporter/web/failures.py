@@ -1,0 +1,132 @@
+"""The tasks that failed last, for the page and the JSON API: names, ids, times.
+
+Listing them makes the app search its results, and that takes time from its tasks: it's asked at most once in
+five seconds, and less often the longer the answer takes, however many look.
+"""
+
+from __future__ import annotations
+
+import logging
+import reprlib
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
+from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.management import Management, NoSuchMethod
+
+logger = logging.getLogger(__name__)
+
+MOST = 100
+"""The most failures that are told of."""
+_METHOD = "list_failed_tasks"
+_SPACING_SECONDS = 5.0
+_SHARE = 50
+"""An answer that took a second is kept for so many."""
+_MAX_TEXT = 500
+
+_texts = reprlib.Repr()
+_texts.maxstring = _texts.maxother = 120
+
+
+class Failure(NamedTuple):
+    """A task that failed for good. The times are in UTC; what isn't known is None.
+
+    `error` and `arguments` are the user's data, bounded in length: only for those who may see it.
+    """
+
+    task_id: str
+    task_name: str
+    submitted_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    retries: int | None
+    error: str
+    arguments: str
+
+
+class Listing(NamedTuple):
+    """The failures as of a moment, the last first. `problem` says why there are no newer ones, if so."""
+
+    failures: tuple[Failure, ...]
+    at: datetime | None
+    problem: str = ""
+
+
+class Failures:
+    """Lists failures. `management` returns whom to ask, None before there is an app; `timeout` is in seconds."""
+
+    def __init__(self, management: Callable[[], Management | None], timeout: float) -> None:
+        self._management = management
+        self._timeout = timeout
+        self._latest = Listing((), None)
+        self._next = 0.0
+
+    async def latest(self) -> Listing:
+        """The tasks that failed last, up to a hundred. Raises NoSuchMethod if the app can't list them."""
+        management = self._management()
+        if management is None:
+            return self._latest._replace(problem="the app is starting")
+        if not management.has(_METHOD):
+            raise NoSuchMethod(f"this app has no {_METHOD}()")
+        if time.monotonic() >= self._next:
+            started = time.monotonic()
+            try:
+                self._latest = await self._ask(management)
+            except LoopUnavailable as error:  # nothing was asked, so it may be tried again at any time
+                return self._latest._replace(problem=str(error))
+            self._next = started + max(_SPACING_SECONDS, _SHARE * (time.monotonic() - started))
+        return self._latest
+
+    async def _ask(self, management: Management) -> Listing:
+        try:
+            found = await management.ask(_METHOD, self._timeout, limit=MOST)
+            failures = sorted(map(_failure, found), key=_last_moment, reverse=True)
+        except LoopUnavailable:
+            raise
+        except CallTimeout as error:
+            return self._latest._replace(problem=str(error))
+        except Exception as error:
+            logger.warning("%s() failed", _METHOD, exc_info=True)
+            return self._latest._replace(problem=f"{_METHOD}() failed: {type(error).__name__}")
+        return Listing(tuple(failures), datetime.now(UTC))
+
+
+def _failure(found: Mapping[str, Any]) -> Failure:
+    arguments = [_text(value) for value in found.get("args") or ()]
+    named = [f"{name}={_text(value)}" for name, value in dict(found.get("kwargs") or {}).items()]
+    retries = found.get("retries")
+    return Failure(
+        task_id=str(found["task_id"]),
+        task_name=str(found.get("task_name") or "unknown"),
+        submitted_at=_moment(found.get("submitted_at")),
+        started_at=_moment(found.get("started_at")),
+        finished_at=_moment(found.get("finished_at")),
+        retries=retries if isinstance(retries, int) else None,
+        error=_bounded(mask_secrets(str(found.get("error") or ""))),
+        arguments=_bounded(mask_secrets(", ".join([*arguments, *named]))),
+    )
+
+
+def _text(value: Any) -> str:
+    """The value's repr, bounded. It's made by the user's code, which may fail in any way."""
+    try:
+        return _texts.repr(value)
+    except Exception as error:  # noqa: BLE001  # said in the place of the value
+        return f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
+
+
+def _moment(value: Any) -> datetime | None:
+    """A naive datetime is local time, as earlier releases of flowrra have it."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
+
+
+def _last_moment(failure: Failure) -> float:
+    moment = failure.finished_at or failure.started_at or failure.submitted_at
+    return moment.timestamp() if moment else 0.0

@@ -1,0 +1,164 @@
+"""What the page shows: gathered once for all who look within the same second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from flowrra_exporter import catalog
+from flowrra_exporter.app_loop import AppLoop
+from flowrra_exporter.checks import Check, Checks, components
+from flowrra_exporter.collection import Collections
+from flowrra_exporter.lifecycle import Lifecycle, Phase
+from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.management import Management, NoSuchMethod
+from flowrra_exporter.watchdog import where
+from flowrra_exporter.web.failures import Failures, Listing
+from flowrra_exporter.web.page.figures import Figures
+from flowrra_exporter.web.page.rates import Rates, Readings
+
+logger = logging.getLogger(__name__)
+
+COUNTERS = (catalog.TASKS_SUCCEEDED, catalog.TASKS_FAILED, catalog.TASKS_RETRIED)
+"""Whose rates the page shows."""
+_FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)(?:\n +(.+))?')
+_WAIT_SECONDS = 1.0
+"""The longest that the page waits for a collector: what isn't there by then is shown as not known."""
+
+Level = Literal["good", "busy", "bad"]
+
+
+class Headline(NamedTuple):
+    """The state of it all: a word or two, and a sentence."""
+
+    level: Level
+    words: str
+    sentence: str
+
+
+class Stall(NamedTuple):
+    """Something that blocked the app's event loop: when it was seen, for how long, what it was."""
+
+    at: datetime | None
+    seconds: float
+    task: str
+    line: str
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything on the page as of a moment. `blocked` is what blocks the app's event loop now."""
+
+    at: datetime
+    headline: Headline
+    attached: bool
+    health: list[Check]
+    figures: Figures
+    rates: Rates
+    failures: Listing | None
+    blocked: Stall | None
+    last_stall: Stall | None
+
+
+class Viewer:
+    """Gathers views. `management` and `app_loop` return what there is, None before there is an app."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        checks: Checks,
+        collections: Collections,
+        failures: Failures,
+        management: Callable[[], Management | None],
+        app_loop: Callable[[], AppLoop | None],
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._checks = checks
+        self._collections = collections
+        self._failures = failures
+        self._management = management
+        self._app_loop = app_loop
+        self._readings = Readings()
+
+    async def view(self) -> View:
+        """What there is to see, within a second or so, whatever the app is doing."""
+        snapshot, health, failures = await asyncio.gather(
+            self._collections.snapshot(_WAIT_SECONDS), self._checks.health(), self._list_failures()
+        )
+        figures = Figures(snapshot.families)
+        counters = {metric.name: figures.numbers(metric) for metric in COUNTERS}
+        runtime = self._runtime()
+        blocked = self._blocked(runtime)
+        return View(
+            at=datetime.now(UTC),
+            headline=_headline(self._lifecycle, components(health), blocked),
+            attached=self._management() is not None,
+            health=components(health),
+            figures=figures,
+            rates=self._readings.add(time.monotonic(), counters),
+            failures=failures,
+            blocked=blocked,
+            last_stall=_stall(runtime.get("last_stall")),
+        )
+
+    async def _list_failures(self) -> Listing | None:
+        try:
+            return await self._failures.latest()
+        except NoSuchMethod:
+            return None
+
+    def _runtime(self) -> Mapping[str, Any]:
+        management = self._management()
+        if management is None or not management.has("get_runtime_stats"):
+            return {}
+        try:
+            return dict(management.read("get_runtime_stats"))
+        except Exception:
+            logger.warning("get_runtime_stats() failed", exc_info=True)
+            return {}
+
+    def _blocked(self, runtime: Mapping[str, Any]) -> Stall | None:
+        loop = self._app_loop()
+        if loop is None or loop.ended or not loop.unresponsive:
+            return None
+        known = _stall(runtime.get("blocking"))
+        if known is not None and known.line:
+            return known._replace(seconds=max(known.seconds, loop.silence))
+        return Stall(None, loop.silence, "", where(loop.thread))
+
+
+def _headline(lifecycle: Lifecycle, health: list[Check], blocked: Stall | None) -> Headline:
+    phase, message = lifecycle.status
+    if phase is Phase.FAILED:
+        return Headline("bad", "Failed", message)
+    if blocked is not None:
+        return Headline("bad", "Event loop blocked", "the app's event loop doesn't turn, so no task gets on")
+    if phase is not Phase.RUNNING:
+        words = {Phase.STARTING: "Starting", Phase.DRAINING: "Shutting down", Phase.STOPPED: "Stopped"}
+        return Headline("busy", words[phase], message)
+    failing = [f"{check.name}: {mask_secrets(check.message)}" for check in health if not check.ok]
+    if failing:
+        return Headline("bad", "Unhealthy", "; ".join(failing))
+    return Headline("good", "Healthy", "every component is healthy")
+
+
+def _stall(found: Any) -> Stall | None:
+    """What `get_runtime_stats` says of a stall."""
+    if not isinstance(found, Mapping):
+        return None
+    at, task = found.get("at"), found.get("task")
+    named = f"{task.get('name')} ({task.get('id')})" if isinstance(task, Mapping) else ""
+    seen = at.astimezone(UTC) if isinstance(at, datetime) else None
+    return Stall(seen, float(found.get("seconds") or 0.0), named, _innermost(str(found.get("stack") or "")))
+
+
+def _innermost(stack: str) -> str:
+    """The last frame of a stack as a traceback prints it, in one line: ``shop.py:7 in f: source``."""
+    frames = list(_FRAME.finditer(stack))
+    return "" if not frames else "{}:{} in {}: {}".format(*frames[-1].groups(""))

@@ -1,0 +1,161 @@
+"""Results on Redis (6.2 or newer) or Valkey, under the names that flowrra 0.1.8 gives them.
+
+``records.lua`` in ``flowrra/lua`` describes the keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from flowrra import codec
+from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.redis_completions import Completions
+from flowrra.coalescing import Coalescer
+from flowrra.codec import EncodedRecord
+from flowrra.redis_client import Client, RedisServer, Script
+from flowrra.task import TaskResult, TaskStatus
+
+# Seconds that a finished record is kept if nothing else is said: one day, as in memory.
+DEFAULT_TTL = 24 * 3600
+MAX_BATCH = 250
+
+_STORE = Script("clock", "records", "store")
+_FORGET = Script("clock", "records", "forget")
+
+
+class RedisBackend(BaseResultBackend):
+    """Records on Redis or Valkey.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+        ttl: Seconds that a finished record is kept; one day if None. Unfinished ones are kept for as long as they last.
+        max_connections, socket_timeout, retry_on_timeout, **options: As in :class:`flowrra.brokers.RedisBroker`.
+        namespace: The beginning of the names of all its keys.
+
+    Raises:
+        BackendError: The URL can't be read.
+        ValueError: ``ttl`` is not positive.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        ttl: float | None = None,
+        *,
+        max_connections: int = 50,
+        socket_timeout: float = 5.0,
+        retry_on_timeout: bool = True,
+        namespace: str = "flowrra",
+        **options: Any,
+    ) -> None:
+        if ttl is not None and not ttl > 0:
+            raise ValueError(f"ttl must be positive (seconds), not {ttl!r}")
+        self.server = RedisServer(
+            url,
+            max_connections=max_connections,
+            socket_timeout=socket_timeout,
+            retry_on_timeout=retry_on_timeout,
+            **options,
+        )
+        self.namespace = namespace
+        self.ttl_ms = max(1, round(1000 * (DEFAULT_TTL if ttl is None else ttl)))
+        self._stores = Coalescer(self._store_all, MAX_BATCH)
+        self._reads = Coalescer(self._read, MAX_BATCH)
+        self._completions = Completions(self.server, f"{namespace}:complete:", self.get)
+
+    def _key(self, task_id: str) -> str:
+        return f"{self.namespace}:task:{task_id}"
+
+    # ── one record ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def store(self, task_id: str, result: TaskResult) -> None:
+        # Encoded now: the caller goes on changing it.
+        await self._stores.add((task_id, codec.encode_record(result)))
+
+    async def _store_all(self, batch: Sequence[tuple[str, EncodedRecord]]) -> list[None]:
+        args: list[Any] = [self.ttl_ms]
+        for task_id, (text, status, submitted) in batch:
+            args += (f"{status} {submitted} {task_id}", text)
+        await self.server.run(_STORE, "store records", self.namespace, *args)
+        return [None] * len(batch)
+
+    async def get(self, task_id: str) -> TaskResult | None:
+        text = await self._reads.add(task_id)
+        return None if text is None else codec.decode_record(text)
+
+    async def _read(self, task_ids: Sequence[str]) -> list[bytes | None]:
+        keys = [self._key(task_id) for task_id in task_ids]
+        texts: list[bytes | None] = await self.server.call("read records", lambda client: client.mget(keys))
+        return texts
+
+    async def wait_for(self, task_id: str, timeout: float | None = 10.0) -> TaskResult:
+        async with asyncio.timeout(timeout):
+            return await self._completions.wait_for(task_id)
+
+    async def wait_for_known(self, task_id: str, timeout: float | None) -> TaskResult:
+        async with asyncio.timeout(timeout):
+            return await self._completions.wait_for(task_id, must_exist=True)
+
+    async def delete(self, task_id: str) -> bool:
+        return bool(await self.server.run(_FORGET, "delete a record", self.namespace, task_id))
+
+    # ── all records ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def clear(self) -> int:
+        count = 0
+        client = await self.server.client()
+        pattern = _escaped(f"{self.namespace}:task:") + "*"
+        try:
+            batch: list[str] = []
+            async for key in client.scan_iter(match=pattern, count=1000):
+                batch.append(key.decode(errors="surrogateescape")[len(self._key("")) :])
+                if len(batch) == MAX_BATCH:
+                    count, batch = count + await self._forget(batch), []
+            return count + (await self._forget(batch) if batch else 0)
+        except (RedisError, OSError) as error:
+            raise self.server.failure("clear the records", error) from error
+
+    async def _forget(self, task_ids: Sequence[str]) -> int:
+        return int(await self.server.run(_FORGET, "delete records", self.namespace, *task_ids))
+
+    async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
+        """The records with that status, the latest submitted first; takes as long as ``offset + limit`` are many."""
+        wanted = None if limit is None else offset + limit
+        found: list[TaskResult] = []
+        index, start = f"{self.namespace}:status:{TaskStatus(status).value}", 0
+        while wanted is None or len(found) < wanted:
+            count = 1000 if wanted is None else min(1000, wanted - len(found))
+            ids = await self.server.call("list tasks", partial(_page, index, start, start + count - 1))
+            if not ids:
+                break
+            start += len(ids)
+            # One that has expired, or has moved on since, is not among them.
+            texts = await self._read([task_id.decode() for task_id in ids])
+            records = [codec.decode_record(text) for text in texts if text is not None]
+            found += [record for record in records if record.status == status]
+        return found[offset:wanted]
+
+    def __len__(self) -> int:
+        raise NotImplementedError("RedisBackend has no length: its records are shared, and expire")
+
+    async def ping(self) -> None:
+        await self.server.ping()
+
+    async def close(self) -> None:
+        """Close the running loop's connections, and fail whoever still waits there."""
+        await self._completions.close()
+        await self.server.close()
+
+
+async def _page(index: str, first: int, last: int, client: Client) -> Any:
+    return await client.zrange(index, first, last, desc=True)
+
+
+def _escaped(text: str) -> str:
+    """Text as it stands in a pattern."""
+    return "".join(f"\\{character}" if character in "*?[]\\" else character for character in text)

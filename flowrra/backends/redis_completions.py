@@ -1,0 +1,210 @@
+"""Waiting for records on Redis to be complete: any number of waiters of an event loop share one connection, on which
+the server tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import random
+import weakref
+from collections.abc import Awaitable, Callable
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from flowrra.exceptions import BackendError, ResultNotFoundError
+from flowrra.redis_client import MAX_BACKOFF, MAX_BLOCK, MIN_BACKOFF, RedisServer
+from flowrra.task import TaskResult, TaskStatus
+
+logger = logging.getLogger(__name__)
+
+# Seconds after which a waiter looks for itself: what a server tells is lost with the connection, or with the server.
+RECHECK = 5.0
+# Listening goes on for so long after the last waiter has gone: the next one is likely to come soon.
+LINGER = 30.0
+
+
+class _Waiter:
+    """One who waits: woken when the server listens for it, and when there may be something new."""
+
+    def __init__(self) -> None:
+        self.is_listened_for = asyncio.Event()
+        self.news = asyncio.Event()
+        self.was_told = False
+
+
+class _Listener:
+    """The listening connection of one event loop."""
+
+    def __init__(self, server: RedisServer, prefix: str) -> None:
+        self._server = server
+        self._prefix = prefix
+        self._waiters: dict[str, list[_Waiter]] = {}
+        self._pubsub: redis.asyncio.client.PubSub | None = None
+        # Channels to be listened on, or no longer, as soon as the connection can be written to.
+        self._added: set[str] = set()
+        self._removed: set[str] = set()
+        self._writer: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self.is_closed = False
+
+    def add(self, task_id: str) -> _Waiter:
+        waiter = _Waiter()
+        waiters = self._waiters.setdefault(task_id, [])
+        if waiters and waiters[0].is_listened_for.is_set():
+            waiter.is_listened_for.set()
+        waiters.append(waiter)
+        if len(waiters) == 1:
+            self._removed.discard(task_id)
+            self._added.add(task_id)
+            self._write_soon()
+        if self._reader is None or self._reader.done():
+            self._reader = self._spawn(self._listen())
+        return waiter
+
+    def remove(self, task_id: str, waiter: _Waiter) -> None:
+        waiters = self._waiters[task_id]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._waiters[task_id]
+            self._added.discard(task_id)
+            self._removed.add(task_id)
+            self._write_soon()
+
+    def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())  # type: ignore[arg-type]
+
+    def _write_soon(self) -> None:
+        if self._writer is None or self._writer.done():
+            self._writer = self._spawn(self._write())
+
+    async def _write(self) -> None:
+        """Tell the server of what has changed. A failure is the reader's to see: it connects anew and tells it all."""
+        with contextlib.suppress(RedisError, OSError):
+            while self._pubsub is not None and (self._added or self._removed):
+                added, self._added = self._added, set()
+                removed, self._removed = self._removed, set()
+                if added:
+                    await self._pubsub.subscribe(*(self._prefix + task_id for task_id in added))
+                if removed:
+                    await self._pubsub.unsubscribe(*(self._prefix + task_id for task_id in removed))
+
+    async def _listen(self) -> None:
+        backoff = MIN_BACKOFF
+        client = self._server.dedicated_client()
+        try:
+            while self._waiters:
+                try:
+                    async with client.pubsub() as pubsub:
+                        # A channel of no task, so that the connection always listens to something.
+                        await pubsub.subscribe(self._prefix, *(self._prefix + task_id for task_id in self._waiters))
+                        self._added.clear()
+                        self._removed.clear()
+                        self._pubsub = pubsub
+                        backoff = MIN_BACKOFF
+                        self._write_soon()
+                        await self._read(pubsub)
+                except (RedisError, OSError) as error:
+                    logger.warning("listening for results interrupted server=%s error=%r", self._server.name, error)
+                    await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+                    backoff = min(2 * backoff, MAX_BACKOFF)
+                finally:
+                    self._pubsub = None
+        finally:
+            await client.aclose()
+
+    async def _read(self, pubsub: redis.asyncio.client.PubSub) -> None:
+        loop = asyncio.get_running_loop()
+        idle_since = loop.time()
+        while self._waiters or loop.time() - idle_since < LINGER:
+            if self._waiters:
+                idle_since = loop.time()
+            message = await pubsub.get_message(timeout=MAX_BLOCK)
+            if message is None:
+                continue
+            task_id = message["channel"].decode(errors="surrogateescape")[len(self._prefix) :]
+            for waiter in self._waiters.get(task_id, ()):
+                if message["type"] == "subscribe":
+                    waiter.is_listened_for.set()
+                elif message["type"] == "message":
+                    waiter.was_told = True
+                waiter.news.set()
+
+    async def close(self) -> None:
+        self.is_closed = True
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.is_listened_for.set()
+                waiter.news.set()
+        tasks = [task for task in (self._reader, self._writer) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class Completions:
+    """Waits for records to be complete.
+
+    Args:
+        server: Where they are.
+        prefix: What the names of their channels begin with; the id follows.
+        read: Reads a record.
+    """
+
+    def __init__(self, server: RedisServer, prefix: str, read: Callable[[str], Awaitable[TaskResult | None]]) -> None:
+        self._server = server
+        self._prefix = prefix
+        self._read = read
+        self._listeners: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Listener] = weakref.WeakKeyDictionary()
+
+    async def wait_for(self, task_id: str, *, must_exist: bool = False) -> TaskResult:
+        """The record of a task once it is complete; the task need not exist yet, unless it must.
+
+        Raises:
+            BackendError: The records can't be read, or the app was stopped meanwhile.
+            ResultNotFoundError: There is none, although it must exist; or it was gone before it could be read.
+        """
+        loop = asyncio.get_running_loop()
+        listener = self._listeners.get(loop)
+        if listener is None or listener.is_closed:
+            listener = self._listeners[loop] = _Listener(self._server, self._prefix)
+        waiter = listener.add(task_id)
+        try:
+            # Looked for while the server is told to listen, and again when it listens: whatever completes from then on
+            # is told.
+            record = await self._read(task_id)
+            if record is None and must_exist:
+                raise ResultNotFoundError(task_id)
+            if record is None or not record.is_complete:
+                await waiter.is_listened_for.wait()
+                record = await self._read(task_id)
+            while record is None or not record.is_complete:
+                if listener.is_closed:
+                    raise BackendError(f"The app stopped while task '{task_id}' was waited for")
+                if record is None and waiter.was_told:
+                    raise ResultNotFoundError(task_id)
+                record = await self._next(waiter, task_id)
+            return record
+        finally:
+            listener.remove(task_id, waiter)
+
+    async def _next(self, waiter: _Waiter, task_id: str) -> TaskResult | None:
+        """What is known of the task after there was news of it, or time to look again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RECHECK * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load
+                await waiter.news.wait()
+        waiter.news.clear()
+        try:
+            return await self._read(task_id)
+        except BackendError as error:  # the server is away for a while: it will be looked for again
+            logger.warning("result not readable, still waited for id=%s error=%s", task_id, error)
+            return TaskResult(task_id, TaskStatus.PENDING)
+
+    async def close(self) -> None:
+        """Fail whoever waits on the running loop: nothing will complete any more."""
+        listener = self._listeners.pop(asyncio.get_running_loop(), None)
+        if listener is not None:
+            await listener.close()

@@ -1,0 +1,86 @@
+"""Sends what several callers ask for at about the same time in one request: a round trip costs Python more than the
+server needs for a hundred of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class _Line(Generic[Item, Answer]):
+    """What waits to be sent on one event loop."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self.is_sending = False
+        self.sender: asyncio.Task[None] | None = None
+
+
+class Coalescer(Generic[Item, Answer]):
+    """Collects items while a request is under way, and sends them together in the next one.
+
+    Args:
+        send: Sends items, and returns an answer for each.
+        max_batch: Most items of one request.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], max_batch: int) -> None:
+        self._send = send
+        self._max_batch = max_batch
+        self._lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Line[Item, Answer]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def add(self, item: Item) -> Answer:
+        """The answer for one item. Others' items don't depend on this caller: it may be cancelled.
+
+        Raises:
+            What ``send`` raises.
+        """
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            line = self._lines[loop] = _Line()
+        if line.is_sending:
+            answer: asyncio.Future[Answer] = loop.create_future()
+            line.waiting.append((item, answer))
+            return await answer
+        # A caller that is alone sends for itself: a task for it would cost as much again.
+        line.is_sending = True
+        try:
+            return (await self._send([item]))[0]
+        finally:
+            if line.waiting:
+                line.sender = loop.create_task(self._send_all(line), context=contextvars.Context())
+            else:
+                line.is_sending = False
+
+    async def _send_all(self, line: _Line[Item, Answer]) -> None:
+        try:
+            while line.waiting:
+                await self._send_batch([line.waiting.popleft() for _ in range(min(len(line.waiting), self._max_batch))])
+        finally:
+            line.is_sending = False
+
+    async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._send([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 - it is whose items these are that have to know
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+        except BaseException:
+            for _, answer in batch:
+                answer.cancel()
+            raise
+        else:
+            for (_, answer), value in zip(batch, answers, strict=True):
+                if not answer.done():
+                    answer.set_result(value)

@@ -1,0 +1,86 @@
+"""Runs functions in worker processes, so that they neither hold up the event loop nor each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flowrra.config import Config
+from flowrra.executors import messages
+from flowrra.executors.base import BaseTaskExecutor
+from flowrra.executors.job import Job
+from flowrra.executors.process_pool import ProcessPool
+from flowrra.executors.worker_process import is_importing_main
+from flowrra.registry import TaskRegistry
+from flowrra.task import Task
+
+
+class CPUExecutor(BaseTaskExecutor):
+    """Runs ``def`` tasks in processes, ``config.executor.cpu_workers`` at once.
+
+    A process is started when it is first needed, and kept. It finds a task's function by importing its module;
+    arguments and results travel as pickles.
+
+    Args:
+        config: As in :class:`BaseTaskExecutor`; it must name a result backend, be it ``InMemoryBackend()``.
+        registry, **shared: As there.
+
+    Raises:
+        ValueError: There is no result backend.
+    """
+
+    kind = "cpu"
+
+    def __init__(self, config: Config, registry: TaskRegistry | None = None, **shared: Any) -> None:
+        if config.backend is None:
+            raise ValueError("CPUExecutor requires backend configuration: give Config(backend=...)")
+        super().__init__(config, registry, **shared)
+        self._pool = ProcessPool(config.executor.max_tasks_per_child)
+
+    @staticmethod
+    def _slots_of(config: Config) -> int:
+        return config.executor.cpu_workers
+
+    @property
+    def worker_restarts(self) -> int:
+        """How many workers died and were replaced, their processes among them."""
+        return super().worker_restarts + self._pool.deaths
+
+    async def _call(self, func: Callable[..., Any], task: Task) -> Any:
+        job = self._running[task.id]
+        frame = await self._pool.run(messages.encode_call(func, task), partial(self._begin_function, job))
+        return messages.decode_outcome(frame)
+
+    def _limit(self, job: Job) -> None:
+        """Nothing yet: the limit begins with the function."""
+
+    def _begin_function(self, job: Job) -> None:
+        # Starting a process and importing the task's module are not the task's doing.
+        job.started_at = time.monotonic()
+        if job.interrupt is None:
+            super()._limit(job)
+
+    def open(self) -> None:
+        """Accept tasks from now on, on the running event loop; none of them runs before :meth:`begin`.
+
+        Raises:
+            RuntimeError: This is a worker process that imports the program's main module.
+        """
+        if is_importing_main():
+            raise RuntimeError(
+                "This program runs its app when its main module is imported, as each worker process does; "
+                "put what runs it under `if __name__ == '__main__':`"
+            )
+        super().open()
+
+    def begin(self) -> None:
+        """Run tasks from now on."""
+        self._pool.open()
+        super().begin()
+
+    async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
+        """Finish what there is, then end what is left, then stop; see :meth:`BaseTaskExecutor.stop`."""
+        await super().stop(wait, timeout)
+        await self._pool.close()

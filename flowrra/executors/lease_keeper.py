@@ -1,0 +1,77 @@
+"""Renews a worker's holds on its tasks, and tells others that its process lives: from a thread, as a task that blocks
+the event loop is still being run."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flowrra.brokers.base import LeasingBroker, Renewal
+from flowrra.exceptions import BackendError
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two signs of life; a process counts as gone after three of them.
+HEARTBEAT = 5.0
+HEARTBEATS = 3
+# A lease outlives three failed renewals.
+RENEWALS_PER_LEASE = 4
+STOP_TIMEOUT = 10.0
+
+
+class LeaseKeeper:
+    """Keeps the leases of one broker's tasks.
+
+    Args:
+        broker: The broker.
+        held: Returns the ids of the tasks that are held now; called in the thread.
+        announcement: Returns what others are to know of this process; None announces nothing.
+        on_renewed: Called in the thread with each renewal, or with the error that kept it from happening.
+    """
+
+    def __init__(
+        self,
+        broker: LeasingBroker,
+        held: Callable[[], list[str]],
+        announcement: Callable[[], dict[str, Any]] | None,
+        on_renewed: Callable[[Renewal | BackendError], None],
+    ) -> None:
+        self._broker = broker
+        self._held = held
+        self._announcement = announcement
+        self._on_renewed = on_renewed
+        self._interval = min(HEARTBEAT, broker.lease / RENEWALS_PER_LEASE)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="flowrra-lease-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and withdraw the announcement; blocks until that is done, at most 10 s."""
+        self._stopping.set()
+        self._thread.join(STOP_TIMEOUT)
+
+    def _keep(self) -> None:
+        contextvars.Context().run(self._beat)
+        while not self._stopping.wait(self._interval):
+            self._beat()
+        try:
+            worker = None if self._announcement is None else self._announcement()["id"]
+            self._broker.withdraw(worker)
+        except BackendError as error:  # it counts as gone a little later, by itself
+            logger.warning("worker not withdrawn error=%s", error)
+
+    def _beat(self) -> None:
+        try:
+            if self._announcement is not None:
+                self._broker.announce(self._announcement(), HEARTBEATS * HEARTBEAT)
+            held = self._held()
+            self._on_renewed(self._broker.renew(held) if held else Renewal([], []))
+        except BackendError as error:
+            logger.warning("leases not renewed, will be tried again in=%.1f error=%s", self._interval, error)
+            self._on_renewed(error)

@@ -1,0 +1,478 @@
+"""The tasks that an executor has from a leasing broker: takes them, holds them while they wait and run, says what
+became of them, and has them cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flowrra import codec
+from flowrra import telemetry as counters
+from flowrra.brokers.base import Cancellation, Delivery, Entry, LeasingBroker, Outcome, Renewal, Verb
+from flowrra.coalescing import Coalescer
+from flowrra.exceptions import BackendError
+from flowrra.executors.failures import describe
+from flowrra.executors.job import Job
+from flowrra.executors.lease_keeper import LeaseKeeper
+from flowrra.executors.pace import Pace
+from flowrra.executors.settler import MAX_BATCH, Settler
+from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult, TaskStatus
+
+if TYPE_CHECKING:
+    from flowrra.executors.base import BaseTaskExecutor
+
+logger = logging.getLogger(__name__)
+
+MIN_BACKOFF = 0.05
+MAX_BACKOFF = 1.0
+# Seconds for which an idle worker waits on the server before it looks again by itself.
+IDLE_WAIT = 5.0
+# Seconds after which a task that was taken ahead and is still waiting goes back, for another worker to take.
+STALE_AFTER = 0.5
+# Seconds that outcomes may take to be told at the end.
+FLUSH_TIMEOUT = 10.0
+# Seconds until a task that this worker doesn't know is offered again, doubled each time.
+REFUSE_DELAY = 1.0
+
+
+class LeasedTasks:
+    """What an executor has from its broker.
+
+    Args:
+        executor: The executor; its queue holds what was taken and has not begun.
+        broker: Where tasks come from.
+        announcement: Returns what other processes are to know of this one; None announces nothing.
+
+    Attributes:
+        keeps_records: Whether the records are kept by the broker, in the same step as the tasks.
+    """
+
+    def __init__(
+        self,
+        executor: BaseTaskExecutor,
+        broker: LeasingBroker,
+        announcement: Callable[[], dict[str, Any]] | None,
+    ) -> None:
+        self._executor = executor
+        self._broker = broker
+        self._announcement = announcement
+        self.keeps_records = broker.keeps_records_of(executor.results)
+        self._submissions = Coalescer(self._submit_all, MAX_BATCH)
+        # Everything that was taken and not settled, by id. Read by the lease keeper's thread, in one step.
+        self._held: dict[str, Job] = {}
+        self._pace = Pace()
+        # What keeps it from its work now, by operation.
+        self._errors: dict[str, str] = {}
+        self.restarts = 0
+        self._settler = Settler(broker, executor.kind, self._told, lambda error: self._note("settle", error))
+        self._keeper: LeaseKeeper | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_taking = False
+        # What is under way with the server: a take that is seen through, and a wait for something to take.
+        self._taking: asyncio.Task[Any] | None = None
+        self._waiting: asyncio.Task[None] | None = None
+
+    @property
+    def error(self) -> str | None:
+        """What keeps it from its work now; None if nothing does."""
+        return next(iter(self._errors.copy().values()), None)
+
+    def _note(self, operation: str, error: BaseException | None) -> None:
+        if error is None:
+            self._errors.pop(operation, None)
+        else:
+            self._errors[operation] = str(error)
+            self._executor.broker_errors[operation] += 1
+
+    # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def entry(self, task: Task, record: TaskResult, delay: float) -> Entry:
+        """A task as it is queued.
+
+        Raises:
+            BackendError: Its arguments are not JSON.
+        """
+        if self.keeps_records:
+            return Entry(task.id, task.priority, delay, *codec.encode_submission(task, record))
+        return Entry(task.id, task.priority, delay, codec.encode_task(task, record.submitted_at), None)
+
+    async def submit(self, entry: Entry) -> bool:
+        """Queue a task; False if its id is known already.
+
+        Raises:
+            BackendError: It could not be queued.
+        """
+        return await self._submissions.add(entry)
+
+    async def submit_many(self, tasks: Sequence[tuple[Task, TaskResult]]) -> None:
+        """Queue tasks, many in one request. While the server has some of them, the next ones are encoded.
+
+        Raises:
+            BackendError: As :meth:`submit`; the first of them may be queued then.
+        """
+        sending: asyncio.Task[list[bool]] | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            for first in range(0, len(tasks), MAX_BATCH):
+                entries = [self.entry(task, record, 0.0) for task, record in tasks[first : first + MAX_BATCH]]
+                if sending is not None:
+                    await sending
+                sending = loop.create_task(self._submit_all(entries), context=contextvars.Context())
+                await asyncio.sleep(0)
+        finally:
+            if sending is not None:
+                await sending
+
+    async def _submit_all(self, entries: Sequence[Entry]) -> list[bool]:
+        try:
+            added = await self._broker.submit(entries)
+        except BackendError as error:
+            self._note("submit", error)
+            raise
+        self._errors.pop("submit", None)
+        return added
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Take tasks from now on, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._held.clear()
+        self._errors.clear()
+        self._is_taking = True
+        self._keeper = LeaseKeeper(self._broker, lambda: list(self._held.copy()), self._announcement, self._renewed)
+        self._keeper.start()
+        for work in (self._take_all, self._listen, self._return_stale):
+            self._spawn(work)
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Keep something going until :meth:`stop_taking`, whatever befalls it."""
+        task: asyncio.Task[None] = self._loop.create_task(
+            work(),  # type: ignore[arg-type]
+            name=f"flowrra-{self._executor.kind}{work.__name__}",
+            context=contextvars.Context(),
+        )
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if self._is_taking and not self._loop.is_closed():
+                self.restarts += 1
+                error = None if task.cancelled() else task.exception()
+                logger.error("%s died, replaced executor=%s error=%r", work.__name__, self._executor.kind, error)
+                self._loop.call_later(MIN_BACKOFF, self._revive, work)
+
+        task.add_done_callback(ended)
+
+    def _revive(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._is_taking:
+            self._spawn(work)
+
+    async def stop_taking(self) -> None:
+        """Take nothing more."""
+        self._is_taking = False
+        tasks = self._tasks.copy()
+        for task in tasks:
+            task.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()
+            tasks.add(self._waiting)
+            self._waiting = None
+        if self._taking is not None:
+            tasks.add(self._taking)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        """Tell what is still to be told, and end the holds."""
+        await self._settler.flush(FLUSH_TIMEOUT)
+        self._settler.close()
+        if self._keeper is not None:
+            await self._loop.run_in_executor(None, self._keeper.stop)
+            self._keeper = None
+        self._held.clear()
+        await self._broker.close()
+
+    def abandon(self) -> None:
+        """The event loop is gone: hold nothing any more, so that other workers get the tasks."""
+        self._is_taking = False
+        self._held.clear()
+        self._settler.close()
+        if self._keeper is not None:
+            self._keeper.stop()
+            self._keeper = None
+
+    # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attempt_ended(self) -> None:
+        """A slot has become free."""
+        self._pace.count()
+        self._room.set()
+
+    async def _take_all(self) -> None:
+        backoff = MIN_BACKOFF
+        while True:
+            room = self._room_for()
+            try:
+                if room <= 0 and not self._is_woken():
+                    self._room.clear()
+                    await self._room.wait()
+                    continue
+                # A take whose answer is not seen leaves its tasks to the end of their leases: see it through.
+                self._taking = self._loop.create_task(self._take(max(0, room)), context=contextvars.Context())
+                deliveries, due_in = await asyncio.shield(self._taking)
+                if not deliveries and room > 0:
+                    await self._wait(IDLE_WAIT if due_in is None else min(IDLE_WAIT, due_in))
+            except BackendError as error:
+                self._note("take", error)
+                logger.warning(
+                    "broker not readable, trying again executor=%s in=%.2f error=%s",
+                    self._executor.kind,
+                    backoff,
+                    error,
+                )
+                await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+                backoff = min(2 * backoff, MAX_BACKOFF)
+            else:
+                self._errors.pop("take", None)
+                backoff = MIN_BACKOFF
+
+    async def _wait(self, seconds: float) -> None:
+        """Return when there may be something to take, at the latest after that time.
+
+        The server is asked to wait longer than that, as it is not exact, and an answer that comes while there is no
+        room is passed on by taking nothing.
+        """
+        if self._waiting is None:
+            self._waiting = self._loop.create_task(self._broker.wait(IDLE_WAIT), context=contextvars.Context())
+            self._waiting.add_done_callback(lambda _: self._room.set())
+        await asyncio.wait({self._waiting}, timeout=seconds)
+        self._is_woken()
+
+    def _is_woken(self) -> bool:
+        """Whether the server has answered since it was asked to wait. Raises what it answered."""
+        if self._waiting is None or not self._waiting.done():
+            return False
+        waiting, self._waiting = self._waiting, None
+        waiting.result()
+        return True
+
+    async def _take(self, room: int) -> tuple[list[Delivery], float | None]:
+        deliveries, due_in = await self._broker.take(room)
+        if deliveries:
+            self._pace.restart()
+            for delivery in deliveries:
+                await self._deliver(delivery)
+        return deliveries, due_in
+
+    def _room_for(self) -> int:
+        """How many tasks to take now."""
+        if self._settler.is_failing or self._settler.backlog > 2 * MAX_BATCH:
+            return 0
+        executor = self._executor
+        ahead, waiting = self._pace.ahead(), executor.pending_count()
+        room = executor.workers + ahead - executor.busy_workers - waiting
+        # Many at once rather than one for each that ended, as long as there is something to do.
+        return 0 if waiting and room < max(1, ahead // 2) else room
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        task = delivery.task
+        if task is None:
+            logger.error("queued task not readable, put aside id=%s error=%s", delivery.task_id, delivery.error)
+            self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=delivery.error or ""))
+            return
+        if task.id != delivery.task_id:
+            reason = f"what was queued as {delivery.task_id!r} says it is {task.id!r}"
+            logger.error("queued task not readable, put aside id=%s error=%s", delivery.task_id, reason)
+            self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=reason))
+            return
+        record = await self._record_of(task, delivery.submitted_at)
+        definition = self._executor.registry.by_name.get(task.name)
+        if delivery.is_cancelled:
+            await self._end(task, record, CANCELLED, "cancelled before it ran: by request", Verb.DONE)
+        elif definition is None:
+            await self._refuse(delivery, task, record)
+        elif delivery.deliveries >= self._broker.max_deliveries:
+            reason = f"given up after {delivery.deliveries} deliveries without an outcome: its workers died"
+            await self._end(task, record, FAILED, reason, Verb.BURY)
+        else:
+            job = Job(
+                task,
+                record,
+                definition,
+                self._executor.telemetry_of(task.name),
+                time.monotonic() - delivery.waited,
+            )
+            if delivery.deliveries:
+                job.telemetry.cells[counters.REDELIVERED] += 1
+                logger.warning(
+                    "task delivered again task=%s id=%s deliveries=%d", task.name, task.id, delivery.deliveries + 1
+                )
+            job.taken_at = time.monotonic()
+            self._held[task.id] = job
+            self._executor.enqueue_taken(job)
+
+    async def _record_of(self, task: Task, submitted_at: datetime | None) -> TaskResult:
+        if submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
+            return await self._executor.records.of(task)
+        return TaskResult(
+            task.id,
+            PENDING,
+            task.name,
+            submitted_at=submitted_at,
+            retries=task.current_retry,
+            args=task.args,
+            kwargs=task.kwargs,
+        )
+
+    async def _refuse(self, delivery: Delivery, task: Task, record: TaskResult) -> None:
+        if delivery.deliveries + 1 >= self._broker.max_deliveries:
+            reason = f"Task '{task.name}' not registered: no worker that was given it knows it"
+            await self._end(task, record, FAILED, reason, Verb.BURY)
+            return
+        logger.error("unknown task, left to other workers task=%r id=%s", task.name, task.id)
+        delay = REFUSE_DELAY * 2**delivery.deliveries
+        self._settler.add(Outcome(Verb.REFUSE, task.id, delay=delay))
+
+    async def _end(self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb) -> None:
+        """Settle a task that is not run."""
+        record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
+        if verb is Verb.BURY:
+            logger.error("task put aside as dead task=%s id=%s reason=%s", task.name, task.id, reason)
+        elif self._executor.registry.by_name.get(task.name) is not None:
+            self._executor.telemetry_of(task.name).cells[counters.CANCELLED_BEFORE_START] += 1
+        if self.keeps_records:
+            self._settler.add(Outcome(verb, task.id, text=reason, record=codec.encode_record(record)))
+        else:
+            await self._executor.records.store(record)
+            self._settler.add(Outcome(verb, task.id, text=reason))
+        self._executor.publish(record)
+
+    async def _return_stale(self) -> None:
+        """Give back what was taken ahead and did not begin: another worker may be idle."""
+        while True:
+            await asyncio.sleep(STALE_AFTER)
+            horizon = time.monotonic() - STALE_AFTER
+            stale = [job for job in self._executor.waiting_jobs() if job.taken_at < horizon]
+            if not stale:
+                continue
+            self._pace.slow_down()
+            for job in reversed(stale):
+                if self._executor.withdraw(job.task.id) is not None:
+                    self.give_back(job)
+
+    # ── settling ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def mark_running(self, job: Job) -> None:
+        """An attempt has begun."""
+        if self.keeps_records:
+            self._settler.mark_running(job)
+
+    def settle(self, job: Job, retry_after: float | None) -> None:
+        """Say what became of an attempt, as its record states. A result that is not JSON fails its task."""
+        record = job.record
+        encoded = None
+        if self.keeps_records:
+            try:
+                encoded = codec.encode_record(record)
+            except BackendError as error:
+                record.status, record.result = FAILED, None
+                record.error = f"its result could not be stored: {describe(error)}"
+                logger.error("result not stored task=%s id=%s error=%s", job.task.name, job.task.id, error)
+                encoded = codec.encode_record(record)
+        if retry_after is not None:
+            text = codec.encode_task(job.task, record.submitted_at)
+            self._settler.add(Outcome(Verb.LATER, job.task.id, retry_after, text, encoded))
+        else:
+            verb = Verb.RELEASE if record.status is PENDING else Verb.DONE
+            self._settler.add(Outcome(verb, job.task.id, record=encoded))
+
+    def give_back(self, job: Job) -> None:
+        """Return a task unrun."""
+        self._settler.add(Outcome(Verb.RELEASE, job.task.id))
+
+    def _told(self, task_ids: list[str]) -> None:
+        for task_id in task_ids:
+            self._held.pop(task_id, None)
+        self._room.set()
+
+    # ── cancelling ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def cancel(self, task_id: str, grace: float) -> bool:
+        """Cancel a task wherever it is; one that runs is waited for, at most ``grace`` seconds.
+
+        Returns:
+            True if it ended by this call.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+        executor = self._executor
+        known = await executor.results.get(task_id)
+        if known is not None and known.is_complete:
+            return False
+        record = TaskResult(task_id, PENDING) if known is None else known
+        record.status, record.finished_at = CANCELLED, datetime.now(UTC)
+        record.error = "cancelled before it ran: by request"
+        answer = await self._broker.cancel(record)
+        if answer is Cancellation.CANCELLED:
+            if not self.keeps_records:
+                await executor.records.store(record)
+            if record.task_name in executor.registry:
+                executor.telemetry_of(str(record.task_name)).cells[counters.CANCELLED_BEFORE_START] += 1
+            executor.publish(record)
+            return True
+        if answer is not Cancellation.RUNNING:
+            return False
+        self._cancel_held(task_id)
+        try:
+            outcome = await executor.results.wait_for(task_id, grace)
+        except TimeoutError:
+            return False
+        return outcome.status is CANCELLED
+
+    def _cancel_held(self, task_id: str) -> None:
+        """Cancel a task that is held here, if it is."""
+        job = self._held.get(task_id)
+        if job is None or not self._is_taking:
+            return
+        if self._executor.withdraw(task_id) is not None:
+            ending = self._end(job.task, job.record, CANCELLED, "cancelled before it ran: by request", Verb.DONE)
+            self._executor.spawn(ending)
+        else:
+            self._executor.cancel_running(job)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._broker.listen(self._cancel_held)
+            except BackendError as error:  # what is missed meanwhile, the next renewal tells
+                logger.warning("not listening for cancellations executor=%s error=%s", self._executor.kind, error)
+            await asyncio.sleep(MAX_BACKOFF * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+
+    # ── leases ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _renewed(self, renewal: Renewal | BackendError) -> None:
+        """Called in the lease keeper's thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._apply_renewal, renewal)
+
+    def _apply_renewal(self, renewal: Renewal | BackendError) -> None:
+        if isinstance(renewal, BackendError):
+            self._note("renew", renewal)
+            return
+        self._errors.pop("renew", None)
+        for task_id in renewal.lost:
+            if task_id in self._held:
+                logger.warning("lease lost, the task may run twice executor=%s id=%s", self._executor.kind, task_id)
+                del self._held[task_id]
+                self._executor.withdraw(task_id)  # what has not begun here must not begin
+        for task_id in renewal.cancelled:
+            self._cancel_held(task_id)

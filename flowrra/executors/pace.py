@@ -1,0 +1,43 @@
+"""How many tasks a worker takes ahead of its free slots: what it will have begun a moment later, and no more, so that
+slow tasks never wait behind each other while another worker is idle."""
+
+from __future__ import annotations
+
+import time
+
+# Seconds: what is taken ahead is expected to have begun after that.
+HORIZON = 0.05
+MAX_AHEAD = 500
+# Shorter times say nothing about the pace.
+MIN_WINDOW = 0.0005
+
+
+class Pace:
+    """Measures how many tasks end in a second."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._ended = 0
+        self._since = time.monotonic()
+
+    def count(self) -> None:
+        """A task has ended."""
+        self._ended += 1
+
+    def restart(self) -> None:
+        """Begin a measurement: from now on there is something to do."""
+        self._ended = 0
+        self._since = time.monotonic()
+
+    def slow_down(self) -> None:
+        """Take nothing ahead for now: what was taken had to wait."""
+        self._rate = 0.0
+        self.restart()
+
+    def ahead(self) -> int:
+        """How many tasks to take ahead now."""
+        seconds = time.monotonic() - self._since
+        if self._ended and seconds >= MIN_WINDOW:
+            self._rate = (self._rate + self._ended / seconds) / 2 if self._rate else self._ended / seconds
+            self.restart()
+        return min(MAX_AHEAD, int(self._rate * HORIZON))

@@ -1,0 +1,451 @@
+"""A pool of worker processes as an event loop sees it: each has a socket of its own, and one call at a time.
+
+A process is started when a call finds none that is idle, and never forked: whatever threads the app has, it begins as a
+fresh interpreter. The loop watches the process itself as well as its socket, since a process that the task forked may
+keep the socket open. Nothing here ever blocks the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from multiprocessing import connection, resource_tracker
+from typing import Final
+
+from flowrra.exceptions import WorkerLostError
+from flowrra.executors import messages
+from flowrra.executors.failures import RemoteTraceback
+from flowrra.executors.worker_process import PROCESS_NAME, TERMINATION_GRACE, serve
+
+logger = logging.getLogger(__name__)
+
+SPAWN: Final = multiprocessing.get_context("spawn")
+
+# Seconds until a call's function must have begun: starting Python and importing the task's modules takes that long at
+# most. The time limits of tasks count from then on.
+START_TIMEOUT: Final = 120.0
+# Seconds from the end of a process's connection to its own.
+EXIT_GRACE: Final = 1.0
+# How often, and how many seconds apart, a process without a descriptor of its own is asked whether it has ended.
+MOST_LOOKS: Final = 100
+LOOK_INTERVAL: Final = 0.01
+CHUNK: Final = 1 << 18
+
+Started = Callable[[], None]
+
+
+class WorkerProcess:
+    """One process of the pool.
+
+    Args:
+        name: Of the process.
+        ended: Called with this object once it has ended, for whatever reason.
+
+    Raises:
+        OSError, RuntimeError: It can't be started.
+
+    Attributes:
+        calls: How many calls it has completed.
+        has_begun: Whether the function of its latest call has begun.
+        is_ending: Whether it was told to end.
+        exit: How it ended, such as "ended with exit code 1".
+        gone: Done once it has ended.
+    """
+
+    def __init__(self, name: str, ended: Callable[[WorkerProcess], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended = ended
+        self.calls = 0
+        self.has_begun = self.is_ending = self._is_cut_off = False
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._outcome: asyncio.Future[bytes | None] | None = None
+        self._started: Started | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self.exit = "ended"
+        self._looks = 0
+        self._stopped_at: RemoteTraceback | None = None
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        level = logging.getLogger().level
+        self._process = SPAWN.Process(target=serve, args=(theirs, level), name=name)
+        try:
+            with _no_signals_yet():
+                self._process.start()
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._owner = os.getpid()
+        self._pidfd = _open_pidfd(self.pid)
+        _living.add(self)
+        self._loop.add_reader(self._socket, self._read)
+        self._loop.add_reader(self._watched(), self._bury)
+
+    def _watched(self) -> int:
+        return self._process.sentinel if self._pidfd is None else self._pidfd
+
+    # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, call: bytes, started: Started) -> bytes | None:
+        """Run one call; if this is cancelled, the process is ended.
+
+        Args:
+            call: What :func:`messages.encode_call` made.
+            started: Called when the function begins.
+
+        Returns:
+            The frame that came back; None if the process ended without one.
+        """
+        outcome: asyncio.Future[bytes | None] = self._loop.create_future()
+        self._outcome = outcome
+        self._started, self.has_begun = started, False
+        start_limit = self._loop.call_later(START_TIMEOUT, self._give_up_start)
+        self._send(call)
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            while not outcome.done():
+                try:
+                    await asyncio.wait((outcome,))
+                except asyncio.CancelledError as error:
+                    if not outcome.done():  # else it was too late
+                        cancelled = error
+                        self.end()
+        finally:
+            start_limit.cancel()
+            self._outcome = self._started = None
+        frame = outcome.result()
+        if frame is None and cancelled is not None:
+            raise cancelled from self._stopped_at
+        self.calls += frame is not None
+        return frame
+
+    def _give_up_start(self) -> None:
+        if not self.has_begun:
+            self.exit = f"was ended as it had not begun after {START_TIMEOUT:.0f} s"
+            self.end()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be given another call, as far as is known."""
+        return not (self.is_ending or self._is_cut_off or self.gone.done())
+
+    def epitaph(self) -> str:
+        """How it ended, for an error message."""
+        if self.has_begun:
+            return f"The worker process {self.exit} while it ran the task"
+        if self.calls:
+            return f"The worker process {self.exit} before it ran the task"
+        return (
+            f"The worker process {self.exit} before it could run the task; what it wrote to standard error says why. "
+            "It imports the program's main module and the task's: what they do only as a program belongs under "
+            "`if __name__ == '__main__':`"
+        )
+
+    # ── the socket ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _send(self, call: bytes) -> None:
+        for part in messages.framed(messages.CALL, call):
+            self._unsent += part
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it has ended, which its watched descriptor tells
+            sent = len(self._unsent)
+        del self._unsent[:sent]
+        if self._unsent:
+            self._loop.add_writer(self._socket, self._write)
+        else:
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        if self._receive() == 0:
+            # It is about to end, unless its task has just closed the socket: then it can't be of use any more.
+            self._loop.remove_reader(self._socket)
+            self._is_cut_off = True
+            if self._timer is None:
+                self._set_timer(EXIT_GRACE, self.kill)
+
+    def _receive(self) -> int | None:
+        """Take what has arrived.
+
+        Returns:
+            How many bytes that were; 0 if there will be no more, None if there is nothing now.
+        """
+        try:
+            chunk = self._socket.recv(CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return 0
+        self._received += chunk
+        while (frame := self._next_frame()) is not None:
+            self._take(frame)
+        return len(chunk)
+
+    def _next_frame(self) -> bytes | None:
+        start = messages.LENGTH.size
+        if len(self._received) < start:
+            return None
+        end = start + messages.LENGTH.unpack_from(self._received)[0]
+        if len(self._received) < end:
+            return None
+        frame = bytes(memoryview(self._received)[start:end])
+        del self._received[:end]
+        return frame
+
+    def _take(self, frame: bytes) -> None:
+        if frame[:1] == messages.STARTED:
+            self.has_begun = True
+            if self._started is not None:
+                self._started()
+        elif frame[:1] == messages.TERMINATED:
+            self._stopped_at = RemoteTraceback(frame[1:].decode())
+        elif self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(frame)
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def retire(self) -> None:
+        """Let it end by itself, as it is idle; it is told again if it doesn't."""
+        if not self.is_ending and not self.gone.done():
+            self.is_ending = True
+            self._close_own_end()
+            self._set_timer(TERMINATION_GRACE, self._terminate)
+
+    def end(self) -> None:
+        """End it: SystemExit in the function that runs, and SIGKILL for what does not heed that."""
+        if not self.is_ending and not self.gone.done():
+            self.is_ending = True
+            self._close_own_end()
+            self._terminate()
+
+    def _close_own_end(self) -> None:
+        self._unsent.clear()
+        with contextlib.suppress(OSError):  # it has ended
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _terminate(self) -> None:
+        self._process.terminate()
+        self._set_timer(TERMINATION_GRACE, self.kill)
+
+    def _set_timer(self, seconds: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, action)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+    def _bury(self) -> None:
+        """It has ended: take what it still sent, and tell who waits."""
+        self._loop.remove_reader(self._watched())
+        code = self._process.exitcode
+        if code is None and self._pidfd is None and self._looks < MOST_LOOKS:
+            # What the system closes for it on its way out is seen a little before its exit code.
+            self._looks += 1
+            self._loop.call_later(LOOK_INTERVAL, self._bury)
+            return
+        while self._receive():
+            pass
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        if self.exit == "ended":
+            self.exit = _describe_exit(code)
+        self.release()
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(None)
+        self.gone.set_result(None)
+        self._ended(self)
+
+    def release(self) -> None:
+        """Close what the operating system holds for it."""
+        _living.discard(self)
+        self._socket.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        with contextlib.suppress(ValueError):  # it still runs, or someone else has waited for it
+            self._process.close()
+
+    def end_at_exit(self) -> int | None:
+        """Tell it to end, without a loop.
+
+        Returns:
+            What becomes readable when it has; None if it isn't this process's.
+        """
+        if self._owner != os.getpid():  # this one was forked from its parent
+            return None
+        self._close_own_end()
+        self._process.terminate()
+        return self._process.sentinel
+
+
+class ProcessPool:
+    """Worker processes, as many as there are calls at once.
+
+    Args:
+        max_calls: After how many calls a process is replaced; None is never.
+
+    Attributes:
+        deaths: How many processes ended without being told to.
+    """
+
+    def __init__(self, max_calls: int | None) -> None:
+        self._max_calls = max_calls
+        self._processes: set[WorkerProcess] = set()
+        self._idle: list[WorkerProcess] = []
+        self._numbers = count(1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_open = False
+        self.deaths = 0
+
+    def open(self) -> None:
+        """Run calls from now on, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._is_open = True
+
+    async def run(self, call: bytes, started: Started) -> bytes:
+        """Run a call in an idle process, or a new one. If this is cancelled, its process is ended, and waited for.
+
+        Args:
+            call: What :func:`messages.encode_call` made.
+            started: Called when the function begins.
+
+        Returns:
+            The frame that came back, for :func:`messages.decode_outcome`.
+
+        Raises:
+            WorkerLostError: The process could not be started, or ended without an outcome.
+        """
+        process = self._take()
+        was_idle = process.calls > 0
+        frame = await process.run(call, started)
+        if frame is None and was_idle and not process.has_begun:
+            # It had ended while it was idle, and nobody knew: that is not this task's doing.
+            process = self._take()
+            frame = await process.run(call, started)
+        if frame is None:
+            raise WorkerLostError(process.epitaph())
+        self._give_back(process)
+        return frame
+
+    def _take(self) -> WorkerProcess:
+        while self._idle:
+            process = self._idle.pop()  # the one whose caches are warm
+            if process.is_usable:
+                return process
+        try:
+            process = WorkerProcess(f"{PROCESS_NAME}-{next(self._numbers)}", self._bury)
+        except Exception as error:
+            raise WorkerLostError(f"A worker process can't be started: {error}") from error
+        self._processes.add(process)
+        logger.debug("worker process started pid=%d", process.pid)
+        return process
+
+    def _give_back(self, process: WorkerProcess) -> None:
+        if not process.is_usable:
+            return
+        if not self._is_open or process.calls == self._max_calls:
+            process.retire()
+        else:
+            self._idle.append(process)
+
+    def _bury(self, process: WorkerProcess) -> None:
+        self._processes.discard(process)
+        if process in self._idle:
+            self._idle.remove(process)
+        if not process.is_ending:
+            self.deaths += 1
+            logger.error(
+                "worker process died, replaced when needed pid=%d: it %s", process.pid, process.exit.rstrip(",")
+            )
+
+    async def close(self) -> None:
+        """End all processes, and wait until they have ended. Those of a loop that was closed are killed at once."""
+        self._is_open = False
+        self._idle.clear()
+        if self._loop is None or self._loop.is_closed():
+            self._abandon()
+            return
+        for process in self._processes:
+            process.retire()
+        gone = [process.gone for process in self._processes]
+        if gone:
+            _, left = await asyncio.wait(gone, timeout=3 * TERMINATION_GRACE)
+            if left:
+                logger.error("worker processes won't end, left to themselves count=%d", len(left))
+
+    def _abandon(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.release()
+        self._processes.clear()
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (", as when memory runs out," if name == "SIGKILL" else "")
+
+
+def _open_pidfd(pid: int | None) -> int | None:
+    """A descriptor that tells of a process's end; None where the system has none."""
+    try:
+        return os.pidfd_open(pid)  # type: ignore[arg-type]  # it has started
+    except (AttributeError, OSError):
+        return None
+
+
+@contextlib.contextmanager
+def _no_signals_yet() -> Iterator[None]:
+    """A process that starts in here has SIGINT and SIGTERM blocked, until it can handle them."""
+    resource_tracker.ensure_running()  # it would unblock them
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+# Those that have not ended, for the end of a program that does not stop its app: multiprocessing would wait for them.
+_living: set[WorkerProcess] = set()
+
+
+def _end_living() -> None:
+    """At the end of this process, end those that are left."""
+    left = {sentinel for process in tuple(_living) if (sentinel := process.end_at_exit()) is not None}
+    deadline = time.monotonic() + TERMINATION_GRACE
+    while left and (seconds := deadline - time.monotonic()) > 0:
+        left.difference_update(connection.wait(left, seconds))
+    for process in _living if left else ():
+        process.kill()
+
+
+# After multiprocessing's own, and so called before it.
+atexit.register(_end_living)

@@ -1,0 +1,34 @@
+-- Add tasks, each once: an id that is known already stays as it is.
+--
+-- KEYS[1]: the queue. ARGV[1]: the namespace of the records. Then 3 for each task: "<priority> <delay in microseconds>
+-- <time of submission> <id>", payload, record or "" if it is kept elsewhere.
+-- Returns 1 for each task that was added, 0 for one that was known.
+
+local ns, now, added = ARGV[1], as_text(server_now()), {}
+local pending, ready, since = {}, {}, {}
+local first_place = reserve_places((#ARGV - 1) / 3)
+
+for i = 2, #ARGV, 3 do
+  local priority, delay, submitted, id = string.match(ARGV[i], '^(%S+) (%d+) (%d+) (.*)$')
+  local payload, record, is_ready = ARGV[i + 1], ARGV[i + 2], delay == '0'
+  local place = is_ready and place_text(first_place + (i - 2) / 3) or NO_PLACE
+  local due = is_ready and now or as_text(tonumber(now) + tonumber(delay))
+  local is_new = (record == '' or redis.call('SET', ns .. ':task:' .. id, record, 'NX'))
+    and redis.call('HSETNX', key('tasks'), id, entry_of(priority, 0, place, due, payload)) == 1
+  if is_new and record ~= '' then append(pending, submitted, id) end
+  if is_new and is_ready then
+    append(ready, priority, place .. id)
+    append(since, due, id)
+  elseif is_new then
+    queue_delayed(id, due)
+  end
+  added[#added + 1] = is_new and 1 or 0
+end
+
+if #pending > 0 then redis.call('ZADD', ns .. ':status:pending', unpack(pending)) end
+if #ready > 0 then
+  redis.call('ZADD', key('ready'), unpack(ready))
+  redis.call('ZADD', key('since'), unpack(since))
+  wake()
+end
+return added

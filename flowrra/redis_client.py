@@ -1,0 +1,224 @@
+"""Connections to a Redis or Valkey server, for the broker and the result backend: a client for each event loop that
+asks, scripts, and a bounded number of further tries while the server is away.
+
+Needs the redis package; only modules that are loaded for a Redis URL import this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.connection import BlockingConnectionPool, parse_url
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
+from redis.retry import Retry
+
+from flowrra.exceptions import BackendError
+
+logger = logging.getLogger(__name__)
+
+# redis-py's annotations describe both of its clients, the one that is awaited and the one that isn't, at once.
+Client = Any
+
+# Seconds for which a request is tried again while the server can't be reached, and its pauses.
+RETRY_FOR = 2.0
+MIN_BACKOFF = 0.05
+MAX_BACKOFF = 1.0
+# Seconds that a request may wait for its answer because it waits for something to happen.
+MAX_BLOCK = 10.0
+# Seconds that a request waits for a connection when all of them are in use.
+POOL_TIMEOUT = 20.0
+
+
+class Script:
+    """A Lua script that runs as one atomic step on the server, and is sent in full only to one that doesn't know it.
+
+    Args:
+        *names: Files in ``flowrra/lua``, without the ending; the last one may use what the others define.
+    """
+
+    def __init__(self, *names: str) -> None:
+        folder = files("flowrra") / "lua"
+        self.text = "\n".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
+        # The name by which the server knows a script; nothing is guarded by it.
+        self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisServer:
+    """One database of one server.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and options as redis-py reads them.
+        max_connections: Most connections of one event loop; a request that finds all in use waits for one.
+        socket_timeout: Seconds to wait for an answer or a connection; 0 or None waits for as long as it takes.
+        retry_on_timeout: Whether a request that was not answered in time is tried again.
+        **options: Passed on to redis-py's connections.
+
+    Raises:
+        BackendError: The URL can't be read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_connections: int = 50,
+        socket_timeout: float | None = 5.0,
+        retry_on_timeout: bool = True,
+        **options: Any,
+    ) -> None:
+        try:
+            parsed = dict(parse_url(url))
+        except ValueError as error:
+            raise BackendError(f"The Redis URL can't be read: {error}") from None
+        self._url = url
+        self._max_connections = max_connections
+        self._socket_timeout = socket_timeout or None
+        self._retry_on_timeout = retry_on_timeout
+        self._options = options
+        parsed.pop("connection_class", None)
+        place = parsed.get("path") or f"{parsed.get('host', 'localhost')}:{parsed.get('port', 6379)}"
+        # Which server and database this is, for comparing and for messages: without user and password.
+        self.name = f"{place}/{parsed.get('db', 0)}"
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def client(self) -> redis.asyncio.Redis:
+        """The client of the running event loop. It is closed with that loop, or by :meth:`close` there."""
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = self._new_client()
+            closer = self._closers[loop] = _close_with_loop(client)
+            await anext(closer)  # from now on the loop knows it, and ends it with itself
+        return client
+
+    def _new_client(self) -> redis.asyncio.Redis:
+        pool = BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=self._max_connections,
+            timeout=POOL_TIMEOUT,
+            # The time limit is on a whole request, see call(): redis-py's own would cost an asyncio task each time.
+            **{**self._connection_options(None), "retry": AsyncRetry(NoBackoff(), 0)},
+        )
+        return redis.asyncio.Redis.from_pool(pool)
+
+    def dedicated_client(self) -> redis.asyncio.Redis:
+        """A client of its own, for requests that wait on the server up to ``MAX_BLOCK``. The caller closes it."""
+        timeout = None if self._socket_timeout is None else self._socket_timeout + MAX_BLOCK
+        return redis.asyncio.Redis.from_url(
+            self._url, **{**self._connection_options(timeout), "retry": AsyncRetry(NoBackoff(), 0)}
+        )
+
+    def thread_client(self) -> redis.Redis:
+        """A client without an event loop, for a thread. The caller closes it."""
+        options = {**self._connection_options(self._socket_timeout), "retry": Retry(NoBackoff(), 0)}
+        return redis.Redis.from_url(self._url, **options)
+
+    def _connection_options(self, socket_timeout: float | None) -> dict[str, Any]:
+        return {
+            "socket_timeout": socket_timeout,
+            "socket_connect_timeout": self._socket_timeout,
+            "socket_keepalive": True,
+            "protocol": 2,
+            "decode_responses": False,
+            **self._options,
+        }
+
+    async def close(self) -> None:
+        """Close the running loop's connections; they are made anew when they are needed."""
+        closer = self._closers.pop(asyncio.get_running_loop(), None)
+        self._clients.pop(asyncio.get_running_loop(), None)
+        if closer is not None:
+            await closer.aclose()
+
+    # ── requests ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def call(
+        self,
+        what: str,
+        request: Callable[[Client], Awaitable[Any]],
+        *,
+        retry_for: float = RETRY_FOR,
+    ) -> Any:
+        """What the server answers. A request that may have been carried out is sent again: it must bear that.
+
+        Args:
+            what: Names the request in errors.
+            request: Sends it.
+            retry_for: Seconds for which it is tried again while the server can't be reached.
+
+        Raises:
+            BackendError: The server could not be reached, or refused.
+        """
+        deadline, backoff = time.monotonic() + retry_for, MIN_BACKOFF
+        while True:
+            try:
+                async with asyncio.timeout(self._socket_timeout):
+                    return await request(await self.client())
+            except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+                if not self._is_worth_a_retry(error) or time.monotonic() + backoff > deadline:
+                    raise self.failure(what, error) from error
+            await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+            backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def ping(self) -> None:
+        """Return if the server answers; see :meth:`call`."""
+        await self.call("answer", lambda client: client.ping(), retry_for=0.0)
+
+    async def run(self, script: Script, what: str, key: str, *args: Any, retry_for: float = RETRY_FOR) -> Any:
+        """What a script returns; see :meth:`call`."""
+        return await self.call(what, lambda client: run_script(client, script, key, *args), retry_for=retry_for)
+
+    def _is_worth_a_retry(self, error: Exception) -> bool:
+        if isinstance(error, AuthenticationError):
+            return False
+        if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
+            return self._retry_on_timeout
+        return isinstance(error, redis.exceptions.ConnectionError | OSError)
+
+    def failure(self, what: str, error: Exception) -> BackendError:
+        """The error that tells users what went wrong where."""
+        return BackendError(f"Redis {self.name} could not {what}: {type(error).__name__}: {error}")
+
+
+async def run_script(client: Client, script: Script, key: str, *args: Any) -> Any:
+    """What a script returns; by digest, and in full if the server has forgotten it."""
+    try:
+        return await client.execute_command("EVALSHA", script.digest, 1, key, *args)
+    except NoScriptError:
+        return await client.execute_command("EVAL", script.text, 1, key, *args)
+
+
+def run_script_in_thread(client: Client, script: Script, key: str, *args: Any) -> Any:
+    """:func:`run_script` for a client without an event loop."""
+    try:
+        return client.execute_command("EVALSHA", script.digest, 1, key, *args)
+    except NoScriptError:
+        return client.execute_command("EVAL", script.text, 1, key, *args)
+
+
+async def _close_with_loop(client: redis.asyncio.Redis) -> AsyncGenerator[None, None]:
+    """Closes a client when it is itself closed, as a loop does with all its generators before it ends."""
+    try:
+        yield
+    finally:
+        await client.aclose()
+        await client.connection_pool.disconnect()

@@ -1,0 +1,1 @@
+"""Proofs: what the tests show in a second, shown for a minute, under load and with real processes."""

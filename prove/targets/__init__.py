@@ -1,0 +1,1 @@
+"""Apps that the proofs serve."""

@@ -1,0 +1,316 @@
+"""CPU-bound tasks in whole programs: where their functions may be defined, what ends the processes, where logs go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.core.test_cpu_processes import is_alive
+
+TIMEOUT = 30.0
+
+APP = """
+    import asyncio
+    import logging
+    import os
+    import sys
+    import threading
+    import time
+    from pathlib import Path
+
+    from flowrra import Config, ExecutorConfig, Flowrra
+    from flowrra.backends import InMemoryBackend
+
+    app = Flowrra(Config(backend=InMemoryBackend(), executor=ExecutorConfig(cpu_workers=2)))
+
+
+    class Point:
+        def __init__(self, x):
+            self.x = x
+
+
+    class Odd(Exception):
+        pass
+
+
+    @app.task(cpu_bound=True, max_retries=0)
+    def move(point):
+        if point.x < 0:
+            raise Odd(point.x)
+        return Point(point.x + 1)
+
+
+    @app.task(cpu_bound=True, max_retries=0)
+    def chat():
+        logging.getLogger("shop.tasks").warning("careful")
+        logging.getLogger("shop.tasks").info("too much")
+        print("printed")
+
+
+    @app.task(cpu_bound=True, max_retries=0)
+    def hold(started, seconds):
+        Path(started).write_text(f"{os.getpid()}")
+        try:
+            time.sleep(seconds)
+        finally:
+            Path(started + "-ended").touch()
+        return "held"
+
+
+    async def run(func, *args):
+        return await app.wait_for_result(await app.submit(func, *args), timeout=20)
+"""
+
+
+def program(folder: Path, main: str, *, guard: bool = True) -> Path:
+    """A program of the app above and a main part."""
+    path = folder / "program.py"
+    head = "\n\nif __name__ == '__main__':\n" if guard else "\n\n"
+    body = textwrap.dedent(main).strip()
+    path.write_text(textwrap.dedent(APP) + head + textwrap.indent(body, "    " if guard else "") + "\n")
+    return path
+
+
+def run(*command: str | Path, folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run it to its end. No process that it started may hold its output open any longer."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def pid_in(path: Path) -> int:
+    wait_for(lambda: path.exists() and bool(path.read_text()))
+    return int(path.read_text())
+
+
+MOVES = """
+    async def main():
+        async with app:
+            print((await run(move, Point(1))).result.x)
+            record = await run(move, Point(-1))
+            print(record.error)
+            print("in move" in record.traceback)
+
+    asyncio.run(main())
+"""
+
+
+class TestWhereTasksAre:
+    def test_in_the_program_itself(self, tmp_path: Path) -> None:
+        done = run(program(tmp_path, MOVES), folder=tmp_path)
+
+        assert done.stdout == "2\nOdd: -1\nTrue\n"
+
+    def test_in_a_program_run_as_a_module(self, tmp_path: Path) -> None:
+        program(tmp_path, MOVES)
+
+        assert run("-m", "program", folder=tmp_path).stdout == "2\nOdd: -1\nTrue\n"
+
+    def test_in_a_module_that_a_command_line_program_imports(self, tmp_path: Path) -> None:
+        program(tmp_path, "pass")
+        imports = "import asyncio; from program import *;"
+
+        done = run("-c", imports + "\n" + textwrap.dedent(MOVES), folder=tmp_path)
+
+        assert done.stdout == "2\nOdd: -1\nTrue\n"
+
+    def test_nowhere_that_a_process_could_import(self, tmp_path: Path) -> None:
+        source = program(tmp_path, MOVES.replace("Point(1))).result.x", "1)).error")).read_text()
+
+        done = run("-c", source.replace("run(move, Point(-1))", "run(move, 1)"), folder=tmp_path)
+
+        assert (
+            "TaskImportError: Task 'move' can't be found in a worker process: it was defined as 'move'" in done.stdout
+        )
+        assert "in an interactive session or `python -c`. Define it with `def`" in done.stdout
+
+    def test_in_a_program_that_forgot_to_guard_its_main_part(self, tmp_path: Path) -> None:
+        main = """
+            async def main():
+                Path(f"main-{os.getpid()}").touch()
+                async with app:
+                    print((await run(move, Point(1))).error)
+
+            asyncio.run(main())
+        """
+        done = run(program(tmp_path, main, guard=False), folder=tmp_path)
+
+        assert "WorkerLostError: The worker process ended with exit code 1" in done.stdout
+        assert "belongs under `if __name__ == '__main__':`" in done.stdout
+        assert "RuntimeError: This program runs its app when its main module is imported" in done.stderr
+        assert len(list(tmp_path.glob("main-*"))) == 2  # the program and one worker, no more
+
+    def test_an_app_in_a_thread_beside_others(self, tmp_path: Path) -> None:
+        main = """
+            async def main():
+                async with app:
+                    print((await run(move, Point(1))).result.x)
+
+            stop = threading.Event()
+            for _ in range(4):
+                threading.Thread(target=stop.wait).start()
+            thread = threading.Thread(target=asyncio.run, args=(main(),))
+            thread.start()
+            thread.join()
+            stop.set()
+        """
+        assert run(program(tmp_path, main), folder=tmp_path).stdout == "2\n"
+
+
+CHAT = """
+    async def main():
+        async with app:
+            await run(chat)
+
+    asyncio.run(main())
+"""
+
+
+class TestOutput:
+    def test_logs_of_tasks_reach_standard_error_with_the_task_s_name(self, tmp_path: Path) -> None:
+        done = run(program(tmp_path, CHAT), folder=tmp_path)
+
+        assert done.stdout == "printed\n"
+        [line] = done.stderr.splitlines()
+        assert " WARNING shop.tasks [" in line
+        assert " chat " in line
+        assert line.endswith("] careful")
+
+    def test_the_level_is_the_program_s(self, tmp_path: Path) -> None:
+        main = """
+            async def main():
+                logging.getLogger().setLevel(logging.INFO)
+                async with app:
+                    await run(chat)
+
+            asyncio.run(main())
+        """
+        done = run(program(tmp_path, main), folder=tmp_path)
+
+        assert "too much" in done.stderr
+
+    def test_a_module_s_own_logging_is_left_alone(self, tmp_path: Path) -> None:
+        path = program(tmp_path, CHAT)
+        path.write_text("import logging; logging.basicConfig(format='own %(message)s')\n" + path.read_text())
+
+        assert run(path, folder=tmp_path).stderr == "own careful\n"
+
+
+class TestTheEnd:
+    @pytest.mark.parametrize("seconds", [20, 0], ids=["running", "idle"])
+    def test_processes_end_when_their_program_is_killed(self, tmp_path: Path, seconds: int) -> None:
+        main = f"""
+            async def main():
+                await app.start()
+                await run(hold, "started", {seconds})
+                await asyncio.sleep(20)
+
+            asyncio.run(main())
+        """
+        started = tmp_path / "started"
+        with subprocess.Popen([sys.executable, program(tmp_path, main)], cwd=tmp_path) as parent:
+            pid = pid_in(started)
+            parent.kill()
+
+        wait_for(lambda: not is_alive(pid), 5)
+        assert (tmp_path / "started-ended").exists()  # it has cleaned up
+
+    def test_also_when_a_fork_of_the_program_lives_on(self, tmp_path: Path) -> None:
+        main = """
+            async def main():
+                await app.start()
+                await run(hold, "first", 0)
+                asyncio.create_task(run(hold, "started", 20))
+                while not os.path.exists("started"):
+                    await asyncio.sleep(0.01)
+                fork = os.fork()
+                if fork == 0:
+                    time.sleep(20)
+                    os._exit(0)
+                Path("fork").write_text(str(fork))
+                await asyncio.sleep(20)
+
+            asyncio.run(main())
+        """
+        with subprocess.Popen([sys.executable, program(tmp_path, main)], cwd=tmp_path) as parent:
+            pid, fork = pid_in(tmp_path / "started"), pid_in(tmp_path / "fork")
+            parent.kill()
+        try:
+            wait_for(lambda: not is_alive(pid), 8)
+            assert (tmp_path / "started-ended").exists()
+            assert is_alive(fork)
+        finally:
+            os.kill(fork, signal.SIGKILL)
+
+    def test_a_program_that_does_not_stop_its_app_ends_nevertheless(self, tmp_path: Path) -> None:
+        main = """
+            async def main():
+                await app.start()
+                await run(hold, "idle", 0)
+                await app.submit(hold, "started", 20)
+                while not os.path.exists("started"):
+                    await asyncio.sleep(0.01)
+
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(main())
+            sys.exit(7)
+        """
+        began = time.monotonic()
+        command = [sys.executable, program(tmp_path, main)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=TIMEOUT, check=False)
+
+        assert done.returncode == 7
+        assert time.monotonic() - began < 10
+        assert not is_alive(pid_in(tmp_path / "started"))
+
+    def test_ctrl_c_in_a_terminal_lets_tasks_finish(self, tmp_path: Path) -> None:
+        main = """
+            @app.on_startup
+            async def submit():
+                await app.submit(hold, "started", 0.7)
+
+            @app.on_shutdown
+            async def tell():
+                records = await app.results.list_by_status("success")
+                print([record.result for record in records], flush=True)
+
+            app.run()
+        """
+        # A process group of its own, as a shell gives a program; Ctrl-C reaches all of it.
+        group = subprocess.Popen(
+            [sys.executable, program(tmp_path, main)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        with group:
+            pid = pid_in(tmp_path / "started")
+            os.killpg(group.pid, signal.SIGINT)
+            output, errors = group.communicate(timeout=TIMEOUT)
+
+        assert (group.returncode, output, errors) == (0, "['held']\n", "")
+        assert not is_alive(pid)

@@ -1,0 +1,49 @@
+"""The proofs and benchmarks are there, and what they found last is kept. Running them takes minutes: `make prove`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.page import PAGE, text
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = ROOT / "docs" / "prove"
+
+
+def listed(*names: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prove", "--list", *names]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_every_proof_is_listed_and_its_last_output_is_kept() -> None:
+    done = listed()
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    proofs = {path.stem for path in (ROOT / "prove").glob("*.py") if "\ndef run(proof: Proof)" in path.read_text()}
+    assert set(names) == proofs
+    assert len(names) == len(proofs)
+    assert {path.stem for path in OUTPUTS.glob("*.txt")} == proofs
+
+
+def test_no_kept_output_has_a_broken_truth() -> None:
+    for path in OUTPUTS.glob("*.txt"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert any(line.startswith("true ") for line in lines), path
+        assert not [line for line in lines if line.startswith("BROKEN ")], path
+
+
+def test_an_unknown_proof_is_a_mistake() -> None:
+    done = listed("no_such_proof")
+    assert done.returncode == 2
+    assert "no proof is called no_such_proof" in done.stderr
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_page_of_the_benchmarks_shows_what_was_kept(name: str) -> None:
+    assert f"## {name}\n" in PAGE.read_text(encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == text(BENCHMARKS)

@@ -1,0 +1,210 @@
+"""Sources that fail, hang or talk nonsense, those that are switched off, and bounds that were chosen."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flowrra_exporter.collectors.breaker import Breaker
+from flowrra_exporter.errors import UsageError
+from flowrra_exporter.settings import COLLECTORS
+from prometheus_client import REGISTRY
+from prometheus_client.registry import Collector
+
+from flowrra import Flowrra
+from tests.exporter.conftest import Answer, Serve, Service
+
+FAMILY_OF = {
+    "app": "flowrra_app_running",
+    "executors": "flowrra_executor_workers",
+    "queue": "flowrra_queue_pending_tasks",
+    "tasks": "flowrra_tasks_submitted_total",
+    "health": "flowrra_healthy",
+    "runtime": "flowrra_event_loop_lag_seconds_count",
+    "python": "process_start_time_seconds",
+}
+
+
+def app_with_a_task() -> Flowrra:
+    app = Flowrra()
+
+    @app.task()
+    async def work() -> None: ...
+
+    return app
+
+
+def names(answer: Answer) -> set[str]:
+    return {name for name, _ in answer.samples}
+
+
+class TestBreaker:
+    def test_three_failures_in_a_row_open_it_and_each_failed_trial_doubles_the_pause(self) -> None:
+        now = [100.0]
+        breaker = Breaker(clock=lambda: now[0])
+        for _ in range(2):
+            breaker.failed()
+            assert breaker.refusal is None
+        breaker.succeeded()
+        for _ in range(3):
+            assert breaker.refusal is None
+            breaker.failed()
+        for pause in (5, 10, 20, 40, 60, 60):
+            assert breaker.refusal is not None
+            assert f"to be asked again in {pause} s" in breaker.refusal
+            now[0] += pause
+            assert breaker.refusal is None
+            breaker.failed()
+
+    def test_one_success_closes_it(self) -> None:
+        now = [0.0]
+        breaker = Breaker(clock=lambda: now[0])
+        for _ in range(5):
+            breaker.failed()
+        now[0] += 100
+        breaker.succeeded()
+        breaker.failed()
+        assert breaker.refusal is None
+
+
+class Manager:
+    """A Management API whose statistics do as they are told."""
+
+    def __init__(self, stats: Any) -> None:
+        self.calls = 0
+        self._stats = stats
+
+    async def get_stats(self) -> Any:
+        self.calls += 1
+        if isinstance(self._stats, Exception):
+            raise self._stats
+        if self._stats == "hang":
+            await asyncio.Event().wait()
+        return self._stats
+
+    async def health_check(self) -> Any:
+        return {"healthy": True, "components": {}}
+
+
+async def scrapes(service: Service, times: int, **headers: str) -> list[Answer]:
+    return [await service.get(**headers) for _ in range(times)]
+
+
+@pytest.mark.parametrize("nonsense", [None, 5, "text", [], {"app": 1}, {"app": {"running": "yes", "version": []}}])
+async def test_nonsense_costs_only_the_sources_own_families(serve: Serve, nonsense: Any) -> None:
+    service = await serve(Manager(nonsense))
+    answer = await service.get()
+    assert answer.status == 200
+    assert answer.value("flowrra_collector_success", collector="health") == 1
+    assert answer.value("flowrra_healthy") == 1
+    assert answer.value("flowrra_app_running") is None
+
+
+async def test_a_source_that_keeps_failing_is_left_alone_and_said_to_fail(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = Manager(RuntimeError("no database"))
+    service = await serve(manager)
+    asked = []
+    for answer in await scrapes(service, 6):
+        asked.append(manager.calls)
+        assert answer.value("flowrra_collector_success", collector="app") == 0
+        assert answer.value("flowrra_healthy") == 1
+    assert asked[-1] == asked[2]
+    assert caplog.text.count("collector app fails: RuntimeError: no database") == 1
+
+
+async def test_a_source_that_hangs_holds_up_one_scrape_and_no_other(serve: Serve) -> None:
+    service = await serve(Manager("hang"), collect_timeout=0.5)
+    answers = await scrapes(service, 5)
+    for answer in answers:
+        assert answer.value("flowrra_collector_success", collector="app") == 0
+        assert answer.value("flowrra_collector_success", collector="health") == 1
+    assert answers[0].seconds < 1.5
+    assert max(answer.seconds for answer in answers[1:]) < 0.3
+
+
+async def test_a_scrapers_own_deadline_is_kept(serve: Serve) -> None:
+    service = await serve(Manager("hang"), collect_timeout=30.0)
+    answer = await service.get(X_Prometheus_Scrape_Timeout_Seconds="1")
+    assert answer.status == 200
+    assert answer.seconds < 1
+    assert answer.value("flowrra_healthy") == 1
+
+
+class Hanging(Collector):
+    """A collector of the user's in prometheus_client's registry."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def collect(self) -> Iterator[Any]:
+        self.released.wait(30)
+        return iter(())
+
+    def describe(self) -> Iterator[Any]:
+        return iter(())
+
+
+async def test_a_users_registered_collector_that_hangs_holds_up_the_first_scrape_at_most(serve: Serve) -> None:
+    hanging = Hanging()
+    REGISTRY.register(hanging)
+    app = app_with_a_task()
+    try:
+        async with app:
+            service = await serve(app)
+            answers = await scrapes(service, 5)
+            for answer in answers:
+                assert answer.value("flowrra_app_running") == 1
+                assert answer.value("flowrra_collector_success", collector="python") == 0
+            assert answers[0].seconds < 2
+            assert max(answer.seconds for answer in answers[1:]) < 0.5
+    finally:
+        REGISTRY.unregister(hanging)
+        hanging.released.set()
+
+
+@pytest.mark.parametrize("name", FAMILY_OF)
+async def test_a_collector_that_is_switched_off_is_absent_and_the_others_stay(serve: Serve, name: str) -> None:
+    app = app_with_a_task()
+    async with app:
+        service = await serve(app, **{f"collector_{name}": False})
+        answer = await service.get()
+    for other, family in FAMILY_OF.items():
+        assert (family in names(answer)) == (other != name), family
+    assert answer.value("flowrra_collector_success", collector=name) is None
+
+
+def test_each_collector_has_a_switch() -> None:
+    assert set(FAMILY_OF) <= set(COLLECTORS)
+
+
+async def test_chosen_bounds_are_those_of_the_buckets(serve: Serve) -> None:
+    app = app_with_a_task()
+    async with app:
+        service = await serve(
+            app,
+            histogram_run_duration_bounds=(0.5, 2.0),
+            histogram_queue_wait_bounds=(1.0,),
+            histogram_loop_lag_bounds=(0.25,),
+        )
+        await app.wait_for_result(await app.submit("work"), timeout=5)
+        answer = await service.get()
+    bounds: dict[str, set[str]] = {}
+    for name, labels in answer.samples:
+        if name.startswith("flowrra_") and name.endswith("_bucket"):
+            bounds.setdefault(name, set()).add(dict(labels)["le"])
+    assert bounds["flowrra_task_run_duration_seconds_bucket"] == {"0.5", "2.0", "+Inf"}
+    assert bounds["flowrra_task_queue_wait_seconds_bucket"] == {"1.0", "+Inf"}
+    assert bounds["flowrra_event_loop_lag_seconds_bucket"] == {"0.25", "+Inf"}
+
+
+async def test_bounds_for_an_app_that_has_counted_already_are_refused(serve: Serve) -> None:
+    app = app_with_a_task()
+    async with app:
+        await app.wait_for_result(await app.submit("work"), timeout=5)
+        with pytest.raises(UsageError, match="bounds"):
+            await serve(app, histogram_run_duration_bounds=(0.5, 2.0))
