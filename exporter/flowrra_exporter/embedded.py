@@ -81,7 +81,11 @@ class Embedded:
             exporter = Exporter(self._app, self._settings)
             manager = manager_of(self._app)
             exporter.serve(listen=False)
-            exporter.attach(manager, exporter.watch(asyncio.get_running_loop()))
+            try:
+                exporter.attach(manager, exporter.watch(asyncio.get_running_loop()))
+            except BaseException:
+                exporter.close(0.0)
+                raise
             exporter.lifecycle.running()
             self._exporter, self._stopped = exporter, False
 

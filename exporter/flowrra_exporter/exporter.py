@@ -215,7 +215,11 @@ class Exporter:
             raise TypeError("Exporter() has no app to serve; expected Exporter(app)")
         manager = manager_of(self._app)  # before anything is bound: what is no app is refused without a trace
         self.serve()
-        self.attach(manager, self.watch(asyncio.get_running_loop()))
+        try:
+            self.attach(manager, self.watch(asyncio.get_running_loop()))
+        except BaseException:
+            await asyncio.to_thread(self.close, 0.0)
+            raise
         self.lifecycle.running()
         return self
 

@@ -44,6 +44,23 @@ async def test_afterwards_the_port_is_free_and_no_thread_is_left() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowrra-exporter")]
 
 
+async def test_what_cannot_be_served_leaves_no_thread_and_no_port() -> None:
+    app = Flowrra()
+
+    @app.task()
+    async def work() -> None: ...
+
+    async with app:
+        await app.wait_for_result(await app.submit(work), timeout=5)
+        refused = Settings(web_listen_address=(Address("127.0.0.1", 0),), histogram_run_duration_bounds=(0.5, 2.0))
+        exporter = Exporter(app, refused)
+        with pytest.raises(UsageError, match="bounds"):
+            await exporter.__aenter__()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowrra-exporter")]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.to_thread(fetch, exporter.urls[0], "/livez")
+
+
 async def test_two_exporters_can_serve_two_apps() -> None:
     first, second = MinimalApp(), MinimalApp()
     second.stats["executors"]["io"]["workers"] = 9

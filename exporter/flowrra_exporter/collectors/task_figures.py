@@ -43,9 +43,15 @@ class TaskFigures:
 
     @property
     def series(self) -> int:
-        """How many time series these are, whatever runs at the moment; the exceptions aside."""
+        """How many time series these are now; the exceptions aside."""
         histograms = [*self.run_duration.values(), *([] if self.queue_wait is None else [self.queue_wait])]
-        return len(self.numbers) + 1 + sum(len(histogram.counts) + 2 for histogram in histograms)
+        plain = len(self.numbers) + (self.oldest_running_at is not None)
+        return plain + sum(len(histogram.counts) + 2 for histogram in histograms)
+
+    @property
+    def series_at_most(self) -> int:
+        """How many they are while one of its tasks runs."""
+        return self.series + (self.oldest_running_at is None)
 
     def __add__(self, other: TaskFigures) -> TaskFigures:
         moments = [at for at in (self.oldest_running_at, other.oldest_running_at) if at is not None]

@@ -59,7 +59,7 @@ class _Batch:
     def add(self, task: str, figures: TaskFigures) -> None:
         """Adds a task name, with series of its own or among the others."""
         self._registered[figures.executor] = self._registered.get(figures.executor, 0) + 1
-        if self._budget.admits((task,), figures.series):
+        if self._budget.admits((task,), figures.series_at_most):
             self._add(task, figures)
             return
         self._left_out += figures.series + len(figures.exceptions)
