@@ -170,10 +170,11 @@ def _encoded(value: Any, what: str) -> str:
     # Most values are one of these; the encoder takes ten times as long.
     if value is None:
         return "null"
-    if type(value) is str:
+    kind = type(value)
+    if kind is str:
         return _quoted(value)
-    if value == () or value == {}:
-        return "{}" if isinstance(value, dict) else "[]"
+    if (kind is tuple or kind is dict) and not value:
+        return "{}" if kind is dict else "[]"
     try:
         return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:

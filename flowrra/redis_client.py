@@ -18,13 +18,17 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from redis.asyncio.connection import BlockingConnectionPool, parse_url
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 from redis.retry import Retry
+from redis.utils import HIREDIS_AVAILABLE
 
 from flowrra.exceptions import BackendError
+
+if HIREDIS_AVAILABLE:
+    from hiredis import pack_command
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +98,7 @@ class RedisServer:
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
             weakref.WeakKeyDictionary()
         )
+        self._lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Line] = weakref.WeakKeyDictionary()
         self._closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = (
             weakref.WeakKeyDictionary()
         )
@@ -142,10 +147,19 @@ class RedisServer:
             **self._options,
         }
 
+    async def _line(self, client: Client) -> Line:
+        """The line of the running event loop, whose client this is."""
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            line = self._lines[loop] = Line(await client.connection_pool.get_connection())
+        return line
+
     async def close(self) -> None:
         """Close the running loop's connections; they are made anew when they are needed."""
         closer = self._closers.pop(asyncio.get_running_loop(), None)
         self._clients.pop(asyncio.get_running_loop(), None)
+        self._lines.pop(asyncio.get_running_loop(), None)
         if closer is not None:
             await closer.aclose()
 
@@ -185,7 +199,14 @@ class RedisServer:
 
     async def run(self, script: Script, what: str, key: str, *args: Any, retry_for: float = RETRY_FOR) -> Any:
         """What a script returns; see :meth:`call`."""
-        return await self.call(what, lambda client: run_script(client, script, key, *args), retry_for=retry_for)
+
+        async def request(client: Client) -> Any:
+            line = await self._line(client)
+            if line.is_busy:
+                return await run_script(client, script, key, *args)
+            return await line.run(script, key, *args)
+
+        return await self.call(what, request, retry_for=retry_for)
 
     def _is_worth_a_retry(self, error: Exception) -> bool:
         if isinstance(error, AuthenticationError):
@@ -197,6 +218,37 @@ class RedisServer:
     def failure(self, what: str, error: Exception) -> BackendError:
         """The error that tells users what went wrong where."""
         return BackendError(f"Redis {self.name} could not {what}: {type(error).__name__}: {error}")
+
+
+class Line:
+    """A connection for scripts that are sent one after the other: a client and its pool take as much time for a request
+    as all the rest of the round trip.
+
+    Attributes:
+        is_busy: Whether a request is under way, so that no other can be sent.
+    """
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self.is_busy = False
+
+    async def run(self, script: Script, key: str, *args: Any) -> Any:
+        """What a script returns; by digest, and in full if the server has forgotten it."""
+        self.is_busy = True
+        try:
+            return await self._send("EVALSHA", script.digest, 1, key, *args)
+        except NoScriptError:
+            return await self._send("EVAL", script.text, 1, key, *args)
+        finally:
+            self.is_busy = False
+
+    async def _send(self, *command: Any) -> Any:
+        # Whatever goes wrong in between closes the connection: no answer can meet another question.
+        if not self._connection.is_connected:
+            await self._connection.connect()  # type: ignore[no-untyped-call]
+        packed = [pack_command(command)] if HIREDIS_AVAILABLE else self._connection.pack_command(*command)
+        await self._connection.send_packed_command(packed, check_health=False)
+        return await self._connection.read_response()
 
 
 async def run_script(client: Client, script: Script, key: str, *args: Any) -> Any:

@@ -39,6 +39,8 @@ STALE_AFTER = 0.5
 FLUSH_TIMEOUT = 10.0
 # Seconds until a task that this worker doesn't know is offered again, doubled each time.
 REFUSE_DELAY = 1.0
+# Seconds between two log lines of tasks that this worker doesn't know.
+UNKNOWN_SILENCE = 1.0
 
 
 class LeasedTasks:
@@ -70,6 +72,8 @@ class LeasedTasks:
         # What keeps it from its work now, by operation.
         self._errors: dict[str, str] = {}
         self.restarts = 0
+        # Tasks of unknown names since the last log line, and until when there is no other one.
+        self._unknown, self._unknown_silence = 0, 0.0
         self._settler = Settler(broker, executor.kind, self._told, lambda error: self._note("settle", error))
         self._keeper: LeaseKeeper | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -337,9 +341,18 @@ class LeasedTasks:
             reason = f"Task '{task.name}' not registered: no worker that was given it knows it"
             await self._end(task, record, FAILED, reason, Verb.BURY)
             return
-        logger.error("unknown task, left to other workers task=%r id=%s", task.name, task.id)
+        self._log_unknown(task)
         delay = REFUSE_DELAY * 2**delivery.deliveries
         self._settler.add(Outcome(Verb.REFUSE, task.id, delay=delay))
+
+    def _log_unknown(self, task: Task) -> None:
+        """A queue may be full of them: one line a second says enough."""
+        self._unknown += 1
+        if time.monotonic() >= self._unknown_silence:
+            logger.error(
+                "unknown task, left to other workers task=%r id=%s count=%d", task.name, task.id, self._unknown
+            )
+            self._unknown, self._unknown_silence = 0, time.monotonic() + UNKNOWN_SILENCE
 
     async def _end(self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb) -> None:
         """Settle a task that is not run."""

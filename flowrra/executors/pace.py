@@ -8,7 +8,7 @@ import time
 # Seconds: what is taken ahead is expected to have begun after that.
 HORIZON = 0.05
 MAX_AHEAD = 500
-# Shorter times say nothing about the pace.
+# Seconds: what ended in less time than that counts as if it had taken that long, as a few say little about the pace.
 MIN_WINDOW = 0.0005
 
 
@@ -36,8 +36,8 @@ class Pace:
 
     def ahead(self) -> int:
         """How many tasks to take ahead now."""
-        seconds = time.monotonic() - self._since
-        if self._ended and seconds >= MIN_WINDOW:
-            self._rate = (self._rate + self._ended / seconds) / 2 if self._rate else self._ended / seconds
+        if self._ended:
+            rate = self._ended / max(MIN_WINDOW, time.monotonic() - self._since)
+            self._rate = (self._rate + rate) / 2 if self._rate else rate
             self.restart()
         return min(MAX_AHEAD, int(self._rate * HORIZON))
