@@ -28,7 +28,7 @@ from flowrra.executors import settlement
 from flowrra.executors.failures import describe
 from flowrra.executors.feeder import Feeder
 from flowrra.executors.job import Interrupt, Job
-from flowrra.executors.leased import LeasedTasks
+from flowrra.executors.leased import OPERATIONS, LeasedTasks
 from flowrra.executors.records import Records
 from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
@@ -110,6 +110,8 @@ class BaseTaskExecutor(ABC):
         # What brings tasks from a broker: one of these, by what the broker can do.
         self._leased = LeasedTasks(self, self.broker, announcement) if isinstance(self.broker, LeasingBroker) else None
         self._feeder: Feeder | None = None
+        if self.broker is not None:
+            self.broker_errors.update(dict.fromkeys(OPERATIONS if self._leased else ("push", "pop"), 0))
         self._background: set[asyncio.Task[None]] = set()
 
     @staticmethod

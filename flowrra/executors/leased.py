@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What can fail with the broker, and is counted under these names.
+OPERATIONS = ("submit", "take", "settle", "renew")
 MIN_BACKOFF = 0.05
 MAX_BACKOFF = 1.0
 # Seconds for which an idle worker waits on the server before it looks again by itself.
@@ -69,7 +71,8 @@ class LeasedTasks:
         # Everything that was taken and not settled, by id. Read by the lease keeper's thread, in one step.
         self._held: dict[str, Job] = {}
         self._pace = Pace()
-        # What keeps it from its work now, by operation.
+        # What keeps it from its work now, by operation. A submission that failed isn't among them: its caller was told,
+        # and whether the next one would succeed isn't known before there is one.
         self._errors: dict[str, str] = {}
         self.restarts = 0
         # Tasks of unknown names since the last log line, and until when there is no other one.
@@ -135,12 +138,10 @@ class LeasedTasks:
 
     async def _submit_all(self, entries: Sequence[Entry]) -> list[bool]:
         try:
-            added = await self._broker.submit(entries)
-        except BackendError as error:
-            self._note("submit", error)
+            return await self._broker.submit(entries)
+        except BackendError:
+            self._executor.broker_errors["submit"] += 1
             raise
-        self._errors.pop("submit", None)
-        return added
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -232,6 +233,7 @@ class LeasedTasks:
                 # A take whose answer is not seen leaves its tasks to the end of their leases: see it through.
                 self._taking = self._loop.create_task(self._take(max(0, room)), context=contextvars.Context())
                 deliveries, due_in = await asyncio.shield(self._taking)
+                self._errors.pop("take", None)  # the server is back, however long there is nothing to take
                 if not deliveries and room > 0:
                     await self._wait(IDLE_WAIT if due_in is None else min(IDLE_WAIT, due_in))
             except BackendError as error:
@@ -245,7 +247,6 @@ class LeasedTasks:
                 await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
                 backoff = min(2 * backoff, MAX_BACKOFF)
             else:
-                self._errors.pop("take", None)
                 backoff = MIN_BACKOFF
 
     async def _wait(self, seconds: float) -> None:

@@ -35,10 +35,10 @@ class Records:
 
     def __init__(self, results: BaseResultBackend, publisher: EventPublisher) -> None:
         self.results = results
-        self.errors: Counter[str] = Counter()
         # It holds the records themselves, which change in place: their passing states need no storing. (Exactly this
         # class: one derived from it may do otherwise.)
         self.memory = results if type(results) is InMemoryBackend else None
+        self.errors: Counter[str] = Counter({} if self.memory is not None else dict.fromkeys(("get", "store"), 0))
         self._publish = publisher.publish
 
     async def of(self, task: Task) -> TaskResult:
