@@ -135,6 +135,7 @@ QUEUE_INFO = Metric(
     "other is shared, and all processes see the same figures (take the maximum).",
     "flowrra.queue.info",
     ("executor", "broker", "namespace"),
+    scope="shared",
 )
 QUEUE_PENDING = Metric(
     "flowrra_queue_pending_tasks",
@@ -187,6 +188,15 @@ QUEUE_OLDEST_PENDING = Metric(
     "flowrra.queue.oldest_pending.timestamp",
     ("executor",),
     "seconds",
+    scope="shared",
+)
+
+WORKER_PROCESSES = Metric(
+    "flowrra_worker_processes",
+    "gauge",
+    "Live processes that take tasks from the broker: gone at once after a stop, 15 s after a kill. Without a broker "
+    "this process, if the app runs.",
+    "flowrra.worker.processes",
     scope="shared",
 )
 

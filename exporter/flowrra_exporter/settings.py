@@ -65,6 +65,7 @@ class Settings:
     collector_app: bool = True
     collector_executors: bool = True
     collector_queue: bool = True
+    collector_workers: bool = True
     collector_registry: bool = True
     collector_tasks: bool = True
     collector_health: bool = True
@@ -282,6 +283,7 @@ COLLECTORS = {
     "app": "whether the app runs, and its versions",
     "executors": "executors and their slots",
     "queue": "the queues' depth and age",
+    "workers": "the processes that take tasks from the broker",
     "registry": "how many tasks are registered, for apps that count nothing more",
     "tasks": "what became of the tasks, by name",
     "health": "the app's health by component",

@@ -79,6 +79,7 @@ class ContractApp(MinimalApp):
             },
             "cpu": None,
         }
+        self.workers: Any = [{"id": "shop-1", "host": "shop", "pid": 1}, {"id": "shop-2", "host": "shop", "pid": 2}]
         self.tasks: dict[str, Any] = {
             "send_email": task_stats(
                 submitted=10,
@@ -112,6 +113,9 @@ class ContractApp(MinimalApp):
 
     async def get_queue_stats(self) -> Any:
         return await self._answer("get_queue_stats", self.queues)
+
+    async def list_workers(self) -> Any:
+        return await self._answer("list_workers", self.workers)
 
     async def get_task_stats(self) -> Any:
         self.calls["get_task_stats"] = self.calls.get("get_task_stats", 0) + 1

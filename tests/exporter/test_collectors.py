@@ -21,6 +21,7 @@ FAMILY_OF = {
     "app": "flowrra_app_running",
     "executors": "flowrra_executor_workers",
     "queue": "flowrra_queue_pending_tasks",
+    "workers": "flowrra_worker_processes",
     "tasks": "flowrra_tasks_submitted_total",
     "health": "flowrra_healthy",
     "runtime": "flowrra_event_loop_lag_seconds_count",

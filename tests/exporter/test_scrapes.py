@@ -40,6 +40,7 @@ async def test_every_figure_is_served_under_its_name(serve: Serve) -> None:
         ("flowrra_queue_dead_tasks", {"executor": "io"}, 0),
         ("flowrra_queue_paused", {"executor": "io"}, 0),
         ("flowrra_queue_oldest_pending_timestamp_seconds", {"executor": "io"}, 1_700_000_000.25),
+        ("flowrra_worker_processes", {}, 2),
         ("flowrra_tasks_submitted_total", mail, 10),
         ("flowrra_tasks_started_total", mail, 9),
         ("flowrra_tasks_succeeded_total", mail, 5),
@@ -78,7 +79,7 @@ async def test_every_figure_is_served_under_its_name(serve: Serve) -> None:
 
 async def test_the_exporter_tells_about_itself(serve: Serve) -> None:
     scrape = await (await serve(ContractApp())).get()
-    for collector in ("app", "executors", "queue", "tasks", "health", "runtime", "python"):
+    for collector in ("app", "executors", "queue", "workers", "tasks", "health", "runtime", "python"):
         assert scrape.value("flowrra_collector_success", collector=collector) == 1
         assert 0 <= (scrape.value("flowrra_collector_duration_seconds", collector=collector) or -1) < 5
     assert scrape.value("flowrra_exporter_series") == len(scrape.samples)
@@ -167,6 +168,7 @@ async def test_a_component_that_is_not_configured_is_absent(serve: Serve) -> Non
         ({"tasks": {"a": task_stats(queue_wait={"bounds": (1.0,), "counts": (1,), "sum": 1})}}, "tasks"),
         ({"tasks": {"a": task_stats(oldest_running_at=17)}}, "tasks"),
         ({"tasks": ["a"]}, "tasks"),
+        ({"workers": None}, "workers"),
         ({"runtime": None}, "runtime"),
         ({"runtime": {"broker_errors": {"pop": []}}}, "runtime"),
         ({"health": {"healthy": True, "components": {"app": "fine"}}}, "health"),
@@ -178,9 +180,15 @@ async def test_nonsense_costs_its_own_metrics_only(serve: Serve, change: dict[st
     vars(app).update(change)
     scrape = await (await serve(app)).get()
     assert scrape.status == 200
-    for name in ("app", "executors", "queue", "tasks", "health", "runtime", "python"):
+    for name in ("app", "executors", "queue", "workers", "tasks", "health", "runtime", "python"):
         assert scrape.value("flowrra_collector_success", collector=name) == (0 if name == collector else 1), name
-    prefix = {"queue": "flowrra_queue_", "tasks": "flowrra_task_", "runtime": "flowrra_event_", "health": "flowrra_h"}
+    prefix = {
+        "queue": "flowrra_queue_",
+        "workers": "flowrra_worker_",
+        "tasks": "flowrra_task_",
+        "runtime": "flowrra_event_",
+        "health": "flowrra_h",
+    }
     assert not [name for name, _ in scrape.samples if name.startswith(prefix[collector])]
 
 

@@ -11,6 +11,7 @@ from flowrra_exporter.collectors.queue import QueueCollector
 from flowrra_exporter.collectors.registry import RegistryCollector
 from flowrra_exporter.collectors.runtime import RuntimeCollector
 from flowrra_exporter.collectors.tasks import DEFAULT_MAX_SERIES, TasksCollector
+from flowrra_exporter.collectors.workers import WorkersCollector
 from flowrra_exporter.management import Management
 
 __all__ = ["NAMES", "Collector", "PythonCollector", "TasksCollector", "collectors_for"]
@@ -19,6 +20,7 @@ _OF_THE_APP = (
     AppCollector,
     ExecutorsCollector,
     QueueCollector,
+    WorkersCollector,
     RegistryCollector,
     TasksCollector,
     HealthCollector,

@@ -28,6 +28,7 @@ _UNITS = {
     catalog.EXECUTOR_WORKERS: "{worker}",
     catalog.EXECUTOR_BUSY_WORKERS: "{worker}",
     catalog.EXECUTOR_WORKER_RESTARTS: "{restart}",
+    catalog.WORKER_PROCESSES: "{process}",
     catalog.TASKS_PENDING: "{task}",
     catalog.TASKS_REGISTERED: "{function}",
     catalog.TASKS_SUBMITTED: "{task}",
