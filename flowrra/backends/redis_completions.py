@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds after which a waiter looks for itself: what a server tells is lost with the connection, or with the server.
 RECHECK = 5.0
+# Seconds after which what is to end is told so again.
+CANCEL_REPEAT = 0.05
 # Listening goes on for so long after the last waiter has gone: the next one is likely to come soon.
 LINGER = 30.0
 
@@ -138,11 +140,12 @@ class _Listener:
             for waiter in waiters:
                 waiter.is_listened_for.set()
                 waiter.news.set()
-        tasks = [task for task in (self._reader, self._writer) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        tasks = {task for task in (self._reader, self._writer) if task is not None}
+        while tasks:
+            # Again, until it has an effect: one that comes while a connection is made may get lost in the driver.
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_REPEAT)
 
 
 class Completions:

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 OPERATIONS = ("submit", "take", "settle", "renew")
 MIN_BACKOFF = 0.05
 MAX_BACKOFF = 1.0
+# Seconds after which what is to end is told so again.
+CANCEL_REPEAT = 0.05
 # Seconds for which an idle worker waits on the server before it looks again by itself.
 IDLE_WAIT = 5.0
 # Seconds after which a task that was taken ahead and is still waiting goes back, for another worker to take.
@@ -183,17 +185,28 @@ class LeasedTasks:
     async def stop_taking(self) -> None:
         """Take nothing more."""
         self._is_taking = False
-        tasks = self._tasks.copy()
-        for task in tasks:
-            task.cancel()
-        if self._waiting is not None:
-            self._waiting.cancel()
-            tasks.add(self._waiting)
-            self._waiting = None
+        tasks: set[asyncio.Task[Any]] = {*self._tasks}
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            tasks.add(waiting)
+        while tasks:
+            # Again, until it has an effect: one that comes while a connection is made may get lost in the driver.
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_REPEAT)
         if self._taking is not None:
-            tasks.add(self._taking)
-        if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait({self._taking})
+        if waiting is not None:
+            if not waiting.cancelled() and (error := waiting.exception()) is not None:
+                logger.warning("broker not readable while stopping executor=%s error=%s", self._executor.kind, error)
+            await self._pass_on()
+
+    async def _pass_on(self) -> None:
+        """The server may just have woken this worker, and no other one: have it wake the next, if there is work."""
+        try:
+            await self._broker.take(0)
+        except BackendError as error:  # the others look again by themselves
+            logger.warning("broker not readable while stopping executor=%s error=%s", self._executor.kind, error)
 
     async def close(self) -> None:
         """Tell what is still to be told, and end the holds."""
@@ -226,7 +239,8 @@ class LeasedTasks:
         while True:
             room = self._room_for()
             try:
-                if room <= 0 and not self._is_woken():
+                is_woken = self._is_woken()
+                if room <= 0 and not is_woken:
                     self._room.clear()
                     await self._room.wait()
                     continue
@@ -253,13 +267,12 @@ class LeasedTasks:
         """Return when there may be something to take, at the latest after that time.
 
         The server is asked to wait longer than that, as it is not exact, and an answer that comes while there is no
-        room is passed on by taking nothing.
+        room is passed on by taking nothing; so is one that comes when the room has just gone.
         """
         if self._waiting is None:
             self._waiting = self._loop.create_task(self._broker.wait(IDLE_WAIT), context=contextvars.Context())
             self._waiting.add_done_callback(lambda _: self._room.set())
         await asyncio.wait({self._waiting}, timeout=seconds)
-        self._is_woken()
 
     def _is_woken(self) -> bool:
         """Whether the server has answered since it was asked to wait. Raises what it answered."""
