@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync
 
 from grafana.panels import Query, Threshold, figure, graph, variables
-from grafana.queries import age, increase, least, mean, quantile, queued, rate, ratio, series, total
+from grafana.queries import age, increase, least, mean, once, quantile, queued, rate, ratio, series, since, total, until
 
 OUTPUT = Path(__file__).parent / "dashboards" / "flowrra-overview.json"
 UNHEALTHY_OR_HEALTHY = {"0": ("unhealthy", "red"), "1": ("healthy", "green")}
@@ -245,6 +245,57 @@ def queues() -> list[Panel]:
     ]
 
 
+def schedules() -> list[Panel]:
+    """What is due when, and what became of what was due."""
+    lag = catalog.SCHEDULER_LAG
+    return [
+        graph(
+            "Runs, by result",
+            "Due times that were dealt with in a second. Missed ones were past their grace time, collapsed ones are "
+            "part of a later run, skipped ones had too many running already, failed ones are tried again.",
+            Query(rate(catalog.SCHEDULER_RUNS, "result"), "{{result}}"),
+            unit=units.OpsPerSecond,
+            stacked=True,
+        ),
+        graph(
+            "Lag",
+            "How long after the due time tasks were submitted.",
+            Query(quantile(0.5, lag), "median"),
+            Query(quantile(0.99, lag), "99th percentile"),
+            unit=units.Seconds,
+        ),
+        graph(
+            "Schedules",
+            "Schedules in the store. Overdue ones should have run already: no scheduler gets to them. Broken ones "
+            "can't run as they are.",
+            Query(once(catalog.SCHEDULER_SCHEDULES, "state"), "{{state}}"),
+            Query(once(catalog.SCHEDULER_OVERDUE), "overdue"),
+            Query(once(catalog.SCHEDULER_BROKEN), "broken"),
+            unit=units.Short,
+        ),
+        graph(
+            "Time to the next run, by schedule",
+            "Enabled cron and interval schedules. Below 0 a schedule is overdue.",
+            Query(until(catalog.SCHEDULE_NEXT_RUN, "schedule", "task"), "{{task}} {{schedule}}"),
+            unit=units.Seconds,
+        ),
+        graph(
+            "Time since the last run, by schedule",
+            "Enabled cron and interval schedules that ran before. Longer than its interval, and a schedule has missed "
+            "one.",
+            Query(since(catalog.SCHEDULE_LAST_RUN, "schedule", "task"), "{{task}} {{schedule}}"),
+            unit=units.Seconds,
+        ),
+        graph(
+            "Scheduler",
+            "Processes whose scheduler runs, and operations on the schedules' store that failed.",
+            Query(total(catalog.SCHEDULER_RUNNING), "running"),
+            Query(increase(catalog.SCHEDULER_STORE_ERRORS, "operation"), "{{operation}} failed"),
+            unit=units.Short,
+        ),
+    ]
+
+
 def event_loop() -> list[Panel]:
     """What holds the app up."""
     lag = catalog.EVENT_LOOP_LAG
@@ -326,6 +377,7 @@ ROWS = {
     "Tasks": tasks,
     "Times": times,
     "Workers and queues": queues,
+    "Schedules": schedules,
     "Event loop": event_loop,
     "Processes": processes,
 }

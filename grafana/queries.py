@@ -81,6 +81,21 @@ def age(metric: Metric, *by: str) -> str:
     return f"time() - {_aggregate('min', by)}({series(metric)})"
 
 
+def once(metric: Metric, *by: str) -> str:
+    """A figure that all processes of a job see alike, added up over jobs, by these labels."""
+    return f"{_aggregate('sum', by)}(max by ({', '.join(('job', *by))}) ({series(metric)}))"
+
+
+def until(metric: Metric, *by: str) -> str:
+    """Seconds until the earliest of these timestamps, by these labels; below 0 once it has passed."""
+    return f"{_aggregate('min', by)}({series(metric)}) - time()"
+
+
+def since(metric: Metric, *by: str) -> str:
+    """Seconds since the latest of these timestamps, by these labels; nothing where there is none."""
+    return f"time() - {_aggregate('max', by)}({series(metric)})"
+
+
 def least(metric: Metric, *by: str) -> str:
     """The least value over processes, by these labels: of flags, whether all are set."""
     return f"{_aggregate('min', by)}({series(metric)})"

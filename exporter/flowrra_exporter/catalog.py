@@ -16,6 +16,7 @@ Scope = Literal["process", "shared"]
 # What the app counts with by default, in seconds.
 RUN_DURATION_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
 QUEUE_WAIT_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
+SCHEDULER_LAG_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
 LOOP_LAG_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -316,6 +317,85 @@ TASK_QUEUE_WAIT = Metric(
     ("task",),
     "seconds",
     QUEUE_WAIT_BOUNDS,
+)
+
+SCHEDULER_RUNNING = Metric(
+    "flowrra_scheduler_running",
+    "gauge",
+    "1 if the scheduler is running, else 0. Absent if the app has none.",
+    "flowrra.scheduler.running",
+)
+SCHEDULER_SCHEDULES = Metric(
+    "flowrra_scheduler_schedules",
+    "gauge",
+    "Schedules in the store, by state: enabled or disabled.",
+    "flowrra.scheduler.schedules",
+    ("state",),
+    scope="shared",
+)
+SCHEDULER_OVERDUE = Metric(
+    "flowrra_scheduler_overdue_schedules",
+    "gauge",
+    "Enabled schedules whose due time has passed without a run.",
+    "flowrra.scheduler.overdue",
+    scope="shared",
+)
+SCHEDULER_BROKEN = Metric(
+    "flowrra_scheduler_broken_schedules",
+    "gauge",
+    "Schedules that can't run as they are: their task isn't registered, or their expression can't be read.",
+    "flowrra.scheduler.broken",
+    scope="shared",
+)
+SCHEDULER_NEXT_RUN = Metric(
+    "flowrra_scheduler_next_run_timestamp_seconds",
+    "gauge",
+    "When the next enabled schedule is due, as a Unix time. Absent if none is.",
+    "flowrra.scheduler.next_run.timestamp",
+    unit="seconds",
+    scope="shared",
+)
+SCHEDULER_RUNS = Metric(
+    "flowrra_scheduler_runs_total",
+    "counter",
+    "Due times that this process dealt with, by result: submitted, missed (past the grace time), collapsed (into a "
+    "later one), skipped (too many run already), failed (the submit was refused; it is tried again).",
+    "flowrra.scheduler.runs",
+    ("task", "result"),
+)
+SCHEDULER_LAG = Metric(
+    "flowrra_scheduler_lag_seconds",
+    "histogram",
+    "How long after the due time a task was submitted.",
+    "flowrra.scheduler.lag",
+    unit="seconds",
+    bounds=SCHEDULER_LAG_BOUNDS,
+)
+SCHEDULER_STORE_ERRORS = Metric(
+    "flowrra_scheduler_store_errors_total",
+    "counter",
+    "Operations on the schedules' store that failed.",
+    "flowrra.scheduler.store.errors",
+    ("operation",),
+)
+SCHEDULE_NEXT_RUN = Metric(
+    "flowrra_schedule_next_run_timestamp_seconds",
+    "gauge",
+    "When the schedule is due next, as a Unix time. Enabled cron and interval schedules only, the 200 oldest; with "
+    "more than 2,000 enabled schedules none.",
+    "flowrra.schedule.next_run.timestamp",
+    ("schedule", "task"),
+    "seconds",
+    scope="shared",
+)
+SCHEDULE_LAST_RUN = Metric(
+    "flowrra_schedule_last_run_timestamp_seconds",
+    "gauge",
+    "When the schedule ran last, as a Unix time. Absent if it never did, and as the time of its next run is.",
+    "flowrra.schedule.last_run.timestamp",
+    ("schedule", "task"),
+    "seconds",
+    scope="shared",
 )
 
 EVENT_LOOP_LAG = Metric(

@@ -68,6 +68,7 @@ class Settings:
     collector_workers: bool = True
     collector_registry: bool = True
     collector_tasks: bool = True
+    collector_scheduler: bool = True
     collector_health: bool = True
     collector_runtime: bool = True
     collector_python: bool = True
@@ -286,6 +287,7 @@ COLLECTORS = {
     "workers": "the processes that take tasks from the broker",
     "registry": "how many tasks are registered, for apps that count nothing more",
     "tasks": "what became of the tasks, by name",
+    "scheduler": "the scheduler, its schedules and their runs",
     "health": "the app's health by component",
     "runtime": "the app's event loop and errors",
     "python": "the process, Python, and what the program itself registered with prometheus_client",

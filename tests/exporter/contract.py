@@ -27,6 +27,24 @@ def task_stats(**changes: Any) -> dict[str, Any]:
     }
 
 
+def schedule(name: str, **changes: Any) -> dict[str, Any]:
+    """What `list_schedules` says of one schedule: a cron schedule that ran, but the changes."""
+    return {
+        "id": name,
+        "task_name": "report",
+        "schedule_type": "cron",
+        "schedule": "0 3 * * *",
+        "enabled": True,
+        "next_run_at": datetime.fromtimestamp(1_700_000_300),  # noqa: DTZ006 - local times, as flowrra gives them
+        "last_run_at": datetime.fromtimestamp(1_699_999_000),  # noqa: DTZ006
+        "priority": 0,
+        "description": None,
+        "created_at": datetime.fromtimestamp(1_690_000_000),  # noqa: DTZ006
+        "updated_at": datetime.fromtimestamp(1_690_000_000),  # noqa: DTZ006
+        **changes,
+    }
+
+
 class MinimalApp:
     """The least that is an app: `get_stats` and `health_check`."""
 
@@ -110,6 +128,22 @@ class ContractApp(MinimalApp):
             "subscriber_dropped": 6,
             "subscriber_errors": 8,
         }
+        self.scheduler: Any = {
+            "running": True,
+            "check_interval": 60.0,
+            "total_schedules": 5,
+            "enabled_schedules": 4,
+            "disabled_schedules": 1,
+            "overdue_schedules": 2,
+            "broken_schedules": 1,
+            "next_run_at": datetime.fromtimestamp(1_700_000_200, UTC),
+        }
+        self.schedule_runs: Any = {
+            "runs": {"report": {"submitted": 7, "missed": 1, "collapsed": 3, "skipped": 0, "failed": 2}},
+            "lag": {"bounds": (0.1, 1.0), "counts": (6, 1, 0), "sum": 0.75},
+            "store_errors": {"claim": 4},
+        }
+        self.schedules: Any = [schedule("nightly"), schedule("often", schedule_type="interval", last_run_at=None)]
 
     async def get_queue_stats(self) -> Any:
         return await self._answer("get_queue_stats", self.queues)
@@ -123,6 +157,16 @@ class ContractApp(MinimalApp):
 
     async def get_runtime_stats(self) -> Any:
         return self.runtime
+
+    async def get_scheduler_stats(self) -> Any:
+        return await self._answer("get_scheduler_stats", self.scheduler)
+
+    async def get_schedule_run_stats(self) -> Any:
+        return self.schedule_runs
+
+    async def list_schedules(self, enabled_only: bool = False) -> Any:
+        listed = [each for each in self.schedules if each["enabled"] or not enabled_only]
+        return await self._answer("list_schedules", listed)
 
     async def list_registered_tasks(self) -> Any:
         tasks = [

@@ -135,9 +135,9 @@ async def test_a_good_app_passes_without_being_started() -> None:
         "ok app: told:app can be imported",
         "ok app: it is an app: flowrra.app.Flowrra",
         "ok Management API: get_task_stats() answers",
-        "ok tasks: 2 are registered; 120 series of 20000",
+        "ok tasks: 2 are registered; 118 series of 20000",
         "ok text format: every line is right",
-        "ok collectors: all 7 succeed",
+        "ok collectors: all 9 succeed",
         "check passed: 0 errors, 0 warnings",
     )
 
@@ -208,7 +208,7 @@ def apps(tmp_path: Path) -> Path:
 async def test_a_budget_that_does_not_hold_all_tasks_is_an_error_that_says_what_would(apps: Path) -> None:
     ended = await check("apps:app", LISTEN, "--max-series=200", folder=apps)
     assert ended.status == 1
-    has(ended, "error tasks: 2 of 5 have no series of their own, task-3 for one; expected --max-series=300 or more")
+    has(ended, "error tasks: 2 of 5 have no series of their own, task-3 for one; expected --max-series=295 or more")
     assert (await check("apps:app", LISTEN, "--max-series=300", folder=apps)).status == 0
 
 
@@ -274,7 +274,7 @@ async def test_a_good_endpoint_passes(serve: Serve) -> None:
         "ok text format: prometheus_client parses it",
         "ok figures: ",
         "ok names: ",
-        "ok collectors: all 7 succeed",
+        "ok collectors: all 9 succeed",
         "ok OpenMetrics: Content-Type application/openmetrics-text; version=1.0.0",
         "ok OpenMetrics: prometheus_client parses it",
         *(f"ok /{probe}: answers 200" for probe in ("livez", "readyz", "startupz", "healthz")),

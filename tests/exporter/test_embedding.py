@@ -178,5 +178,5 @@ async def test_every_metric_that_the_real_app_can_have_is_there(serve: Serve) ->
         assert any(
             ("version", __version__) in labels for name, labels in scrape.samples if name == "flowrra_build_info"
         )
-        expected = {"app", "executors", "queue", "workers", "tasks", "health", "runtime", "python"}
+        expected = {"app", "executors", "queue", "workers", "tasks", "scheduler", "health", "runtime", "python"}
         assert collectors == dict.fromkeys(expected, 1)

@@ -79,7 +79,7 @@ async def test_every_figure_is_served_under_its_name(serve: Serve) -> None:
 
 async def test_the_exporter_tells_about_itself(serve: Serve) -> None:
     scrape = await (await serve(ContractApp())).get()
-    for collector in ("app", "executors", "queue", "workers", "tasks", "health", "runtime", "python"):
+    for collector in ("app", "executors", "queue", "workers", "tasks", "scheduler", "health", "runtime", "python"):
         assert scrape.value("flowrra_collector_success", collector=collector) == 1
         assert 0 <= (scrape.value("flowrra_collector_duration_seconds", collector=collector) or -1) < 5
     assert scrape.value("flowrra_exporter_series") == len(scrape.samples)
@@ -180,7 +180,7 @@ async def test_nonsense_costs_its_own_metrics_only(serve: Serve, change: dict[st
     vars(app).update(change)
     scrape = await (await serve(app)).get()
     assert scrape.status == 200
-    for name in ("app", "executors", "queue", "workers", "tasks", "health", "runtime", "python"):
+    for name in ("app", "executors", "queue", "workers", "tasks", "scheduler", "health", "runtime", "python"):
         assert scrape.value("flowrra_collector_success", collector=name) == (0 if name == collector else 1), name
     prefix = {
         "queue": "flowrra_queue_",

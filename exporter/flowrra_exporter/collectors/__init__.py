@@ -10,6 +10,7 @@ from flowrra_exporter.collectors.python import PythonCollector
 from flowrra_exporter.collectors.queue import QueueCollector
 from flowrra_exporter.collectors.registry import RegistryCollector
 from flowrra_exporter.collectors.runtime import RuntimeCollector
+from flowrra_exporter.collectors.scheduler import SchedulerCollector
 from flowrra_exporter.collectors.tasks import DEFAULT_MAX_SERIES, TasksCollector
 from flowrra_exporter.collectors.workers import WorkersCollector
 from flowrra_exporter.management import Management
@@ -23,6 +24,7 @@ _OF_THE_APP = (
     WorkersCollector,
     RegistryCollector,
     TasksCollector,
+    SchedulerCollector,
     HealthCollector,
     RuntimeCollector,
 )

@@ -1,0 +1,126 @@
+"""The scheduler's families, against a stand-in for the Management API."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.exporter.conftest import Answer, Serve
+from tests.exporter.contract import ContractApp, broken, schedule
+
+RUNS = "flowrra_scheduler_runs_total"
+NEXT, LAST = "flowrra_schedule_next_run_timestamp_seconds", "flowrra_schedule_last_run_timestamp_seconds"
+
+
+def families(answer: Answer) -> set[str]:
+    return {name for name, _ in answer.samples if name.startswith("flowrra_schedule")}
+
+
+async def test_each_figure_of_the_scheduler_is_served(serve: Serve) -> None:
+    scrape = await (await serve(ContractApp())).get()
+    assert scrape.value("flowrra_scheduler_running") == 1
+    assert scrape.value("flowrra_scheduler_schedules", state="enabled") == 4
+    assert scrape.value("flowrra_scheduler_schedules", state="disabled") == 1
+    assert scrape.value("flowrra_scheduler_overdue_schedules") == 2
+    assert scrape.value("flowrra_scheduler_broken_schedules") == 1
+    assert scrape.value("flowrra_scheduler_next_run_timestamp_seconds") == 1_700_000_200
+    for result, count in {"submitted": 7, "missed": 1, "collapsed": 3, "skipped": 0, "failed": 2}.items():
+        assert scrape.value(RUNS, task="report", result=result) == count
+    assert scrape.value("flowrra_scheduler_lag_seconds_bucket", le="0.1") == 6
+    assert scrape.value("flowrra_scheduler_lag_seconds_count") == 7
+    assert scrape.value("flowrra_scheduler_lag_seconds_sum") == 0.75
+    assert scrape.value("flowrra_scheduler_store_errors_total", operation="claim") == 4
+
+
+async def test_a_schedules_local_times_are_served_as_instants(serve: Serve) -> None:
+    scrape = await (await serve(ContractApp())).get()
+    assert scrape.value(NEXT, schedule="nightly", task="report") == 1_700_000_300
+    assert scrape.value(LAST, schedule="nightly", task="report") == 1_699_999_000
+
+
+async def test_a_schedule_that_never_ran_has_no_last_run(serve: Serve) -> None:
+    scrape = await (await serve(ContractApp())).get()
+    assert scrape.value(NEXT, schedule="often", task="report") == 1_700_000_300
+    assert scrape.value(LAST, schedule="often", task="report") is None
+
+
+async def test_only_enabled_schedules_that_repeat_have_series_of_their_own(serve: Serve) -> None:
+    app = ContractApp()
+    app.schedules = [schedule("off", enabled=False), schedule("once", schedule_type="one_time"), schedule("nightly")]
+    scrape = await (await serve(app)).get()
+    assert [dict(labels)["schedule"] for name, labels in scrape.samples if name == NEXT] == ["nightly"]
+
+
+async def test_the_200_oldest_schedules_have_series_and_the_rest_is_counted_as_dropped(serve: Serve) -> None:
+    app = ContractApp()
+    first = datetime(2026, 1, 1)  # noqa: DTZ001 - a local time
+    app.schedules = [schedule(f"s{i}", created_at=first + timedelta(days=i)) for i in reversed(range(203))]
+    scrape = await (await serve(app)).get()
+    named = {dict(labels)["schedule"] for name, labels in scrape.samples if name == NEXT}
+    assert named == {f"s{i}" for i in range(200)}
+    assert scrape.value("flowrra_exporter_series_dropped") == 6
+
+
+async def test_a_great_many_schedules_are_not_listed(serve: Serve) -> None:
+    app = ContractApp()
+    app.scheduler["enabled_schedules"] = 100_000
+    scrape = await (await serve(app)).get()
+    assert "list_schedules" not in app.calls
+    assert scrape.value("flowrra_scheduler_schedules", state="enabled") == 100_000
+    assert scrape.value("flowrra_exporter_series_dropped") == 200_000
+
+
+async def test_a_store_that_is_away_costs_what_it_knows_and_nothing_else(serve: Serve) -> None:
+    app = ContractApp()
+    service = await serve(app)
+    app.before["get_scheduler_stats"] = broken
+    scrape = await service.get()
+    assert scrape.value("flowrra_collector_success", collector="scheduler") == 0
+    assert families(scrape) == {
+        RUNS,
+        "flowrra_scheduler_store_errors_total",
+        *(f"flowrra_scheduler_lag_seconds_{suffix}" for suffix in ("bucket", "count", "sum")),
+    }
+    assert scrape.value("flowrra_healthy") == 1
+    del app.before["get_scheduler_stats"]
+    assert (await service.get()).value("flowrra_scheduler_running") == 1
+
+
+async def test_a_list_that_fails_costs_the_single_schedules(serve: Serve) -> None:
+    app = ContractApp()
+    app.before["list_schedules"] = broken
+    scrape = await (await serve(app)).get()
+    assert scrape.value("flowrra_collector_success", collector="scheduler") == 0
+    assert scrape.value(RUNS, task="report", result="submitted") == 7
+    assert scrape.value("flowrra_scheduler_running") == 1
+    assert not {NEXT, LAST} & families(scrape)
+
+
+async def test_an_app_without_a_scheduler_has_none_of_its_families(serve: Serve) -> None:
+    app = ContractApp()
+    app.scheduler = app.schedule_runs = None
+    scrape = await (await serve(app)).get()
+    assert families(scrape) == set()
+    assert scrape.value("flowrra_collector_success", collector="scheduler") == 1
+
+
+async def test_figures_that_an_older_flowrra_does_not_have_are_absent(serve: Serve) -> None:
+    app = ContractApp()
+    app.scheduler = {
+        key: app.scheduler[key] for key in ("running", "check_interval", "enabled_schedules", "disabled_schedules")
+    }
+    app.schedule_runs = None
+    scrape = await (await serve(app)).get()
+    assert families(scrape) == {"flowrra_scheduler_running", "flowrra_scheduler_schedules", NEXT, LAST}
+    assert scrape.value("flowrra_collector_success", collector="scheduler") == 1
+
+
+@pytest.mark.parametrize("nonsense", [7, {"running": "yes"}, {"next_run_at": "soon"}])
+async def test_nonsense_is_a_failure_of_the_collector(serve: Serve, nonsense: Any) -> None:
+    app = ContractApp()
+    app.scheduler = nonsense
+    scrape = await (await serve(app)).get()
+    assert scrape.value("flowrra_collector_success", collector="scheduler") == 0
+    assert scrape.value("flowrra_healthy") == 1
