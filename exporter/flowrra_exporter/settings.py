@@ -24,7 +24,7 @@ OTEL_PROTOCOLS = ("http/protobuf", "grpc")
 OTEL_TEMPORALITIES = ("cumulative", "delta", "lowmemory")
 OTHER_PATHS = (
     *("/", "/livez", "/readyz", "/startupz", "/healthz"),
-    *("/api/stats", "/api/health", "/api/tasks", "/api/queues", "/api/task-stats", "/api/failures"),
+    *("/api/stats", "/api/health", "/api/tasks", "/api/queues", "/api/task-stats", "/api/schedules", "/api/failures"),
 )
 _URL_FORM = "a URL such as 'http://collector:4318'"
 _GRACE_FORM = "a number of seconds, 0 or more"

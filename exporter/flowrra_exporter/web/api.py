@@ -11,6 +11,7 @@ from aiohttp import web
 
 from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
 from flowrra_exporter.checks import Checks
+from flowrra_exporter.collectors.scheduler import MOST_LISTED
 from flowrra_exporter.management import Management, NoSuchMethod
 from flowrra_exporter.pacing import Pacer
 from flowrra_exporter.web.failures import MOST, Failure, Failures
@@ -24,6 +25,7 @@ API_PATHS = {
     "/api/tasks": "Registered tasks",
     "/api/queues": "Queues: depth and age",
     "/api/task-stats": "What became of the tasks, by name",
+    "/api/schedules": "Schedules: when they run next and ran last",
     "/api/failures": "The tasks that failed last",
 }
 """The routes, and what each tells."""
@@ -53,7 +55,7 @@ class ApiRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""
-        handlers = (self.stats, self.health, self.tasks, self.queues, self.task_stats, self.failures)
+        handlers = (self.stats, self.health, self.tasks, self.queues, self.task_stats, self.schedules, self.failures)
         return [web.get(path, handler) for path, handler in zip(API_PATHS, handlers, strict=True)]
 
     async def stats(self, _request: web.Request) -> web.Response:
@@ -85,6 +87,21 @@ class ApiRoutes:
         except Exception as error:  # noqa: BLE001  # told to the client, and logged
             return _failed("get_task_stats", error)
         return json_text_response(f"{{{', '.join(pieces)}}}")
+
+    async def schedules(self, _request: web.Request) -> web.Response:
+        """What `list_schedules` answers; of a great many, which would hold up the app's loop, only that."""
+        try:
+            stats = await self._checks.ask("get_scheduler_stats")
+            if stats is not None and stats["total_schedules"] > MOST_LISTED:
+                text = f"there are {stats['total_schedules']} schedules; at most {MOST_LISTED} are listed here"
+                return json_response({"error": text}, 503)
+        except NoSuchMethod:
+            pass  # then there is no list either, which the answer says
+        except (LoopUnavailable, CallTimeout) as error:
+            return json_response({"error": str(error)}, 503)
+        except Exception as error:  # noqa: BLE001  # told to the client, and logged
+            return _failed("get_scheduler_stats", error)
+        return await self._answer("list_schedules")
 
     async def failures(self, request: web.Request) -> web.Response:
         """The tasks that failed last, up to `limit` of them (1 to 100): names, ids, times."""

@@ -119,6 +119,7 @@ async def _main(view: View, form: Form, max_series: int | None) -> Html:
         sections.overview(view),
         _columns(sections.executors(view), sections.queues(view)),
         await sections.tasks(view),
+        *([] if (schedules := sections.schedules(view)) is None else [schedules]),
         _columns(
             _stack(sections.failures(view, form.task_data), sections.event_loop(view)),
             _stack(sections.health(view), sections.exporter(view, max_series)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from flowrra_exporter import catalog
 from flowrra_exporter.catalog import Metric
@@ -18,6 +19,8 @@ from flowrra_exporter.web.page.view import Stall, View
 MOST_TASKS = 200
 """So many task names have a row; with more, those with the most attempts."""
 MOST_FAILURES = 10
+MOST_SCHEDULES = 50
+"""So many schedules have a row; with more, those that are due next."""
 _MOST_EXCEPTIONS = 3
 _OUTCOMES = ("success", "error")
 
@@ -291,6 +294,58 @@ def _failed(view: View, failure: Failure, task_data: bool) -> tuple[str, ...]:
             _detail("raised ", element("code", failure.error)),
         ]
     return join(what), when, attempts
+
+
+# ── schedules ───────────────────────────────────────────────────────────────────────────────────────────────
+
+_SCHEDULES = (Column("Schedule"), Column("Next run", True), Column("Last run", True))
+
+
+def schedules(view: View) -> Html | None:
+    """The scheduler, and the schedules that repeat. None if the app has no scheduler, as far as is known."""
+    figures = view.figures
+    running = figures.number(catalog.SCHEDULER_RUNNING)
+    if running is None:
+        if figures.number(catalog.COLLECTOR_SUCCESS, "scheduler") == 0:
+            return section("schedules", "Schedules", _nothing(view, "scheduler", ""))
+        return None
+    overdue = figures.number(catalog.SCHEDULER_OVERDUE)
+    broken = figures.number(catalog.SCHEDULER_BROKEN)
+    facts = [
+        ("Scheduler", _state(bool(running), "running", "stopped")),
+        ("Enabled", words.count(figures.number(catalog.SCHEDULER_SCHEDULES, "enabled"))),
+        ("Disabled", words.count(figures.number(catalog.SCHEDULER_SCHEDULES, "disabled"))),
+        ("Overdue", words.count(overdue)),
+        ("Broken", words.count(broken)),
+        ("Lag, p95", words.estimate(quantile(0.95, [figures.distribution(catalog.SCHEDULER_LAG)]))),
+    ]
+    upcoming = sorted(figures.numbers(catalog.SCHEDULE_NEXT_RUN).items(), key=lambda each: each[1])
+    if not upcoming:
+        return section("schedules", "Schedules", _facts(facts))
+    rows = [row(_SCHEDULES, _schedule(view, labels, due)) for labels, due in upcoming[:MOST_SCHEDULES]]
+    listed = table("Enabled cron and interval schedules, the next one first.", _SCHEDULES, rows, wide=True)
+    left = len(upcoming) - len(rows)
+    more = [note(f"And {left:,} more, due later.")] if left else []
+    return section("schedules", "Schedules", _facts(facts), listed, *more)
+
+
+def _schedule(view: View, labels: tuple[str, ...], due: Number) -> tuple[str, ...]:
+    name, task = labels
+    following, last = _moment(due), view.figures.number(catalog.SCHEDULE_LAST_RUN, name, task)
+    wait = (following - view.at).total_seconds()
+    when = f"in {words.duration(wait)}" if wait >= 0 else f"overdue for {words.duration(-wait)}"
+    ran = element("span", "never", class_="nothing")
+    if last is not None:
+        ran = join([words.moment(_moment(last), view.at), _detail(words.ago(_moment(last), view.at))])
+    return (
+        join([task, _detail(element("code", name))]),
+        join([words.moment(following, view.at), _detail(when)]),
+        ran,
+    )
+
+
+def _moment(seconds: Number) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _detail(*text: str) -> Html:
