@@ -72,6 +72,8 @@ class LeasedTasks:
         self._submissions = Coalescer(self._submit_all, MAX_BATCH)
         # Everything that was taken and not settled, by id. Read by the lease keeper's thread, in one step.
         self._held: dict[str, Job] = {}
+        # Those of them whose outcome is being told.
+        self._leaving: dict[str, Job] = {}
         self._pace = Pace()
         # What keeps it from its work now, by operation. A submission that failed isn't among them: its caller was told,
         # and whether the next one would succeed isn't known before there is one.
@@ -152,6 +154,7 @@ class LeasedTasks:
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
         self._held.clear()
+        self._leaving.clear()
         self._errors.clear()
         self._is_taking = True
         self._keeper = LeaseKeeper(self._broker, lambda: list(self._held.copy()), self._announcement, self._renewed)
@@ -216,12 +219,14 @@ class LeasedTasks:
             await self._loop.run_in_executor(None, self._keeper.stop)
             self._keeper = None
         self._held.clear()
+        self._leaving.clear()
         await self._broker.close()
 
     def abandon(self) -> None:
         """The event loop is gone: hold nothing any more, so that other workers get the tasks."""
         self._is_taking = False
         self._held.clear()
+        self._leaving.clear()
         self._settler.close()
         if self._keeper is not None:
             self._keeper.stop()
@@ -302,6 +307,8 @@ class LeasedTasks:
 
     async def _deliver(self, delivery: Delivery) -> None:
         task = delivery.task
+        if self._is_still_here(delivery.task_id):
+            return
         if task is None:
             logger.error("queued task not readable, put aside id=%s error=%s", delivery.task_id, delivery.error)
             self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=delivery.error or ""))
@@ -336,6 +343,15 @@ class LeasedTasks:
             job.taken_at = time.monotonic()
             self._held[task.id] = job
             self._executor.enqueue_taken(job)
+
+    def _is_still_here(self, task_id: str) -> bool:
+        """Whether a task whose lease had lapsed came back to the worker that has it: then it goes on. What is given
+        back or is to be retried comes anew, perhaps before this worker hears that the server knows."""
+        held, leaving = self._held.get(task_id), self._leaving.get(task_id)
+        if held is None or (leaving is held and not held.record.is_complete):
+            return False
+        logger.warning("lease had lapsed, and is held again executor=%s id=%s", self._executor.kind, task_id)
+        return True
 
     async def _record_of(self, task: Task, submitted_at: datetime | None) -> TaskResult:
         if submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
@@ -405,6 +421,7 @@ class LeasedTasks:
     def settle(self, job: Job, retry_after: float | None) -> None:
         """Say what became of an attempt, as its record states. A result that is not JSON fails its task."""
         record = job.record
+        self._leaving[job.task.id] = job
         encoded = None
         if self.keeps_records:
             try:
@@ -423,11 +440,14 @@ class LeasedTasks:
 
     def give_back(self, job: Job) -> None:
         """Return a task unrun."""
+        self._leaving[job.task.id] = job
         self._settler.add(Outcome(Verb.RELEASE, job.task.id))
 
     def _told(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
-            self._held.pop(task_id, None)
+            told = self._leaving.pop(task_id, None)
+            if told is None or self._held.get(task_id) is told:  # else it has come back already
+                self._held.pop(task_id, None)
         self._room.set()
 
     # ── cancelling ──────────────────────────────────────────────────────────────────────────────────────────
@@ -497,7 +517,7 @@ class LeasedTasks:
             return
         self._errors.pop("renew", None)
         for task_id in renewal.lost:
-            if task_id in self._held:
+            if task_id in self._held and task_id not in self._leaving:
                 logger.warning("lease lost, the task may run twice executor=%s id=%s", self._executor.kind, task_id)
                 del self._held[task_id]
                 self._executor.withdraw(task_id)  # what has not begun here must not begin

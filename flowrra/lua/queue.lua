@@ -34,6 +34,9 @@ end
 
 local function parse_entry(entry)
   local priority, deliveries, place, since, payload = string.match(entry, '^([^|]*)|(%d+)|(%d+)|(%d+)|(.*)$')
+  if not tonumber(priority) then  -- not of our making: whoever takes it finds out
+    priority, deliveries, place, since, payload = '0', 0, NO_PLACE, as_text(server_now()), entry
+  end
   return {priority = priority, deliveries = tonumber(deliveries), place = place, since = since, payload = payload}
 end
 

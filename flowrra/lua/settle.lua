@@ -27,8 +27,11 @@ local function run_again(id, entry, delay, payload)
 end
 
 local function bury(id, reason)
+  local entry = read_entry(id)
+  if not entry then return end
+  local text = entry_of(entry.priority, entry.deliveries, entry.place, entry.since, entry.payload)
   redis.call('ZADD', key('dead'), as_text(now), id)
-  redis.call('HSET', key('dead:tasks'), id, reason .. '\n' .. (redis.call('HGET', key('tasks'), id) or ''))
+  redis.call('HSET', key('dead:tasks'), id, reason .. '\n' .. text)
   forget_task(id)
 end
 

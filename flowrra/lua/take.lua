@@ -10,14 +10,18 @@ local now = server_now()
 -- How many are moved at once, so that no call takes long.
 local BATCH = 200
 
+local function finite(value)
+  return type(value) == 'number' and value - value == 0 and value or 0
+end
+
 -- What flowrra 0.1.8 left; it pushed on the left. What can't be read gets an id of ours: whoever takes it buries it.
 for _, payload in ipairs(redis.call('RPOP', queue, BATCH) or {}) do
   local is_readable, task = pcall(cjson.decode, payload)
+  if not is_readable or type(task) ~= 'table' then task = {} end
   local place = new_place()
-  local id = is_readable and type(task) == 'table' and type(task.id) == 'string' and task.id or ('unreadable-' .. place)
-  local priority = is_readable and type(task) == 'table' and type(task.priority) == 'number' and task.priority or 0
+  local id = type(task.id) == 'string' and task.id or ('unreadable-' .. place)
   if redis.call('HEXISTS', key('tasks'), id) == 0 then
-    make_ready(id, string.format('%.17g', priority), 0, place, as_text(now), payload)
+    make_ready(id, string.format('%.17g', finite(task.priority)), 0, place, as_text(now), payload)
   end
 end
 

@@ -1,0 +1,374 @@
+"""What a worker holds, what becomes of it when the worker doesn't say, and what ends among the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from flowrra import Flowrra, TaskStatus, current_task
+from flowrra.backends import InMemoryBackend
+from flowrra.brokers.base import Delivery, Outcome, Verb
+from flowrra.brokers.redis import RedisBroker
+from flowrra.management import FlowrraManager
+from tests.core.apps import final, numbers_of, record_of, until
+from tests.redis.apps import QUEUE, Gate, calls_of, counts_of, old_task, redis_app, with_tasks
+
+
+@contextlib.asynccontextmanager
+async def other_worker(url: str, lease: float = 20.0) -> AsyncIterator[RedisBroker]:
+    """A worker that takes tasks, and does with them what the test says."""
+    broker = RedisBroker(url, queue_key=QUEUE, lease=lease)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+async def take_one(broker: RedisBroker) -> Delivery:
+    async with asyncio.timeout(5):
+        while True:
+            deliveries, _ = await broker.take(1)
+            if deliveries:
+                return deliveries[0]
+            await asyncio.sleep(0.02)
+
+
+def let_lapse(look: redis.Redis) -> None:
+    """As if the workers had not been heard of for longer than their leases."""
+    for member in look.zrange(f"{QUEUE}:leases", 0, -1):  # type: ignore[union-attr]
+        look.zadd(f"{QUEUE}:leases", {member: 1})
+
+
+class TestRenewal:
+    async def test_a_long_task_is_run_once(self, url: str) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, lease=1.0, workers=1), gate) as one:
+            task_id = await one.submit("hold")
+            await until(lambda: gate.begun)
+            async with with_tasks(redis_app(url, lease=1.0), gate):
+                await asyncio.sleep(2.2)
+                assert await counts_of(one) == (0, 0, 1, 0)
+                gate.opened.set()
+                await final(one, task_id)
+
+        assert gate.begun == [None]
+        assert numbers_of(one, "hold")["redelivered"] == 0
+
+    async def test_also_while_it_blocks_the_event_loop(self, url: str) -> None:
+        runs: list[float] = []
+        app = redis_app(url, lease=1.0)
+
+        @app.task(name="block")
+        async def block() -> str:
+            runs.append(time.monotonic())
+            time.sleep(2.2)
+            return "done"
+
+        async with app:
+            task_id = await app.submit("block")
+            async with other_worker(url, lease=1.0) as broker:
+                # In another thread, as this loop is blocked.
+                found = await asyncio.to_thread(asyncio.run, watch(url, 2.0))
+                record = await final(app, task_id)
+                assert (await broker.take(1))[0] == []
+
+        assert found == 0
+        assert (record.result, len(runs)) == ("done", 1)
+
+    async def test_a_worker_that_lost_its_hold_does_not_begin(self, url: str, look: redis.Redis) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, lease=1.0, workers=1), gate) as app:
+            warm = await app.submit_many([("add", (1, 1), {})] * 300)
+            await final(app, warm[-1])
+            ids = await app.submit_many([("hold", (n,), {}) for n in range(2)])
+            await until(lambda: gate.begun == [0])
+            let_lapse(look)
+            async with other_worker(url) as broker:
+                taken = {(await take_one(broker)).task_id for _ in range(2)}
+                assert taken == set(ids)
+                await asyncio.sleep(0.6)  # renewed every quarter of a second
+                gate.opened.set()
+                await until(lambda: gate.ended == [0])
+                await asyncio.sleep(0.1)
+                # What it says came too late: the other one has the tasks.
+                assert await counts_of(app) == (0, 0, 2, 0)
+                assert (await record_of(app, ids[0])).status is not TaskStatus.SUCCESS
+                for task_id in ids:
+                    await broker.settle([Outcome(Verb.RELEASE, task_id)])
+                for task_id in ids:
+                    assert (await final(app, task_id)).status is TaskStatus.SUCCESS
+
+    async def test_a_worker_that_gets_its_own_task_again_goes_on_with_it(self, url: str, look: redis.Redis) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, lease=20.0, workers=1), gate) as app:
+            warm = await app.submit_many([("add", (1, 1), {})] * 300)
+            await final(app, warm[-1])
+            ids = await app.submit_many([("hold", (n,), {}) for n in range(2)])
+            await until(lambda: gate.begun == [0])
+            let_lapse(look)
+            look.lpush(f"{QUEUE}:wake", "1")
+            await until(lambda: look.zcount(f"{QUEUE}:leases", 2, "+inf") > 0)
+            gate.opened.set()
+            for task_id in ids:
+                assert (await final(app, task_id)).status is TaskStatus.SUCCESS
+            await until(lambda: not look.exists(f"{QUEUE}:leases"))
+
+        assert gate.begun == [0, 1]
+
+    async def test_what_is_retried_at_once_is_held_like_the_rest(self, url: str, look: redis.Redis) -> None:
+        """It may come back before the worker hears that the server knows of the retry."""
+        app, gate = redis_app(url, lease=1.0, workers=4), Gate()
+
+        @app.task(name="again", max_retries=20, retry_delay=0.0)
+        async def again() -> None:
+            task = current_task()
+            assert task is not None
+            if task.attempt <= 20:
+                raise ValueError("boom")
+            gate.begun.append(task.id)
+            await gate.opened.wait()
+
+        async with app:
+            ids = await app.submit_many([("again", (), {})] * 4)
+            await until(lambda: len(gate.begun) == 4)
+            await asyncio.sleep(1.5)
+            assert await counts_of(app) == (0, 0, 4, 0)
+            gate.opened.set()
+            for task_id in ids:
+                await final(app, task_id)
+        assert sorted(gate.begun) == sorted(ids)
+        assert numbers_of(app, "again")["redelivered"] == 0
+
+
+async def watch(url: str, seconds: float) -> int:
+    """How many tasks another worker gets in that time."""
+    count, end = 0, time.monotonic() + seconds
+    async with other_worker(url, lease=1.0) as broker:
+        while time.monotonic() < end:
+            # The first one has just been submitted, and is its worker's.
+            await asyncio.sleep(0.1)
+            count += len((await broker.take(1))[0])
+    return count
+
+
+class TestRedelivery:
+    async def test_a_worker_that_is_not_heard_of_loses_its_task(self, url: str) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            task_id = await producer.submit("add", 1, 2)
+        async with other_worker(url, lease=0.3) as dead:
+            assert (await take_one(dead)).task_id == task_id
+        # On an idle queue, nobody else submits anything.
+        began = time.monotonic()
+        async with with_tasks(redis_app(url)) as app:
+            record = await final(app, task_id)
+            assert time.monotonic() - began < 1.0
+
+        assert record.result == 3
+        assert numbers_of(app, "add")["redelivered"] == 1
+
+    async def test_it_keeps_its_place_and_its_waiting_time(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            ids = [await producer.submit("echo", n) for n in range(4)]
+        async with other_worker(url) as dead, other_worker(url) as alive:
+            await dead.take(2)
+            let_lapse(look)
+            deliveries, _ = await alive.take(9)
+
+        assert [(each.task_id, each.deliveries) for each in deliveries] == list(zip(ids, (1, 1, 0, 0), strict=True))
+
+    async def test_after_too_many_it_is_dead(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False, max_deliveries=3)) as producer:
+            task_id = await producer.submit("echo", 1, key="value")
+            async with other_worker(url) as worker:
+                for n in range(3):
+                    assert (await take_one(worker)).deliveries == n
+                    let_lapse(look)
+            gate = Gate()
+            async with with_tasks(redis_app(url, max_deliveries=3), gate) as app:
+                record = await final(app, task_id)
+                await until(lambda: look.zcard(f"{QUEUE}:dead"))
+                manager = FlowrraManager(app)
+                (dead,) = await manager.list_dead_tasks()
+
+                assert (record.status, gate.begun) == (TaskStatus.FAILED, [])
+                assert record.error is not None
+                assert "given up after 3 deliveries" in record.error
+                assert await counts_of(app) == (0, 0, 0, 1)
+                assert abs(dead.pop("dead_since") - datetime.now(UTC)) < timedelta(seconds=5)
+                assert dead == {
+                    "executor": "io",
+                    "task_id": task_id,
+                    "task_name": "echo",
+                    "reason": record.error,
+                    "deliveries": 3,
+                    "args": (1,),
+                    "kwargs": {"key": "value"},
+                }
+
+                assert await manager.requeue_dead_task(task_id) is True
+                await until(lambda: gate.begun)
+                again = await final(app, task_id)
+                assert (again.status, again.result) == (TaskStatus.SUCCESS, [[1], {"key": "value"}])
+                assert await manager.requeue_dead_task(task_id) is False
+                assert await manager.list_failed_tasks() == []
+                assert await counts_of(app) == (0, 0, 0, 0)
+
+
+class TestTheDead:
+    async def test_can_be_forgotten(self, url: str) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as app, other_worker(url) as worker:
+            ids = [await app.submit("echo", n) for n in range(3)]
+            for task_id in ids:
+                await worker.take(1)
+                await worker.settle([Outcome(Verb.BURY, task_id, text="for a reason")])
+            manager = FlowrraManager(app)
+
+            assert [each["task_id"] for each in await manager.list_dead_tasks()] == ids[::-1]
+            assert [each["task_id"] for each in await manager.list_dead_tasks(limit=1)] == ids[2:]
+            assert await manager.list_dead_tasks(limit=0) == []
+            assert await manager.delete_dead_task(ids[0]) is True
+            assert await manager.delete_dead_task(ids[0]) is False
+            assert len(await manager.list_dead_tasks()) == 2
+
+    async def test_what_cannot_be_read(self, url: str, look: redis.Redis) -> None:
+        entries = [
+            b"\xff\xfe\x00",
+            b"not JSON",
+            b"[1, 2]",
+            b"{}",
+            b"null",
+            b'{"id": 7, "name": "add"}',
+            b'{"id": "x1", "name": ""}',
+            b'{"id": "x2", "name": "add", "args": 3}',
+            b'{"id": "x3", "name": "add", "priority": NaN}',
+            b'{"id": "x4", "name": "add", "priority": Infinity}',
+            b'{"id": "x5", "name": "add", "priority": 1e999}',
+            b'{"id": "x6", "name": "add", "max_retries": "many"}',
+            b'{"id": "x7", "name": "add", "priority": "high"}',
+            b'{"id": "", "name": "add"}',
+            b"[" * 5000,
+        ]
+        async with with_tasks(redis_app(url)) as app:
+            look.rpush(QUEUE, *entries)
+            good = await app.submit("add", 1, 2)
+            assert (await final(app, good)).result == 3
+            # Some of them are merely odd; none is lost, and none stays.
+            await until(lambda: not look.exists(QUEUE) and not look.exists(f"{QUEUE}:leases"))
+            dead = await FlowrraManager(app).list_dead_tasks()
+            assert len(dead) >= len(entries) - 5
+            assert all(each["reason"] for each in dead)
+            # The odd ones fail, as `add` does without numbers, and are tried again.
+            assert await counts_of(app) == (0, 4, 0, len(dead))
+            # It goes on as if nothing had been.
+            assert (await final(app, await app.submit("add", 2, 2))).result == 4
+            assert await FlowrraManager(app).requeue_dead_task(dead[0]["task_id"]) is True
+            await until(lambda: look.zcard(f"{QUEUE}:dead") == len(dead))
+
+    async def test_what_somebody_wrote_into_an_entry(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            ids = [await producer.submit("add", 1, 1) for _ in range(3)]
+        look.hset(f"{QUEUE}:tasks", ids[0], "nonsense")
+        look.hdel(f"{QUEUE}:tasks", ids[1])
+        async with with_tasks(redis_app(url)) as app:
+            assert (await final(app, ids[2])).result == 2
+            await until(lambda: not look.exists(f"{QUEUE}:leases"))
+            assert (await final(app, await app.submit("add", 2, 2))).result == 4
+
+
+class TestUnknownTasks:
+    async def test_are_left_to_a_worker_that_knows_them(self, url: str, look: redis.Redis) -> None:
+        newer = redis_app(url)
+
+        @newer.task(name="new")
+        async def new() -> str:
+            return "done"
+
+        async with with_tasks(redis_app(url)) as older:
+            entry = old_task("t1", "new")
+            look.lpush(QUEUE, entry)
+            look.lpush(f"{QUEUE}:wake", "1")
+            await until(lambda: look.zcard(f"{QUEUE}:delayed"))
+            async with newer:
+                record = await newer.results.wait_for("t1", 5)
+
+        assert record.result == "done"
+        assert "new" not in older.telemetry.tasks
+
+    async def test_are_offered_a_few_times_only(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, max_deliveries=2)) as app:
+            look.config_resetstat()
+            look.lpush(QUEUE, old_task("t1", "nobody_knows"))
+            look.lpush(f"{QUEUE}:wake", "1")
+            record = await app.results.wait_for("t1", 5)
+            calls = calls_of(look)
+            (dead,) = await FlowrraManager(app).list_dead_tasks()
+
+        assert record.status is TaskStatus.FAILED
+        assert "'nobody_knows' not registered" in str(record.error)
+        assert (dead["task_id"], dead["task_name"]) == ("t1", "nobody_knows")
+        assert calls.get("evalsha", 0) < 20, calls
+
+
+class TestTasksOfOldReleases:
+    """What flowrra 0.1.8 left in its lists is run; it pushed on the left, and popped on the right."""
+
+    async def test_are_drained_in_their_order(self, url: str, look: redis.Redis) -> None:
+        gate = Gate()
+        ids = [f"t{n}" for n in range(450)]
+        for n, task_id in enumerate(ids):
+            look.lpush(QUEUE, old_task(task_id, "echo", n))
+        record = {"task_id": "t0", "status": "pending", "task_name": "echo", "submitted_at": "2025-01-02T03:04:05"}
+        look.set("flowrra:task:t0", json.dumps({**record, "result": None, "error": None, "args": [0], "kwargs": {}}))
+        async with with_tasks(redis_app(url, workers=1), gate) as app:
+            await until(lambda: len(gate.begun) == 450)
+            first = await final(app, "t0")
+            assert (await final(app, ids[-1])).result == [[449], {}]
+
+        assert gate.begun == list(range(450))
+        assert first.submitted_at is not None
+        assert first.submitted_at.year == 2025
+
+    async def test_with_a_retry_behind_them(self, url: str, look: redis.Redis) -> None:
+        app = redis_app(url)
+
+        @app.task(name="attempts")
+        async def attempts() -> int:
+            task = current_task()
+            assert task is not None
+            return task.attempt
+
+        look.lpush(QUEUE, old_task("t1", "attempts", current_retry=2, unknown_field=1))
+        async with app:
+            record = await app.results.wait_for("t1", 5)
+        assert (record.result, record.retries) == (3, 2)
+
+    async def test_count_as_pending(self, url: str, look: redis.Redis) -> None:
+        look.lpush(QUEUE, old_task("t1", "add", 1, 2))
+        async with with_tasks(redis_app(url, consume=False)) as app:
+            assert await counts_of(app) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("lease", [0.0, -1.0, float("nan")])
+def test_a_lease_must_be_positive(lease: float) -> None:
+    with pytest.raises(ValueError, match="lease"):
+        RedisBroker("redis://localhost", lease=lease)
+
+
+async def test_results_in_memory_and_a_lost_worker(url: str) -> None:
+    """Nobody but its own process knows such a result; the task is run all the same."""
+    producer = with_tasks(redis_app(url, backend=InMemoryBackend(), consume=False))
+    async with producer:
+        task_id = await producer.submit("add", 1, 2)
+    async with other_worker(url, lease=0.2) as dead:
+        await take_one(dead)
+    app: Flowrra = with_tasks(redis_app(url, backend=InMemoryBackend()))
+    async with app:
+        record = await app.executors["io"].wait_for_result(task_id, timeout=5)
+    assert record.result == 3
