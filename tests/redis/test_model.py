@@ -1,0 +1,308 @@
+"""Random histories of a queue against a model of it: whatever happens in whatever order, each task that was accepted is
+in exactly one place, and the figures say where."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+import redis
+
+from flowrra import codec
+from flowrra.backends.redis import RedisBackend
+from flowrra.brokers.base import Cancellation, Entry, Outcome, Verb
+from flowrra.brokers.redis import RedisBroker
+from flowrra.task import Task, TaskResult, TaskStatus
+from tests.redis.apps import QUEUE, leftovers
+
+SEEDS = int(os.environ.get("FLOWRRA_MODEL_SEEDS", "12"))
+STEPS = 150
+HOUR = 3600.0
+WORKERS = 3
+IDS = 12
+FINISHED = {TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED}
+
+
+@dataclass
+class Modelled:
+    """What the model knows of one task."""
+
+    place: str = "pending"  # pending, delayed, held, finished, dead
+    priority: int = 0
+    order: int = 0
+    holder: int = -1
+    deliveries: int = 0
+    is_cancelled: bool = False
+
+
+class Model:
+    """A queue with workers that crash, and the same in Python."""
+
+    def __init__(self, url: str, look: redis.Redis, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.look = look
+        self.results = RedisBackend(url)
+        self.workers = [self._broker(url) for _ in range(WORKERS)]
+        self.url = url
+        self.tasks: dict[str, Modelled] = {}
+        self.order = 0
+        self.history: list[str] = []
+
+    def _broker(self, url: str) -> RedisBroker:
+        broker = RedisBroker(url, queue_key=QUEUE, lease=HOUR)
+        assert broker.keeps_records_of(self.results)
+        return broker
+
+    async def close(self) -> None:
+        for each in (*self.workers, self.results):
+            await each.close()
+
+    def ids(self, *places: str) -> list[str]:
+        return [task_id for task_id, task in self.tasks.items() if task.place in places]
+
+    def _next_order(self) -> int:
+        self.order += 1
+        return self.order
+
+    def _make_ready(self, task: Modelled, *, keeps_place: bool = False) -> None:
+        task.place, task.holder = "pending", -1
+        if not keeps_place:
+            task.order = self._next_order()
+
+    def _forget(self, task: Modelled, place: str) -> None:
+        task.place, task.holder, task.is_cancelled = place, -1, False
+
+    def _due_order(self) -> list[str]:
+        return sorted(
+            self.ids("pending"), key=lambda task_id: (self.tasks[task_id].priority, self.tasks[task_id].order)
+        )
+
+    # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(self) -> None:
+        entries = []
+        for task_id in self.chance.sample([f"t{n}" for n in range(IDS)], self.chance.randint(1, 3)):
+            delay = self.chance.choice([0.0, 0.0, HOUR])
+            task = Task(task_id, "work", (), {}, priority=self.chance.randint(-1, 1))
+            record = TaskResult(task_id, TaskStatus.PENDING, "work", submitted_at=datetime.now(UTC))
+            entries.append(Entry(task_id, task.priority, delay, *codec.encode_submission(task, record)))
+        added = await self.chance.choice(self.workers).submit(entries)
+        for entry, is_new in zip(entries, added, strict=True):
+            assert is_new is (entry.task_id not in self.tasks), entry.task_id
+            order = self._next_order()
+            if is_new:
+                place = "delayed" if entry.delay else "pending"
+                self.tasks[entry.task_id] = Modelled(place, int(entry.priority), order)
+
+    async def take(self) -> None:
+        number = self.chance.randrange(WORKERS)
+        expected = self._due_order()[: (limit := self.chance.randint(0, 4))]
+        deliveries, _ = await self.workers[number].take(limit)
+        assert [each.task_id for each in deliveries] == expected
+        for each in deliveries:
+            task = self.tasks[each.task_id]
+            assert (each.deliveries, each.is_cancelled) == (task.deliveries, task.is_cancelled)
+            task.place, task.holder = "held", number
+
+    async def settle(self) -> None:
+        """By whoever holds them, or by one who no longer does."""
+        held = self.ids("held", "pending", "delayed", "dead", "finished")
+        if not held:
+            return
+        number = self.chance.randrange(WORKERS)
+        outcomes = []
+        for task_id in self.chance.sample(held, min(len(held), self.chance.randint(1, 4))):
+            verb = self.chance.choice([*Verb, Verb.DONE])
+            delay = HOUR if verb in (Verb.LATER, Verb.REFUSE) else 0.0
+            record = None
+            if verb in (Verb.DONE, Verb.BURY, Verb.RUNNING, Verb.LATER):
+                status = {
+                    Verb.DONE: TaskStatus.SUCCESS,
+                    Verb.BURY: TaskStatus.FAILED,
+                    Verb.RUNNING: TaskStatus.RUNNING,
+                    Verb.LATER: TaskStatus.RETRYING,
+                }[verb]
+                record = codec.encode_record(TaskResult(task_id, status, "work", submitted_at=datetime.now(UTC)))
+            text = codec.encode_task(Task(task_id, "work", (), {}), None) if verb is Verb.LATER else "a reason"
+            outcomes.append(Outcome(verb, task_id, delay, text, record))
+        settled = await self.workers[number].settle(outcomes)
+        for outcome, was_ours in zip(outcomes, settled, strict=True):
+            task = self.tasks[outcome.task_id]
+            is_holder = task.place == "held" and task.holder == number
+            # A result that comes late still counts while nobody else has begun.
+            assert was_ours is (is_holder or (outcome.verb is Verb.DONE and task.place == "pending")), outcome
+            if was_ours:
+                self._settled(task, outcome.verb)
+
+    def _settled(self, task: Modelled, verb: Verb) -> None:
+        if verb is Verb.DONE:
+            self._forget(task, "finished")
+        elif verb is Verb.BURY:
+            self._forget(task, "dead")
+        elif verb is Verb.RELEASE:
+            self._make_ready(task, keeps_place=True)
+        elif verb is Verb.REFUSE:
+            task.place, task.holder, task.deliveries = "delayed", -1, task.deliveries + 1
+        elif verb is Verb.LATER and task.is_cancelled:
+            task.deliveries = 0
+            self._make_ready(task)
+        elif verb is Verb.LATER:
+            task.place, task.holder, task.deliveries = "delayed", -1, 0
+
+    async def lapse(self) -> None:
+        """A worker crashes: all that it holds lapses, and is there for the next take."""
+        number = self.chance.randrange(WORKERS)
+        lost = [task_id for task_id in self.ids("held") if self.tasks[task_id].holder == number]
+        token = self.workers[number]._token
+        for task_id in lost:
+            self.look.zadd(f"{QUEUE}:leases", {f"{token}{task_id}": 1}, xx=True)
+        await self.workers[number].take(0)
+        for task_id in lost:
+            self.tasks[task_id].deliveries += 1
+            self._make_ready(self.tasks[task_id], keeps_place=True)
+
+    async def jump(self) -> None:
+        """The clock goes on by hours: everything that was delayed is due, in the order of its times."""
+        due = sorted(self.ids("delayed"), key=lambda each: (self.look.zscore(f"{QUEUE}:delayed", each), each))
+        for n, task_id in enumerate(due):
+            self.look.zadd(f"{QUEUE}:delayed", {task_id: 1 + n}, xx=True)
+        await self.workers[0].take(0)
+        for task_id in due:
+            self._make_ready(self.tasks[task_id])
+
+    async def renew(self) -> None:
+        number = self.chance.randrange(WORKERS)
+        asked = self.chance.sample(list(self.tasks), min(len(self.tasks), 4))
+        renewal = await asyncio.to_thread(self.workers[number].renew, asked)
+        assert renewal.lost == [each for each in asked if self.tasks[each].holder != number]
+        assert renewal.cancelled == [each for each in asked if self.tasks[each].is_cancelled]
+
+    async def cancel(self) -> None:
+        if not self.tasks:
+            return
+        task_id = self.chance.choice(list(self.tasks))
+        task = self.tasks[task_id]
+        record = TaskResult(task_id, TaskStatus.CANCELLED, "work", submitted_at=datetime.now(UTC))
+        answer = await self.chance.choice(self.workers).cancel(record)
+        if task.place in ("pending", "delayed"):
+            assert answer is Cancellation.CANCELLED
+            self._forget(task, "finished")
+        elif task.place == "held":
+            assert answer is (Cancellation.ASKED if task.is_cancelled else Cancellation.RUNNING)
+            task.is_cancelled = True
+        else:
+            assert answer is Cancellation.UNKNOWN
+
+    async def requeue(self) -> None:
+        if not self.tasks:
+            return
+        task_id = self.chance.choice(list(self.tasks))
+        task = self.tasks[task_id]
+        record = TaskResult(task_id, TaskStatus.PENDING, "work", submitted_at=datetime.now(UTC))
+        answer = await self.workers[0].requeue_dead(task_id, record)
+        assert answer is (task.place == "dead")
+        if answer:
+            task.deliveries = 0
+            self._make_ready(task)
+
+    async def forget_finished(self) -> None:
+        """Records expire; their ids may be used again."""
+        for task_id in self.ids("finished"):
+            assert await self.results.delete(task_id)
+            del self.tasks[task_id]
+
+    # ── what must hold ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def check(self) -> None:
+        where: dict[str, list[str]] = defaultdict(list)
+        for name, prefix in (("ready", 16), ("delayed", 0), ("leases", 16), ("dead", 0)):
+            for member in self.look.zrange(f"{QUEUE}:{name}", 0, -1):  # type: ignore[union-attr]
+                where[member.decode()[prefix:]].append(name)
+        names = {"pending": "ready", "held": "leases"}
+        expected = {
+            task_id: [names.get(task.place, task.place)]
+            for task_id, task in self.tasks.items()
+            if task.place != "finished"
+        }
+        assert where == expected
+        waiting = set(self.ids("pending", "delayed", "held"))
+        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:tasks")} == waiting  # type: ignore[union-attr]
+        assert {each.decode() for each in self.look.zrange(f"{QUEUE}:since", 0, -1)} == set(self.ids("pending"))  # type: ignore[union-attr]
+        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:dead:tasks")} == set(self.ids("dead"))  # type: ignore[union-attr]
+        figures = await self.workers[0].figures()
+        counted = [len(self.ids(place)) for place in ("pending", "delayed", "held", "dead")]
+        assert [figures.pending, figures.delayed, figures.in_flight, figures.dead] == counted
+        assert (figures.oldest_pending_at is not None) is bool(counted[0])
+        await self.check_records()
+
+    async def check_records(self) -> None:
+        """Each record is in the list of its status, and says finished exactly when the task is."""
+        listed: dict[str, list[TaskStatus]] = defaultdict(list)
+        for status in TaskStatus:
+            for record in await self.results.list_by_status(status):
+                listed[record.task_id].append(status)
+        assert set(listed) == set(self.tasks)
+        for task_id, statuses in listed.items():
+            assert len(statuses) == 1, (task_id, statuses)
+            is_over = self.tasks[task_id].place in ("finished", "dead")
+            assert (statuses[0] in FINISHED) is is_over, (task_id, statuses, self.tasks[task_id])
+
+    async def finish(self) -> None:
+        """Everything is run to its end: nothing stays behind."""
+        for task_id in self.ids("dead"):
+            assert await self.workers[0].requeue_dead(task_id, None)
+            self._make_ready(self.tasks[task_id])
+        for number in range(WORKERS):
+            for task_id in [each for each in self.ids("held") if self.tasks[each].holder == number]:
+                assert await self.workers[number].settle([Outcome(Verb.RELEASE, task_id)]) == [True]
+                self._make_ready(self.tasks[task_id], keeps_place=True)
+        await self.jump()
+        deliveries, _ = await self.workers[0].take(100)
+        assert {each.task_id for each in deliveries} == {
+            task_id for task_id, task in self.tasks.items() if task.place != "finished"
+        }
+        done = [
+            Outcome(Verb.DONE, each.task_id, record=codec.encode_record(TaskResult(each.task_id, TaskStatus.SUCCESS)))
+            for each in deliveries
+        ]
+        assert all(await self.workers[0].settle(done))
+        for task_id in self.tasks:
+            await self.results.delete(task_id)
+        assert leftovers(self.look) <= {"flowrra:finished"}
+
+
+STEPS_BY_WEIGHT = {
+    Model.submit: 5,
+    Model.take: 6,
+    Model.settle: 8,
+    Model.lapse: 1,
+    Model.jump: 1,
+    Model.renew: 1,
+    Model.cancel: 2,
+    Model.requeue: 2,
+    Model.forget_finished: 1,
+}
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_every_task_is_in_exactly_one_place(url: str, look: redis.Redis, seed: int) -> None:
+    model = Model(url, look, seed)
+    try:
+        for _ in range(STEPS):
+            (step,) = model.chance.choices(list(STEPS_BY_WEIGHT), list(STEPS_BY_WEIGHT.values()))
+            model.history.append(step.__name__)
+            await step(model)
+            await model.check()
+        await model.finish()
+    except AssertionError as error:
+        error.add_note(f"seed {seed}, after: {' '.join(model.history)}")
+        raise
+    finally:
+        await model.close()
+        for worker in model.workers:
+            worker.withdraw(None)
