@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import cpu, distributed, exposition, in_memory, memory, page, scrape, telemetry
+from benchmarks import cpu, distributed, exposition, in_memory, memory, page, scheduler, scrape, telemetry
 
 BENCHMARKS = {
     "in_memory": in_memory,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "exposition": exposition,
     "scrape": scrape,
     "memory": memory,
+    "scheduler": scheduler,
 }
 
 

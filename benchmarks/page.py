@@ -25,8 +25,12 @@ def write(benchmarks: Mapping[str, ModuleType]) -> None:
 
 def text(benchmarks: Mapping[str, ModuleType]) -> str:
     """The page from the benchmarks' own words and their kept outputs."""
-    sections = [_section(name, benchmark.__doc__ or "") for name, benchmark in benchmarks.items()]
+    sections = [_section(name, benchmark.__doc__ or "") for name, benchmark in benchmarks.items() if _has_run(name)]
     return "\n".join((_INTRODUCTION, *sections))
+
+
+def _has_run(name: str) -> bool:
+    return (OUTPUTS / f"{name}.txt").exists()
 
 
 def _section(name: str, words: str) -> str:
