@@ -6,24 +6,26 @@ import os
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from tests.exporter.conftest import FREE_PORT, Command, Run
 
-PUBLISHED = "flowrra==0.1.8"
+PUBLISHED = ("flowrra==0.1.8", "aiosqlite==0.21.0")  # the latter for its scheduler
 
 
 @pytest.fixture(scope="module")
 def published(pytestconfig: pytest.Config) -> Path:
     """A folder with the published flowrra, which goes before this one on the path."""
     folder = Path(pytestconfig.cache.mkdir("published-flowrra"))  # type: ignore[union-attr]
-    if not (folder / "flowrra").exists():
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), PUBLISHED]
+    if not all((folder / package.partition("==")[0]).exists() for package in PUBLISHED):
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *PUBLISHED]
         ended = subprocess.run(install, capture_output=True, text=True, timeout=100, check=False)
         if ended.returncode:
-            pytest.skip(f"can't install {PUBLISHED}: {ended.stderr.strip()[-200:]}")
+            pytest.skip(f"can't install {PUBLISHED[0]}: {ended.stderr.strip()[-200:]}")
     return folder
 
 
@@ -47,6 +49,30 @@ def test_it_serves_app_executor_and_health_metrics(command: Command) -> None:
     collectors = {labels: value for (name, labels), value in scrape.samples.items() if "collector_success" in name}
     assert len(collectors) == 6
     assert set(collectors.values()) == {1}
+
+
+def test_its_schedules_are_served_with_local_times_as_instants(run: Run, published: Path, tmp_path: Path) -> None:
+    path = os.pathsep.join([str(published), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    # A naive time taken as UTC would be hours off.
+    command = run(
+        f"--web.listen-address={FREE_PORT}", "scheduled:app", PYTHONPATH=path, FOLDER=str(tmp_path), TZ="Asia/Kathmandu"
+    )
+    command.ready()
+    scrape = command.get()
+    assert scrape.value("flowrra_collector_success", collector="scheduler") == 1
+    assert scrape.value("flowrra_scheduler_running") == 1
+    assert scrape.value("flowrra_scheduler_schedules", state="enabled") == 3
+    assert scrape.value("flowrra_scheduler_schedules", state="disabled") == 1
+    assert scrape.value("flowrra_component_healthy", component="scheduler") == 1
+    next_run = "flowrra_schedule_next_run_timestamp_seconds"
+    following = scrape.value(next_run, schedule="often", task="report")
+    assert following is not None
+    assert abs(following - time.time()) < 5
+    nightly = scrape.value(next_run, schedule="nightly", task="report")
+    assert nightly is not None
+    at_night = datetime.fromtimestamp(nightly, ZoneInfo("Asia/Kathmandu"))
+    assert (at_night.hour, at_night.minute) == (3, 0)
+    assert sum(name == next_run for name, _ in scrape.samples) == 2
 
 
 def test_its_count_of_waiting_tasks_is_not_believed(command: Command) -> None:
