@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 SOURCES := flowrra exporter/flowrra_exporter examples grafana
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench prove dashboards clean
+.PHONY: help run test lint bench prove dashboards reference clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.* ## /\1\t/' | expand -t 12
@@ -41,6 +41,10 @@ prove: $(INSTALLED) ## Prove under load what the tests show briefly
 
 dashboards: $(INSTALLED) ## Write grafana/dashboards from its source
 	$(BIN)/python -m grafana.overview
+
+reference: $(INSTALLED) ## Write docs/metrics.md from the catalog
+	@$(BIN)/python -m flowrra_exporter.reference > docs/metrics.md.new
+	@mv docs/metrics.md.new docs/metrics.md
 
 clean: ## Remove the environment and everything that was built
 	rm -rf .venv .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
