@@ -91,6 +91,8 @@ class RedisServer:
         self._socket_timeout = socket_timeout or None
         self._retry_on_timeout = retry_on_timeout
         self._options = options
+        # A Unix socket has no such option.
+        self._keepalive = {} if "path" in parsed else {"socket_keepalive": True}
         parsed.pop("connection_class", None)
         place = parsed.get("path") or f"{parsed.get('host', 'localhost')}:{parsed.get('port', 6379)}"
         # Which server and database this is, for comparing and for messages: without user and password.
@@ -141,7 +143,7 @@ class RedisServer:
         return {
             "socket_timeout": socket_timeout,
             "socket_connect_timeout": self._socket_timeout,
-            "socket_keepalive": True,
+            **self._keepalive,
             "protocol": 2,
             "decode_responses": False,
             **self._options,

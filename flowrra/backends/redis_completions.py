@@ -100,10 +100,11 @@ class _Listener:
             while self._waiters:
                 try:
                     async with client.pubsub() as pubsub:
-                        # A channel of no task, so that the connection always listens to something.
-                        await pubsub.subscribe(self._prefix, *(self._prefix + task_id for task_id in self._waiters))
+                        # Those who come while the server is told are told of next.
                         self._added.clear()
                         self._removed.clear()
+                        # A channel of no task, so that the connection always listens to something.
+                        await pubsub.subscribe(self._prefix, *(self._prefix + task_id for task_id in self._waiters))
                         self._pubsub = pubsub
                         backoff = MIN_BACKOFF
                         self._write_soon()

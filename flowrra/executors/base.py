@@ -648,7 +648,8 @@ class BaseTaskExecutor(ABC):
     def cancel_running(self, job: Job) -> None:
         """Tell an attempt to end, without waiting for it."""
         if not job.settled and job.interrupt not in (Interrupt.CANCEL, Interrupt.STOP):
-            self.spawn(self._interrupt([job], Interrupt.CANCEL))
+            job.interrupt = Interrupt.CANCEL
+            self.spawn(self._tell_to_end([job]))
 
     async def _cancel_waiting(self, job: Job, reason: str) -> None:
         cells = job.telemetry.cells
@@ -661,14 +662,17 @@ class BaseTaskExecutor(ABC):
         """Tell running attempts to end, repeatedly, and wait until they have, or have had the time for it."""
         for job in jobs:
             job.interrupt = reason
+        await self._tell_to_end(jobs)
+        if self._background:  # where a worker died, its attempt is settled there
+            await asyncio.wait(self._background, timeout=CANCEL_GRACE)
+
+    async def _tell_to_end(self, jobs: list[Job]) -> None:
         workers = {job.worker for job in jobs if job.worker is not None}
         deadline = self._loop.time() + CANCEL_GRACE
         while workers and (left := deadline - self._loop.time()) > 0:
             for worker in workers:
                 worker.cancel()
             _, workers = await asyncio.wait(workers, timeout=min(CANCEL_REPEAT, left))
-        if self._background:  # where a worker died, its attempt is settled there
-            await asyncio.wait(self._background, timeout=CANCEL_GRACE)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,321 @@
+"""Results on a server: their names and text, how long they are kept, who is told of them, and how they are listed."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import logging
+import time
+import uuid
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import redis
+
+from flowrra import BackendError, TaskResult, TaskStatus
+from flowrra.backends import get_backend
+from flowrra.backends.redis import DEFAULT_TTL, RedisBackend
+from flowrra.brokers.redis import RedisBroker
+from flowrra.management import FlowrraManager
+from tests.core.apps import final, record_of, until
+from tests.redis.apps import Gate, calls_of, redis_app, with_tasks
+
+
+def at(second: int) -> dt.datetime:
+    return dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=second)
+
+
+def finished(task_id: str, second: int = 0, status: TaskStatus = TaskStatus.SUCCESS) -> TaskResult:
+    return TaskResult(task_id, status, "work", submitted_at=at(second), finished_at=at(second + 1))
+
+
+def pubsub_connections(look: redis.Redis) -> int:
+    return sum(int(each["sub"]) > 0 for each in look.client_list())  # type: ignore[union-attr]
+
+
+class TestNames:
+    async def test_of_flowrra_0_1_8(self, url: str, look: redis.Redis) -> None:
+        with look.pubsub() as told:
+            told.psubscribe("flowrra:complete:*")
+            async with with_tasks(redis_app(url)) as app:
+                task_id = await app.submit("echo", 1, "two", key=[3])
+                await final(app, task_id)
+            messages = [told.get_message(timeout=1) for _ in range(2)]
+
+        assert messages[1] is not None
+        assert (messages[1]["channel"], messages[1]["data"]) == (f"flowrra:complete:{task_id}".encode(), b"done")
+        text = json.loads(look.get(f"flowrra:task:{task_id}"))  # type: ignore[arg-type]
+        assert (text["task_id"], text["status"], text["task_name"]) == (task_id, "success", "echo")
+        assert (text["result"], text["args"], text["kwargs"]) == ([[1, "two"], {"key": [3]}], [1, "two"], {"key": [3]})
+        assert dt.datetime.fromisoformat(text["finished_at"]).tzinfo is not None
+
+    async def test_a_record_of_0_1_8_is_read(self, url: str, look: redis.Redis) -> None:
+        text = {
+            "task_id": "t1",
+            "status": "success",
+            "task_name": None,
+            "submitted_at": None,
+            "started_at": "2025-01-02T03:04:05.678901",
+            "finished_at": "2025-01-02T03:04:06",
+            "result": {"a": 1},
+            "error": None,
+            "retries": 1,
+            "args": [],
+            "kwargs": {},
+        }
+        look.set("flowrra:task:t1", json.dumps(text))
+        app = with_tasks(redis_app(url))
+        record = await final(app, "t1")
+
+        assert (record.status, record.result, record.retries) == (TaskStatus.SUCCESS, {"a": 1}, 1)
+        await app.results.close()  # type: ignore[attr-defined]
+
+    async def test_what_is_no_record_is_an_error(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url)
+        for text in (b"nonsense", b"[]", b"{}", b'{"task_id": 1, "status": "odd"}', b"\xff"):
+            look.set("flowrra:task:t1", text)
+            with pytest.raises(BackendError, match="can't be read"):
+                await backend.get("t1")
+        await backend.close()
+
+
+class TestTimeToLive:
+    async def test_is_for_finished_ones_only(self, url: str, look: redis.Redis) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, ttl=100), gate) as app:
+            running = await app.submit("hold")
+            delayed = await app.options(countdown=60).submit("hold")
+            done = await app.submit("add", 1, 1)
+            await final(app, done)
+            await asyncio.sleep(0.05)
+
+            assert look.ttl(f"flowrra:task:{running}") == look.ttl(f"flowrra:task:{delayed}") == -1
+            assert 98 <= look.ttl(f"flowrra:task:{done}") <= 100  # type: ignore[operator]
+            gate.opened.set()
+
+    async def test_is_a_day_if_nothing_else_is_said(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            done = await app.submit("add", 1, 1)
+            await final(app, done)
+
+        assert DEFAULT_TTL - 5 <= look.ttl(f"flowrra:task:{done}") <= DEFAULT_TTL  # type: ignore[operator]
+
+
+class TestWaiting:
+    async def test_no_wake_up_is_lost(self, url: str) -> None:
+        """Of as many waits as there are, each ends when its task does."""
+        async with with_tasks(redis_app(url, workers=50)) as app:
+
+            async def pair(n: int) -> None:
+                record = await app.wait_for_result(await app.submit("add", n, 1), timeout=3)
+                assert record.result == n + 1
+
+            for _ in range(10):
+                await asyncio.gather(*(pair(n) for n in range(100)))
+
+    async def test_all_waiters_are_woken_over_one_connection(self, url: str, look: redis.Redis) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, workers=10), gate) as app:
+            ids = await app.submit_many([("hold", (n,), {}) for n in range(10)])
+            waits = [asyncio.create_task(final(app, task_id)) for task_id in ids for _ in range(20)]
+            await until(lambda: len(gate.begun) == 10)
+            await asyncio.sleep(0.1)
+            # One for those who wait, one to listen for cancellations.
+            assert pubsub_connections(look) == 2
+            began = time.monotonic()
+            gate.opened.set()
+            records = await asyncio.gather(*waits)
+
+        assert time.monotonic() - began < 1.0
+        assert sorted(record.result for record in records) == sorted(list(range(10)) * 20)
+
+    async def test_for_an_id_that_comes_later(self, url: str) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            wait = asyncio.create_task(app.results.wait_for("later", 5))
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            await app.options(task_id="later").submit("add", 1, 2)
+            record = await wait
+
+        assert record.result == 3
+        assert time.monotonic() - began < 1.0
+
+    async def test_ends_in_time(self, url: str) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as app:
+            task_id = await app.submit("add", 1, 1)
+            with pytest.raises(TimeoutError):
+                await app.wait_for_result(task_id, timeout=0.2)
+            with pytest.raises(ValueError, match="not found"):
+                await app.wait_for_result("unknown", timeout=0.2)
+            with pytest.raises(TimeoutError):
+                await app.results.wait_for("unknown", 0.2)
+
+    async def test_ends_with_the_app(self, url: str) -> None:
+        app = with_tasks(redis_app(url, consume=False))
+        await app.start()
+        wait = asyncio.create_task(final(app, await app.submit("add", 1, 1)))
+        await asyncio.sleep(0.1)
+        await app.stop()
+        with pytest.raises(BackendError, match="stopped"):
+            await wait
+
+
+class TestLists:
+    async def test_the_latest_first(self, url: str) -> None:
+        backend = RedisBackend(url)
+        for n in (3, 1, 2, 5, 4):
+            await backend.store(f"t{n}", finished(f"t{n}", n))
+        await backend.store("old", TaskResult("old", TaskStatus.SUCCESS))
+
+        async def listed(*args: Any, **kwargs: Any) -> list[str]:
+            return [record.task_id for record in await backend.list_by_status(TaskStatus.SUCCESS, *args, **kwargs)]
+
+        assert await listed() == ["t5", "t4", "t3", "t2", "t1", "old"]
+        assert await listed(2) == ["t5", "t4"]
+        assert await listed(2, 3) == ["t2", "t1"]
+        assert await listed(0) == []
+        assert await backend.list_by_status(TaskStatus.FAILED) == []
+        await backend.close()
+
+    async def test_what_has_expired_is_on_none(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url, ttl=0.1)
+        for n in range(30):
+            await backend.store(f"t{n}", finished(f"t{n}", n))
+        await asyncio.sleep(0.15)
+        assert await backend.list_by_status(TaskStatus.SUCCESS) == []
+        await backend.store("new", finished("new", 99))
+        await backend.store("newer", finished("newer", 100))
+        assert [each.task_id for each in await backend.list_by_status(TaskStatus.SUCCESS, 5)] == ["newer", "new"]
+        await backend.close()
+
+        assert look.zcard("flowrra:status:success") == 2
+        assert look.llen("flowrra:finished") == 2
+
+    async def test_cost_as_much_as_is_asked_for(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url)
+        await asyncio.gather(*(backend.store(f"t{n}", finished(f"t{n}", n)) for n in range(2000)))
+        look.config_resetstat()
+        assert len(await backend.list_by_status(TaskStatus.SUCCESS, 10)) == 10
+        calls = calls_of(look)
+        await backend.close()
+
+        assert not {"scan", "keys"} & set(calls)
+        assert calls["mget"] + calls["zrevrange"] == 2, calls
+
+    async def test_each_task_is_on_one(self, url: str) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, workers=2), gate) as app:
+            manager = FlowrraManager(app)
+            running, other, waiting = [await app.submit("hold", n) for n in range(3)]
+            await until(lambda: len(gate.begun) == 2)
+            failed = await app.submit("fail")
+            while len(await manager.list_running_tasks()) < 2:
+                await asyncio.sleep(0.01)
+
+            def ids(tasks: list[dict[str, Any]]) -> list[str]:
+                return [task["task_id"] for task in tasks]
+
+            assert ids(await manager.list_running_tasks()) == [other, running]
+            assert ids(await manager.list_pending_tasks()) == [failed, waiting]
+            gate.opened.set()
+            await final(app, failed)
+            await final(app, waiting)
+            assert ids(await manager.list_failed_tasks()) == [failed]
+            assert ids(await manager.list_completed_tasks()) == [waiting, other, running]
+            assert await manager.list_running_tasks() == await manager.list_pending_tasks() == []
+
+    async def test_records_can_be_deleted_and_cleared(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url)
+        for n in range(600):
+            await backend.store(f"t{n}", finished(f"t{n}", n))
+        assert await backend.delete("t0") is True
+        assert await backend.delete("t0") is False
+        assert await backend.get("t0") is None
+        look.set("flowrra:taskforce", "somebody else's")
+        assert await backend.clear() == 599
+        assert await backend.list_by_status(TaskStatus.SUCCESS) == []
+        with pytest.raises(NotImplementedError):
+            len(backend)
+        await backend.close()
+
+        assert look.exists("flowrra:taskforce")
+
+
+class TestJson:
+    @pytest.mark.parametrize(
+        "value",
+        [dt.datetime(2026, 1, 1, tzinfo=dt.UTC), b"bytes", uuid.UUID(int=1), Decimal(1), {1, 2}, object()],
+        ids=lambda value: type(value).__name__,
+    )
+    async def test_other_values_are_refused_at_submit(self, url: str, look: redis.Redis, value: Any) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            with pytest.raises(BackendError, match=r"arguments of task 'echo' can't be written as JSON"):
+                await app.submit("echo", value)
+            with pytest.raises(BackendError, match="can't be written as JSON"):
+                await app.submit("echo", key=[value])
+            with pytest.raises(BackendError, match="can't be written as JSON"):
+                await app.submit_many([("echo", (value,), {})])
+
+            assert not list(look.scan_iter("flowrra:task:*"))
+
+    async def test_such_a_result_fails_its_task_once(self, url: str) -> None:
+        runs: list[int] = []
+        for backend in ("", url[:-1] + "1"):  # in the broker's step, and elsewhere
+            app = redis_app(url, backend=backend)
+
+            @app.task(name="odd")
+            async def odd() -> set[int]:
+                runs.append(1)
+                return {1}
+
+            async with app:
+                record = await final(app, await app.submit("odd"))
+                assert record.status is TaskStatus.FAILED
+                assert "result could not be stored" in str(record.error)
+                assert "JSON" in str(record.error)
+        assert len(runs) == 2
+
+    async def test_values_pass_as_json_does(self, url: str) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            task_id = await app.submit("echo", (1, (2, 3)), {1: 2}, "ü\ud800\x00", 2**70, 1.5, None, True, key="q'\"")
+            record = await final(app, task_id)
+            assert (await record_of(app, task_id)).args == record.args
+
+        assert record.result == [[[1, [2, 3]], {"1": 2}, "ü\ud800\x00", 2**70, 1.5, None, True], {"key": "q'\""}]
+
+
+class TestSecrets:
+    URLS = (
+        "redis://user:s3cret@127.0.0.1:1/0",
+        "redis://127.0.0.1:1/0?password=s3cret",
+        "redis://:s3cret@127.0.0.1:notaport/0",
+        "redis://:s3cret@127.0.0.1:1/0?socket_timeout=x",
+        "rediss://:s3cret@127.0.0.1:1/0",
+        "unix://:s3cret@/nowhere.sock?db=0",
+    )
+
+    @pytest.mark.parametrize("address", URLS)
+    async def test_are_in_no_error_and_no_log_line(self, address: str, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        texts = []
+        try:
+            backend = get_backend(address)
+            try:
+                await backend.get("t1")
+            finally:
+                await backend.close()  # type: ignore[attr-defined]
+        except BackendError as error:
+            texts += [str(error), repr(error), str(error.__cause__)]
+        try:
+            broker = RedisBroker(address)
+            try:
+                await broker.take(1)
+            finally:
+                await broker.close()
+        except BackendError as error:
+            texts += [str(error), repr(error), str(error.__cause__)]
+
+        assert len(texts) == 6
+        assert "s3cret" not in "".join(texts) + caplog.text
