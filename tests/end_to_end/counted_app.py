@@ -10,7 +10,9 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,32 @@ async def fail_sometimes(event: dict[str, Any]) -> None:
     if event["task"]["status"] == "failed":
         raise RuntimeError("as planned")
 
+
+# There is no scheduler yet: a stand-in for its figures, so that the dashboard's queries have something to find.
+
+
+async def scheduler_stats(_: FlowrraManager) -> dict[str, Any]:
+    counts = {"total_schedules": 2, "enabled_schedules": 1, "disabled_schedules": 1}
+    due = datetime.now(UTC) + timedelta(seconds=5)
+    return {"running": True, **counts, "overdue_schedules": 0, "broken_schedules": 0, "next_run_at": due}
+
+
+async def schedule_run_stats(_: FlowrraManager) -> dict[str, Any]:
+    runs = int(time.monotonic() * 10)
+    results = {"submitted": runs, "missed": 0, "collapsed": 0, "skipped": 0, "failed": 0}
+    lag = {"bounds": (0.1, 1.0), "counts": (runs, 0, 0), "sum": runs * 0.01}
+    return {"runs": {"scheduled": results}, "lag": lag, "store_errors": {"claim": 0}}
+
+
+async def schedules(_: FlowrraManager, enabled_only: bool = False) -> list[dict[str, Any]]:
+    now = datetime.now(UTC)
+    times = {"next_run_at": now + timedelta(seconds=5), "last_run_at": now - timedelta(seconds=5), "created_at": now}
+    return [{"id": "often", "task_name": "scheduled", "schedule_type": "interval", "enabled": True, **times}]
+
+
+FlowrraManager.get_scheduler_stats = scheduler_stats  # type: ignore[method-assign]
+FlowrraManager.get_schedule_run_stats = schedule_run_stats  # type: ignore[attr-defined]
+FlowrraManager.list_schedules = schedules  # type: ignore[method-assign]
 
 running: set[asyncio.Task[None]] = set()
 
