@@ -8,7 +8,7 @@ import sys
 import traceback
 from types import ModuleType
 
-from prove import blocked_loop, differential, scrapers, slow_connections, stopped
+from prove import blocked_loop, differential, native_histograms, scrapers, slow_connections, stopped
 from prove.proof import Proof
 
 PROOFS: dict[str, ModuleType] = {
@@ -17,6 +17,7 @@ PROOFS: dict[str, ModuleType] = {
     "stopped": stopped,
     "scrapers": scrapers,
     "slow_connections": slow_connections,
+    "native_histograms": native_histograms,
 }
 
 

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -165,11 +165,24 @@ class Prometheus:
     Args:
         jobs: Addresses to scrape, by the name of the job.
         folder: Where its configuration, data and log go.
+        features: What to enable by `--enable-feature`.
+        options: Further settings of a job in its scrape configuration, by the name of the job.
+        program: The path of the program; by default the one that is installed.
     """
 
-    def __init__(self, jobs: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        jobs: Mapping[str, str],
+        folder: Path,
+        features: Sequence[str] = (),
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        program: str | None = None,
+    ) -> None:
         configuration = folder / "prometheus.yml"
-        scrapes = [{"job_name": name, "static_configs": [{"targets": [address]}]} for name, address in jobs.items()]
+        scrapes = [
+            {"job_name": name, "static_configs": [{"targets": [address]}], **(options or {}).get(name, {})}
+            for name, address in jobs.items()
+        ]
         # JSON is YAML.
         configuration.write_text(
             json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scrapes})
@@ -179,7 +192,8 @@ class Prometheus:
         with (folder / "prometheus.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    tool("prometheus"),
+                    program or tool("prometheus"),
+                    *(f"--enable-feature={feature}" for feature in features),
                     f"--config.file={configuration}",
                     f"--storage.tsdb.path={folder / 'data'}",
                     f"--web.listen-address={address}",
@@ -221,6 +235,11 @@ class Prometheus:
         found = self._ask("query_range", query=expression, start=str(start), end=str(end), step="0.25")["result"]
         return [[float(value) for _, value in series["values"]] for series in found]
 
+    def exemplars(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
+        """The exemplars of a span of time: for each series its `seriesLabels` and its `exemplars`."""
+        found: list[dict[str, Any]] = self._ask("query_exemplars", query=expression, start=str(start), end=str(end))
+        return found
+
     def targets(self) -> list[dict[str, Any]]:
         """What it scrapes, and how that went."""
         targets: list[dict[str, Any]] = self._ask("targets")["activeTargets"]
@@ -236,8 +255,9 @@ class Prometheus:
         now = time.time()
 
         def look() -> bool | None:
-            targets = self.targets()
-            return all(_unix_time(each["lastScrape"]) > now and each["health"] == "up" for each in targets) or None
+            targets = self.targets()  # none for a moment after the start
+            scraped = all(_unix_time(each["lastScrape"]) > now and each["health"] == "up" for each in targets)
+            return (bool(targets) and scraped) or None
 
         wait_for(look, 20, "Prometheus has scraped")
 
