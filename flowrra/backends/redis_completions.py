@@ -62,8 +62,8 @@ class _Listener:
             self._removed.discard(task_id)
             self._added.add(task_id)
             self._write_soon()
-        if self._reader is None or self._reader.done():
-            self._reader = self._spawn(self._listen())
+        if self._reader is None:
+            self._read_anew()
         return waiter
 
     def remove(self, task_id: str, waiter: _Waiter) -> None:
@@ -78,20 +78,48 @@ class _Listener:
     def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())  # type: ignore[arg-type]
 
+    def _read_anew(self) -> None:
+        if not self.is_closed:
+            self._reader = self._spawn(self._listen())
+            self._reader.add_done_callback(self._ended)
+
+    def _ended(self, reader: asyncio.Task[None]) -> None:
+        """Somebody may have come while the reader was ending, or it died: whoever waits must be listened for."""
+        self._reader = None
+        if not reader.cancelled() and (error := reader.exception()) is not None:
+            logger.error("listening for results died, replaced server=%s error=%r", self._server.name, error)
+            asyncio.get_running_loop().call_later(MAX_BACKOFF, self._read_if_awaited)
+        else:
+            self._read_if_awaited()
+
+    def _read_if_awaited(self) -> None:
+        if self._waiters and self._reader is None:
+            self._read_anew()
+
     def _write_soon(self) -> None:
         if self._writer is None or self._writer.done():
             self._writer = self._spawn(self._write())
 
     async def _write(self) -> None:
-        """Tell the server of what has changed. A failure is the reader's to see: it connects anew and tells it all."""
-        with contextlib.suppress(RedisError, OSError):
-            while self._pubsub is not None and (self._added or self._removed):
-                added, self._added = self._added, set()
-                removed, self._removed = self._removed, set()
+        """Tell the server of what has changed. A connection that is lost is the reader's to make anew: two that do so at
+        once leave one open, or write to neither."""
+        while (pubsub := self._pubsub) is not None and (self._added or self._removed):
+            if pubsub.connection is None or not pubsub.connection.is_connected:
+                await asyncio.sleep(MIN_BACKOFF)
+                continue
+            added, self._added = self._added, set()
+            removed, self._removed = self._removed, set()
+            try:
                 if added:
-                    await self._pubsub.subscribe(*(self._prefix + task_id for task_id in added))
+                    await pubsub.subscribe(*(self._prefix + task_id for task_id in added))
                 if removed:
-                    await self._pubsub.unsubscribe(*(self._prefix + task_id for task_id in removed))
+                    await pubsub.unsubscribe(*(self._prefix + task_id for task_id in removed))
+            except Exception as error:
+                # Not only the driver's own errors: the reader may close the connection in the middle of a write.
+                logger.warning("not told what to listen for, again server=%s error=%r", self._server.name, error)
+                self._added |= added & self._waiters.keys()
+                self._removed |= removed - self._waiters.keys()
+                await asyncio.sleep(MIN_BACKOFF)
 
     async def _listen(self) -> None:
         backoff = MIN_BACKOFF

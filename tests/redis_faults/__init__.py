@@ -1,0 +1,1 @@
+"""What goes wrong with workers and servers, for real: killed, restarted, cut off."""
