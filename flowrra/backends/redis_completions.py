@@ -101,8 +101,8 @@ class _Listener:
             self._writer = self._spawn(self._write())
 
     async def _write(self) -> None:
-        """Tell the server of what has changed. A connection that is lost is the reader's to make anew: two that do so at
-        once leave one open, or write to neither."""
+        """Tell the server of what has changed. A connection that is lost is the reader's to make anew: of two that do
+        so at once, one is left open."""
         while (pubsub := self._pubsub) is not None and (self._added or self._removed):
             if pubsub.connection is None or not pubsub.connection.is_connected:
                 await asyncio.sleep(MIN_BACKOFF)
@@ -114,8 +114,8 @@ class _Listener:
                     await pubsub.subscribe(*(self._prefix + task_id for task_id in added))
                 if removed:
                     await pubsub.unsubscribe(*(self._prefix + task_id for task_id in removed))
-            except Exception as error:
-                # Not only the driver's own errors: the reader may close the connection in the middle of a write.
+            except (RedisError, OSError, AttributeError) as error:
+                # The driver has no stream to write to, an AttributeError, if the reader has just closed it.
                 logger.warning("not told what to listen for, again server=%s error=%r", self._server.name, error)
                 self._added |= added & self._waiters.keys()
                 self._removed |= removed - self._waiters.keys()
