@@ -11,7 +11,7 @@ import random
 import weakref
 from collections.abc import Awaitable, Callable
 
-import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from flowrra.exceptions import BackendError, ResultNotFoundError
@@ -44,7 +44,7 @@ class _Listener:
         self._server = server
         self._prefix = prefix
         self._waiters: dict[str, list[_Waiter]] = {}
-        self._pubsub: redis.asyncio.client.PubSub | None = None
+        self._connection: AbstractConnection | None = None
         # Channels to be listened on, or no longer, as soon as the connection can be written to.
         self._added: set[str] = set()
         self._removed: set[str] = set()
@@ -101,65 +101,64 @@ class _Listener:
             self._writer = self._spawn(self._write())
 
     async def _write(self) -> None:
-        """Tell the server of what has changed. A connection that is lost is the reader's to make anew: of two that do
-        so at once, one is left open."""
-        while (pubsub := self._pubsub) is not None and (self._added or self._removed):
-            if pubsub.connection is None or not pubsub.connection.is_connected:
-                await asyncio.sleep(MIN_BACKOFF)
-                continue
-            added, self._added = self._added, set()
-            removed, self._removed = self._removed, set()
-            try:
+        """Tell the server of what has changed. A failure is the reader's to see: it connects anew and tells it all."""
+        with contextlib.suppress(RedisError, OSError, AttributeError):  # the last: the reader has closed the stream
+            while (connection := self._connection) is not None and (self._added or self._removed):
+                if not connection.is_connected:
+                    return
+                added, self._added = self._added, set()
+                removed, self._removed = self._removed, set()
                 if added:
-                    await pubsub.subscribe(*(self._prefix + task_id for task_id in added))
-                if removed:
-                    await pubsub.unsubscribe(*(self._prefix + task_id for task_id in removed))
-            except (RedisError, OSError, AttributeError) as error:
-                # The driver has no stream to write to, an AttributeError, if the reader has just closed it.
-                logger.warning("not told what to listen for, again server=%s error=%r", self._server.name, error)
-                self._added |= added & self._waiters.keys()
-                self._removed |= removed - self._waiters.keys()
-                await asyncio.sleep(MIN_BACKOFF)
+                    await connection.send_command("SUBSCRIBE", *(self._prefix + task_id for task_id in added))
+                if removed and connection.is_connected:
+                    await connection.send_command("UNSUBSCRIBE", *(self._prefix + task_id for task_id in removed))
 
     async def _listen(self) -> None:
         backoff = MIN_BACKOFF
         client = self._server.dedicated_client()
         try:
             while self._waiters:
+                # The driver's own pubsub connects anew by itself, for the one who reads and for the one who writes, and
+                # they get into each other's way.
+                connection = None
                 try:
-                    async with client.pubsub() as pubsub:
-                        # Those who come while the server is told are told of next.
-                        self._added.clear()
-                        self._removed.clear()
-                        # A channel of no task, so that the connection always listens to something.
-                        await pubsub.subscribe(self._prefix, *(self._prefix + task_id for task_id in self._waiters))
-                        self._pubsub = pubsub
-                        backoff = MIN_BACKOFF
-                        self._write_soon()
-                        await self._read(pubsub)
+                    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                    # A channel of no task, so that the connection always listens to something.
+                    channels = [self._prefix, *(self._prefix + task_id for task_id in self._waiters)]
+                    self._added.clear()
+                    self._removed.clear()
+                    await connection.send_command("SUBSCRIBE", *channels)
+                    self._connection = connection
+                    backoff = MIN_BACKOFF
+                    self._write_soon()
+                    await self._read(connection)
                 except (RedisError, OSError) as error:
                     logger.warning("listening for results interrupted server=%s error=%r", self._server.name, error)
                     await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
                     backoff = min(2 * backoff, MAX_BACKOFF)
                 finally:
-                    self._pubsub = None
+                    self._connection = None
+                    if connection is not None:
+                        await connection.disconnect()
+                        await client.connection_pool.release(connection)
         finally:
             await client.aclose()
 
-    async def _read(self, pubsub: redis.asyncio.client.PubSub) -> None:
+    async def _read(self, connection: AbstractConnection) -> None:
         loop = asyncio.get_running_loop()
         idle_since = loop.time()
         while self._waiters or loop.time() - idle_since < LINGER:
             if self._waiters:
                 idle_since = loop.time()
-            message = await pubsub.get_message(timeout=MAX_BLOCK)
+            message = await connection.read_response(timeout=MAX_BLOCK)
             if message is None:
                 continue
-            task_id = message["channel"].decode(errors="surrogateescape")[len(self._prefix) :]
+            kind, channel = message[0], message[1]
+            task_id = channel.decode(errors="surrogateescape")[len(self._prefix) :]
             for waiter in self._waiters.get(task_id, ()):
-                if message["type"] == "subscribe":
+                if kind == b"subscribe":
                     waiter.is_listened_for.set()
-                elif message["type"] == "message":
+                elif kind == b"message":
                     waiter.was_told = True
                 waiter.news.set()
 

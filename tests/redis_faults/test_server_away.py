@@ -50,9 +50,6 @@ async def test_stopping_while_the_server_is_away_comes_to_an_end(url: str) -> No
         await app.stop(timeout=2)
 
 
-# The driver connects anew for the one who writes and for the one who reads at once, and forgets one of the two
-# connections unclosed; the collector closes it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_nobody_is_left_waiting_when_connections_are_cut_all_along(url: str) -> None:
     async with make_app(url, LEASE) as app:
 
