@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from typing import Any
 
@@ -66,6 +67,36 @@ async def test_a_killed_worker_is_no_longer_listed(url: str, spawn: Spawn) -> No
         async with asyncio.timeout(20):
             while victim.pid in await pids(observer):
                 await asyncio.sleep(0.1)
+
+
+async def test_what_a_stopped_worker_ran_runs_elsewhere_and_its_late_outcome_counts_for_nothing(
+    url: str, spawn: Spawn
+) -> None:
+    with redis.Redis.from_url(url) as look:
+        async with make_app(url, LEASE, consume=False) as producer:
+            stopped = spawn(url)
+            task_id = await producer.submit("note", 1, 0.5)
+            await until_ran(look, 1)
+            stopped.send_signal(signal.SIGSTOP)
+            spawn(url)
+            first = await producer.wait_for_result(task_id, timeout=10)
+            stopped.send_signal(signal.SIGCONT)
+            last = await producer.submit("note", 2, 0.5)
+            await producer.wait_for_result(last, timeout=10)
+            assert look.hget(RUNS, "1") == b"2"
+            assert await producer.get_result(task_id) == first
+            assert not look.exists("flowrra:queue:io:leases")
+
+
+async def test_an_app_that_does_not_consume_runs_none_of_the_tasks(url: str, spawn: Spawn) -> None:
+    async with make_app(url, LEASE, consume=False) as producer:
+        spawn(url)
+        spawn(url)
+        ids = await producer.submit_many(("note", (n, 0), {}) for n in range(1000))
+        for task_id in ids:
+            await producer.wait_for_result(task_id, timeout=20)
+        tasks = await FlowrraManager(producer).get_task_stats()
+    assert tasks["note"]["started"] == 0
 
 
 async def pids(app: Flowrra) -> set[int]:
