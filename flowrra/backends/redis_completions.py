@@ -176,6 +176,13 @@ class _Listener:
             _, tasks = await asyncio.wait(tasks, timeout=CANCEL_REPEAT)
 
 
+def _end_if_cancelled() -> None:
+    """The driver may lose a cancellation that comes while it connects, as when a loop ends after a short wait."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Completions:
     """Waits for records to be complete.
 
