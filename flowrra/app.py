@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar, overload
 from flowrra._version import __version__
 from flowrra.app_thread import AppThread
 from flowrra.backends.base import BaseResultBackend
-from flowrra.config import BackendConfig, BrokerConfig, Config
+from flowrra.config import BackendConfig, BrokerConfig, Config, SchedulerConfig
 from flowrra.events import EventPublisher
 from flowrra.exceptions import (
     ExecutorNotRunningError,
@@ -33,6 +33,8 @@ from flowrra.executors.io_executor import IOExecutor
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
+from flowrra.scheduler.backends.base import BaseSchedulerBackend
+from flowrra.scheduler.scheduler import Scheduler
 from flowrra.submission import Submission, SubmitOptions, check_priority
 from flowrra.task import TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
@@ -68,6 +70,7 @@ class Flowrra:
         self._results: BaseResultBackend | None = None
         self._io_executor: BaseTaskExecutor | None = None
         self._cpu_executor: BaseTaskExecutor | None = None
+        self._scheduler: Scheduler | None = None
         self._middlewares: list[Middleware] = []
         self._startup_hooks: list[Hook] = []
         self._shutdown_hooks: list[Hook] = []
@@ -78,6 +81,9 @@ class Flowrra:
         self._resources = AsyncExitStack()
         # Between open() and begin() of the executors the startup hooks run: tasks are accepted, and none runs.
         self._has_begun = False
+        if (store := self.config.create_scheduler_backend()) is not None:
+            assert self.config.scheduler is not None  # noqa: S101 - it made the store
+            self.create_scheduler(store, self.config.scheduler.check_interval)
 
     @classmethod
     def from_urls(cls, broker: str | None = None, backend: str | None = None) -> Self:
@@ -107,9 +113,27 @@ class Flowrra:
         return self._registry
 
     @property
-    def scheduler(self) -> None:
-        """Its scheduler; this release has none."""
-        return None
+    def scheduler(self) -> Scheduler | None:
+        """Its scheduler, if it has one."""
+        return self._scheduler
+
+    def create_scheduler(
+        self, backend: BaseSchedulerBackend | str | None = None, check_interval: float = 60.0
+    ) -> Scheduler:
+        """A scheduler that starts and stops with the app; tasks may be registered before or after.
+
+        Args:
+            backend: A schedule store or its URL; None is an SQLite file in the current folder.
+            check_interval: Seconds after which changes made by other processes are noticed.
+
+        Raises:
+            ValueError: The URL's scheme is not supported.
+        """
+        if not isinstance(backend, BaseSchedulerBackend):
+            backend = SchedulerConfig(backend).create_backend()
+        self._scheduler = Scheduler(backend, self._registry, check_interval)
+        self._scheduler.use_app(self._submit_anywhere)
+        return self._scheduler
 
     @property
     def executors(self) -> dict[str, BaseTaskExecutor]:
@@ -483,6 +507,12 @@ class Flowrra:
 
     # ── other loops and threads ─────────────────────────────────────────────────────────────────────────────
 
+    async def on_own_loop(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Await ``call()`` on the app's loop if it runs on another one, else here."""
+        if self._loop is None or self._loop.is_closed() or self._loop is _running_loop():
+            return await call()
+        return await self._on_own_loop(call)
+
     async def _on_own_loop(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         loop = self._live_loop()
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), loop))
@@ -552,6 +582,8 @@ class Flowrra:
         for executor in self.executors.values():
             executor.begin()
         self.loop_monitor.start()
+        if self._scheduler is not None:
+            await self._scheduler.start()
 
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """Finish waiting and running tasks, cancel what is left, call the shutdown hooks, stop. A no-op if stopped.
@@ -566,6 +598,8 @@ class Flowrra:
         if self._state == "stopped":
             return
         self._state = "stopping"
+        if self._scheduler is not None:
+            await self._scheduler.stop()
         await asyncio.gather(*(executor.stop(wait, timeout) for executor in self.executors.values()))
         async with self._releasing:
             if self._state != "stopping":  # another call was first

@@ -7,14 +7,16 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.factory import get_backend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.factory import get_broker
-from flowrra.exceptions import FlowrraError
+
+if TYPE_CHECKING:
+    from flowrra.scheduler.backends.base import BaseSchedulerBackend
 
 Value = TypeVar("Value")
 
@@ -205,13 +207,16 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         _require(self.check_interval > 0, f"check_interval must be positive, not {self.check_interval!r}")
 
-    def create_backend(self) -> Any:
+    def create_backend(self) -> BaseSchedulerBackend:
         """The schedule store.
 
         Raises:
-            FlowrraError: This release has no scheduler yet.
+            ValueError: The URL's scheme is not supported.
         """
-        raise FlowrraError("This release of flowrra has no scheduler yet; leave SchedulerConfig.enabled off")
+        # Here, as it brings SQLAlchemy with it.
+        from flowrra.scheduler.backends import get_scheduler_backend
+
+        return get_scheduler_backend(self.database_url)
 
 
 @dataclass
@@ -250,7 +255,7 @@ class Config:
             return self.backend.create_backend()
         return self.backend
 
-    def create_scheduler_backend(self) -> Any:
+    def create_scheduler_backend(self) -> BaseSchedulerBackend | None:
         """The schedule store; None unless a scheduler is enabled."""
         if self.scheduler is None or not self.scheduler.enabled:
             return None

@@ -21,6 +21,7 @@ class SubmitOptions:
         task_id: An id of the caller's choice; submitting one that exists is a no-op.
         timeout: Seconds that one attempt may take; None is the task's own limit.
         headers: Text that travels with the task; at most 8192 bytes in all.
+        max_retries, retry_delay: None is the task's own.
 
     Raises:
         TypeError, ValueError: A value is of the wrong type or out of range.
@@ -32,6 +33,8 @@ class SubmitOptions:
     task_id: str | None = None
     timeout: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    max_retries: int | None = None
+    retry_delay: float | None = None
 
     def __post_init__(self) -> None:
         if self.priority is not None:

@@ -12,6 +12,7 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker
 from flowrra.executors.base import BaseTaskExecutor
+from flowrra.scheduler.scheduler import Scheduler
 
 # Seconds: a loop that has not turned for so long is no longer merely busy.
 BLOCKED_AFTER = 5.0
@@ -38,7 +39,7 @@ async def check_health(app: Flowrra) -> dict[str, Component | None]:
         "app": _check_app(app),
         "io_executor": _check_executor(executors.get("io")),
         "cpu_executor": _check_executor(executors.get("cpu")),
-        "scheduler": None,
+        "scheduler": _check_scheduler(app.scheduler),
     }
     brokers = [executor.broker for executor in executors.values() if executor.broker is not None]
     if brokers:
@@ -73,6 +74,16 @@ def _check_executor(executor: BaseTaskExecutor | None) -> Component | None:
         message = f"a task has waited for {waited:.1f} s although {free} of {executor.workers} workers are free"
         return {"healthy": False, "message": message}
     return {"healthy": True, "message": f"running, {executor.busy_workers} of {executor.workers} workers busy"}
+
+
+def _check_scheduler(scheduler: Scheduler | None) -> Component | None:
+    if scheduler is None:
+        return None
+    if not scheduler.is_running:
+        return {"healthy": False, "message": "not running"}
+    if scheduler.store_error is not None:
+        return {"healthy": False, "message": f"its store is not usable: {scheduler.store_error}"}
+    return {"healthy": True, "message": "running"}
 
 
 def _check_feeding(executors: list[BaseTaskExecutor]) -> Component | None:

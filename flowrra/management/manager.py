@@ -22,6 +22,8 @@ from flowrra.executors.base import BaseTaskExecutor
 from flowrra.loop_monitor import Blockade
 from flowrra.management.health import check_health
 from flowrra.registry import TaskDefinition
+from flowrra.scheduler.models import ScheduledTask
+from flowrra.scheduler.scheduler import Scheduler
 from flowrra.task import TaskResult, TaskStatus
 
 KINDS = ("io", "cpu")
@@ -63,7 +65,7 @@ class FlowrraManager:
                 "registered": len(self.app.registry),
                 "pending": sum([await _pending(executor) for executor in executors.values()]),
             },
-            "scheduler": None,
+            "scheduler": await _scheduler_summary(self),
         }
 
     async def get_queue_stats(self) -> dict[str, dict[str, Any] | None]:
@@ -347,16 +349,98 @@ class FlowrraManager:
     # ── schedules ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def list_schedules(self, enabled_only: bool = False) -> list[dict[str, Any]]:
-        """The schedules; none, as this release has no scheduler."""
-        return []
+        """The schedules; none without a scheduler."""
+        if (scheduler := self.app.scheduler) is None:
+            return []
+        store = scheduler.backend
+        found = await self.app.on_own_loop(store.list_enabled if enabled_only else store.list_all)
+        return [_schedule(task) for task in found]
 
     async def get_schedule(self, schedule_id: str) -> dict[str, Any] | None:
-        """One schedule; None, as this release has no scheduler."""
-        return None
+        """One schedule, with its ``args, kwargs, max_retries, retry_delay``; None if there is none."""
+        if (scheduler := self.app.scheduler) is None:
+            return None
+        task = await self.app.on_own_loop(lambda: scheduler.backend.get(schedule_id))
+        return None if task is None else {**_schedule(task), **{name: getattr(task, name) for name in _MORE}}
 
     async def get_scheduler_stats(self) -> dict[str, Any] | None:
-        """The scheduler's statistics; None, as this release has no scheduler."""
+        """``running, check_interval``, the numbers ``total_schedules``, ``enabled_``, ``disabled_``, ``overdue_`` and
+        ``broken_schedules``, and ``next_run_at`` (aware, or None); None without a scheduler."""
+        return None if self.app.scheduler is None else await self.app.on_own_loop(self.app.scheduler.stats)
+
+    async def get_schedule_run_stats(self) -> dict[str, Any] | None:
+        """What this process's scheduler did, cumulative: ``runs`` by task name and result, ``lag`` (histogram in
+        seconds), ``store_errors`` by operation; None without a scheduler. Plain numbers."""
+        return None if self.app.scheduler is None else self.app.scheduler.run_stats()
+
+    async def create_schedule_cron(self, task_name: str, cron: str, *args: Any, **options: Any) -> str:
+        """As ``Scheduler.schedule_cron``; ValueError without a scheduler, as in the methods below."""
+        scheduler = self._scheduler()
+        return await self.app.on_own_loop(lambda: scheduler.schedule_cron(task_name, cron, *args, **options))
+
+    async def create_schedule_interval(self, task_name: str, interval: float, *args: Any, **options: Any) -> str:
+        """As ``Scheduler.schedule_interval``."""
+        scheduler = self._scheduler()
+        return await self.app.on_own_loop(lambda: scheduler.schedule_interval(task_name, interval, *args, **options))
+
+    async def create_schedule_once(self, task_name: str, run_at: datetime, *args: Any, **options: Any) -> str:
+        """As ``Scheduler.schedule_once``."""
+        scheduler = self._scheduler()
+        return await self.app.on_own_loop(lambda: scheduler.schedule_once(task_name, run_at, *args, **options))
+
+    async def enable_schedule(self, schedule_id: str) -> None:
+        """As ``Scheduler.enable_task``."""
+        scheduler = self._scheduler()
+        await self.app.on_own_loop(lambda: scheduler.enable_task(schedule_id))
+
+    async def disable_schedule(self, schedule_id: str) -> None:
+        """As ``Scheduler.disable_task``."""
+        scheduler = self._scheduler()
+        await self.app.on_own_loop(lambda: scheduler.disable_task(schedule_id))
+
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        """Forget a schedule; whether there was one."""
+        scheduler = self._scheduler()
+        return await self.app.on_own_loop(lambda: scheduler.unschedule(schedule_id))
+
+    def _scheduler(self) -> Scheduler:
+        if self.app.scheduler is None:
+            raise ValueError("The app has no scheduler: call app.create_scheduler()")
+        return self.app.scheduler
+
+
+_LISTED = [
+    "id",
+    "task_name",
+    "schedule",
+    "enabled",
+    "next_run_at",
+    "last_run_at",
+    "priority",
+    "description",
+    "created_at",
+    "updated_at",
+]
+_MORE = ("args", "kwargs", "max_retries", "retry_delay")
+
+
+def _schedule(task: ScheduledTask) -> dict[str, Any]:
+    found = {name: getattr(task, name) for name in _LISTED}
+    return {**found, "schedule_type": task.schedule_type.value, "broken": task.broken}
+
+
+async def _scheduler_summary(manager: FlowrraManager) -> dict[str, Any] | None:
+    stats = await manager.get_scheduler_stats()
+    if stats is None:
         return None
+    total, enabled = stats["total_schedules"], stats["enabled_schedules"]
+    return {
+        "enabled": True,
+        "running": stats["running"],
+        "schedules": total,
+        "total_schedules": total,
+        "enabled_schedules": enabled,
+    }
 
 
 def _executor_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | None:

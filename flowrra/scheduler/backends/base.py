@@ -1,0 +1,95 @@
+"""What a store of schedules can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import datetime, tzinfo
+from typing import Any, NamedTuple
+
+from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
+
+
+class Claims(NamedTuple):
+    """Runs that are this scheduler's to submit; missed and collapsed due times by task name; whether there may be
+    more."""
+
+    runs: list[Run]
+    missed: dict[str, int]
+    collapsed: dict[str, int]
+    more: bool
+
+
+class BaseSchedulerBackend(ABC):
+    """Keeps schedules. Datetimes are naive local ones."""
+
+    @abstractmethod
+    async def create(self, task: ScheduledTask) -> None:
+        """Keep a new schedule; ValueError if its id or definition already exists."""
+
+    @abstractmethod
+    async def update(self, task: ScheduledTask) -> None:
+        """Replace a schedule and set its ``updated_at``; ValueError if it is not found."""
+
+    @abstractmethod
+    async def delete(self, task_id: str) -> bool:
+        """Forget a schedule; whether there was one."""
+
+    @abstractmethod
+    async def get(self, task_id: str) -> ScheduledTask | None:
+        """One schedule."""
+
+    @abstractmethod
+    async def list_all(self) -> list[ScheduledTask]:
+        """All schedules, the oldest first."""
+
+    @abstractmethod
+    async def list_enabled(self) -> list[ScheduledTask]:
+        """The enabled ones, by next run."""
+
+    @abstractmethod
+    async def list_due(self, now: datetime | None = None) -> list[ScheduledTask]:
+        """The due ones, the highest priority first, then by due time."""
+
+    @abstractmethod
+    async def update_run_times(self, task_id: str, last_run: datetime | None, next_run: datetime | None) -> None:
+        """Set when a schedule ran and runs next; ValueError if it is not found."""
+
+    @abstractmethod
+    async def clear(self) -> int:
+        """Forget all schedules; how many there were."""
+
+    @abstractmethod
+    async def find_by_definition(
+        self,
+        task_name: str,
+        schedule_type: ScheduleType,
+        schedule: str,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> ScheduledTask | None:
+        """The schedule that means the same, however it is written."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connections; the next use opens them again."""
+
+    async def claim(self, now: int, zone: tzinfo, owner: str, limit: int) -> Claims:
+        """Claim what is due (microseconds since 1970), each due time for one scheduler, whoever else asks."""
+        raise NotImplementedError("This schedule store has no claims; inherit from SqlSchedulerBackend")
+
+    async def settle(self, runs: Sequence[Run], now: int, errors: dict[str, str]) -> None:
+        """Record what was submitted, and what was not, and why; the latter is claimed again later."""
+        raise NotImplementedError
+
+    async def next_due(self) -> int | None:
+        """When something is due next, a schedule or the retry of a run, in microseconds since 1970."""
+        raise NotImplementedError
+
+    async def figures(self, now: int) -> dict[str, Any]:
+        """``total, enabled, overdue, broken`` as numbers and ``next`` in microseconds since 1970, or None."""
+        raise NotImplementedError
+
+    async def list_runs(self, schedule_id: str | None, limit: int) -> list[dict[str, Any]]:
+        """The latest runs, the newest first."""
+        raise NotImplementedError

@@ -1,0 +1,168 @@
+"""What a schedule and its runs are, and which instants they mean."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from enum import Enum
+from typing import Any, Self
+from zoneinfo import ZoneInfo
+
+from flowrra.scheduler.cron import CronExpression
+
+
+class ScheduleType(Enum):
+    """How a schedule repeats."""
+
+    CRON = "cron"
+    INTERVAL = "interval"
+    ONE_TIME = "one_time"
+
+
+def _now() -> datetime:
+    return datetime.now()  # noqa: DTZ005 - the public datetimes of schedules are local
+
+
+@dataclass
+class ScheduledTask:
+    """A schedule. Its datetimes are naive local times; ``priority`` is higher first, unlike that of tasks.
+
+    ``timezone`` is the name of the zone that its cron expression is read in (None: the scheduler's),
+    ``misfire_grace`` the seconds by which a run may be late and still happen, ``broken`` why it can't run.
+    """
+
+    id: str
+    task_name: str
+    schedule_type: ScheduleType
+    schedule: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    enabled: bool = True
+    last_run_at: datetime | None = None
+    next_run_at: datetime | None = None
+    created_at: datetime = field(default_factory=_now)
+    updated_at: datetime = field(default_factory=_now)
+    description: str | None = None
+    max_retries: int = 3
+    retry_delay: float = 1.0
+    priority: int = 0
+    timezone: str | None = None
+    misfire_grace: float = 86_400.0
+    broken: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, JSON-safe if the arguments are: datetimes in ISO format, ``args`` a list."""
+        found = {**asdict(self), "schedule_type": self.schedule_type.value, "args": list(self.args)}
+        return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in found.items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What :meth:`to_dict` made of it."""
+        fields = {**data, "schedule_type": ScheduleType(data["schedule_type"]), "args": tuple(data.get("args", ()))}
+        for name in ("last_run_at", "next_run_at", "created_at", "updated_at"):
+            if isinstance(fields.get(name), str):
+                fields[name] = datetime.fromisoformat(fields[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One due time of a schedule, claimed by one scheduler; ``id`` is the id of its task as well."""
+
+    id: str
+    schedule: ScheduledTask
+    due: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What becomes of a schedule that is due: the due time to run (None: all are missed), the next one (None: no
+    more), and how many were collapsed into this run."""
+
+    due: int | None
+    following: int | None
+    collapsed: int
+
+
+class LocalZone(tzinfo):
+    """The server's own zone, with its daylight saving."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        """The offset at that local time."""
+        at = time.time() if dt is None else dt.replace(tzinfo=None).timestamp()
+        return timedelta(seconds=time.localtime(at).tm_gmtoff)
+
+    def dst(self, dt: datetime | None) -> None:
+        """Unknown."""
+
+    def tzname(self, dt: datetime | None) -> str:
+        """It has no name that would tell one server's from another's."""
+        return "local"
+
+    def fromutc(self, dt: datetime) -> datetime:
+        """That instant as the server's clock shows it."""
+        local = datetime.fromtimestamp(dt.replace(tzinfo=UTC).timestamp())  # noqa: DTZ006 - it is meant to be local
+        return local.replace(tzinfo=self)
+
+
+LOCAL = LocalZone()
+MOST_COUNTED = 20_000
+
+
+def micros(at: datetime) -> int:
+    """Microseconds since 1970; a naive datetime is local."""
+    return round(at.timestamp() * 1_000_000)
+
+
+def local(instant: int) -> datetime:
+    """That instant as a naive local time; ``fold`` tells the two passes of a doubled hour apart."""
+    return datetime.fromtimestamp(instant / 1_000_000)  # noqa: DTZ006 - the public datetimes of schedules are local
+
+
+def definition_key(task: ScheduledTask) -> str:
+    """A text that is equal for schedules that mean the same, however they are written."""
+    if task.schedule_type is ScheduleType.CRON:
+        schedule = CronExpression(task.schedule).canonical
+    elif task.schedule_type is ScheduleType.INTERVAL:
+        schedule = repr(float(task.schedule))
+    else:
+        schedule = str(micros(datetime.fromisoformat(task.schedule)))
+    parts = [task.task_name, task.schedule_type.value, schedule, list(task.args), task.kwargs]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | None:
+    """The due time that follows the one at ``after``; None if there is none.
+
+    Raises:
+        ValueError: The schedule can't be read.
+    """
+    if task.schedule_type is ScheduleType.ONE_TIME:
+        return None
+    if task.schedule_type is ScheduleType.INTERVAL:
+        return after + max(1, round(float(task.schedule) * 1_000_000))
+    zone = ZoneInfo(task.timezone) if task.timezone else zone
+    instant = datetime.fromtimestamp(after / 1_000_000, UTC)
+    return micros(CronExpression(task.schedule).next_after(instant, zone))
+
+
+def fire(task: ScheduledTask, due: int, now: int, zone: tzinfo = LOCAL) -> Firing:
+    """The run of a schedule that has been due since ``due``: its latest due time, unless that is too long ago.
+
+    Raises:
+        ValueError: The schedule can't be read.
+    """
+    latest, after, skipped = due, following(task, due, zone), 0
+    if task.schedule_type is ScheduleType.INTERVAL and after is not None and after <= now:
+        skipped = (now - due) // (after - due)
+        latest, after = due + skipped * (after - due), due + (skipped + 1) * (after - due)
+    while after is not None and after <= now:
+        latest, after, skipped = after, following(task, after, zone), skipped + 1
+        if skipped == MOST_COUNTED:  # of a schedule that was away for weeks, the rest isn't counted
+            after = following(task, now, zone)
+    in_time = now - latest <= task.misfire_grace * 1_000_000
+    return Firing(latest if in_time else None, after, skipped)
