@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MetricType = Literal["gauge", "counter", "histogram", "info"]
-Scope = Literal["process", "shared"]
+Scope = Literal["process", "shared", "exporter"]
 
 # What the app counts with by default, in seconds.
 RUN_DURATION_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
@@ -27,7 +27,8 @@ class Metric:
     ``name`` is the name as Prometheus stores it (with ``_total`` or ``_info``). ``unit`` is the Prometheus
     base unit that the name ends with, or empty. ``bounds`` are a histogram's default upper bounds in seconds;
     what is served has the bounds that the app counted with. ``scope`` says whether each process has its own
-    figure (sum them) or all see the same one through a shared broker (take the maximum).
+    figure (sum them), or all see the same one through a shared broker (take the maximum), or whether it is about
+    the exporter itself. An observer serves no figures of a process.
     """
 
     name: str
@@ -63,9 +64,11 @@ BUILD_INFO = Metric(
 EXPORTER_INFO = Metric(
     "flowrra_exporter_info",
     "info",
-    "The version of the exporter, and its mode: 'command' if it runs the app, 'library' inside a program.",
+    "The version of the exporter, and its mode: 'command' if it runs the app, 'library' inside a program, 'observer' "
+    "if others run the app.",
     "flowrra.exporter.info",
     ("version", "mode"),
+    scope="exporter",
 )
 
 APP_RUNNING = Metric(
@@ -445,6 +448,7 @@ COLLECTOR_SUCCESS = Metric(
     "1 if the collector had its figures in time; 0 if not: then they are absent from this scrape.",
     "flowrra.collector.success",
     ("collector",),
+    scope="exporter",
 )
 COLLECTOR_DURATION = Metric(
     "flowrra_collector_duration_seconds",
@@ -453,18 +457,21 @@ COLLECTOR_DURATION = Metric(
     "flowrra.collector.duration",
     ("collector",),
     "seconds",
+    scope="exporter",
 )
 EXPORTER_SERIES = Metric(
     "flowrra_exporter_series",
     "gauge",
     "Time series in this scrape.",
     "flowrra.exporter.series",
+    scope="exporter",
 )
 EXPORTER_SERIES_DROPPED = Metric(
     "flowrra_exporter_series_dropped",
     "gauge",
     "Time series left out of this scrape: their name is taken, or --max-series was reached.",
     "flowrra.exporter.series.dropped",
+    scope="exporter",
 )
 
 OTEL_EXPORTS = Metric(
@@ -473,6 +480,7 @@ OTEL_EXPORTS = Metric(
     "Pushes of the metrics over OTLP: 'success' if the receiver took all of it, else 'failure'.",
     "flowrra.otel.exports",
     ("result",),
+    scope="exporter",
 )
 OTEL_LAST_EXPORT = Metric(
     "flowrra_otel_last_export_timestamp_seconds",
@@ -480,6 +488,7 @@ OTEL_LAST_EXPORT = Metric(
     "When the receiver last took a push over OTLP, as a Unix time. Absent until then.",
     "flowrra.otel.last_export.timestamp",
     unit="seconds",
+    scope="exporter",
 )
 
 CATALOG: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

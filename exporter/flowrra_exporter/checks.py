@@ -25,6 +25,7 @@ _FOLLOW_SECONDS = 0.5
 """How often the app is asked again while a verdict may turn."""
 _IMMEDIATE = frozenset({"app"})
 """Components that say where the app stands between start and stop: no blips of another service."""
+_WORKERS = "workers"
 _LIVE, _READY, _BOTH = ("livez",), ("readyz",), ("livez", "readyz")
 
 
@@ -43,7 +44,8 @@ class Checks:
     """Answers liveness, startup, readiness and health. Its methods belong to the server's thread.
 
     `timeout` (seconds) is for the app's own health check; `failure_grace` (seconds) for how long a component
-    must fail before it fails readiness, and pass before it doesn't any more.
+    must fail before it fails readiness, and pass before it doesn't any more. With `require_workers` some process must
+    take tasks.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Checks:
         timeout: float,
         failure_grace: float,
         queue_limits: QueueLimits,
+        require_workers: bool,
     ) -> None:
         self._lifecycle = lifecycle
         self._watchdog = watchdog
@@ -62,6 +65,7 @@ class Checks:
         self._management = management
         self._timeout = timeout
         self._queue_limits = queue_limits
+        self._require_workers = require_workers
         self._smoothing = Smoothing(failure_grace, _IMMEDIATE)
         self._following: asyncio.Task[None] | None = None
 
@@ -73,7 +77,11 @@ class Checks:
         """Fails until the app has started."""
         phase, message = self._lifecycle.status
         ok = phase not in (Phase.STARTING, Phase.FAILED)
-        return [Check("startup", ok, "the app has started" if ok else message, ("startupz", "readyz"))]
+        return [Check("startup", ok, self._started if ok else message, ("startupz", "readyz"))]
+
+    @property
+    def _started(self) -> str:
+        return self._lifecycle.sentence(Phase.RUNNING)
 
     async def readiness(self) -> Readiness:
         """Fails before the start, during the shutdown, while the loop is blocked: at once. While a component is
@@ -95,9 +103,9 @@ class Checks:
         if phase is not Phase.RUNNING:
             self._smoothing.reset()
             ending = phase in (Phase.DRAINING, Phase.STOPPED)
-            startup = Check("startup", ending, "the app has started" if ending else message, ("startupz", "readyz"))
+            startup = Check("startup", ending, self._started if ending else message, ("startupz", "readyz"))
             return Readiness([startup, Check("shutdown", False, message, _READY)] if ending else [startup], False)
-        health, queues = await asyncio.gather(self._health_or_error(), self._queues())
+        health, queues, workers = await asyncio.gather(self._health_or_error(), self._queues(), self._workers())
         if self._lifecycle.status.phase is not Phase.RUNNING:
             return await self._evaluate()  # a shutdown has begun meanwhile
         startup = Check("startup", True, message, ("startupz", "readyz"))
@@ -109,7 +117,7 @@ class Checks:
         loop = Check("event_loop", True, "event loop answers", _BOTH)
         answered = not isinstance(health, Exception)
         known = [] if isinstance(health, Exception) else components(dict(health))
-        found = [_answer_of(health), *known, *queues]
+        found = [_answer_of(health), *known, *queues, *workers]
         own = [check for check in (startup, shutdown, loop) if check.name not in {each.name for each in found}]
         judged = self._smoothing.judge([check._replace(probes=_READY) for check in found], complete=answered)
         return Readiness([*own, *judged], answered)
@@ -132,6 +140,19 @@ class Checks:
         except Exception as error:
             logger.warning("get_queue_stats() failed", exc_info=True)
             return self._queue_limits.unknown(f"get_queue_stats() failed: {type(error).__name__}")
+
+    async def _workers(self) -> list[Check]:
+        """Whether any process takes tasks, if that is required. What can't be known isn't met."""
+        if not self._require_workers:
+            return []
+        try:
+            count = len(await self.ask("list_workers"))
+        except (LoopUnavailable, CallTimeout, NoSuchMethod) as error:
+            return [Check(_WORKERS, False, f"not known: {error}")]
+        except Exception as error:
+            logger.warning("list_workers() failed", exc_info=True)
+            return [Check(_WORKERS, False, f"not known: list_workers() failed: {type(error).__name__}")]
+        return [Check(_WORKERS, count > 0, f"live processes that take tasks: {count}")]
 
     async def health(self) -> dict[str, Any]:
         """The app's health check, or one of the same shape that says why there is none."""

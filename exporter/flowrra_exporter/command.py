@@ -20,6 +20,7 @@ from flowrra_exporter.app_loop import AppLoop
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.lifecycle import Phase
+from flowrra_exporter.observed import observe
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.signals import Signals
 from flowrra_exporter.target import Target, check_target, describe, import_target, resolve_target
@@ -128,17 +129,20 @@ class Command:
         try:
             if await self._unless_stopped(self._start(found, app_loop)):
                 self._exporter.lifecycle.running()
-                logger.info("the app has started")
+                logger.info("%s", self._exporter.lifecycle.sentence(Phase.RUNNING))
                 await self._stop.wait()
             if self._app is not None:
                 await self._drain(self._app)
             self._exporter.lifecycle.stopped()
-            logger.info("the app has stopped")
+            logger.info("%s", self._exporter.lifecycle.sentence(Phase.STOPPED))
         finally:
             self._deadline.set(self._settings.shutdown_timeout)  # also for what the loop still has to clean up
 
     async def _start(self, found: Any, app_loop: AppLoop) -> None:
         target = await resolve_target(found, self._target)
+        if self._settings.observe:
+            observed = await observe(target.manager, self._target)
+            target = Target(observed, observed)  # which can't be started: no task is to run here
         self._exporter.attach(target.manager, app_loop)
         self._app = target
         try:

@@ -22,7 +22,9 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
+from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
+from flowrra_exporter.observed import Observed
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.target import manager_of
 
@@ -80,6 +82,8 @@ class Embedded:
                 return
             exporter = Exporter(self._app, self._settings)
             manager = manager_of(self._app)
+            if self._settings.observe and not isinstance(manager, Observed):
+                raise UsageError("observe is for flowrra-exporter and Exporter; expected an app that runs here")
             exporter.serve(listen=False)
             try:
                 exporter.attach(manager, exporter.watch(asyncio.get_running_loop()))

@@ -27,6 +27,7 @@ from flowrra_exporter.forks import Birthplace
 from flowrra_exporter.histogram_bounds import set_bounds
 from flowrra_exporter.lifecycle import Lifecycle
 from flowrra_exporter.management import Management
+from flowrra_exporter.observed import observe
 from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.queue_limits import QueueLimits
 from flowrra_exporter.settings import Settings
@@ -57,17 +58,18 @@ class Exporter:
     """Serves metrics and probes of a Flowrra app, or of any object with `get_stats` and `health_check`.
 
     `app` may come later, by `attach`: the command serves probes while it is still importing it. `mode` is
-    what flowrra_exporter_info says. Raises UsageError for settings that make no sense and for a port in use.
+    what flowrra_exporter_info says; with the setting `observe` it is 'observer'. Raises UsageError for settings that
+    make no sense and for a port in use.
     """
 
     def __init__(self, app: Any = None, settings: Settings | None = None, mode: str = "library") -> None:
         self.settings = settings or Settings()
-        self.lifecycle = Lifecycle()
+        self.lifecycle = Lifecycle(self.settings.observe)
         self.app_loop: AppLoop | None = None
         self._app = app
-        self._mode = mode
+        self._mode = mode = "observer" if self.settings.observe else mode
         self._management: Management | None = None
-        self._python = PythonCollector(_REGISTRY_TIMEOUT)
+        self._python = PythonCollector(_REGISTRY_TIMEOUT, own_only=self.settings.observe)
         self._collectors: list[Collector] = self._chosen([self._python])
         self._server: ServerThread | None = None
         self._birthplace = Birthplace("the exporter")
@@ -85,6 +87,7 @@ class Exporter:
             self.settings.probe_timeout,
             self.settings.probe_failure_grace,
             QueueLimits(self.settings.probe_max_pending, self.settings.probe_max_queue_age),
+            self.settings.probe_require_workers,
         )
         self._collections = Collections(
             mode,
@@ -171,15 +174,16 @@ class Exporter:
         return app_loop
 
     def attach(self, manager: Any, app_loop: AppLoop) -> None:
-        """Serves what `manager` answers on the loop that is being watched.
+        """Serves what `manager` answers on the loop that is being watched; an `Observed` one in observer mode.
 
         Raises UsageError for histogram bounds that the app doesn't take.
         """
-        management = Management(manager, app_loop, self.settings.collect_timeout)
-        set_bounds(management, self.settings)
+        management = Management(manager, app_loop, self.settings.collect_timeout, self.settings.observe)
+        if not self.settings.observe:
+            set_bounds(management, self.settings)
         bounds = self.settings.histogram_run_duration_bounds
         otel = [] if self._otel is None else self._otel.attach(getattr(manager, "app", manager), bounds)
-        collectors = collectors_for(management, self.settings.max_series)
+        collectors = collectors_for(management, self.settings.max_series, shared_only=self.settings.observe)
         self._collectors = self._chosen([*collectors, *otel, self._python])
         self._management = management
 
@@ -214,6 +218,8 @@ class Exporter:
         if self._app is None:
             raise TypeError("Exporter() has no app to serve; expected Exporter(app)")
         manager = manager_of(self._app)  # before anything is bound: what is no app is refused without a trace
+        if self.settings.observe:
+            manager = await observe(manager, "the app")
         self.serve()
         try:
             self.attach(manager, self.watch(asyncio.get_running_loop()))
@@ -234,7 +240,8 @@ class Exporter:
     def _open_otel(self) -> OpenTelemetry | None:
         """What pushes metrics and makes spans; None, and nothing is imported, unless it's switched on."""
         environment = Environment(self.settings, os.environ)
-        metrics, traces = environment.metrics_on(), environment.traces_on()
+        # An observer runs no tasks, so it makes no spans.
+        metrics, traces = environment.metrics_on(), environment.traces_on() and not self.settings.observe
         if not metrics and not traces:
             return None
         from flowrra_exporter.otel.service import OpenTelemetry

@@ -19,9 +19,13 @@ class NoSuchMethod(LookupError):
 
 
 class Management:
-    """Asks a manager: by `ask` what needs the app's loop, by `read` what is plain numbers."""
+    """Asks a manager: by `ask` what needs the app's loop, by `read` what is plain numbers.
 
-    def __init__(self, manager: Any, app_loop: AppLoop, call_timeout: float) -> None:
+    With `observes` the app is run by other processes, and only what they share can be asked.
+    """
+
+    def __init__(self, manager: Any, app_loop: AppLoop, call_timeout: float, observes: bool = False) -> None:
+        self.observes = observes
         self._manager = manager
         self._app_loop = app_loop
         self._call_timeout = call_timeout
@@ -45,7 +49,8 @@ class Management:
         Raises NoSuchMethod, and what `AppLoop.call` raises.
         """
         if not self.has(method):
-            raise NoSuchMethod(f"this app has no {method}()")
+            place = "in observer mode there is" if self.observes else "this app has"
+            raise NoSuchMethod(f"{place} no {method}()")
         limit = self._call_timeout if timeout is None else timeout
         call = functools.partial(getattr(self._manager, method), **arguments)
         key = f"{method}({', '.join(f'{name}={value}' for name, value in arguments.items())})"

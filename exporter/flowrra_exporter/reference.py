@@ -14,7 +14,8 @@ Made from `flowrra_exporter/catalog.py` by `make reference`; don't edit it here.
   `NAME_bucket` (with the label `le`), `NAME_sum` and `NAME_count`.
 - **Scope**: a figure of the *process* is each process's own: add them up. A *shared* one is read from what processes
   share, such as a broker: all of them say the same, so take the maximum. A queue in memory is each process's own all
-  the same: the label `broker` of `flowrra_queue_info` tells which it is.
+  the same: the label `broker` of `flowrra_queue_info` tells which it is. One of the *exporter* is about the exporter
+  itself. With `--observe` those of the process are absent.
 - **Bounds**: the defaults; those of tasks and of the event loop can be chosen by `--histogram.NAME-bounds`. A bucket
   holds what is less than or equal to its bound, and there is always one more, `+Inf`.
 - A figure that can't be read is absent, and its collector has `flowrra_collector_success` 0. Counters and histograms

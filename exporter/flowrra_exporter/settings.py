@@ -24,7 +24,8 @@ OTEL_PROTOCOLS = ("http/protobuf", "grpc")
 OTEL_TEMPORALITIES = ("cumulative", "delta", "lowmemory")
 OTHER_PATHS = (
     *("/", "/livez", "/readyz", "/startupz", "/healthz"),
-    *("/api/stats", "/api/health", "/api/tasks", "/api/queues", "/api/task-stats", "/api/schedules", "/api/failures"),
+    *("/api/stats", "/api/health", "/api/tasks", "/api/queues", "/api/workers", "/api/task-stats", "/api/schedules"),
+    "/api/failures",
 )
 _URL_FORM = "a URL such as 'http://collector:4318'"
 _GRACE_FORM = "a number of seconds, 0 or more"
@@ -56,6 +57,7 @@ class Settings:
     What is None of OpenTelemetry (`otel_…`) is left to the standard OTEL_* variables.
     """
 
+    observe: bool = False
     web_listen_address: tuple[Address, ...] = (Address("", 9464),)
     web_telemetry_path: str = "/metrics"
     web_config_file: Path | None = None
@@ -83,6 +85,7 @@ class Settings:
     probe_failure_grace: float = 5.0
     probe_max_pending: int | None = None
     probe_max_queue_age: float | None = None
+    probe_require_workers: bool = False
     debug: bool = False
     otel_metrics: bool | None = None
     otel_traces: bool = False
@@ -303,6 +306,14 @@ HISTOGRAMS = {
 
 OPTIONS = (
     Option(
+        "--observe",
+        parse_flag,
+        "true or false",
+        "Don't run the app: serve what its processes share through the broker, beside them.",
+        "",
+        switch=True,
+    ),
+    Option(
         "--web.listen-address",
         parse_address,
         _ADDRESS_FORM,
@@ -426,6 +437,14 @@ OPTIONS = (
         _SECONDS_FORM,
         "/readyz fails while a task has waited longer than that. [default: no limit]",
         "SECONDS",
+    ),
+    Option(
+        "--probe.require-workers",
+        parse_flag,
+        "true or false",
+        "/readyz fails while no live process takes tasks from the broker.",
+        "",
+        switch=True,
     ),
     Option(
         "--otel.metrics",

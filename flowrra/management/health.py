@@ -19,7 +19,7 @@ BLOCKED_AFTER = 5.0
 # Seconds: a task that has waited for so long while a worker was free is not being taken.
 STUCK_AFTER = 5.0
 # Seconds that a server may take to answer; less than whoever asks for the health is likely to wait.
-PING_TIMEOUT = 1.0
+PING_TIMEOUT = 0.5
 
 
 class Component(TypedDict):
@@ -42,10 +42,16 @@ async def check_health(app: Flowrra) -> dict[str, Component | None]:
         "scheduler": _check_scheduler(app.scheduler),
     }
     brokers = [executor.broker for executor in executors.values() if executor.broker is not None]
+    servers: dict[str, BaseBroker | BaseResultBackend] = {}
     if brokers:
-        components["broker"] = _check_feeding(list(executors.values())) or await _check_server(brokers[0])
+        components["broker"] = _check_feeding(list(executors.values()))
+        if components["broker"] is None:
+            servers["broker"] = brokers[0]
     if app.config.backend is not None and type(app.results) is not InMemoryBackend:
-        components["backend"] = await _check_server(app.results)
+        servers["backend"] = app.results
+    # At once: whoever asks waits for one of them that hangs, not for both.
+    answers = await asyncio.gather(*map(_check_server, servers.values()))
+    components.update(zip(servers, answers, strict=True))
     return components
 
 

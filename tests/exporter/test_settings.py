@@ -44,6 +44,8 @@ VALID = {
     "otel_protocol": ("grpc", "grpc"),
     "otel_interval": ("15", 15.0),
     "otel_temporality": ("delta", "delta"),
+    "observe": ("true", True),
+    "probe_require_workers": ("true", True),
     "debug": ("true", True),
 }
 

@@ -21,12 +21,14 @@ from flowrra_exporter.collectors.budget import SeriesBudget
 from flowrra_exporter.collectors.task_figures import read_stats
 from flowrra_exporter.embedded import Embedded, Request
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.observed import observe
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.target import Target, describe, import_target, resolve_target
 
 _SUBJECT = "app"
 _MANAGEMENT = "Management API"
 _NEEDED = ("get_stats", "health_check")
+_WANTED_SHARED = ("get_queue_stats", "list_workers")
 _WANTED = ("get_task_stats", "get_queue_stats", "get_runtime_stats", "list_registered_tasks")
 _SLOW_IMPORT_SECONDS = 10.0
 
@@ -65,8 +67,15 @@ class AppCheck:
             yield error(_SUBJECT, str(failure))
             return
         yield ok(_SUBJECT, f"it is an app: {type(target.app).__module__}.{type(target.app).__qualname__}")
+        if self._settings.observe:
+            try:
+                observed = await observe(target.manager, self._text)
+            except UsageError as failure:
+                yield error(_SUBJECT, str(failure))
+                return
+            target = Target(observed, observed)
         answers: dict[str, Any] = {}
-        for method in (*_NEEDED, *_WANTED):
+        for method in (*_NEEDED, *(_WANTED_SHARED if self._settings.observe else _WANTED)):
             yield await self._ask(target, method, answers)
         for finding in self._tasks(answers):
             yield finding

@@ -34,10 +34,17 @@ NAMES = (*(collector.name for collector in _OF_THE_APP), PythonCollector.name)
 """The names of all collectors, as in ``--no-collector.NAME``."""
 
 
-def collectors_for(management: Management, max_series: int = DEFAULT_MAX_SERIES) -> list[Collector]:
-    """The collectors whose methods this manager has. `max_series` bounds the series of the task names."""
+def collectors_for(
+    management: Management, max_series: int = DEFAULT_MAX_SERIES, shared_only: bool = False
+) -> list[Collector]:
+    """The collectors whose methods this manager has; those alone that `shared_only` asks for.
+
+    `max_series` bounds the series of the task names.
+    """
     found: list[Collector] = []
     for collector in _OF_THE_APP:
+        if shared_only and not collector.shared:
+            continue
         if collector is TasksCollector and collector.available(management):
             found.append(TasksCollector(management, max_series))
         elif collector.available(management):

@@ -14,6 +14,7 @@ class AppCollector(ManagementCollector):
     """flowrra_build_info, flowrra_app_running, flowrra_tasks_pending."""
 
     name = "app"
+    shared = True
     method = "get_stats"
 
     async def collect(self) -> Sequence[Family]:

@@ -26,6 +26,8 @@ class Collector(ABC):
     """Makes the families of one source. `name` is the value of the label `collector`."""
 
     name: ClassVar[str]
+    shared: ClassVar[bool] = False
+    """Whether all processes that share a broker see its figures. An observer has no other collectors."""
     dropped: int = 0
     """How many time series it left out of its last families."""
 

@@ -21,18 +21,22 @@ from flowrra_exporter.samples import ForeignFamily
 
 logger = logging.getLogger(__name__)
 
+_OF_THE_PROCESS = ("process_", "python_")
+
 
 class PythonCollector(Collector):
     """process_*, python_*, and whatever else the app registered.
 
     `timeout` is in seconds. Where a name is one of ours, or taken by another of theirs, the family is left
-    out and that is logged once; `dropped` is the number of time series that this cost in the last collection.
+    out and that is logged once; `dropped` is the number of time series that this cost in the last collection. With
+    `own_only` the families that the app registered are left out: an app that doesn't run here counts nothing here.
     """
 
     name = "python"
 
-    def __init__(self, timeout: float, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, timeout: float, registry: CollectorRegistry = REGISTRY, own_only: bool = False) -> None:
         self.dropped = 0
+        self._own_only = own_only
         self._timeout = timeout
         self._registry = registry
         self._run: _Run | None = None
@@ -43,7 +47,8 @@ class PythonCollector(Collector):
             raise TimeoutError(f"a registered collector has been hanging for {self._run.age:.1f} s")
         run = self._run = _Run(self._registry)
         problem = await self._wait(run)
-        families = self._without_clashes(list(run.families))
+        found = [family for family in run.families if not self._own_only or family.name.startswith(_OF_THE_PROCESS)]
+        families = self._without_clashes(found)
         if problem is not None:
             raise Incomplete(problem, list(families))
         return families

@@ -24,6 +24,7 @@ class QueueCollector(ManagementCollector):
     """
 
     name = "queue"
+    shared = True
     method = "get_queue_stats"
 
     async def collect(self) -> Sequence[Family]:

@@ -13,6 +13,7 @@ class WorkersCollector(ManagementCollector):
     """flowrra_worker_processes."""
 
     name = "workers"
+    shared = True
     method = "list_workers"
 
     async def collect(self) -> Sequence[Family]:

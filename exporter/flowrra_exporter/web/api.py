@@ -24,6 +24,7 @@ API_PATHS = {
     "/api/health": "Health by component",
     "/api/tasks": "Registered tasks",
     "/api/queues": "Queues: depth and age",
+    "/api/workers": "The processes that take tasks",
     "/api/task-stats": "What became of the tasks, by name",
     "/api/schedules": "Schedules: when they run next and ran last",
     "/api/failures": "The tasks that failed last",
@@ -55,7 +56,10 @@ class ApiRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""
-        handlers = (self.stats, self.health, self.tasks, self.queues, self.task_stats, self.schedules, self.failures)
+        handlers = (
+            *(self.stats, self.health, self.tasks, self.queues, self.workers),
+            *(self.task_stats, self.schedules, self.failures),
+        )
         return [web.get(path, handler) for path, handler in zip(API_PATHS, handlers, strict=True)]
 
     async def stats(self, _request: web.Request) -> web.Response:
@@ -73,6 +77,10 @@ class ApiRoutes:
     async def queues(self, _request: web.Request) -> web.Response:
         """What `get_queue_stats` answers."""
         return await self._answer("get_queue_stats")
+
+    async def workers(self, _request: web.Request) -> web.Response:
+        """What `list_workers` answers."""
+        return await self._answer("list_workers")
 
     async def task_stats(self, _request: web.Request) -> web.Response:
         """What `get_task_stats` answers: plain numbers, read in this thread even while the app's loop is blocked."""

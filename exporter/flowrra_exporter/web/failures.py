@@ -70,7 +70,7 @@ class Failures:
         if management is None:
             return self._latest._replace(problem="the app is starting")
         if not management.has(_METHOD):
-            raise NoSuchMethod(f"this app has no {_METHOD}()")
+            raise NoSuchMethod(f"failed tasks can't be listed: there is no {_METHOD}()")
         if time.monotonic() >= self._next:
             started = time.monotonic()
             try:

@@ -115,6 +115,14 @@ async def _main(view: View, form: Form, max_series: int | None) -> Html:
         parts.append(element("div", sections.notice(view.headline.level, _before(view)), id="before"))
         parts.append(sections.exporter(view, max_series))
         return element("main", *parts, id="main")
+    if view.observed:
+        parts += [
+            sections.shared_overview(view),
+            sections.queues(view),
+            _columns(sections.failures(view, form.task_data), sections.health(view)),
+            sections.exporter(view, max_series),
+        ]
+        return element("main", *parts, id="main")
     parts += [
         sections.overview(view),
         _columns(sections.executors(view), sections.queues(view)),

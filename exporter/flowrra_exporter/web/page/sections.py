@@ -74,6 +74,24 @@ def overview(view: View) -> Html:
             _counted(figures.number(catalog.EVENT_LOOP_STALLS), "stall", "stalls"),
         ),
     )
+    return _glance(tiles)
+
+
+def shared_overview(view: View) -> Html:
+    """The same for an app that other processes run: what they share."""
+    figures = view.figures
+    return _glance(
+        (
+            ("Waiting", words.count(figures.total(catalog.QUEUE_PENDING)), _oldest(view)),
+            ("Delayed", words.count(figures.total(catalog.QUEUE_DELAYED)), "until a later time"),
+            ("In flight", words.count(figures.total(catalog.QUEUE_IN_FLIGHT)), "taken by a worker"),
+            ("Dead", words.count(figures.total(catalog.QUEUE_DEAD)), "set aside"),
+            ("Worker processes", words.count(figures.number(catalog.WORKER_PROCESSES)), "that take tasks"),
+        )
+    )
+
+
+def _glance(tiles: Iterable[tuple[str, str, str]]) -> Html:
     cells = [_tile(*tile) for tile in tiles]
     heading = element("h2", "At a glance", id="overview-title", class_="visually-hidden")
     return element("section", heading, element("dl", *cells), id="overview", aria_labelledby="overview-title")

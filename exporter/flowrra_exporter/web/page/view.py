@@ -53,11 +53,14 @@ class Stall(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """Everything on the page as of a moment. `blocked` is what blocks the app's event loop now."""
+    """Everything on the page as of a moment. `blocked` is what blocks the app's event loop now; with `observed` the
+    app is run by other processes, and only what they share is there to see.
+    """
 
     at: datetime
     headline: Headline
     attached: bool
+    observed: bool
     health: list[Check]
     figures: Figures
     rates: Rates
@@ -95,10 +98,12 @@ class Viewer:
         counters = {metric.name: figures.numbers(metric) for metric in COUNTERS}
         runtime = self._runtime()
         blocked = self._blocked(runtime)
+        management = self._management()
         return View(
             at=datetime.now(UTC),
             headline=_headline(self._lifecycle, components(health), blocked),
-            attached=self._management() is not None,
+            attached=management is not None,
+            observed=management is not None and management.observes,
             health=components(health),
             figures=figures,
             rates=self._readings.add(time.monotonic(), counters),
