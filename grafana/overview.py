@@ -237,6 +237,20 @@ def queues() -> list[Panel]:
             stacked=True,
         ),
         graph(
+            "Worker processes, by job",
+            "Live processes that take tasks, as the broker knows them: gone 15 s after a kill. Without a broker each "
+            "process knows itself alone.",
+            Query(f"max by (job) ({series(catalog.WORKER_PROCESSES)})", "{{job}}"),
+            unit=units.Short,
+        ),
+        graph(
+            "Errors of broker and result backend",
+            "Operations that failed, in a second. While it lasts, nothing is lost, and nothing gets on.",
+            Query(rate(catalog.BROKER_ERRORS, "operation"), "broker: {{operation}}"),
+            Query(rate(catalog.BACKEND_ERRORS, "operation"), "backend: {{operation}}"),
+            unit=units.OpsPerSecond,
+        ),
+        graph(
             "Worker restarts",
             "Workers that died and were replaced. More than none deserves a look at the log.",
             Query(increase(catalog.EXECUTOR_WORKER_RESTARTS, "executor"), "{{executor}}"),

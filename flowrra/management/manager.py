@@ -474,8 +474,9 @@ async def _queue_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | No
         }
     return {
         "pending": await _pending(executor),
-        "delayed": executor.delayed_count(),
-        "in_flight": executor.busy_workers,
+        # With a broker that knows only what is due, this process has but its own part of them.
+        "delayed": executor.delayed_count() if broker is None else None,
+        "in_flight": executor.busy_workers if broker is None else None,
         "dead": 0 if broker is None else None,
         "oldest_pending_at": executor.oldest_pending_at() if broker is None else None,
         "paused": False if broker is None else None,
