@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _FIRST_SECONDS = 3.0
 """How long the first questions may take; then the exporter goes on without the answers."""
 _COMPONENTS = ("broker", "backend")
-_SHARED = ("get_queue_stats", "list_workers")
+_SHARED = ("get_queue_stats", "list_workers", "list_schedules")
 
 
 class Observed:
@@ -33,11 +33,18 @@ class Observed:
         for method in (*_SHARED, *(("list_failed_tasks",) if results_shared else ())):
             if hasattr(manager, method):
                 setattr(self, method, getattr(manager, method))
+        if hasattr(manager, "get_scheduler_stats"):
+            self.get_scheduler_stats = self._scheduler_stats
 
     async def get_stats(self) -> dict[str, Any]:
         """``tasks`` with ``pending``, how many wait in the broker. Raises what the manager raises."""
         stats = await self._manager.get_stats()
         return {"tasks": {"pending": (section(stats, "tasks") or {}).get("pending")}}
+
+    async def _scheduler_stats(self) -> dict[str, Any] | None:
+        """What is in the schedules' store. Whether a scheduler runs is another process's own."""
+        stats = await self._manager.get_scheduler_stats()
+        return None if stats is None else {key: value for key, value in stats.items() if key != "running"}
 
     async def health_check(self) -> dict[str, Any]:
         """``healthy``, ``timestamp``, and of the ``components`` broker and backend. Raises what the manager raises."""

