@@ -149,14 +149,15 @@ class TestConnections:
         assert connections(look) == before
         app.start_sync()
         try:
-            while_running = connections(look)
             task_id = app.submit_sync("add", 1, 2)
             app.wait_for_result_sync(task_id, timeout=5)
-            for _ in range(5):
+            while_running = connections(look)
+            for _ in range(10):
                 assert asyncio.run(manager.get_stats())["app"]["running"] is True
                 assert (asyncio.run(manager.get_task_result(task_id)) or {})["result"] == 3
                 assert asyncio.run(manager.health_check())["healthy"] is True
-            assert connections(look) <= while_running + 4
+            # The app itself may still be making some of its own.
+            assert connections(look) <= while_running + 5
         finally:
             app.stop_sync()
         assert connections(look) == before
