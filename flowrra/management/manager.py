@@ -12,8 +12,9 @@ All methods are coroutines, and may be called from any thread and any event loop
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Unpack
 
 from flowrra.app import Flowrra
 from flowrra.brokers.base import LeasingBroker
@@ -23,12 +24,20 @@ from flowrra.loop_monitor import Blockade
 from flowrra.management.health import check_health
 from flowrra.registry import TaskDefinition
 from flowrra.scheduler.models import ScheduledTask
-from flowrra.scheduler.scheduler import Scheduler
+from flowrra.scheduler.scheduler import ScheduleExtras, Scheduler
 from flowrra.task import TaskResult, TaskStatus
 
 KINDS = ("io", "cpu")
 # How many names are read before other threads, such as the app's, get the interpreter lock: about half a millisecond.
 _NAMES_IN_ONE_GO = 128
+
+
+class ScheduleOptions(ScheduleExtras, total=False):
+    """Options of a schedule besides those that ``create_schedule_*`` name."""
+
+    max_retries: int
+    retry_delay: float
+    task_id: str | None
 
 
 class FlowrraManager:
@@ -357,7 +366,8 @@ class FlowrraManager:
         return [_schedule(task) for task in found]
 
     async def get_schedule(self, schedule_id: str) -> dict[str, Any] | None:
-        """One schedule, with its ``args, kwargs, max_retries, retry_delay``; None if there is none."""
+        """One schedule, with its ``args, kwargs, max_retries, retry_delay, timezone, misfire_grace, max_running``
+        as well; None if there is none."""
         if (scheduler := self.app.scheduler) is None:
             return None
         task = await self.app.on_own_loop(lambda: scheduler.backend.get(schedule_id))
@@ -373,20 +383,92 @@ class FlowrraManager:
         seconds), ``store_errors`` by operation; None without a scheduler. Plain numbers."""
         return None if self.app.scheduler is None else self.app.scheduler.run_stats()
 
-    async def create_schedule_cron(self, task_name: str, cron: str, *args: Any, **options: Any) -> str:
+    async def list_schedule_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """The latest runs of a schedule, or of all, the latest due first; the store keeps the latest 10,000.
+
+        Args:
+            schedule_id: Whose runs; None is everybody's.
+            limit: How many at most, up to 1000.
+
+        Returns:
+            For each: ``schedule_id``; ``task_id``; ``due`` and ``fired`` (aware UTC datetimes, the latter None unless
+            it was submitted); ``lag`` between them in seconds, or None; ``result`` (``claimed`` while it is being
+            submitted, then ``submitted``, ``missed``, ``skipped`` or ``failed``); ``attempts`` to submit it; and the
+            latest ``error``, or None. None at all without a scheduler.
+
+        Raises:
+            ValueError: ``limit`` is out of range.
+        """
+        if (scheduler := self.app.scheduler) is None:
+            return []
+        return await self.app.on_own_loop(lambda: scheduler.list_runs(schedule_id, limit))
+
+    async def create_schedule_cron(
+        self,
+        task_name: str,
+        cron: str,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        enabled: bool = True,
+        description: str | None = None,
+        priority: int = 0,
+        **options: Unpack[ScheduleOptions],
+    ) -> str:
         """As ``Scheduler.schedule_cron``; ValueError without a scheduler, as in the methods below."""
-        scheduler = self._scheduler()
-        return await self.app.on_own_loop(lambda: scheduler.schedule_cron(task_name, cron, *args, **options))
+        schedule = self._scheduler().schedule_cron
+        return await self.app.on_own_loop(
+            lambda: schedule(
+                task_name, cron, args, kwargs, enabled, description=description, priority=priority, **options
+            )
+        )
 
-    async def create_schedule_interval(self, task_name: str, interval: float, *args: Any, **options: Any) -> str:
+    async def create_schedule_interval(
+        self,
+        task_name: str,
+        interval: float,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        enabled: bool = True,
+        description: str | None = None,
+        priority: int = 0,
+        **options: Unpack[ScheduleOptions],
+    ) -> str:
         """As ``Scheduler.schedule_interval``."""
-        scheduler = self._scheduler()
-        return await self.app.on_own_loop(lambda: scheduler.schedule_interval(task_name, interval, *args, **options))
+        schedule = self._scheduler().schedule_interval
+        return await self.app.on_own_loop(
+            lambda: schedule(
+                task_name, interval, args, kwargs, enabled, description=description, priority=priority, **options
+            )
+        )
 
-    async def create_schedule_once(self, task_name: str, run_at: datetime, *args: Any, **options: Any) -> str:
+    async def create_schedule_once(
+        self,
+        task_name: str,
+        run_at: datetime,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        description: str | None = None,
+        priority: int = 0,
+        **options: Unpack[ScheduleOptions],
+    ) -> str:
         """As ``Scheduler.schedule_once``."""
+        schedule = self._scheduler().schedule_once
+        return await self.app.on_own_loop(
+            lambda: schedule(task_name, run_at, args, kwargs, description, priority=priority, **options)
+        )
+
+    async def trigger_schedule(self, schedule_id: str) -> str:
+        """Run a schedule now, besides its due times; counted and listed as a run.
+
+        Returns:
+            The task's id.
+
+        Raises:
+            ValueError: The schedule is not found, or the app has no scheduler.
+            Exception: What the submission raised.
+        """
         scheduler = self._scheduler()
-        return await self.app.on_own_loop(lambda: scheduler.schedule_once(task_name, run_at, *args, **options))
+        return await self.app.on_own_loop(lambda: scheduler.trigger(schedule_id))
 
     async def enable_schedule(self, schedule_id: str) -> None:
         """As ``Scheduler.enable_task``."""
@@ -421,7 +503,7 @@ _LISTED = [
     "created_at",
     "updated_at",
 ]
-_MORE = ("args", "kwargs", "max_retries", "retry_delay")
+_MORE = ("args", "kwargs", "max_retries", "retry_delay", "timezone", "misfire_grace", "max_running")
 
 
 def _schedule(task: ScheduledTask) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class ScheduledTask:
     """A schedule. Its datetimes are naive local times; ``priority`` is higher first, unlike that of tasks.
 
     ``timezone`` is the name of the zone that its cron expression is read in (None: the scheduler's),
-    ``misfire_grace`` the seconds by which a run may be late and still happen, ``broken`` why it can't run.
+    ``misfire_grace`` the seconds by which a run may be late and still happen, ``max_running`` how many of its tasks
+    may be unfinished (a run that comes due meanwhile is skipped; None: any number), ``broken`` why it can't run.
     """
 
     id: str
@@ -51,6 +52,7 @@ class ScheduledTask:
     priority: int = 0
     timezone: str | None = None
     misfire_grace: float = 86_400.0
+    max_running: int | None = None
     broken: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,6 +112,8 @@ class LocalZone(tzinfo):
 
 
 LOCAL = LocalZone()
+# How often the submission of a run is tried.
+MOST_ATTEMPTS = 5
 MOST_COUNTED = 20_000
 
 
@@ -121,6 +125,19 @@ def micros(at: datetime) -> int:
 def local(instant: int) -> datetime:
     """That instant as a naive local time; ``fold`` tells the two passes of a doubled hour apart."""
     return datetime.fromtimestamp(instant / 1_000_000)  # noqa: DTZ006 - the public datetimes of schedules are local
+
+
+def check(task: ScheduledTask) -> None:
+    """ValueError if an option of a schedule can't be."""
+    if task.timezone is not None:
+        try:
+            ZoneInfo(task.timezone)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"timezone is not known: {task.timezone!r}") from error
+    if not 0 < task.misfire_grace < float("inf"):
+        raise ValueError(f"misfire_grace must be positive, not {task.misfire_grace!r}")
+    if task.max_running is not None and task.max_running < 1:
+        raise ValueError(f"max_running must be positive, not {task.max_running!r}")
 
 
 def definition_key(task: ScheduledTask) -> str:

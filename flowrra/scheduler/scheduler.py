@@ -7,28 +7,47 @@ import logging
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable
-from datetime import datetime, tzinfo
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any, TypedDict, Unpack
 
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.cron import CronExpression
-from flowrra.scheduler.models import LOCAL, Run, ScheduledTask, ScheduleType, following, local, micros
+from flowrra.scheduler.models import (
+    LOCAL,
+    MOST_ATTEMPTS,
+    Run,
+    ScheduledTask,
+    ScheduleType,
+    check,
+    following,
+    local,
+    micros,
+)
 from flowrra.submission import SubmitOptions
 
 logger = logging.getLogger(__name__)
 
-LAG_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
+LAG_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
 RESULTS = ("submitted", "missed", "collapsed", "skipped", "failed")
 BATCH = 100
+MOST_LISTED_RUNS = 1_000
 # Seconds: less than a claim lasts, so that nobody else submits meanwhile.
 SUBMIT_TIMEOUT = 20.0
 STORE_RETRY = 1.0
 
 Submit = Callable[..., Awaitable[Any]]
 SubmitRun = Callable[[str, tuple[Any, ...], dict[str, Any], SubmitOptions], Awaitable[str]]
+
+
+class ScheduleExtras(TypedDict, total=False):
+    """Options of a schedule that Flowrra 0.1 doesn't have; see :class:`ScheduledTask`."""
+
+    timezone: str | None
+    misfire_grace: float
+    max_running: int | None
 
 
 class Scheduler:
@@ -106,35 +125,11 @@ class Scheduler:
 
     # ── schedules ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def schedule_cron(self, task_name: str, cron: str, *args: Any, **options: Any) -> str:
-        """Submit a task whenever a cron expression matches; see :meth:`_schedule` for the options."""
-        CronExpression(cron)
-        return await self._schedule(ScheduleType.CRON, task_name, cron, *args, **options)
-
-    async def schedule_interval(self, task_name: str, interval: float, *args: Any, **options: Any) -> str:
-        """Submit a task every so many seconds."""
-        if not 0 < interval < float("inf"):
-            raise ValueError(f"interval must be positive, not {interval!r}")
-        return await self._schedule(ScheduleType.INTERVAL, task_name, str(interval), *args, **options)
-
-    async def schedule_once(
+    async def schedule_cron(
         self,
         task_name: str,
-        run_at: datetime,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> str:
-        """Submit a task once; a naive time is local."""
-        run_at = local(micros(run_at))
-        return await self._schedule(ScheduleType.ONE_TIME, task_name, run_at.isoformat(), args, kwargs, **options)
-
-    async def _schedule(
-        self,
-        kind: ScheduleType,
-        task_name: str,
-        schedule: str,
-        args: tuple[Any, ...] = (),
+        cron: str,
+        args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
         enabled: bool = True,
         description: str | None = None,
@@ -142,32 +137,117 @@ class Scheduler:
         retry_delay: float = 1.0,
         priority: int = 0,
         task_id: str | None = None,
-        **options: Any,
+        **extras: Unpack[ScheduleExtras],
     ) -> str:
-        """The id of a new schedule, or of the one that means the same; ValueError if the task isn't registered or the
-        id is another's. ``options``: ``timezone`` and ``misfire_grace`` of :class:`ScheduledTask`."""
+        """Submit a task whenever a cron expression matches.
+
+        Args:
+            task_name: Of a registered task.
+            cron: Five fields, or ``@daily`` and the like.
+            args, kwargs: What the task is called with; JSON-safe.
+            enabled: Whether it is submitted at all.
+            description: For people.
+            max_retries, retry_delay: Of each task, the delay in seconds.
+            priority: Higher first among what is due together, unlike that of a submit.
+            task_id: The schedule's id; one is made up by default.
+            extras: ``timezone``, ``misfire_grace`` and ``max_running`` of :class:`ScheduledTask`.
+
+        Returns:
+            The id of the new schedule; or of the one with this task, time and arguments, which is left as it is.
+
+        Raises:
+            ValueError: The task is not registered, the expression or an option is wrong, or the id already exists.
+        """
+        CronExpression(cron)
+        task = self._define(ScheduleType.CRON, task_name, cron, args, kwargs, task_id, extras)
+        task.enabled, task.description, task.priority = enabled, description, priority
+        task.max_retries, task.retry_delay = max_retries, retry_delay
+        return await self._create(task)
+
+    async def schedule_interval(
+        self,
+        task_name: str,
+        interval: float,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        enabled: bool = True,
+        description: str | None = None,
+        max_retries: int = 3,
+        retry_delay: float = 1.0,
+        priority: int = 0,
+        task_id: str | None = None,
+        **extras: Unpack[ScheduleExtras],
+    ) -> str:
+        """Submit a task every ``interval`` seconds, the first time after one; otherwise as :meth:`schedule_cron`."""
+        if not 0 < interval < float("inf"):
+            raise ValueError(f"interval must be positive, not {interval!r}")
+        task = self._define(ScheduleType.INTERVAL, task_name, str(interval), args, kwargs, task_id, extras)
+        task.enabled, task.description, task.priority = enabled, description, priority
+        task.max_retries, task.retry_delay = max_retries, retry_delay
+        return await self._create(task)
+
+    async def schedule_once(
+        self,
+        task_name: str,
+        run_at: datetime,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        description: str | None = None,
+        max_retries: int = 3,
+        retry_delay: float = 1.0,
+        priority: int = 0,
+        task_id: str | None = None,
+        **extras: Unpack[ScheduleExtras],
+    ) -> str:
+        """Submit a task once, at a time that is local if it is naive; otherwise as :meth:`schedule_cron`."""
+        text = local(micros(run_at)).isoformat()
+        task = self._define(ScheduleType.ONE_TIME, task_name, text, args, kwargs, task_id, extras)
+        task.description, task.priority = description, priority
+        task.max_retries, task.retry_delay = max_retries, retry_delay
+        return await self._create(task)
+
+    def _define(
+        self,
+        kind: ScheduleType,
+        task_name: str,
+        schedule: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any] | None,
+        task_id: str | None,
+        extras: ScheduleExtras,
+    ) -> ScheduledTask:
         if not self.registry.is_registered(task_name):
             raise ValueError(f"Task '{task_name}' is not registered")
-        args, kwargs = tuple(args), kwargs or {}
-        sought = (task_name, kind, schedule, args, kwargs)
+        task = ScheduledTask(
+            task_id or str(uuid.uuid4()), task_name, kind, schedule, tuple(args), dict(kwargs or {}), **extras
+        )
+        check(task)
+        if task.max_running is not None and self._callback is not None:
+            raise ValueError("max_running needs to know when tasks end, which a submit callback doesn't tell")
+        return task
+
+    async def _create(self, task: ScheduledTask) -> str:
+        sought = (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs)
         if (same := await self.backend.find_by_definition(*sought)) is not None:
             return same.id
-        task = ScheduledTask(task_id or str(uuid.uuid4()), *sought, enabled, description=description, **options)
-        task.max_retries, task.retry_delay, task.priority = max_retries, retry_delay, priority
         task.next_run_at = self._first_run(task)
         try:
             await self.backend.create(task)
-        except ValueError:
+        except ValueError:  # either somebody else was faster, or the id is another's
             if (same := await self.backend.find_by_definition(*sought)) is None:
                 raise
             return same.id
+        self._know(task.task_name)
         self._changed.set()
         return task.id
+
+    def _micros(self) -> int:
+        return round(self._now() * 1_000_000)
 
     def _first_run(self, task: ScheduledTask) -> datetime | None:
         if task.schedule_type is ScheduleType.ONE_TIME:
             return datetime.fromisoformat(task.schedule)
-        due = following(task, round(self._now() * 1_000_000), self.zone)
+        due = following(task, self._micros(), self.zone)
         return None if due is None else local(due)
 
     async def unschedule(self, task_id: str) -> bool:
@@ -192,6 +272,35 @@ class Scheduler:
         await self.backend.update(task)
         self._changed.set()
 
+    async def trigger(self, schedule_id: str) -> str:
+        """Run a schedule now, enabled or not, besides its due times; counted as a run, whatever else is running.
+
+        Returns:
+            The task's id, unless a submit callback gives it one of its own.
+
+        Raises:
+            ValueError: The schedule is not found.
+            Exception: What the submission raised; it isn't tried again.
+        """
+        run = await self.backend.begin_run(schedule_id, self._micros(), self._owner)
+        if run is None:
+            raise ValueError(f"Scheduled task '{schedule_id}' not found")
+        try:
+            await self._submit(run)
+        except Exception as error:
+            self._count(run.schedule.task_name, "failed")
+            await self._settle([run], {run.id: _text(error)})
+            raise
+        self._observe(run)
+        await self._settle([run], {})
+        return run.id
+
+    async def list_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """The latest runs; see ``FlowrraManager.list_schedule_runs``."""
+        if not 0 <= limit <= MOST_LISTED_RUNS:
+            raise ValueError(f"limit must be from 0 to {MOST_LISTED_RUNS}, it is {limit}")
+        return [_run_seen(row) for row in await self.backend.list_runs(schedule_id, limit)]
+
     async def get_scheduled_task(self, task_id: str) -> ScheduledTask | None:
         """One schedule."""
         return await self.backend.get(task_id)
@@ -204,7 +313,7 @@ class Scheduler:
 
     async def stats(self) -> dict[str, Any]:
         """The figures of ``FlowrraManager.get_scheduler_stats``."""
-        found = await self.backend.figures(round(self._now() * 1_000_000))
+        found = await self.backend.figures(self._micros())
         return {
             "running": self.is_running,
             "check_interval": self.check_interval,
@@ -224,8 +333,12 @@ class Scheduler:
             "store_errors": self._store_errors.copy(),
         }
 
+    def _know(self, task_name: str) -> None:
+        self._runs.setdefault(task_name, dict.fromkeys(RESULTS, 0))
+
     def _count(self, task_name: str, result: str, count: int = 1) -> None:
-        self._runs.setdefault(task_name, dict.fromkeys(RESULTS, 0))[result] += count
+        self._know(task_name)
+        self._runs[task_name][result] += count
 
     # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -233,11 +346,11 @@ class Scheduler:
         while True:
             self._changed.clear()
             try:
-                delay = await self._fire_due()
                 self.store_error = None
+                delay = await self._fire_due()
             except Exception as error:
                 self._store_errors["claim"] += 1
-                self.store_error = f"{type(error).__name__}: {error}"
+                self.store_error = _text(error)
                 logger.exception("schedules could not be read or claimed")
                 delay = STORE_RETRY
             self.turned_at = time.monotonic()
@@ -253,7 +366,7 @@ class Scheduler:
 
     async def _fire_due(self) -> float:
         """Submit what is due; the seconds until something is due next."""
-        now = round(self._now() * 1_000_000)
+        now = self._micros()
         claims = await self.backend.claim(now, self.zone, self._owner, BATCH)
         for result, counts in (("missed", claims.missed), ("collapsed", claims.collapsed)):
             for name, count in counts.items():
@@ -271,12 +384,29 @@ class Scheduler:
         errors: dict[str, str] = {}
         for run, outcome in zip(runs, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                errors[run.id] = f"{type(outcome).__name__}: {outcome}"
-                self._count(run.schedule.task_name, "failed")
-                logger.error("run was not submitted schedule=%s error=%s", run.schedule.id, errors[run.id])
+                errors[run.id] = _text(outcome)
+                if run.attempts >= MOST_ATTEMPTS:
+                    self._count(run.schedule.task_name, "failed")
+                logger.error(
+                    "run was not submitted schedule=%s attempt=%d of %d error=%s",
+                    run.schedule.id,
+                    run.attempts,
+                    MOST_ATTEMPTS,
+                    errors[run.id],
+                )
             else:
                 self._observe(run)
-        await self.backend.settle(runs, round(self._now() * 1_000_000), errors)
+        await self._settle(runs, errors)
+
+    async def _settle(self, runs: list[Run], errors: dict[str, str]) -> None:
+        """Record what became of runs. If that fails they are submitted again after a while, which changes nothing:
+        their tasks exist."""
+        try:
+            await self.backend.settle(runs, self._micros(), errors)
+        except Exception as error:
+            self._store_errors["settle"] += 1
+            self.store_error = _text(error)
+            logger.exception("runs could not be settled")
 
     def _observe(self, run: Run) -> None:
         lag = max(0.0, self._now() - run.due / 1_000_000)
@@ -303,3 +433,25 @@ class Scheduler:
         if executor is None:
             raise ValueError(f"The scheduler has no executor for task '{task.task_name}'")
         await executor.accept_once(definition, task.args, task.kwargs, options)
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _run_seen(row: dict[str, Any]) -> dict[str, Any]:
+    due, fired = _instant(row["due"]), _instant(row["fired"])
+    return {
+        "schedule_id": row["schedule_id"],
+        "task_id": row["id"],
+        "due": due,
+        "fired": fired,
+        "lag": None if fired is None or due is None else max(0.0, (fired - due).total_seconds()),
+        "result": row["result"],
+        "attempts": row["attempts"],
+        "error": row["error"],
+    }
+
+
+def _instant(at: int | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at / 1_000_000, UTC)

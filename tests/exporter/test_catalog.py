@@ -8,12 +8,14 @@ import pytest
 from flowrra_exporter.catalog import (
     CATALOG,
     EVENT_LOOP_LAG,
+    SCHEDULER_LAG,
     TASK_QUEUE_WAIT,
     TASK_RUN_DURATION,
     Metric,
 )
 
 from flowrra import loop_monitor, telemetry
+from flowrra.scheduler import scheduler
 
 each_metric = pytest.mark.parametrize("metric", CATALOG, ids=lambda metric: metric.name)
 
@@ -57,3 +59,4 @@ def test_the_bounds_are_those_that_flowrra_counts_with() -> None:
     assert TASK_RUN_DURATION.bounds == telemetry.RUN_DURATION_BOUNDS
     assert TASK_QUEUE_WAIT.bounds == telemetry.QUEUE_WAIT_BOUNDS
     assert EVENT_LOOP_LAG.bounds == loop_monitor.LAG_BOUNDS
+    assert SCHEDULER_LAG.bounds == scheduler.LAG_BOUNDS

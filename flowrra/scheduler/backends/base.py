@@ -78,6 +78,10 @@ class BaseSchedulerBackend(ABC):
         """Claim what is due (microseconds since 1970), each due time for one scheduler, whoever else asks."""
         raise NotImplementedError("This schedule store has no claims; inherit from SqlSchedulerBackend")
 
+    async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
+        """Claim a run that is due now, whatever the schedule says, and is tried once; None if there is no schedule."""
+        raise NotImplementedError("This schedule store has no runs; inherit from SqlSchedulerBackend")
+
     async def settle(self, runs: Sequence[Run], now: int, errors: dict[str, str]) -> None:
         """Record what was submitted, and what was not, and why; the latter is claimed again later."""
         raise NotImplementedError

@@ -18,12 +18,20 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
-from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, fire, local, micros
+from flowrra.scheduler.models import (
+    MOST_ATTEMPTS,
+    Run,
+    ScheduledTask,
+    ScheduleType,
+    definition_key,
+    fire,
+    local,
+    micros,
+)
 
 # Microseconds: a run that was claimed and not submitted for so long belongs to whoever takes it next.
 LEASE = 30_000_000
 RETRY = 1_000_000
-MOST_ATTEMPTS = 5
 MOST_RUNS = 10_000
 
 
@@ -67,6 +75,7 @@ SCHEDULES = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("timezone", sa.String(64)),
     sa.Column("misfire_grace", _real, nullable=False, server_default="86400"),
+    sa.Column("max_running", sa.Integer),
     sa.Column("broken", sa.Text),
     sa.Column("due", sa.BigInteger),
     sa.Column("definition", sa.String(64)),
@@ -197,6 +206,14 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         engine = await self._open()
         async with engine.begin() as connection:
             return await connection.run_sync(_claim, now, zone, owner, limit)
+
+    async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
+        task = await self.get(schedule_id)
+        if task is None:
+            return None
+        run = Run(f"{schedule_id}@{now}", task, now, MOST_ATTEMPTS)
+        await self._write(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
+        return run
 
     async def settle(self, runs: Sequence[Run], now: int, errors: dict[str, str]) -> None:
         engine = await self._open()

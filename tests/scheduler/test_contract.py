@@ -1,0 +1,317 @@
+"""What the published API promises of schedules, and of the Management API's part in them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrra import Config, Flowrra, TaskStatus
+from flowrra.config import SchedulerConfig
+from flowrra.management import FlowrraManager
+from flowrra.registry import TaskRegistry
+from flowrra.scheduler import Scheduler, ScheduleType
+from flowrra.scheduler.backends import SQLiteSchedulerBackend, get_scheduler_backend
+
+
+def local_now() -> datetime:
+    return datetime.now()  # noqa: DTZ005 - the scheduler's datetimes are local
+
+
+class Shop:
+    """An app with a scheduler and a task that notes what it was called with."""
+
+    def __init__(self, path: Path) -> None:
+        self.app = Flowrra()
+        self.scheduler = self.app.create_scheduler(str(path))
+        self.manager = FlowrraManager(self.app)
+        self.calls: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+
+        @self.app.task()
+        async def note(*args: Any, **kwargs: Any) -> str:
+            self.calls.put_nowait((args, kwargs))
+            return "noted"
+
+        @self.app.task()
+        async def flawed() -> None:
+            self.calls.put_nowait(())
+            raise ConnectionError("as planned")
+
+    async def counted(self, result: str, task_name: str = "note") -> int:
+        stats = await self.manager.get_schedule_run_stats()
+        assert stats is not None
+        count: int = stats["runs"][task_name][result]
+        return count
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    shop = Shop(tmp_path / "schedules.db")
+    yield shop
+    await shop.app.stop()
+    await shop.scheduler.backend.close()
+
+
+# ── creation ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.schedule_cron("unknown", "@daily"), "not registered"),
+        (lambda s: s.schedule_interval("unknown", 1), "not registered"),
+        (lambda s: s.schedule_once("unknown", local_now()), "not registered"),
+        (lambda s: s.schedule_cron("note", "* * * *"), "Expected 5 fields"),
+        (lambda s: s.schedule_cron("note", "0 0 31 2 *"), "never"),
+        (lambda s: s.schedule_interval("note", 0), "must be positive"),
+        (lambda s: s.schedule_interval("note", -1.5), "must be positive"),
+        (lambda s: s.schedule_cron("note", "@daily", timezone="Nowhere/Land"), "timezone is not known"),
+        (lambda s: s.schedule_cron("note", "@daily", misfire_grace=0), "misfire_grace must be positive"),
+        (lambda s: s.schedule_cron("note", "@daily", max_running=0), "max_running must be positive"),
+        (lambda s: s.enable_task("missing"), "not found"),
+        (lambda s: s.disable_task("missing"), "not found"),
+        (lambda s: s.trigger("missing"), "not found"),
+        (lambda s: s.list_runs(limit=1001), "limit"),
+    ],
+)
+async def test_what_is_wrong_is_refused(shop: Shop, call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        await call(shop.scheduler)
+    assert await shop.scheduler.list_scheduled_tasks() == []
+
+
+async def test_what_means_the_same_is_one_schedule_however_it_is_written(shop: Shop) -> None:
+    create = shop.scheduler
+    first = await create.schedule_interval("note", 300, (1, 2), {"a": 1, "b": 2}, task_id="mine")
+    assert first == "mine"
+    assert await create.schedule_interval("note", 300.0, [1, 2], {"b": 2, "a": 1}, priority=3, task_id="else") == first
+    cron = await create.schedule_cron("note", "0 0 * * 0")
+    assert await create.schedule_cron("note", " 0  0 * * 0 ", enabled=False) == cron
+    at = local_now() + timedelta(days=1)
+    once = await create.schedule_once("note", at)
+    assert await create.schedule_once("note", at.astimezone(UTC)) == once
+    assert len({first, cron, once}) == len(await create.list_scheduled_tasks()) == 3
+    kept = await create.get_scheduled_task(first)
+    assert kept is not None
+    assert (kept.schedule, kept.priority, kept.args) == ("300", 0, (1, 2))
+
+
+async def test_an_id_belongs_to_one_definition(shop: Shop) -> None:
+    await shop.scheduler.schedule_cron("note", "@daily", task_id="nightly")
+    with pytest.raises(ValueError, match="already exists"):
+        await shop.scheduler.schedule_cron("note", "@hourly", task_id="nightly")
+
+
+async def test_callers_at_the_same_time_make_one_schedule(tmp_path: Path) -> None:
+    shops = [Shop(tmp_path / "one.db") for _ in range(3)]
+    ids = await asyncio.gather(*(shop.scheduler.schedule_interval("note", 60) for shop in shops for _ in range(5)))
+    assert len(set(ids)) == 1
+    await asyncio.gather(*(shop.scheduler.backend.close() for shop in shops))
+
+
+async def test_public_times_are_naive_and_local(shop: Shop) -> None:
+    for aware in (False, True):
+        at = local_now().replace(microsecond=0) + timedelta(hours=1, seconds=aware)
+        schedule_id = await shop.scheduler.schedule_once("note", at.astimezone(UTC) if aware else at)
+        task = await shop.scheduler.get_scheduled_task(schedule_id)
+        assert task is not None
+        assert task.next_run_at == at
+    nightly = await shop.scheduler.get_scheduled_task(await shop.scheduler.schedule_cron("note", "0 3 * * *"))
+    assert nightly is not None
+    assert nightly.next_run_at is not None
+    assert nightly.next_run_at > local_now()
+    assert (nightly.next_run_at.hour, nightly.next_run_at.tzinfo) == (3, None)
+
+
+async def test_a_schedule_survives_to_dict_and_back(shop: Shop) -> None:
+    task = await shop.scheduler.get_scheduled_task(await shop.scheduler.schedule_cron("note", "@daily", (1,)))
+    assert task is not None
+    assert (task.to_dict()["args"], task.to_dict()["schedule_type"]) == ([1], "cron")
+    assert type(task).from_dict(task.to_dict()) == task
+    assert task.schedule_type is ScheduleType.CRON
+
+
+# ── firing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_due_rows_fire_within_300_ms_of_start_once_with_their_arguments(shop: Shop) -> None:
+    await shop.scheduler.schedule_once("note", local_now() - timedelta(minutes=5), (1, "b"), {"key": [2]})
+    async with shop.app:
+        async with asyncio.timeout(0.3):
+            assert await shop.calls.get() == ((1, "b"), {"key": [2]})
+        [task] = await shop.scheduler.list_scheduled_tasks()
+        assert (task.enabled, task.next_run_at, task.last_run_at is None) == (False, None, False)
+        await shop.scheduler.start()  # as 0.1.8's README did; harmless
+        await shop.scheduler.schedule_once("note", local_now(), (2,))
+        async with asyncio.timeout(1):
+            assert await shop.calls.get() == ((2,), {})  # and nothing in between
+        assert await shop.counted("submitted") == 2
+
+
+async def test_a_scheduler_needs_something_to_submit_to(tmp_path: Path) -> None:
+    scheduler = Scheduler(SQLiteSchedulerBackend(str(tmp_path / "s.db")), TaskRegistry())
+    with pytest.raises(ValueError, match="requires either"):
+        await scheduler.start()
+    await scheduler.stop()
+
+
+async def test_a_submit_callback_takes_precedence_and_gets_function_and_arguments(tmp_path: Path) -> None:
+    registry, seen = TaskRegistry(), asyncio.Queue[tuple[Any, ...]]()
+
+    @registry.task()
+    async def note(value: int) -> None: ...
+
+    async def submit(func: Any, *args: Any, **kwargs: Any) -> None:
+        seen.put_nowait((func, args, kwargs))
+
+    scheduler = Scheduler(SQLiteSchedulerBackend(str(tmp_path / "s.db")), registry)
+    scheduler.set_submit_callback(submit)
+    with pytest.raises(ValueError, match="callback"):
+        await scheduler.schedule_interval("note", 60, max_running=1)
+    await scheduler.schedule_once("note", local_now(), (1,), {"b": 2})
+    await scheduler.start()
+    async with asyncio.timeout(2):
+        assert await seen.get() == (registry.get("note"), (1,), {"b": 2})
+    await scheduler.stop()
+
+
+async def test_retries_of_a_schedule_reach_its_task_and_higher_priorities_go_first(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "s.db")
+    shop.app.config.executor.io_workers = 1
+    past = local_now() - timedelta(seconds=5)
+    for priority in (0, 5, -5):
+        await shop.scheduler.schedule_once("note", past, (priority,), priority=priority)
+    await shop.scheduler.schedule_once("flawed", past, max_retries=1, retry_delay=0.01, priority=-9, task_id="flawed")
+    async with shop.app, asyncio.timeout(3):
+        assert [(await shop.calls.get())[0][0] for _ in range(3)] == [5, 0, -5]
+        [run] = await shop.manager.list_schedule_runs("flawed")
+        record = await shop.app.wait_for_result(run["task_id"])
+        assert (record.status, record.retries) == (TaskStatus.FAILED, 1)
+
+
+async def test_the_configuration_creates_a_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Flowrra(Config(scheduler=SchedulerConfig(enabled=False))).scheduler is None
+    monkeypatch.setenv("FLOWRRA_SCHEDULER_ENABLED", "true")
+    monkeypatch.setenv("FLOWRRA_SCHEDULER_DATABASE_URL", f"sqlite:///{tmp_path}/env.db")
+    monkeypatch.setenv("FLOWRRA_SCHEDULER_CHECK_INTERVAL", "7.5")
+    app = Flowrra(Config.from_env())
+    assert app.scheduler is not None
+    assert app.scheduler.check_interval == 7.5
+    async with app:
+        assert app.scheduler.is_running
+
+
+def test_three_slashes_are_relative_and_four_absolute() -> None:
+    def path(url: str) -> str:
+        store = get_scheduler_backend(url)
+        assert isinstance(store, SQLiteSchedulerBackend)
+        return store.database_path
+
+    assert path("sqlite:///custom.db") == "custom.db"
+    assert path("sqlite:////var/custom%20one.db") == "/var/custom one.db"
+    assert path("sqlite:///:memory:") == ":memory:"
+    assert path("/var/custom.db") == "/var/custom.db"
+
+
+async def test_a_task_registered_after_the_start_can_be_scheduled(shop: Shop) -> None:
+    async with shop.app, asyncio.timeout(2):
+
+        @shop.app.task()
+        async def late() -> None:
+            shop.calls.put_nowait(("late",))
+
+        await shop.scheduler.schedule_once("late", local_now())
+        assert await shop.calls.get() == ("late",)
+
+
+async def test_changes_of_another_scheduler_are_noticed_within_the_check_interval(tmp_path: Path) -> None:
+    shop, other = Shop(tmp_path / "s.db"), Shop(tmp_path / "s.db")
+    shop.scheduler.check_interval = 0.2
+    async with shop.app, asyncio.timeout(2):
+        await other.scheduler.schedule_once("note", local_now(), ("other",))
+        assert await shop.calls.get() == (("other",), {})
+    await other.scheduler.backend.close()
+
+
+# ── the Management API ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_schedules_are_created_shown_switched_and_deleted(shop: Shop) -> None:
+    manager = shop.manager
+    nightly = await manager.create_schedule_cron("note", "0 3 * * *", (1,), {"b": 2}, False, "why", 4, max_retries=7)
+    often = await manager.create_schedule_interval("note", 300)
+    once = await manager.create_schedule_once("note", local_now() + timedelta(days=1), priority=2)
+    assert [schedule["id"] for schedule in await manager.list_schedules()] == [nightly, often, once]
+    assert [schedule["id"] for schedule in await manager.list_schedules(enabled_only=True)] == [often, once]
+    shown = await manager.get_schedule(nightly)
+    assert shown is not None
+    expected = {
+        "task_name": "note",
+        "schedule_type": "cron",
+        "schedule": "0 3 * * *",
+        "enabled": False,
+        "description": "why",
+        "priority": 4,
+        "args": (1,),
+        "kwargs": {"b": 2},
+        "max_retries": 7,
+    }
+    assert {name: shown[name] for name in expected} == expected
+    await manager.enable_schedule(nightly)
+    await manager.disable_schedule(often)
+    assert await manager.delete_schedule(once) is True
+    assert await manager.delete_schedule(once) is False
+    assert await manager.get_schedule(once) is None
+    stats = await manager.get_scheduler_stats()
+    assert stats is not None
+    assert (stats["total_schedules"], stats["enabled_schedules"], stats["disabled_schedules"]) == (2, 1, 1)
+    summary = (await manager.get_stats())["scheduler"]
+    assert summary == {
+        "enabled": True,
+        "running": False,
+        "schedules": 2,
+        "total_schedules": 2,
+        "enabled_schedules": 1,
+    }
+    for change in (manager.enable_schedule, manager.disable_schedule, manager.trigger_schedule):
+        with pytest.raises(ValueError, match="not found"):
+            await change(once)
+
+
+async def test_a_schedule_runs_when_it_is_triggered_though_it_is_disabled(shop: Shop) -> None:
+    async with shop.app, asyncio.timeout(2):
+        schedule_id = await shop.manager.create_schedule_cron("note", "@yearly", ("now",), enabled=False)
+        task_id = await shop.manager.trigger_schedule(schedule_id)
+        assert (await shop.app.wait_for_result(task_id)).result == "noted"
+        assert shop.calls.get_nowait() == (("now",), {})
+        assert await shop.counted("submitted") == 1
+        [run] = await shop.manager.list_schedule_runs(schedule_id)
+        assert (run["task_id"], run["result"], run["attempts"], run["error"]) == (task_id, "submitted", 1, None)
+        assert run["due"].tzinfo is run["fired"].tzinfo is UTC
+        assert 0 <= run["lag"] < 1
+
+
+async def test_a_run_that_could_not_be_triggered_is_counted_and_not_tried_again(shop: Shop) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("as planned")
+
+    shop.scheduler.set_submit_callback(refuse)
+    schedule_id = await shop.manager.create_schedule_cron("note", "@yearly")
+    with pytest.raises(ConnectionError):
+        await shop.manager.trigger_schedule(schedule_id)
+    [run] = await shop.manager.list_schedule_runs()
+    assert (run["result"], run["error"], run["fired"]) == ("failed", "ConnectionError: as planned", None)
+    assert await shop.counted("failed") == 1
+
+
+async def test_the_latest_runs_are_listed_up_to_a_limit(shop: Shop) -> None:
+    async with shop.app:
+        ids = [await shop.manager.create_schedule_cron("note", "@yearly", (n,)) for n in range(2)]
+        triggered = [await shop.manager.trigger_schedule(ids[n % 2]) for n in range(6)]
+        listed = [run["task_id"] for run in await shop.manager.list_schedule_runs(limit=4)]
+        assert listed == triggered[:1:-1]
+        assert {run["schedule_id"] for run in await shop.manager.list_schedule_runs(ids[0])} == {ids[0]}
