@@ -77,6 +77,8 @@ async def test_the_figures_of_two_workers_on_one_queue(run: Run, server: ValkeyS
             assert scrape.value("flowrra_component_healthy", component="backend") == 1
             for operation in ("submit", "take", "settle", "renew"):
                 assert scrape.value("flowrra_broker_errors_total", operation=operation) == 0
+            for operation in ("get", "store"):
+                assert scrape.value("flowrra_backend_errors_total", operation=operation) == 0
         gate.set("open", 1)
         eventually(lambda: sums(workers, "flowrra_tasks_succeeded_total", task="hold") == 20, "all have run")
         eventually(lambda: queue(workers[0].get())["in_flight"] == 0, "all are settled")
