@@ -132,7 +132,7 @@ class Flowrra:
         if not isinstance(backend, BaseSchedulerBackend):
             backend = SchedulerConfig(backend).create_backend()
         self._scheduler = Scheduler(backend, self._registry, check_interval)
-        self._scheduler.use_app(self._submit_anywhere)
+        self._scheduler.use_app(self._submit_anywhere, self.get_result)
         return self._scheduler
 
     @property

@@ -4,6 +4,7 @@ thread; the servers that it needs are asked."""
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import TypedDict
 
@@ -87,6 +88,9 @@ def _check_scheduler(scheduler: Scheduler | None) -> Component | None:
         return None
     if not scheduler.is_running:
         return {"healthy": False, "message": "not running"}
+    late = 0.0 if scheduler.expected_at is None else time.monotonic() - scheduler.expected_at
+    if late > 0:
+        return {"healthy": False, "message": f"its loop hangs: it should have turned {late:.0f} s ago"}
     if scheduler.store_error is not None:
         return {"healthy": False, "message": f"its store is not usable: {scheduler.store_error}"}
     return {"healthy": True, "message": "running"}

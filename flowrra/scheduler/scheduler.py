@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, TypedDict, Unpack
 
@@ -27,6 +27,7 @@ from flowrra.scheduler.models import (
     micros,
 )
 from flowrra.submission import SubmitOptions
+from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,14 @@ MOST_LISTED_RUNS = 1_000
 # Seconds: less than a claim lasts, so that nobody else submits meanwhile.
 SUBMIT_TIMEOUT = 20.0
 STORE_RETRY = 1.0
+# Seconds for all that is done between two waits: longer than a submit and the store's own time-outs.
+TURN_TIMEOUT = 45.0
+# Of a schedule with max_running, so many of the latest runs are looked at.
+LOOK_BACK = 100
 
 Submit = Callable[..., Awaitable[Any]]
 SubmitRun = Callable[[str, tuple[Any, ...], dict[str, Any], SubmitOptions], Awaitable[str]]
+GetResult = Callable[[str], Awaitable[TaskResult | None]]
 
 
 class ScheduleExtras(TypedDict, total=False):
@@ -59,7 +65,11 @@ class Scheduler:
         check_interval: Seconds after which changes made by other processes are noticed.
         io_executor, cpu_executor: What runs the tasks, unless a submit callback is set.
         timezone: The zone that cron expressions are read in; None is the server's.
-        now: The clock, in seconds since 1970.
+        now, sleep: The clock, in seconds since 1970, and a wait on it, in seconds.
+
+    Attributes:
+        expected_at: Until when, on the monotonic clock, its loop has to turn; None before its start.
+        store_error: Why the store can't be used just now, or None.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class Scheduler:
         *,
         timezone: tzinfo | None = None,
         now: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
         self.backend = backend
         self.registry = registry
@@ -79,12 +90,14 @@ class Scheduler:
         self.io_executor = io_executor
         self.cpu_executor = cpu_executor
         self.zone = LOCAL if timezone is None else timezone
-        self.turned_at: float | None = None
+        self.expected_at: float | None = None
         self.store_error: str | None = None
-        self._now = now
+        self._now, self._sleep = now, sleep
         self._owner = uuid.uuid4().hex
         self._callback: Submit | None = None
         self._submit_run: SubmitRun | None = None
+        self._get_result: GetResult | None = None
+        self._look_round_at = 0.0
         self._loop_task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._runs: dict[str, dict[str, int]] = {}
@@ -101,9 +114,9 @@ class Scheduler:
         """Submit by ``await callback(task_func, *args, **kwargs)`` rather than to the executors."""
         self._callback = callback
 
-    def use_app(self, submit: SubmitRun) -> None:
+    def use_app(self, submit: SubmitRun, get_result: GetResult) -> None:
         """Submit to an app, with the ids, retries and priorities of the schedules."""
-        self._submit_run = submit
+        self._submit_run, self._get_result = submit, get_result
 
     async def start(self) -> None:
         """Start; a no-op if it runs. ValueError if there is nothing to submit to."""
@@ -112,6 +125,8 @@ class Scheduler:
         if not (self._callback or self._submit_run or self.io_executor or self.cpu_executor):
             raise ValueError("The scheduler requires either a submit callback or an executor")
         self._changed = asyncio.Event()
+        self._look_round_at = 0.0
+        self.expected_at = time.monotonic() + TURN_TIMEOUT
         self._loop_task = asyncio.create_task(self._run(), name="flowrra-scheduler")
 
     async def stop(self) -> None:
@@ -314,6 +329,8 @@ class Scheduler:
     async def stats(self) -> dict[str, Any]:
         """The figures of ``FlowrraManager.get_scheduler_stats``."""
         found = await self.backend.figures(self._micros())
+        by_task = await self.backend.count_by_task()
+        unknown = sum(count for name, count in by_task.items() if not self.registry.is_registered(name))
         return {
             "running": self.is_running,
             "check_interval": self.check_interval,
@@ -321,7 +338,7 @@ class Scheduler:
             "enabled_schedules": found["enabled"],
             "disabled_schedules": found["total"] - found["enabled"],
             "overdue_schedules": found["overdue"],
-            "broken_schedules": found["broken"],
+            "broken_schedules": found["broken"] + unknown,
             "next_run_at": None if found["next"] is None else local(found["next"]).astimezone(),
         }
 
@@ -346,23 +363,40 @@ class Scheduler:
         while True:
             self._changed.clear()
             try:
-                self.store_error = None
-                delay = await self._fire_due()
+                unsettled = self._store_errors["settle"]
+                async with asyncio.timeout(TURN_TIMEOUT):
+                    await self._look_round()
+                    delay = await self._fire_due()
+                if unsettled == self._store_errors["settle"]:
+                    self.store_error = None
             except Exception as error:
                 self._store_errors["claim"] += 1
                 self.store_error = _text(error)
                 logger.exception("schedules could not be read or claimed")
                 delay = STORE_RETRY
-            self.turned_at = time.monotonic()
+            delay = min(delay, self.check_interval)
+            self.expected_at = time.monotonic() + max(0.0, delay) + TURN_TIMEOUT
             if delay > 0:
-                await self._wait(min(delay, self.check_interval))
+                await self._wait(delay)
 
     async def _wait(self, delay: float) -> None:
+        """Until something changed, at most for so many seconds."""
+        waits = [asyncio.ensure_future(self._changed.wait()), asyncio.ensure_future(self._sleep(delay))]
         try:
-            async with asyncio.timeout(delay):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _look_round(self) -> None:
+        """At the start, and then at every check interval: which tasks there are schedules for, to count each of them
+        from 0 on."""
+        if time.monotonic() < self._look_round_at:
+            return
+        for name in await self.backend.count_by_task():
+            if self.registry.is_registered(name):
+                self._know(name)
+        self._look_round_at = time.monotonic() + self.check_interval
 
     async def _fire_due(self) -> float:
         """Submit what is due; the seconds until something is due next."""
@@ -380,8 +414,9 @@ class Scheduler:
         return self.check_interval if due is None else max(0.0, due / 1_000_000 - self._now())
 
     async def _submit_all(self, runs: list[Run]) -> None:
-        outcomes = await asyncio.gather(*(self._submit(run) for run in runs), return_exceptions=True)
+        outcomes = await asyncio.gather(*(self._submit_unless_full(run) for run in runs), return_exceptions=True)
         errors: dict[str, str] = {}
+        skipped: set[str] = set()
         for run, outcome in zip(runs, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 errors[run.id] = _text(outcome)
@@ -394,15 +429,46 @@ class Scheduler:
                     MOST_ATTEMPTS,
                     errors[run.id],
                 )
-            else:
+            elif outcome:
                 self._observe(run)
-        await self._settle(runs, errors)
+            else:
+                skipped.add(run.id)
+                self._count(run.schedule.task_name, "skipped")
+                logger.warning("run was skipped: max_running=%d schedule=%s", run.schedule.max_running, run.schedule.id)
+        await self._settle(runs, errors, skipped)
 
-    async def _settle(self, runs: list[Run], errors: dict[str, str]) -> None:
+    async def _submit_unless_full(self, run: Run) -> bool:
+        """Whether it was submitted: not if as many tasks of its schedule as may run haven't ended."""
+        most = run.schedule.max_running
+        if most is not None and self._callback is None and await self._count_unfinished(run, most) >= most:
+            return False
+        await self._submit(run)
+        return True
+
+    async def _count_unfinished(self, run: Run, most: int) -> int:
+        unfinished = 0
+        for other in await self.backend.list_runs(run.schedule.id, LOOK_BACK, ("claimed", "submitted")):
+            # What is being submitted elsewhere goes first if it is due first.
+            waiting = other["result"] == "claimed" and other["due"] < run.due
+            running = other["result"] == "submitted" and not await self._has_ended(run, other["id"])
+            unfinished += other["id"] != run.id and (waiting or running)
+            if unfinished == most:
+                break
+        return unfinished
+
+    async def _has_ended(self, run: Run, task_id: str) -> bool:
+        """Also if nothing is known of it (any more)."""
+        if self._get_result is not None:
+            record = await self._get_result(task_id)
+        else:
+            record = await self._executor(run.schedule.task_name).get_result(task_id)
+        return record is None or record.is_complete
+
+    async def _settle(self, runs: list[Run], errors: dict[str, str], skipped: Collection[str] = frozenset()) -> None:
         """Record what became of runs. If that fails they are submitted again after a while, which changes nothing:
         their tasks exist."""
         try:
-            await self.backend.settle(runs, self._micros(), errors)
+            await self.backend.settle(runs, self._micros(), errors, skipped)
         except Exception as error:
             self._store_errors["settle"] += 1
             self.store_error = _text(error)
@@ -429,10 +495,13 @@ class Scheduler:
 
     async def _submit_to_executor(self, task: ScheduledTask, options: SubmitOptions) -> None:
         definition = self.registry.definition(task.task_name)
-        executor = self.cpu_executor if definition.cpu_bound else self.io_executor
+        await self._executor(task.task_name).accept_once(definition, task.args, task.kwargs, options)
+
+    def _executor(self, task_name: str) -> BaseTaskExecutor:
+        executor = self.cpu_executor if self.registry.definition(task_name).cpu_bound else self.io_executor
         if executor is None:
-            raise ValueError(f"The scheduler has no executor for task '{task.task_name}'")
-        await executor.accept_once(definition, task.args, task.kwargs, options)
+            raise ValueError(f"The scheduler has no executor for task '{task_name}'")
+        return executor
 
 
 def _text(error: BaseException) -> str:

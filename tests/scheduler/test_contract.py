@@ -315,3 +315,91 @@ async def test_the_latest_runs_are_listed_up_to_a_limit(shop: Shop) -> None:
         listed = [run["task_id"] for run in await shop.manager.list_schedule_runs(limit=4)]
         assert listed == triggered[:1:-1]
         assert {run["schedule_id"] for run in await shop.manager.list_schedule_runs(ids[0])} == {ids[0]}
+
+
+# ── overlap, and what can't run ─────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Shop) -> None:
+    gate = asyncio.Event()
+
+    @shop.app.task()
+    async def long() -> None:
+        shop.calls.put_nowait(())
+        await gate.wait()
+
+    async with shop.app, asyncio.timeout(5):
+        schedule_id = await shop.manager.create_schedule_interval("long", 0.1, max_running=2)
+        await shop.calls.get()
+        await shop.calls.get()
+        while await shop.counted("skipped", "long") < 2:
+            await asyncio.sleep(0.05)
+        assert shop.calls.empty()
+        gate.set()
+        await shop.calls.get()
+        runs = await shop.manager.list_schedule_runs(schedule_id)
+        skipped = [run for run in runs if run["result"] == "skipped"]
+        assert {(run["fired"], run["lag"]) for run in skipped} == {(None, None)}
+        assert await shop.counted("submitted", "long") >= 3
+
+
+async def test_every_scheduled_task_is_counted_from_the_start(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "s.db")
+    await shop.scheduler.schedule_cron("note", "@yearly")
+    assert await shop.counted("submitted") == 0
+    later = Shop(tmp_path / "s.db")
+    async with later.app, asyncio.timeout(2):
+        while (await later.manager.get_schedule_run_stats() or {})["runs"] == {}:
+            await asyncio.sleep(0.01)
+        assert await later.counted("missed") == 0
+    await shop.scheduler.backend.close()
+
+
+async def test_a_schedule_whose_task_is_not_registered_is_broken_until_it_is(tmp_path: Path) -> None:
+    shop, other = Shop(tmp_path / "s.db"), Flowrra()
+    calls: asyncio.Queue[None] = asyncio.Queue()
+    async with shop.app:
+        other.create_scheduler(str(tmp_path / "s.db"))
+
+        @other.task()
+        async def elsewhere() -> None: ...
+
+        await FlowrraManager(other).create_schedule_interval("elsewhere", 0.3)
+        stats = await shop.manager.get_scheduler_stats()
+        assert stats is not None
+        assert stats["broken_schedules"] == 1
+
+        @shop.app.task("elsewhere")
+        async def here() -> None:
+            calls.put_nowait(None)
+
+        shop.scheduler.check_interval = 0.1
+        await shop.scheduler.schedule_cron("note", "@yearly")  # wakes the scheduler
+        async with asyncio.timeout(3):
+            await calls.get()
+        stats = await shop.manager.get_scheduler_stats()
+        assert stats is not None
+        assert stats["broken_schedules"] == 0
+    assert other.scheduler is not None
+    await other.scheduler.backend.close()
+
+
+async def test_a_scheduler_whose_loop_hangs_is_unhealthy(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowrra.scheduler.scheduler.TURN_TIMEOUT", 0.2)
+    hang = asyncio.Event()
+
+    async def hanging(*_: Any) -> None:
+        await hang.wait()
+
+    async def health() -> Any:
+        return (await shop.manager.health_check())["components"]["scheduler"]
+
+    async with shop.app:
+        assert (await health())["healthy"] is True
+        monkeypatch.setattr(shop.scheduler.backend, "claim", hanging)
+        shop.scheduler.check_interval = 0.05
+        await shop.scheduler.schedule_cron("note", "@yearly")
+        async with asyncio.timeout(3):
+            while (await health())["healthy"]:
+                await asyncio.sleep(0.05)
+        assert "TimeoutError" in (await health())["message"] or "hangs" in (await health())["message"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
@@ -82,8 +82,11 @@ class BaseSchedulerBackend(ABC):
         """Claim a run that is due now, whatever the schedule says, and is tried once; None if there is no schedule."""
         raise NotImplementedError("This schedule store has no runs; inherit from SqlSchedulerBackend")
 
-    async def settle(self, runs: Sequence[Run], now: int, errors: dict[str, str]) -> None:
-        """Record what was submitted, and what was not, and why; the latter is claimed again later."""
+    async def settle(
+        self, runs: Sequence[Run], now: int, errors: dict[str, str], skipped: Collection[str] = frozenset()
+    ) -> None:
+        """Record what was submitted, and by id what was skipped, and what failed and why; the latter is claimed again
+        later."""
         raise NotImplementedError
 
     async def next_due(self) -> int | None:
@@ -94,6 +97,12 @@ class BaseSchedulerBackend(ABC):
         """``total, enabled, overdue, broken`` as numbers and ``next`` in microseconds since 1970, or None."""
         raise NotImplementedError
 
-    async def list_runs(self, schedule_id: str | None, limit: int) -> list[dict[str, Any]]:
-        """The latest runs, the newest first."""
+    async def count_by_task(self) -> dict[str, int]:
+        """How many enabled schedules that aren't broken there are for each task."""
+        raise NotImplementedError
+
+    async def list_runs(
+        self, schedule_id: str | None, limit: int, results: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
+        """The latest runs, those with one of these results if any are given, the newest first."""
         raise NotImplementedError

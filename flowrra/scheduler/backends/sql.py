@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -215,10 +215,14 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         await self._write(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
         return run
 
-    async def settle(self, runs: Sequence[Run], now: int, errors: dict[str, str]) -> None:
+    async def settle(
+        self, runs: Sequence[Run], now: int, errors: dict[str, str], skipped: Collection[str] = frozenset()
+    ) -> None:
         engine = await self._open()
         async with engine.begin() as connection:
-            await connection.execute(_SETTLE, [_settled(run, now, errors.get(run.id)) for run in runs])
+            await connection.execute(
+                _SETTLE, [_settled(run, now, errors.get(run.id), run.id in skipped) for run in runs]
+            )
             oldest = sa.select(RUNS.c.due).order_by(RUNS.c.due.desc()).offset(MOST_RUNS).limit(1)
             if (due := await connection.scalar(oldest)) is not None:
                 await connection.execute(RUNS.delete().where(RUNS.c.due <= due, RUNS.c.lease.is_(None)))
@@ -240,10 +244,20 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         ).select_from(SCHEDULES)
         return dict((await self._read(query))[0])
 
-    async def list_runs(self, schedule_id: str | None, limit: int) -> list[dict[str, Any]]:
+    async def count_by_task(self) -> dict[str, int]:
+        columns = SCHEDULES.c
+        query = sa.select(columns.task_name, sa.func.count().label("count")).group_by(columns.task_name)
+        rows = await self._read(query.where(columns.enabled == _TRUE, columns.broken.is_(None)))
+        return {row["task_name"]: row["count"] for row in rows}
+
+    async def list_runs(
+        self, schedule_id: str | None, limit: int, results: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
         query = RUNS.select().order_by(RUNS.c.due.desc()).limit(limit)
         if schedule_id is not None:
             query = query.where(RUNS.c.schedule_id == schedule_id)
+        if results:
+            query = query.where(RUNS.c.result.in_(results))
         return [dict(row) for row in await self._read(query)]
 
 
@@ -335,8 +349,10 @@ def _run_row(run: Run, owner: str, lease: int | None, result: str) -> dict[str, 
     return {**row, "attempts": 1, "result": result}
 
 
-def _settled(run: Run, now: int, error: str | None) -> dict[str, Any]:
-    row = {"of": run.id, "new_fired": None if error else now, "new_error": error}
+def _settled(run: Run, now: int, error: str | None, skipped: bool) -> dict[str, Any]:
+    row = {"of": run.id, "new_fired": None if error or skipped else now, "new_error": error}
+    if skipped:
+        return {**row, "new_lease": None, "new_result": "skipped"}
     if error is None:
         return {**row, "new_lease": None, "new_result": "submitted"}
     if run.attempts >= MOST_ATTEMPTS:
