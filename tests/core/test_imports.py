@@ -134,3 +134,23 @@ def test_the_redis_classes_can_be_had_from_their_packages() -> None:
     from flowrra.brokers.redis import RedisBroker
 
     assert (backends.RedisBackend, brokers.RedisBroker) == (RedisBackend, RedisBroker)
+
+
+def test_a_redis_url_without_the_redis_package_names_the_extra() -> None:
+    finished = run_without_drivers("""
+        from flowrra import BackendError, Flowrra
+
+        for url in ("redis://localhost/0", "rediss://localhost/0", "unix:///run/redis"):
+            for which in ("broker", "backend"):
+                app = Flowrra.from_urls(**{which: url})
+                try:
+                    app.task()(print)
+                except BackendError as error:
+                    print(which, error)
+    """)
+
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines() == 3 * [
+        "broker A broker on Redis requires redis package: pip install 'flowrra[redis]'",
+        "backend A result backend on Redis requires redis package: pip install 'flowrra[redis]'",
+    ]

@@ -338,6 +338,18 @@ class TestPace:
 
         assert sum(calls.values()) <= 10, calls
 
+    async def test_many_small_tasks_share_round_trips(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            ids = await producer.submit_many([("add", (n, n), {}) for n in range(2000)])
+            look.config_resetstat()
+            async with with_tasks(redis_app(url, workers=16)) as worker:
+                await until(lambda: not look.exists(f"{QUEUE}:tasks"), within=30)
+                calls = calls_of(look)
+                assert (await final(worker, ids[-1])).result == 2 * 1999
+
+        assert calls["evalsha"] < 0.2 * len(ids), calls
+        assert calls.get("eval", 0) < 10, calls
+
     async def test_a_new_task_starts_at_once(self, url: str) -> None:
         async with with_tasks(redis_app(url, consume=False)) as producer, with_tasks(redis_app(url)):
             waits = []
