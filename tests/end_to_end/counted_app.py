@@ -10,9 +10,8 @@ import asyncio
 import json
 import os
 import random
-import time
 from collections import Counter, defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ ODD_NAME = 'say "hi"\\\n✓ {task}'
 
 folder = Path(os.environ["COUNTED_APP_FOLDER"])
 app = Flowrra(Config(executor=ExecutorConfig(io_workers=WORKERS)))
+schedules = app.create_scheduler(str(folder / "schedules.db"))
 gate = asyncio.Event()
 chance = random.Random(20)  # the same load each time
 entered: Counter[str] = Counter()
@@ -95,6 +95,13 @@ async def picky(plan: Plan) -> None:
 async def unwanted(plan: Plan) -> None:
     """Gets cancelled."""
     await follow(plan)
+
+
+@app.task("scheduled")
+async def scheduled() -> None:
+    """Is submitted by the scheduler alone, and counts itself."""
+    truth.add("scheduled", ("succeed",))
+    entered["scheduled"] += 1
 
 
 class Truth:
@@ -191,7 +198,12 @@ async def cancel_waiting() -> None:
 async def run() -> None:
     """The whole course of it."""
     await hold_all_workers()
+    await schedules.schedule_cron("scheduled", "@yearly", enabled=False)
+    await schedules.schedule_interval("scheduled", 0.5, task_id="often")
     await load()
+    # It stays enabled, and has no more runs while the test looks.
+    await schedules.backend.update_run_times("often", datetime.now(), datetime.now() + timedelta(days=1))  # noqa: DTZ005
+    submitted.extend(run["task_id"] for run in await schedules.list_runs())
     for task_id in submitted:
         await app.wait_for_result(task_id, timeout=60)
     write("truth", truth.to_json())
@@ -209,32 +221,6 @@ async def fail_sometimes(event: dict[str, Any]) -> None:
     if event["task"]["status"] == "failed":
         raise RuntimeError("as planned")
 
-
-# There is no scheduler yet: a stand-in for its figures, so that the dashboard's queries have something to find.
-
-
-async def scheduler_stats(_: FlowrraManager) -> dict[str, Any]:
-    counts = {"total_schedules": 2, "enabled_schedules": 1, "disabled_schedules": 1}
-    due = datetime.now(UTC) + timedelta(seconds=5)
-    return {"running": True, **counts, "overdue_schedules": 0, "broken_schedules": 0, "next_run_at": due}
-
-
-async def schedule_run_stats(_: FlowrraManager) -> dict[str, Any]:
-    runs = int(time.monotonic() * 10)
-    results = {"submitted": runs, "missed": 0, "collapsed": 0, "skipped": 0, "failed": 0}
-    lag = {"bounds": (0.1, 1.0), "counts": (runs, 0, 0), "sum": runs * 0.01}
-    return {"runs": {"scheduled": results}, "lag": lag, "store_errors": {"claim": 0}}
-
-
-async def schedules(_: FlowrraManager, enabled_only: bool = False) -> list[dict[str, Any]]:
-    now = datetime.now(UTC)
-    times = {"next_run_at": now + timedelta(seconds=5), "last_run_at": now - timedelta(seconds=5), "created_at": now}
-    return [{"id": "often", "task_name": "scheduled", "schedule_type": "interval", "enabled": True, **times}]
-
-
-FlowrraManager.get_scheduler_stats = scheduler_stats  # type: ignore[method-assign]
-FlowrraManager.get_schedule_run_stats = schedule_run_stats  # type: ignore[attr-defined]
-FlowrraManager.list_schedules = schedules  # type: ignore[method-assign]
 
 running: set[asyncio.Task[None]] = set()
 
