@@ -281,10 +281,7 @@ class Scheduler:
         task = await self.backend.get(task_id)
         if task is None:
             raise ValueError(f"Scheduled task '{task_id}' not found")
-        if enabled and not task.enabled:
-            task.next_run_at, task.broken = self._first_run(task), None
-        task.enabled = enabled
-        await self.backend.update(task)
+        await self.backend.set_enabled(task_id, enabled, self._first_run(task) if enabled else None)
         self._changed.set()
 
     async def trigger(self, schedule_id: str) -> str:

@@ -74,6 +74,17 @@ class BaseSchedulerBackend(ABC):
     async def close(self) -> None:
         """Close the connections; the next use opens them again."""
 
+    async def set_enabled(self, task_id: str, enabled: bool, next_run: datetime | None) -> None:
+        """Enable a schedule that is disabled or broken, to run next at ``next_run``, or disable one; ValueError if it
+        is not found. A store that schedulers share does it in one step."""
+        task = await self.get(task_id)
+        if task is None:
+            raise ValueError(f"Scheduled task '{task_id}' not found")
+        if enabled and (not task.enabled or task.broken is not None):
+            task.next_run_at, task.broken = next_run, None
+        task.enabled = enabled
+        await self.update(task)
+
     async def claim(self, now: int, zone: tzinfo, owner: str, limit: int) -> Claims:
         """Claim what is due (microseconds since 1970), each due time for one scheduler, whoever else asks."""
         raise NotImplementedError("This schedule store has no claims; inherit from SqlSchedulerBackend")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -33,6 +34,13 @@ from flowrra.scheduler.models import (
 LEASE = 30_000_000
 RETRY = 1_000_000
 MOST_RUNS = 10_000
+# Runs that a process settles before it removes some of the oldest ones beyond MOST_RUNS, and how many at the most.
+TRIM_EVERY = 500
+TRIM_BATCH = 2_000
+# Whoever upgrades the tables holds a lock of this number or name; seconds to wait for it.
+UPGRADE_LOCK = 0x666C6F77727261
+_UPGRADE_NAME = "flowrra_schedules"
+UPGRADE_WAIT = 60
 
 
 class _IsoText(sa.TypeDecorator[datetime]):
@@ -44,12 +52,27 @@ class _IsoText(sa.TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Any) -> str | None:
         return None if value is None else value.isoformat()
 
-    def process_result_value(self, value: str | None, dialect: Any) -> datetime | None:
-        return None if value is None else datetime.fromisoformat(value)
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        """Text that can't be read stays text: one such row must not stop the reading of others."""
+        try:
+            found = None if value is None else datetime.fromisoformat(value)
+        except (ValueError, TypeError):
+            return value
+        return found if found is None or found.tzinfo is None else local(micros(found))
+
+
+class _JsonText(sa.TypeDecorator[Any]):
+    """JSON in SQLite, which accepts any text for it; it is read with the rest of its row, see ``_read_row``."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:
+        return json.dumps(value)
 
 
 _time = sa.DateTime().with_variant(_IsoText(), "sqlite").with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-_json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+_json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql").with_variant(_JsonText(), "sqlite")
 _flag = sa.Boolean().with_variant(sa.Integer(), "sqlite")
 _real = sa.Float().with_variant(sa.Double(), "mysql", "mariadb", "postgresql")
 _name = sa.String(255)
@@ -100,6 +123,15 @@ RUNS = sa.Table(
 _DEFINED = [column for column in SCHEDULES.columns if column.name not in ("due", "definition")]
 
 
+class _LoopEngine:
+    """The engine of one event loop; ``closer`` is there once the tables are."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.opening = asyncio.Lock()
+        self.closer: AsyncGenerator[None, None] | None = None
+
+
 class SqlSchedulerBackend(BaseSchedulerBackend):
     """Schedules in a database.
 
@@ -113,17 +145,21 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         self._url = url
         self._extra = extra
         self._options = options
-        self._engine: AsyncEngine | None = None
-        self._opening = asyncio.Lock()
+        self._engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEngine] = weakref.WeakKeyDictionary()
+        self._settled = 0
 
     async def _open(self) -> AsyncEngine:
-        async with self._opening:
-            if self._engine is None:
-                engine = self._new_engine()
-                async with engine.begin() as connection:
-                    await connection.run_sync(_upgrade)
-                self._engine = engine
-        return self._engine
+        """The engine of the running event loop. It is closed with that loop, or by :meth:`close` there."""
+        loop = asyncio.get_running_loop()
+        if (found := self._engines.get(loop)) is None:
+            found = self._engines[loop] = _LoopEngine(self._new_engine())
+        async with found.opening:
+            if found.closer is None:
+                async with found.engine.begin() as connection:
+                    await connection.run_sync(upgrade)
+                found.closer = self._close_with_loop(loop)
+                await anext(found.closer)  # from now on the loop knows it, and ends it with itself
+        return found.engine
 
     def _new_engine(self) -> AsyncEngine:
         try:
@@ -135,10 +171,22 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
 
+    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+        """Closes a loop's engine when it is itself closed, as a loop does with all its generators before it ends."""
+        found = self._engines[loop]
+        try:
+            yield
+        finally:
+            if self._engines.get(loop) is found:
+                del self._engines[loop]
+            await found.engine.dispose()
+
     async def close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.dispose()
+        found = self._engines.pop(asyncio.get_running_loop(), None)
+        if found is not None and found.closer is not None:
+            await found.closer.aclose()
+        elif found is not None:
+            await found.engine.dispose()
 
     async def _read(self, query: sa.Executable) -> list[Any]:
         engine = await self._open()
@@ -188,6 +236,18 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if not await self._write(change.values(last_run_at=last_run, next_run_at=next_run, due=due)):
             raise ValueError(f"Scheduled task '{task_id}' not found")
 
+    async def set_enabled(self, task_id: str, enabled: bool, next_run: datetime | None) -> None:
+        now = datetime.now()  # noqa: DTZ005 - local
+        change, found = SCHEDULES.update().where(SCHEDULES.c.id == task_id), SCHEDULES.c
+        if not enabled:
+            change = change.values(enabled=False, updated_at=now)
+        else:  # one that is enabled and well keeps its due time, which a scheduler may be moving on just now
+            due = None if next_run is None else micros(next_run)
+            change = change.where((found.enabled != _TRUE) | found.broken.is_not(None))
+            change = change.values(enabled=True, updated_at=now, next_run_at=next_run, due=due, broken=None)
+        if not await self._write(change) and await self.get(task_id) is None:
+            raise ValueError(f"Scheduled task '{task_id}' not found")
+
     async def clear(self) -> int:
         return await self._write(SCHEDULES.delete())
 
@@ -208,9 +268,12 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             return await connection.run_sync(_claim, now, zone, owner, limit)
 
     async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
-        task = await self.get(schedule_id)
-        if task is None:
+        rows = await self._read(SCHEDULES.select().where(SCHEDULES.c.id == schedule_id))
+        if not rows:
             return None
+        task, fault = _read_row(rows[0])
+        if fault is not None:
+            raise ValueError(f"Scheduled task '{schedule_id}' is broken: {fault}")
         run = Run(f"{schedule_id}@{now}", task, now, MOST_ATTEMPTS)
         await self._write(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
         return run
@@ -223,9 +286,20 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             await connection.execute(
                 _SETTLE, [_settled(run, now, errors.get(run.id), run.id in skipped) for run in runs]
             )
-            oldest = sa.select(RUNS.c.due).order_by(RUNS.c.due.desc()).offset(MOST_RUNS).limit(1)
-            if (due := await connection.scalar(oldest)) is not None:
-                await connection.execute(RUNS.delete().where(RUNS.c.due <= due, RUNS.c.lease.is_(None)))
+        self._settled += len(runs)
+        if self._settled >= TRIM_EVERY:
+            self._settled = 0
+            await self._trim(engine)
+
+    async def _trim(self, engine: AsyncEngine) -> None:
+        async with engine.begin() as connection:
+            newest = sa.select(RUNS.c.due).order_by(RUNS.c.due.desc()).offset(MOST_RUNS).limit(1)
+            if (due := await connection.scalar(newest)) is None:
+                return
+            beyond = sa.select(RUNS.c.id).where(RUNS.c.due <= due, RUNS.c.lease.is_(None)).order_by(RUNS.c.due)
+            ids = list(await connection.scalars(beyond.limit(TRIM_BATCH).with_for_update(skip_locked=True)))
+            if ids:
+                await connection.execute(RUNS.delete().where(RUNS.c.id.in_(ids)))
 
     async def next_due(self) -> int | None:
         schedule = sa.select(sa.func.min(SCHEDULES.c.due)).where(SCHEDULES.c.enabled == _TRUE)
@@ -291,11 +365,14 @@ def _claim(connection: Connection, now: int, zone: tzinfo, owner: str, limit: in
     claims = Claims(_retake(connection, now, owner, limit), {}, {}, len(rows) == limit)
     advances, runs = [], []
     for row in rows:
-        task = _task(row)
+        task, fault = _read_row(row)
+        if fault is not None:
+            advances.append(_advance(row, None, None, fault))
+            continue
         try:
             firing = fire(task, row["due"], now, zone)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            advances.append(_advance(row, row["last_run_at"], None, f"{type(error).__name__}: {error}"))
+            advances.append(_advance(row, task.last_run_at, None, f"{type(error).__name__}: {error}"))
             continue
         advances.append(_advance(row, local(now), firing.following, None))
         if firing.collapsed:
@@ -323,10 +400,10 @@ def _retake(connection: Connection, now: int, owner: str, limit: int) -> list[Ru
         return []
     ids = {row["schedule_id"] for row in rows}
     found = connection.execute(SCHEDULES.select().where(SCHEDULES.c.id.in_(ids))).mappings()
-    schedules = {row["id"]: _task(row) for row in found}
+    schedules = {row["id"]: task for row in found for task, fault in [_read_row(row)] if fault is None}
     connection.execute(_TAKE, [{"of": row["id"], "new_lease": now + LEASE, "new_owner": owner} for row in rows])
     gone = [row["id"] for row in rows if row["schedule_id"] not in schedules]
-    if gone:  # the schedule was deleted meanwhile
+    if gone:  # the schedule was deleted meanwhile, or spoilt
         connection.execute(RUNS.update().where(RUNS.c.id.in_(gone)).values(lease=None, result="skipped"))
     kept = [row for row in rows if row["schedule_id"] in schedules]
     return [Run(row["id"], schedules[row["schedule_id"]], row["due"], row["attempts"] + 1) for row in kept]
@@ -389,45 +466,105 @@ def _key(task: ScheduledTask) -> str | None:
 
 
 def _task(row: Any) -> ScheduledTask:
-    fields = {column.name: row[column.name] for column in _DEFINED}
-    for name in ("args", "kwargs"):
-        if isinstance(fields[name], str):  # 0.1.8 put text into PostgreSQL's JSON
-            fields[name] = json.loads(fields[name])
-    fields["schedule_type"] = ScheduleType(fields["schedule_type"])
-    fields["args"], fields["enabled"] = tuple(fields["args"]), bool(fields["enabled"])
-    if row["due"] is not None:
-        fields["next_run_at"] = local(row["due"])
-    return ScheduledTask(**fields)
+    return _read_row(row)[0]
 
 
-def _upgrade(connection: Connection) -> None:
-    """Make the tables, or add to those of 0.1.8 what they lack."""
+def _read_row(row: Any) -> tuple[ScheduledTask, str | None]:
+    """A schedule, and what of its row can't be read, for which something empty stands in; ``broken`` says it too."""
+    fields, faults = {column.name: row[column.name] for column in _DEFINED}, []
+    for name, (read, stand_in) in _READERS.items():
+        try:
+            fields[name] = read(fields[name])
+        except (ValueError, TypeError) as error:
+            faults.append(f"{name} {fields[name]!r} can't be read: {error}")
+            fields[name] = stand_in
+    try:
+        if row["due"] is not None:
+            fields["next_run_at"] = local(row["due"])
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        faults.append(f"due {row['due']!r} can't be read: {error}")
+    fault = "; ".join(faults) or None
+    return ScheduledTask(**{**fields, "broken": fault or fields["broken"]}), fault
+
+
+def _arguments(kind: type[Any]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        found = json.loads(value) if isinstance(value, str) else value  # 0.1.8 put text into PostgreSQL's JSON too
+        if not isinstance(found, kind):
+            raise TypeError(f"it is not a {kind.__name__}")
+        return tuple(found) if kind is list else found
+
+    return read
+
+
+def _datetime(value: Any) -> datetime | None:
+    if value is not None and not isinstance(value, datetime):
+        raise TypeError("it is not a time")
+    return value
+
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - local
+_READERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "schedule_type": (ScheduleType, ScheduleType.ONE_TIME),
+    "args": (_arguments(list), ()),
+    "kwargs": (_arguments(dict), {}),
+    "enabled": (bool, True),
+    "last_run_at": (_datetime, None),
+    "next_run_at": (_datetime, None),
+    "created_at": (_datetime, _EPOCH),
+    "updated_at": (_datetime, _EPOCH),
+}
+
+
+def upgrade(connection: Connection) -> None:
+    """Make the tables, or add to those of 0.1.8 what they lack; one process at a time."""
+    dialect = connection.dialect.name
+    if dialect == "postgresql":  # it is given back with the transaction
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+    if dialect not in ("mysql", "mariadb"):
+        _upgrade_alone(connection)
+        return
+    connection.execute(sa.select(sa.func.get_lock(_UPGRADE_NAME, UPGRADE_WAIT)))
+    try:
+        _upgrade_alone(connection)
+        connection.exec_driver_sql("COMMIT")  # before the next one looks
+    finally:
+        connection.execute(sa.select(sa.func.release_lock(_UPGRADE_NAME)))
+
+
+def _upgrade_alone(connection: Connection) -> None:
+    _metadata.create_all(connection)
     inspector = sa.inspect(connection)
-    if not inspector.has_table(SCHEDULES.name) or not inspector.has_table(RUNS.name):
-        _metadata.create_all(connection, tables=[RUNS] if inspector.has_table(SCHEDULES.name) else None)
     present = {column["name"] for column in inspector.get_columns(SCHEDULES.name)}
-    missing = [column for column in SCHEDULES.columns if column.name not in present]
-    for column in missing:
-        specification = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-        connection.execute(sa.text(f"ALTER TABLE {SCHEDULES.name} ADD COLUMN {specification}"))
-    if missing:
-        for index in SCHEDULES.indexes:
-            index.create(connection, checkfirst=True)
-        _fill(connection)
+    for column in SCHEDULES.columns:
+        if column.name not in present:
+            specification = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {SCHEDULES.name} ADD COLUMN {specification}"))
+    for index in SCHEDULES.indexes:
+        index.create(connection, checkfirst=True)
+    _fill(connection)
 
 
 def _fill(connection: Connection) -> None:
-    seen: set[str] = set()
-    rows = []
-    for row in connection.execute(SCHEDULES.select().order_by(SCHEDULES.c.created_at)).mappings():
-        task = _task(row)
-        key = _key(task)
+    """Complete the rows that 0.1.8 wrote, before the upgrade or, still running elsewhere, after it."""
+    old = connection.execute(
+        SCHEDULES.select().where(SCHEDULES.c.definition.is_(None)).order_by(SCHEDULES.c.created_at)
+    )
+    rows = [(row["id"], *_read_row(row)) for row in old.mappings()]
+    if not rows:
+        return
+    seen = set(connection.scalars(sa.select(SCHEDULES.c.definition).where(SCHEDULES.c.definition.is_not(None))))
+    changes = []
+    for task_id, task, fault in rows:
+        key = _key(task) if fault is None else None
         # 0.1.8 could write one definition twice; the older one is it.
-        rows.append({"of": task.id, "key": None if key in seen else key, "at": _values(task)["due"]})
-        seen.add(key or "")
+        due = None if task.next_run_at is None else micros(task.next_run_at)
+        changes.append({"of": task_id, "key": None if key in seen else key, "at": due, "why": fault})
+        seen.add(key)
     change = SCHEDULES.update().where(SCHEDULES.c.id == sa.bindparam("of"))
-    if rows:
-        connection.execute(change.values(definition=sa.bindparam("key"), due=sa.bindparam("at")), rows)
+    broken = sa.func.coalesce(sa.bindparam("why", type_=sa.Text), SCHEDULES.c.broken)
+    change = change.values(definition=sa.bindparam("key"), due=sa.bindparam("at"), broken=broken)
+    connection.execute(change, changes)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

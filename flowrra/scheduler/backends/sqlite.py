@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from flowrra.scheduler.backends.sql import SqlSchedulerBackend
+from flowrra.scheduler.backends.sql import SqlSchedulerBackend, upgrade
+
+MEMORY = ":memory:"
 
 
 class SQLiteSchedulerBackend(SqlSchedulerBackend):
@@ -19,5 +22,23 @@ class SQLiteSchedulerBackend(SqlSchedulerBackend):
 
     def __init__(self, database_path: str = ".flowrra_schedule.db") -> None:
         self.database_path = database_path
-        options: dict[str, Any] = {"poolclass": StaticPool} if database_path == ":memory:" else {}
+        self._memory: AsyncEngine | None = None
+        # What is in memory belongs to one connection, whose users take turns.
+        turns: dict[str, Any] = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+        options = turns if database_path == MEMORY else {}
         super().__init__(sa.URL.create("sqlite+aiosqlite", database=database_path), **options)
+
+    async def _open(self) -> AsyncEngine:
+        if self.database_path != MEMORY:
+            return await super()._open()
+        if self._memory is None:
+            self._memory = self._new_engine()
+            async with self._memory.begin() as connection:  # whoever comes second waits for the connection
+                await connection.run_sync(upgrade)
+        return self._memory
+
+    async def close(self) -> None:
+        engine, self._memory = self._memory, None
+        if engine is not None:
+            await engine.dispose()
+        await super().close()

@@ -1,0 +1,236 @@
+"""What every schedule store does: SQLite, PostgreSQL, MariaDB."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from flowrra.scheduler.backends import get_scheduler_backend
+from flowrra.scheduler.backends.sql import LEASE, SCHEDULES, SqlSchedulerBackend
+from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, micros
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, 123456)  # noqa: DTZ001 - the stores' datetimes are local
+SECOND = 1_000_000
+NOT_IN_0_1_8 = ("timezone", "misfire_grace", "max_running", "broken", "due", "definition")
+
+
+def new_store(url: str) -> SqlSchedulerBackend:
+    store = get_scheduler_backend(url)
+    assert isinstance(store, SqlSchedulerBackend)
+    return store
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[SqlSchedulerBackend]:
+    found = new_store(url)
+    yield found
+    await found.close()
+
+
+def once(name: str, late: float = 1.0, **fields: Any) -> ScheduledTask:
+    """A schedule that is due once, `late` seconds ago."""
+    at = NOW - timedelta(seconds=late)
+    return ScheduledTask(name, "note", ScheduleType.ONE_TIME, at.isoformat(), (name,), next_run_at=at, **fields)
+
+
+async def spoil(store: SqlSchedulerBackend, task_id: str, **columns: str) -> None:
+    """Write what 0.1.8 or a person might have written, past all checks."""
+    changes = ", ".join(f"{name} = '{text}'" for name, text in columns.items())
+    await store._write(sa.text(f"UPDATE scheduled_tasks SET {changes} WHERE id = '{task_id}'"))
+
+
+async def test_a_schedule_reads_back_as_it_was_written(store: SqlSchedulerBackend) -> None:
+    task = once("a", kwargs={"ä": [1, None, {"b": 0.5}]}, description="für", priority=3, timezone="Asia/Tokyo")
+    await store.create(task)
+    assert await store.get("a") == task
+    task.enabled, task.max_retries = False, 7
+    before = task.updated_at
+    await store.update(task)
+    assert task.updated_at > before
+    assert await store.get("a") == task
+    assert (await store.delete("a"), await store.delete("a"), await store.get("a")) == (True, False, None)
+
+
+async def test_what_is_there_already_or_not_at_all_is_refused(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    with pytest.raises(ValueError, match="already exists"):
+        await store.create(once("a", 2.0))
+    for change in (store.update(once("b")), store.update_run_times("b", NOW, NOW), store.set_enabled("b", True, NOW)):
+        with pytest.raises(ValueError, match="not found"):
+            await change
+
+
+async def test_lists_are_ordered_and_bounded_as_they_say(store: SqlSchedulerBackend) -> None:
+    ages = {"old": 9.0, "urgent": 1.0, "new": 3.0, "future": -60.0, "off": 5.0}
+    for number, (name, late) in enumerate(ages.items()):
+        created = NOW + timedelta(seconds=number)
+        await store.create(once(name, late, priority=int(name == "urgent"), enabled=name != "off", created_at=created))
+    assert [task.id for task in await store.list_all()] == list(ages)
+    assert [task.id for task in await store.list_enabled()] == ["old", "new", "urgent", "future"]
+    assert [task.id for task in await store.list_due(NOW)] == ["urgent", "old", "new"]
+    await store.update_run_times("old", NOW, None)
+    assert [task.id for task in await store.list_due(NOW)] == ["urgent", "new"]
+    assert (await store.clear(), await store.list_all()) == (5, [])
+
+
+async def test_a_definition_is_found_however_it_is_written(store: SqlSchedulerBackend) -> None:
+    await store.create(ScheduledTask("i", "note", ScheduleType.INTERVAL, "300", (), {"a": 1, "b": 2}))
+    found = await store.find_by_definition("note", ScheduleType.INTERVAL, "300.0", (), {"b": 2, "a": 1})
+    assert found is not None
+    assert (found.id, found.schedule) == ("i", "300")
+    assert await store.find_by_definition("note", ScheduleType.INTERVAL, "301", (), {"b": 2, "a": 1}) is None
+    with pytest.raises(ValueError, match="already exists"):
+        await store.create(ScheduledTask("j", "note", ScheduleType.INTERVAL, "3e2", (), {"b": 2, "a": 1}))
+
+
+async def test_many_that_open_an_empty_database_at_once_claim_each_due_time_once(url: str) -> None:
+    stores = [new_store(url) for _ in range(6)]
+    await asyncio.gather(*(store.list_all() for store in stores))
+    for number in range(40):
+        await stores[0].create(once(f"{number}"))
+    claims = await asyncio.gather(*(store.claim(micros(NOW), LOCAL, str(n), 10) for n, store in enumerate(stores * 3)))
+    claimed = [run.id for claim in claims for run in claim.runs]
+    while more := (await stores[0].claim(micros(NOW), LOCAL, "last", 10)).runs:
+        claimed += [run.id for run in more]
+    assert sorted(claimed) == sorted(f"{n}@{micros(NOW) - SECOND}" for n in range(40))
+    assert not [task for task in await stores[0].list_all() if task.enabled]
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_a_run_whose_scheduler_is_gone_is_taken_after_its_lease_and_a_settled_one_is_not(
+    store: SqlSchedulerBackend,
+) -> None:
+    await store.create(once("a"))
+    [run] = (await store.claim(micros(NOW), LOCAL, "killed", 10)).runs
+    assert (await store.claim(micros(NOW) + LEASE - 1, LOCAL, "other", 10)).runs == []
+    [again] = (await store.claim(micros(NOW) + LEASE, LOCAL, "other", 10)).runs
+    assert (again.id, again.attempts) == (run.id, 2)
+    await store.settle([again], micros(NOW) + LEASE, {})
+    assert (await store.claim(micros(NOW) + 3 * LEASE, LOCAL, "third", 10)).runs == []
+    assert await store.next_due() is None
+
+
+async def test_a_schedule_that_is_disabled_stays_so_and_one_that_is_enabled_keeps_its_due_time(
+    store: SqlSchedulerBackend,
+) -> None:
+    await store.create(ScheduledTask("i", "note", ScheduleType.INTERVAL, "1", next_run_at=NOW))
+    await store.set_enabled("i", True, NOW + timedelta(hours=1))
+    assert await store.next_due() == micros(NOW)
+    await asyncio.gather(store.claim(micros(NOW), LOCAL, "x", 10), store.set_enabled("i", False, None))
+    found = await store.get("i")
+    assert found is not None
+    assert found.enabled is False
+    await store.set_enabled("i", True, NOW + timedelta(hours=1))
+    found = await store.get("i")
+    assert found is not None
+    assert (found.enabled, found.next_run_at) == (True, NOW + timedelta(hours=1))
+
+
+async def test_an_unknown_type_is_broken_visible_and_stops_nothing(store: SqlSchedulerBackend) -> None:
+    for name in ("bad", "good"):
+        await store.create(once(name))
+    await spoil(store, "bad", schedule_type="hourly")
+    listed = {task.id: task.broken for task in await store.list_all()}
+    assert listed["good"] is None
+    assert "'hourly' is not a valid ScheduleType" in str(listed["bad"])
+    claims = await store.claim(micros(NOW), LOCAL, "x", 10)
+    assert [run.schedule.id for run in claims.runs] == ["good"]
+    await store.settle(claims.runs, micros(NOW), {})
+    assert await store.next_due() is None  # it doesn't spin
+    assert (await store.figures(micros(NOW)))["broken"] == 1
+    with pytest.raises(ValueError, match="is broken"):
+        await store.begin_run("bad", micros(NOW), "x")
+    await spoil(store, "bad", schedule_type="one_time")
+    await store.set_enabled("bad", True, NOW)
+    assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["bad"]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("args", "[1, "), ("args", "7"), ("kwargs", "[]"), ("created_at", "yesterday"), ("last_run_at", "9")],
+)
+async def test_text_that_no_column_should_hold_breaks_its_row_only(
+    store: SqlSchedulerBackend, column: str, text: str
+) -> None:
+    for name in ("bad", "good"):
+        await store.create(once(name))
+    await spoil(store, "bad", **{column: text})
+    [bad] = [task for task in await store.list_all() if task.id == "bad"]
+    assert str(bad.broken).startswith(f"{column} ")
+    assert "can't be read" in str(bad.broken)
+    assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["good"]
+    assert await store.next_due() == micros(NOW) + LEASE
+
+
+async def test_tables_of_0_1_8_are_upgraded_by_many_at_once_and_lose_nothing(url: str) -> None:
+    store = new_store(url)
+    tasks = [once("a"), once("b", 2.0), once("twin", 2.0)]
+    tasks[2].args = tasks[1].args
+    for number, task in enumerate(tasks[:2]):
+        task.created_at = NOW + timedelta(seconds=number)
+        await store.create(task)
+    engine = await store._open()
+    async with engine.begin() as connection:
+        for index in sorted(index.name or "" for index in SCHEDULES.indexes):
+            on = " ON scheduled_tasks" if engine.dialect.name in ("mysql", "mariadb") else ""
+            await connection.execute(sa.text(f"DROP INDEX {index}{on}"))
+        for column in NOT_IN_0_1_8:
+            await connection.execute(sa.text(f"ALTER TABLE scheduled_tasks DROP COLUMN {column}"))
+        columns = ", ".join(c.name for c in SCHEDULES.columns if c.name not in ("id", *NOT_IN_0_1_8))
+        copy = f"INSERT INTO scheduled_tasks (id, {columns}) SELECT 'twin', {columns} FROM scheduled_tasks"
+        await connection.execute(sa.text(f"{copy} WHERE id = 'b'"))
+        await connection.execute(sa.text("DROP TABLE schedule_runs"))
+    await store.close()
+    stores = [new_store(url) for _ in range(4)]
+    for listed in await asyncio.gather(*(each.list_all() for each in stores)):
+        assert {task.id: task.next_run_at for task in listed} == {task.id: task.next_run_at for task in tasks}
+    claims = await stores[0].claim(micros(NOW), LOCAL, "x", 10)
+    assert sorted(run.schedule.id for run in claims.runs) == ["a", "b", "twin"]
+    await asyncio.gather(*(each.close() for each in stores))
+
+
+def test_a_store_is_used_from_one_event_loop_after_the_other_and_from_two_at_once(url: str) -> None:
+    store = new_store(url)
+    asyncio.run(store.create(once("a")))
+    for _ in range(3):
+        assert [task.id for task in asyncio.run(store.list_all())] == ["a"]
+
+    async def from_another() -> list[ScheduledTask]:
+        await store.list_all()
+        return await asyncio.to_thread(lambda: asyncio.run(store.list_all()))
+
+    assert [task.id for task in asyncio.run(from_another())] == ["a"]
+    assert not store._engines  # they went with their loops
+
+
+def test_what_is_in_memory_outlives_a_loop_but_not_its_closing() -> None:
+    store = new_store("sqlite:///:memory:")
+    asyncio.run(store.create(once("a")))
+
+    async def read_and_close() -> list[ScheduledTask]:
+        found = (await asyncio.gather(*(store.list_all() for _ in range(5))))[0]
+        await store.close()
+        return found
+
+    assert [task.id for task in asyncio.run(read_and_close())] == ["a"]
+    assert asyncio.run(read_and_close()) == []
+
+
+async def test_old_runs_are_removed_in_bounded_steps(store: SqlSchedulerBackend, monkeypatch: Any) -> None:
+    for name, value in {"MOST_RUNS": 5, "TRIM_EVERY": 4, "TRIM_BATCH": 3}.items():
+        monkeypatch.setattr(f"flowrra.scheduler.backends.sql.{name}", value)
+    for number in range(12):
+        await store.create(once(f"{number}", 20.0 - number))
+    counts = []
+    runs = (await store.claim(micros(NOW), LOCAL, "x", 20)).runs
+    for first in range(0, 12, 4):
+        await store.settle(runs[first : first + 4], micros(NOW), {})
+        counts.append(len(await store.list_runs(None, 100)))
+    assert counts == [9, 6, 5]
+    assert [run["schedule_id"] for run in await store.list_runs(None, 100)] == ["11", "10", "9", "8", "7"]
