@@ -8,7 +8,17 @@ import sys
 import traceback
 from types import ModuleType
 
-from prove import blocked_loop, differential, native_histograms, scrapers, slow_connections, stopped
+from prove import (
+    blocked_loop,
+    differential,
+    killed_workers,
+    native_histograms,
+    scrapers,
+    server_outages,
+    slow_connections,
+    stopped,
+    waiting_pairs,
+)
 from prove.proof import Proof
 
 PROOFS: dict[str, ModuleType] = {
@@ -18,6 +28,9 @@ PROOFS: dict[str, ModuleType] = {
     "scrapers": scrapers,
     "slow_connections": slow_connections,
     "native_histograms": native_histograms,
+    "killed_workers": killed_workers,
+    "server_outages": server_outages,
+    "waiting_pairs": waiting_pairs,
 }
 
 

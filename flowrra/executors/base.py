@@ -752,13 +752,14 @@ class BaseTaskExecutor(ABC):
             await self._abandon_closed_loop()
             return
         self._state = "stopping"
+        deadline = float("inf") if timeout is None else self._loop.time() + timeout
         self._queue.release_waiting()
         if self._leased is not None:
             await self._leased.stop_taking()
         elif self._feeder is not None:
             await self._feeder.stop()
         if wait:
-            await self._drain(timeout)
+            await self._drain(deadline)
         self._workers.close()
         await self._interrupt(self.running_jobs(), Interrupt.STOP)
         await self._leave_resisting()
@@ -766,12 +767,11 @@ class BaseTaskExecutor(ABC):
             for job in jobs:
                 await (self._cancel_waiting(job, "the app stopped") if self.broker is None else self._give_back(job))
         if self._leased is not None:
-            await self._leased.close()
+            await self._leased.close(deadline - self._loop.time())
         self._state = "stopped"
         logger.info("executor stopped executor=%s", self.kind)
 
-    async def _drain(self, timeout: float | None) -> None:
-        deadline = float("inf") if timeout is None else self._loop.time() + timeout
+    async def _drain(self, deadline: float) -> None:
         while (left := deadline - self._loop.time()) > 0 and self._has_work_within(left):
             # Delayed tasks fall due without anything being told of it: look again from time to time.
             with_limit = asyncio.timeout(min(left, CANCEL_REPEAT))

@@ -19,7 +19,6 @@ HEARTBEAT = 5.0
 HEARTBEATS = 3
 # A lease outlives three failed renewals.
 RENEWALS_PER_LEASE = 4
-STOP_TIMEOUT = 10.0
 
 
 class LeaseKeeper:
@@ -51,10 +50,10 @@ class LeaseKeeper:
         """Begin."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End, and withdraw the announcement; blocks until that is done, at most 10 s."""
+    def stop(self, timeout: float) -> None:
+        """End, and withdraw the announcement; blocks until that is done, at most so many seconds."""
         self._stopping.set()
-        self._thread.join(STOP_TIMEOUT)
+        self._thread.join(timeout)
 
     def _keep(self) -> None:
         contextvars.Context().run(self._beat)

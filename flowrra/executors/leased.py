@@ -39,8 +39,9 @@ CANCEL_REPEAT = 0.05
 IDLE_WAIT = 5.0
 # Seconds after which a task that was taken ahead and is still waiting goes back, for another worker to take.
 STALE_AFTER = 0.5
-# Seconds that outcomes may take to be told at the end.
+# Seconds that outcomes may take to be told at the end, and that they have however little time the caller left.
 FLUSH_TIMEOUT = 10.0
+MIN_FLUSH_TIMEOUT = 1.0
 # Seconds until a task that this worker doesn't know is offered again, doubled each time.
 REFUSE_DELAY = 1.0
 # Seconds between two log lines of tasks that this worker doesn't know.
@@ -199,10 +200,14 @@ class LeasedTasks:
             _, tasks = await asyncio.wait(tasks, timeout=CANCEL_REPEAT)
         if self._taking is not None:
             await asyncio.wait({self._taking})
+            self._log_failure(self._taking)
         if waiting is not None:
-            if not waiting.cancelled() and (error := waiting.exception()) is not None:
-                logger.warning("broker not readable while stopping executor=%s error=%s", self._executor.kind, error)
+            self._log_failure(waiting)
             await self._pass_on()
+
+    def _log_failure(self, request: asyncio.Task[Any]) -> None:
+        if not request.cancelled() and (error := request.exception()) is not None:
+            logger.warning("broker not readable while stopping executor=%s error=%s", self._executor.kind, error)
 
     async def _pass_on(self) -> None:
         """The server may just have woken this worker, and no other one: have it wake the next, if there is work."""
@@ -211,12 +216,17 @@ class LeasedTasks:
         except BackendError as error:  # the others look again by themselves
             logger.warning("broker not readable while stopping executor=%s error=%s", self._executor.kind, error)
 
-    async def close(self) -> None:
-        """Tell what is still to be told, and end the holds."""
-        await self._settler.flush(FLUSH_TIMEOUT)
+    async def close(self, left: float) -> None:
+        """Tell what is still to be told, and end the holds.
+
+        Args:
+            left: Seconds that the caller has left; if the server is away, hardly more are spent on it.
+        """
+        timeout = min(FLUSH_TIMEOUT, max(MIN_FLUSH_TIMEOUT, left))
+        await self._settler.flush(timeout)
         self._settler.close()
         if self._keeper is not None:
-            await self._loop.run_in_executor(None, self._keeper.stop)
+            await self._loop.run_in_executor(None, self._keeper.stop, timeout)
             self._keeper = None
         self._held.clear()
         self._leaving.clear()
@@ -229,7 +239,7 @@ class LeasedTasks:
         self._leaving.clear()
         self._settler.close()
         if self._keeper is not None:
-            self._keeper.stop()
+            self._keeper.stop(FLUSH_TIMEOUT)
             self._keeper = None
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,12 +9,13 @@ import sys
 import redis.asyncio
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
+from tests.core import cpu_tasks
 
 RUNS = "test:runs"
 
 
 def make_app(url: str, lease: float, *, consume: bool = True) -> Flowrra:
-    """An app whose one task writes down that it runs, and takes as long as it is told."""
+    """An app whose ``note`` writes down that it runs, and takes as long as it is told; ``hold`` is CPU-bound."""
     app = Flowrra(
         Config(
             broker=BrokerConfig(url=url, lease=lease),
@@ -31,6 +32,7 @@ def make_app(url: str, lease: float, *, consume: bool = True) -> Flowrra:
         await asyncio.sleep(seconds)
         return number
 
+    app.task(name="hold", cpu_bound=True)(cpu_tasks.hold)
     return app
 
 
