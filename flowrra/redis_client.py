@@ -21,7 +21,15 @@ import redis.asyncio
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.retry import Retry
 from redis.utils import HIREDIS_AVAILABLE
 
@@ -190,6 +198,8 @@ class RedisServer:
                 async with asyncio.timeout(self._socket_timeout):
                     return await request(await self.client())
             except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+                if isinstance(error, ReadOnlyError):
+                    await self._leave_replica()
                 if not self._is_worth_a_retry(error) or time.monotonic() + backoff > deadline:
                     raise self.failure(what, error) from error
             await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
@@ -215,7 +225,17 @@ class RedisServer:
             return False
         if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
             return self._retry_on_timeout
-        return isinstance(error, redis.exceptions.ConnectionError | OSError)
+        if isinstance(error, redis.exceptions.ConnectionError | OSError):  # also that it is loading its data
+            return True
+        # Refusals that pass, of requests that were not carried out: it was made a replica (its address may lead to the
+        # new primary), it has no primary just now (MASTERDOWN, too), or somebody's script occupies it.
+        passing = isinstance(error, ReadOnlyError | TryAgainError | ClusterDownError)
+        return passing or (isinstance(error, ResponseError) and str(error).startswith("BUSY "))
+
+    async def _leave_replica(self) -> None:
+        """Have the running loop's idle connections made anew: those there are lead to what is now a replica."""
+        client = await self.client()
+        await client.connection_pool.disconnect(inuse_connections=False)
 
     def failure(self, what: str, error: Exception) -> BackendError:
         """The error that tells users what went wrong where."""
@@ -241,6 +261,9 @@ class Line:
             return await self._send("EVALSHA", script.digest, 1, key, *args)
         except NoScriptError:
             return await self._send("EVAL", script.text, 1, key, *args)
+        except ReadOnlyError:
+            await self._connection.disconnect()
+            raise
         finally:
             self.is_busy = False
 

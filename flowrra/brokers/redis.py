@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
@@ -164,6 +164,9 @@ class RedisBroker(LeasingBroker):
         try:
             await self._waiter.blpop([f"{self.queue_key}:wake"], timeout=max(0.01, min(seconds, MAX_BLOCK)))
         except (RedisError, OSError) as error:
+            if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
+                waiter, self._waiter = self._waiter, None
+                await waiter.aclose()
             raise self.server.failure("wait for tasks", error) from error
 
     async def pop(self, timeout: float | None = None) -> Task | None:
@@ -296,6 +299,9 @@ class RedisBroker(LeasingBroker):
         try:
             return request(self._thread_client)
         except (RedisError, OSError) as error:
+            if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
+                self._thread_client.close()
+                self._thread_client = None
             raise self.server.failure(what, error) from error
 
     def renew(self, task_ids: Sequence[str]) -> Renewal:
