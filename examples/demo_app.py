@@ -20,6 +20,7 @@ from flowrra import Config, ExecutorConfig, ExecutorNotRunningError, Flowrra, Re
 from flowrra.events import event_bus
 
 app = Flowrra(Config(executor=ExecutorConfig(io_workers=8)))
+_scheduler = app.create_scheduler("sqlite:///:memory:")
 
 # A metric of the app's own: the exporter serves it beside Flowrra's.
 orders = Counter("shop_orders", "Orders by how they were paid.", ["method"])
@@ -85,6 +86,13 @@ async def sweep_carts() -> int:
     if random.random() < 0.02:
         raise KeyError("cart")
     return random.randrange(5)
+
+
+@app.task()
+async def count_stock(shelf: str) -> int:
+    """Submitted by the clock. Takes longer than the time to the next run now and then, which is skipped then."""
+    await asyncio.sleep(3.0 if random.random() < 0.1 else 0.2)
+    return random.randrange(100)
 
 
 @app.task(max_retries=0)
@@ -180,8 +188,11 @@ _running: set[asyncio.Task[None]] = set()
 
 
 @app.on_startup
-def begin() -> None:
+async def begin() -> None:
     """Starts the load with the app."""
+    await _scheduler.schedule_interval("count_stock", 2, ("front",), max_running=1, description="every two seconds")
+    await _scheduler.schedule_cron("count_stock", "* * * * *", ("back",), description="every minute")
+    await _scheduler.schedule_cron("count_stock", "@yearly", ("all",), enabled=False)
     event_bus.subscribe(_tell_support)
     _running.add(asyncio.create_task(_load.run(), name="demo-load"))
 

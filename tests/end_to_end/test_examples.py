@@ -34,6 +34,8 @@ MOVING = (
     "flowrra_queue_delayed_tasks",
     "flowrra_queue_oldest_pending_timestamp_seconds",
     "flowrra_event_loop_lag_seconds_sum",
+    "flowrra_scheduler_runs_total",
+    "flowrra_scheduler_lag_seconds_count",
     "shop_orders_total",
 )
 

@@ -159,6 +159,17 @@ class TestShapes:
         assert mismatch(pending, shape) is None
         assert mismatch(finished, shape) is None
 
+    async def test_of_the_scheduler_queries(self) -> None:
+        app = documented_app()
+        app.create_scheduler("sqlite:///:memory:")
+        manager = FlowrraManager(app)
+        async with app:
+            schedule = await manager.create_schedule_cron("send_email", "@yearly", ("a@example.com",))
+            await manager.trigger_schedule(schedule)
+            for method in ("list_schedules", "get_scheduler_stats", "list_schedule_runs", "get_stats"):
+                (shape,) = shapes_under(method)
+                assert mismatch(await getattr(manager, method)(), shape) is None, method
+
     def test_a_wrong_answer_would_be_noticed(self) -> None:
         (shape,) = shapes_under("get_stats")
         right = {
@@ -267,6 +278,13 @@ class TestFurtherQueries:
             await self.run("get_runtime_stats", app)
 
         assert capsys.readouterr().out == "Replaced workers: {'io': 0}\n"
+
+    async def test_schedules(self, capsys: pytest.CaptureFixture[str]) -> None:
+        app = documented_app()
+        app.create_scheduler("sqlite:///:memory:")
+        async with app:
+            await self.run("Changing schedules", app)
+        assert re.fullmatch(r".+@\d+: submitted\n", capsys.readouterr().out)
 
     async def test_workers(self, capsys: pytest.CaptureFixture[str]) -> None:
         async with documented_app() as app:
@@ -417,6 +435,10 @@ def test_no_example_is_left_out() -> None:
         "get_task_stats",
         "get_runtime_stats",
         "list_workers",
+        "list_schedules",
+        "get_scheduler_stats",
+        "list_schedule_runs",
+        "Changing schedules",
         "Basic Monitoring Script",
         "Task Inspection Tool",
         "Health Check Endpoint",
