@@ -1,4 +1,4 @@
-"""The scheduler's families, against a stand-in for the Management API."""
+"""The scheduler's families, against a stand-in for the Management API, and once against a real scheduler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from flowrra import Flowrra
+from flowrra.management import FlowrraManager
+from flowrra.scheduler.scheduler import RESULTS
 from tests.exporter.conftest import Answer, Serve
 from tests.exporter.contract import ContractApp, broken, schedule
 
@@ -124,3 +127,29 @@ async def test_nonsense_is_a_failure_of_the_collector(serve: Serve, nonsense: An
     scrape = await (await serve(app)).get()
     assert scrape.value("flowrra_collector_success", collector="scheduler") == 0
     assert scrape.value("flowrra_healthy") == 1
+
+
+async def test_the_figures_of_an_app_with_schedules_are_served(serve: Serve) -> None:
+    app = Flowrra()
+    app.create_scheduler("sqlite:///:memory:")
+
+    @app.task()
+    async def report() -> None: ...
+
+    manager = FlowrraManager(app)
+    async with app:
+        nightly = await manager.create_schedule_cron("report", "0 3 * * *")
+        await manager.create_schedule_cron("report", "@yearly", enabled=False)
+        await manager.trigger_schedule(nightly)
+        listed = await manager.get_schedule(nightly)
+        scrape = await (await serve(app)).get()
+    assert scrape.value("flowrra_scheduler_running") == 1
+    assert scrape.value("flowrra_scheduler_schedules", state="enabled") == 1
+    assert scrape.value("flowrra_scheduler_schedules", state="disabled") == 1
+    counts = {result: scrape.value(RUNS, task="report", result=result) for result in RESULTS}
+    assert counts == {"submitted": 1, "missed": 0, "collapsed": 0, "skipped": 0, "failed": 0}
+    assert scrape.value("flowrra_scheduler_lag_seconds_count") == 1
+    assert scrape.value("flowrra_scheduler_store_errors_total", operation="claim") == 0
+    assert listed is not None
+    assert scrape.value(NEXT, schedule=nightly, task="report") == listed["next_run_at"].timestamp()
+    assert scrape.value("flowrra_scheduler_next_run_timestamp_seconds") == listed["next_run_at"].timestamp()
