@@ -162,7 +162,10 @@ class RedisServer:
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
-            line = self._lines[loop] = Line(await client.connection_pool.get_connection())
+            connection = await client.connection_pool.get_connection()
+            line = self._lines.setdefault(loop, Line(connection))
+            if not line.is_of(connection):  # somebody else was faster
+                await client.connection_pool.release(connection)
         return line
 
     async def close(self) -> None:
@@ -253,6 +256,10 @@ class Line:
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
         self.is_busy = False
+
+    def is_of(self, connection: AbstractConnection) -> bool:
+        """Whether it sends on that connection."""
+        return self._connection is connection
 
     async def run(self, script: Script, key: str, *args: Any) -> Any:
         """What a script returns; by digest, and in full if the server has forgotten it."""

@@ -5,9 +5,11 @@ Each operation is one script, hence one atomic step, of ``flowrra/lua``; ``queue
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -104,7 +106,9 @@ class RedisBroker(LeasingBroker):
         # By it the server knows whose hold a lease is.
         self._token = secrets.token_hex(8)
         self._results: RedisBackend | None = None
-        self._waiter: redis.asyncio.Redis | None = None
+        self._waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
+            weakref.WeakKeyDictionary()
+        )
         self._thread_client: redis.Redis | None = None
 
     def with_suffix(self, suffix: str) -> RedisBroker:
@@ -159,13 +163,15 @@ class RedisBroker(LeasingBroker):
         return deliveries, None if answer[0] < 0 else answer[0] / 1e6
 
     async def wait(self, seconds: float) -> None:
-        if self._waiter is None:
-            self._waiter = self.server.dedicated_client()
+        loop = asyncio.get_running_loop()
+        waiter = self._waiters.get(loop)
+        if waiter is None:
+            waiter = self._waiters[loop] = self.server.dedicated_client()
         try:
-            await self._waiter.blpop([f"{self.queue_key}:wake"], timeout=max(0.01, min(seconds, MAX_BLOCK)))
+            await waiter.blpop([f"{self.queue_key}:wake"], timeout=max(0.01, min(seconds, MAX_BLOCK)))
         except (RedisError, OSError) as error:
             if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
-                waiter, self._waiter = self._waiter, None
+                del self._waiters[loop]
                 await waiter.aclose()
             raise self.server.failure("wait for tasks", error) from error
 
@@ -343,7 +349,7 @@ class RedisBroker(LeasingBroker):
 
     async def close(self) -> None:
         """Close the running loop's connections."""
-        waiter, self._waiter = self._waiter, None
+        waiter = self._waiters.pop(asyncio.get_running_loop(), None)
         if waiter is not None:
             await waiter.aclose()
         await self.server.close()

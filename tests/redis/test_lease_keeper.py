@@ -1,0 +1,32 @@
+"""The thread that renews leases: whatever goes wrong in it, it goes on."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+from flowrra import BackendError
+from flowrra.brokers.base import Renewal
+from flowrra.brokers.redis import RedisBroker
+from flowrra.executors.lease_keeper import LeaseKeeper
+
+
+def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
+    told: queue.Queue[Renewal | BackendError] = queue.Queue()
+    calls: list[int] = []
+
+    def announcement() -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("dictionary changed size during iteration")
+        return {"id": "worker"}
+
+    keeper = LeaseKeeper(RedisBroker(url, lease=0.4), lambda: ["unknown"], announcement, told.put)
+    keeper.start()
+    first, second = told.get(timeout=5), told.get(timeout=5)
+    keeper.stop(timeout=5)
+
+    assert isinstance(first, BackendError)
+    assert "RuntimeError: dictionary changed size" in str(first)
+    assert isinstance(second, Renewal)
+    assert second.lost == ["unknown"]
