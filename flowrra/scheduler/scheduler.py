@@ -387,12 +387,19 @@ class Scheduler:
 
     async def _look_round(self) -> None:
         """At the start, and then at every check interval: which tasks there are schedules for, to count each of them
-        from 0 on."""
+        from 0 on, and which broken ones were mended."""
         if time.monotonic() < self._look_round_at:
             return
         for name in await self.backend.count_by_task():
             if self.registry.is_registered(name):
                 self._know(name)
+        for task in await self.backend.list_broken(BATCH):
+            try:
+                next_run = self._first_run(task)
+            except (ValueError, TypeError, KeyError, OverflowError):
+                continue  # as before; the reason is in its row
+            logger.info("broken schedule was mended schedule=%s", task.id)
+            await self.backend.set_enabled(task.id, True, next_run)
         self._look_round_at = time.monotonic() + self.check_interval
 
     async def _fire_due(self) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -382,6 +384,34 @@ async def test_a_schedule_whose_task_is_not_registered_is_broken_until_it_is(tmp
         assert stats["broken_schedules"] == 0
     assert other.scheduler is not None
     await other.scheduler.backend.close()
+
+
+async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_mended(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "s.db")
+    schedule_id = await shop.scheduler.schedule_interval("note", 0.05)
+
+    def write(schedule: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "s.db")) as connection, connection:
+            connection.execute("UPDATE scheduled_tasks SET schedule = ?", (schedule,))
+
+    async def broken() -> int:
+        stats = await shop.manager.get_scheduler_stats()
+        assert stats is not None
+        count: int = stats["broken_schedules"]
+        return count
+
+    shop.scheduler.check_interval = 0.1
+    await asyncio.to_thread(write, "often")
+    async with shop.app, asyncio.timeout(3):
+        while await broken() == 0:
+            await asyncio.sleep(0.02)
+        shown = await shop.manager.get_schedule(schedule_id)
+        assert shown is not None
+        assert (shown["enabled"], shown["next_run_at"]) == (True, None)
+        assert "often" in shown["broken"]
+        await asyncio.to_thread(write, "0.1")
+        await shop.calls.get()
+        assert await broken() == 0
 
 
 async def test_a_scheduler_whose_loop_hangs_is_unhealthy(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,10 @@ class BaseSchedulerBackend(ABC):
         """How many enabled schedules that aren't broken there are for each task."""
         raise NotImplementedError
 
+    async def list_broken(self, limit: int) -> list[ScheduledTask]:
+        """Enabled schedules that are marked as broken, and whose rows can be read (by now)."""
+        return []
+
     async def list_runs(
         self, schedule_id: str | None, limit: int, results: Collection[str] = ()
     ) -> list[dict[str, Any]]:

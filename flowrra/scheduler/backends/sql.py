@@ -324,6 +324,12 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         rows = await self._read(query.where(columns.enabled == _TRUE, columns.broken.is_(None)))
         return {row["task_name"]: row["count"] for row in rows}
 
+    async def list_broken(self, limit: int) -> list[ScheduledTask]:
+        marked = SCHEDULES.select().where(SCHEDULES.c.enabled == _TRUE, SCHEDULES.c.broken.is_not(None))
+        # The latest changed first: those that nobody mends can't hide the others.
+        rows = await self._read(marked.order_by(SCHEDULES.c.updated_at.desc()).limit(limit))
+        return [task for row in rows for task, fault in [_read_row(row)] if fault is None]
+
     async def list_runs(
         self, schedule_id: str | None, limit: int, results: Collection[str] = ()
     ) -> list[dict[str, Any]]:
