@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from flowrra import Flowrra
+from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends import get_scheduler_backend
 from flowrra.scheduler.backends.sql import LEASE, SCHEDULES, SqlSchedulerBackend
 from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, micros
@@ -234,3 +236,24 @@ async def test_old_runs_are_removed_in_bounded_steps(store: SqlSchedulerBackend,
         counts.append(len(await store.list_runs(None, 100)))
     assert counts == [9, 6, 5]
     assert [run["schedule_id"] for run in await store.list_runs(None, 100)] == ["11", "10", "9", "8", "7"]
+
+
+def test_schedules_are_managed_with_a_loop_for_each_request_whether_the_app_runs_or_not(url: str) -> None:
+    app = Flowrra()
+    app.create_scheduler(url)
+
+    @app.task(name="note")
+    async def note() -> None: ...
+
+    manager = FlowrraManager(app)
+    made = asyncio.run(manager.create_schedule_interval("note", 3600))
+    asyncio.run(manager.disable_schedule(made))
+
+    def request() -> list[tuple[str, bool]]:
+        return [(task["id"], task["enabled"]) for task in asyncio.run(manager.list_schedules())]
+
+    async def while_it_runs() -> list[tuple[str, bool]]:
+        async with app:
+            return await asyncio.to_thread(request)
+
+    assert request() == asyncio.run(while_it_runs()) == request() == [(made, False)]

@@ -37,9 +37,8 @@ MOST_RUNS = 10_000
 # Runs that a process settles before it removes some of the oldest ones beyond MOST_RUNS, and how many at the most.
 TRIM_EVERY = 500
 TRIM_BATCH = 2_000
-# Whoever upgrades the tables holds a lock of this number or name; seconds to wait for it.
+# Whoever upgrades the tables holds a lock of this number, in MySQL one of a name; seconds to wait for it.
 UPGRADE_LOCK = 0x666C6F77727261
-_UPGRADE_NAME = "flowrra_schedules"
 UPGRADE_WAIT = 60
 
 
@@ -530,12 +529,14 @@ def upgrade(connection: Connection) -> None:
     if dialect not in ("mysql", "mariadb"):
         _upgrade_alone(connection)
         return
-    connection.execute(sa.select(sa.func.get_lock(_UPGRADE_NAME, UPGRADE_WAIT)))
+    # Such a name belongs to the whole server.
+    name = sa.func.left(sa.func.concat("flowrra:", sa.func.database()), 64)
+    connection.execute(sa.select(sa.func.get_lock(name, UPGRADE_WAIT)))
     try:
         _upgrade_alone(connection)
         connection.exec_driver_sql("COMMIT")  # before the next one looks
     finally:
-        connection.execute(sa.select(sa.func.release_lock(_UPGRADE_NAME)))
+        connection.execute(sa.select(sa.func.release_lock(name)))
 
 
 def _upgrade_alone(connection: Connection) -> None:
