@@ -6,9 +6,8 @@ the counters in the app to the text. `generate_latest()` is given ready samples 
 compared with our rendering; the reader collects and writes, as we do.
 
 Collecting takes nearly half of ours, in many small steps of which none stands out: each name's counters are copied in
-one step, made the Management API's answer, checked figure by figure because any app may answer it, and added to the
-families. That is why the whole way is less than ten times as fast as writing alone. At 100,000 series the garbage
-collector takes a third of it: it looks through all that a collection keeps until its end."""
+one step, made the Management API's answer, checked because any app may answer it, and added to the families. At 100,000
+series the garbage collector takes a third of it: it looks through all that a collection keeps until its end."""
 
 from __future__ import annotations
 

@@ -92,6 +92,7 @@ hostile = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_siz
 
 @each_format
 @given(names=st.lists(hostile, min_size=1, max_size=5, unique=True))
+@example(names=["100 %", "%d", "%%", "%(x)s"])
 @example(names=['say "hi"\n', "back\\slash", "🐘" * 2560, "\\", '\\"', "\n"])
 def test_hostile_task_names_round_trip(format: Format, names: list[str]) -> None:
     points: list[Point] = [((name,), index) for index, name in enumerate(names)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import math
 import shutil
 from asyncio.subprocess import PIPE, STDOUT
 from datetime import UTC, datetime
@@ -333,6 +334,28 @@ async def test_plain_numbers_that_turn_out_to_wait_are_a_failure_not_a_hang(serv
     scrape = await (await serve(Waiting())).get()
     assert scrape.value("flowrra_collector_success", collector="tasks") == 0
     assert scrape.value("flowrra_collector_success", collector="runtime") == 1
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"bounds": (0.1, 1.0), "counts": (0, "many", 0), "sum": 0.0},
+        {"bounds": (0.1, 1.0), "counts": (0, 0.5, 0), "sum": 0.0},
+        {"bounds": (0.1, 1.0), "counts": (0, math.nan, 0), "sum": 0.0},
+        {"bounds": (0.1, "1.0"), "counts": (0, 0, 0), "sum": 0.0},
+        {"bounds": (0.1, 1.0), "counts": (0, 0, 0), "sum": None},
+        {"bounds": (0.1, 1.0), "counts": (0, 0), "sum": 0.0},
+        {"bounds": (0.1, 1.0)},
+    ],
+)
+async def test_a_histogram_that_is_none_costs_its_own_source_and_not_the_scrape(serve: Serve, nonsense: Any) -> None:
+    app = ContractApp()
+    app.tasks["odd"] = task_stats(queue_wait=nonsense)
+    scrape = await (await serve(app)).get()
+    assert scrape.status == 200
+    assert scrape.value("flowrra_collector_success", collector="tasks") == 0
+    assert scrape.value("flowrra_collector_success", collector="runtime") == 1
+    assert "flowrra_task_queue_wait_seconds" not in scrape.body.decode()
 
 
 async def test_naive_datetimes_of_older_apps_are_local_time(serve: Serve) -> None:

@@ -20,6 +20,10 @@ class SeriesBudget:
         self._admitted: set[tuple[str, ...]] = set()
         self._given = 0
 
+    def __contains__(self, labels: object) -> bool:
+        """Whether these labels were admitted."""
+        return labels in self._admitted
+
     def admits(self, labels: tuple[str, ...], series: int) -> bool:
         """Whether these labels have series of their own, of which there are `series` at first."""
         if labels in self._admitted:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowrra_exporter import catalog
-from flowrra_exporter.collectors.base import distribution, number, section, timestamp
+from flowrra_exporter.collectors.base import distribution, number, numbers, section, timestamp
 from flowrra_exporter.samples import Distribution, Number
 
 FIGURES = {
@@ -25,17 +25,19 @@ FIGURES = {
     "retrying": catalog.TASKS_RETRYING,
 }
 """The plain figures of a task, by their key in `get_task_stats`."""
+_KEYS = tuple(FIGURES)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one much slower to build, and a scrape builds one a name
 class TaskFigures:
     """What `get_task_stats` says of a task name; a figure that isn't known is absent.
 
-    `oldest_running_at` is a Unix time in seconds, `run_duration` has a histogram for each outcome. A sum is exact.
+    `numbers` are in the order of `FIGURES`, with None for one that is absent. `oldest_running_at` is a Unix time in
+    seconds, `run_duration` has a histogram for each outcome. A sum is exact.
     """
 
     executor: str
-    numbers: Mapping[str, Number]
+    numbers: tuple[Number | None, ...]
     exceptions: Mapping[str, Number]
     oldest_running_at: float | None
     run_duration: Mapping[str, Distribution]
@@ -45,7 +47,7 @@ class TaskFigures:
     def series(self) -> int:
         """How many time series these are now; the exceptions aside."""
         histograms = [*self.run_duration.values(), *([] if self.queue_wait is None else [self.queue_wait])]
-        plain = len(self.numbers) + (self.oldest_running_at is not None)
+        plain = len(self.numbers) - self.numbers.count(None) + (self.oldest_running_at is not None)
         return plain + sum(len(histogram.counts) + 2 for histogram in histograms)
 
     @property
@@ -58,7 +60,7 @@ class TaskFigures:
         waits = [wait for wait in (self.queue_wait, other.queue_wait) if wait is not None]
         return TaskFigures(
             self.executor,
-            _add_up(self.numbers, other.numbers),
+            tuple(map(_sum, self.numbers, other.numbers)),
             _add_up(self.exceptions, other.exceptions),
             min(moments, default=None),
             {
@@ -73,15 +75,20 @@ def read_stats(stats: Mapping[str, Any]) -> TaskFigures:
     """The figures of one task name as the Management API gives them. TypeError, ValueError for nonsense."""
     exceptions = section(stats, "exceptions") or {}
     durations = section(stats, "run_duration") or {}
-    found = {str(outcome): distribution(durations, outcome) for outcome in durations}
     return TaskFigures(
         str(stats["executor"]),
-        {key: value for key in FIGURES if (value := number(stats, key)) is not None},
+        numbers(stats, _KEYS),
         {str(exception): number(exceptions, exception) or 0 for exception in exceptions},
         timestamp(stats, "oldest_running_at"),
-        {outcome: duration for outcome, duration in found.items() if duration is not None},
+        {str(outcome): each for outcome in durations if (each := distribution(durations, outcome)) is not None},
         distribution(stats, "queue_wait"),
     )
+
+
+def _sum(one: Number | None, other: Number | None) -> Number | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 def _add_up(one: Mapping[str, Number], other: Mapping[str, Number]) -> dict[str, Number]:

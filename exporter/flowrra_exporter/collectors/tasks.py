@@ -50,7 +50,8 @@ class _Batch:
         self._others: TaskFigures | None = None
         self._left_out = 0
         self._registered = {"io": 0, "cpu": 0}
-        self._figures = [(key, Family(metric)) for key, metric in FIGURES.items()]
+        self._figures = [Family(metric) for metric in FIGURES.values()]
+        self._points = [family.points for family in self._figures]
         self._exceptions = Family(catalog.TASK_EXCEPTIONS)
         self._oldest_running = Family(catalog.TASK_OLDEST_RUNNING)
         self._run_duration = Family(catalog.TASK_RUN_DURATION)
@@ -59,7 +60,8 @@ class _Batch:
     def add(self, task: str, figures: TaskFigures) -> None:
         """Adds a task name, with series of its own or among the others."""
         self._registered[figures.executor] = self._registered.get(figures.executor, 0) + 1
-        if self._budget.admits((task,), figures.series_at_most):
+        labels = (task,)
+        if labels in self._budget or self._budget.admits(labels, figures.series_at_most):
             self._add(task, figures)
             return
         self._left_out += figures.series + len(figures.exceptions)
@@ -71,18 +73,19 @@ class _Batch:
         return self._left_out
 
     def _add(self, task: str, figures: TaskFigures) -> None:
-        for key, family in self._figures:
-            value = figures.numbers.get(key)
+        labels = (task,)
+        for points, value in zip(self._points, figures.numbers, strict=True):
             if value is not None:
-                family.points.append(((task,), value))
-        for exception, count in self._bounded(task, figures.exceptions).items():
-            self._exceptions.points.append(((task, exception), count))
+                points.append((labels, value))
+        if figures.exceptions:
+            for exception, count in self._bounded(task, figures.exceptions).items():
+                self._exceptions.points.append(((task, exception), count))
         if figures.oldest_running_at is not None:
-            self._oldest_running.points.append(((task,), figures.oldest_running_at))
+            self._oldest_running.points.append((labels, figures.oldest_running_at))
         for outcome, duration in figures.run_duration.items():
             self._run_duration.points.append(((task, outcome), duration))
         if figures.queue_wait is not None:
-            self._queue_wait.points.append(((task,), figures.queue_wait))
+            self._queue_wait.points.append((labels, figures.queue_wait))
 
     def _bounded(self, task: str, exceptions: Mapping[str, Number]) -> dict[str, Number]:
         """The counts by class, of as many classes as the budget has room for, the first ones that were seen."""
@@ -104,7 +107,7 @@ class _Batch:
         registered = Family(catalog.TASKS_REGISTERED, [((key,), count) for key, count in self._registered.items()])
         return [
             registered,
-            *(family for _, family in self._figures),
+            *self._figures,
             self._exceptions,
             self._oldest_running,
             self._run_duration,
