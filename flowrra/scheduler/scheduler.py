@@ -405,7 +405,9 @@ class Scheduler:
     async def _fire_due(self) -> float:
         """Submit what is due; the seconds until something is due next."""
         now = self._micros()
-        claims = await self.backend.claim(now, self.zone, self._owner, BATCH)
+        # Others may know the tasks that this process doesn't.
+        known = self.registry.list_tasks()
+        claims = await self.backend.claim(now, self.zone, self._owner, BATCH, known)
         for result, counts in (("missed", claims.missed), ("collapsed", claims.collapsed)):
             for name, count in counts.items():
                 self._count(name, result, count)
@@ -414,7 +416,7 @@ class Scheduler:
             await self._submit_all(claims.runs)
         if claims.more:
             return 0.0
-        due = await self.backend.next_due()
+        due = await self.backend.next_due(known)
         return self.check_interval if due is None else max(0.0, due / 1_000_000 - self._now())
 
     async def _submit_all(self, runs: list[Run]) -> None:

@@ -12,6 +12,8 @@ import pytest
 from benchmarks.sides.schedules import write
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
+from flowrra.scheduler.backends.sql import LEASE
+from flowrra.scheduler.models import LOCAL
 
 
 def local_now() -> datetime:
@@ -78,3 +80,42 @@ async def test_a_database_of_0_1_8_is_upgraded_and_an_unreadable_row_is_isolated
 async def test_without_a_scheduler_schedules_are_refused() -> None:
     with pytest.raises(ValueError, match="no scheduler"):
         await FlowrraManager(Flowrra()).create_schedule_cron("note", "@daily")
+
+
+async def test_processes_with_different_tasks_share_a_store(tmp_path: Path) -> None:
+    ran: asyncio.Queue[object] = asyncio.Queue()
+    apps = {name: Flowrra() for name in ("bake", "sell")}
+    for name, app in apps.items():
+        app.create_scheduler(str(tmp_path / "s.db"), check_interval=0.1)
+
+        @app.task(name)
+        async def note(value: object, name: str = name) -> None:
+            ran.put_nowait((name, value))
+
+    for number in range(20):
+        for name, app in apps.items():
+            assert app.scheduler is not None
+            await app.scheduler.schedule_once(name, local_now(), (number,))
+    await asyncio.gather(*(app.start() for app in apps.values()))
+    async with asyncio.timeout(5):
+        found = {await ran.get() for _ in range(40)}
+    assert found == {(name, number) for name in apps for number in range(20)}
+    runs = await FlowrraManager(apps["sell"]).list_schedule_runs()
+    assert {run["attempts"] for run in runs} == {1}
+    await asyncio.gather(*(app.stop() for app in apps.values()))
+
+
+async def test_what_was_claimed_by_a_process_that_is_gone_is_left_to_one_that_knows_the_task(tmp_path: Path) -> None:
+    app = counting_app(tmp_path / "s.db", asyncio.Queue())
+    scheduler = app.scheduler
+    assert scheduler is not None
+    await scheduler.schedule_once("note", local_now(), (1,))
+    now, store = round(local_now().timestamp() * 1_000_000), scheduler.backend
+    assert (await store.claim(now, LOCAL, "other", 10, ["else"])).runs == []
+    assert await store.next_due(["else"]) is None
+    assert len((await store.claim(now, LOCAL, "gone", 10, ["note"])).runs) == 1
+    later = now + 2 * LEASE
+    assert (await store.claim(later, LOCAL, "other", 10, ["else"])).runs == []
+    assert await store.next_due(["else"]) is None
+    assert len((await store.claim(later, LOCAL, "heir", 10, ["note"])).runs) == 1
+    await store.close()

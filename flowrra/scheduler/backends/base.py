@@ -85,8 +85,11 @@ class BaseSchedulerBackend(ABC):
         task.enabled = enabled
         await self.update(task)
 
-    async def claim(self, now: int, zone: tzinfo, owner: str, limit: int) -> Claims:
-        """Claim what is due (microseconds since 1970), each due time for one scheduler, whoever else asks."""
+    async def claim(
+        self, now: int, zone: tzinfo, owner: str, limit: int, known: Collection[str] | None = None
+    ) -> Claims:
+        """Claim what is due (microseconds since 1970), each due time for one scheduler, whoever else asks; of the known
+        tasks only, if these are given."""
         raise NotImplementedError("This schedule store has no claims; inherit from SqlSchedulerBackend")
 
     async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
@@ -100,8 +103,8 @@ class BaseSchedulerBackend(ABC):
         later."""
         raise NotImplementedError
 
-    async def next_due(self) -> int | None:
-        """When something is due next, a schedule or the retry of a run, in microseconds since 1970."""
+    async def next_due(self, known: Collection[str] | None = None) -> int | None:
+        """When :meth:`claim` has something to take next, of a schedule or a run, in microseconds since 1970."""
         raise NotImplementedError
 
     async def figures(self, now: int) -> dict[str, Any]:

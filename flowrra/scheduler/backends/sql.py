@@ -261,10 +261,12 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         sought = ScheduledTask("", task_name, schedule_type, schedule, args, kwargs or {})
         return await self._first(SCHEDULES.c.definition == definition_key(sought))
 
-    async def claim(self, now: int, zone: tzinfo, owner: str, limit: int) -> Claims:
+    async def claim(
+        self, now: int, zone: tzinfo, owner: str, limit: int, known: Collection[str] | None = None
+    ) -> Claims:
         engine = await self._open()
         async with engine.begin() as connection:
-            return await connection.run_sync(_claim, now, zone, owner, limit)
+            return await connection.run_sync(_claim, now, zone, owner, limit, known)
 
     async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
         rows = await self._read(SCHEDULES.select().where(SCHEDULES.c.id == schedule_id))
@@ -300,9 +302,10 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             if ids:
                 await connection.execute(RUNS.delete().where(RUNS.c.id.in_(ids)))
 
-    async def next_due(self) -> int | None:
-        schedule = sa.select(sa.func.min(SCHEDULES.c.due)).where(SCHEDULES.c.enabled == _TRUE)
-        query = sa.select(schedule.scalar_subquery().label("due"), _LEASE.scalar_subquery().label("lease"))
+    async def next_due(self, known: Collection[str] | None = None) -> int | None:
+        schedule = sa.select(sa.func.min(SCHEDULES.c.due)).where(SCHEDULES.c.enabled == _TRUE, _is_known(known))
+        lease = sa.select(sa.func.min(RUNS.c.lease)).where(_is_of_known(known))
+        query = sa.select(schedule.scalar_subquery().label("due"), lease.scalar_subquery().label("lease"))
         row = (await self._read(query))[0]
         return min((at for at in row.values() if at is not None), default=None)
 
@@ -341,7 +344,6 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
 
 _TRUE = sa.literal(True, _flag)
-_LEASE = sa.select(sa.func.min(RUNS.c.lease))
 _ADVANCE = (
     SCHEDULES.update()
     .where(SCHEDULES.c.id == sa.bindparam("of"))
@@ -364,10 +366,24 @@ def _due(now: int) -> sa.Select[Any]:
     return due.order_by(SCHEDULES.c.priority.desc(), SCHEDULES.c.due)
 
 
-def _claim(connection: Connection, now: int, zone: tzinfo, owner: str, limit: int) -> Claims:
+def _is_known(known: Collection[str] | None) -> sa.ColumnElement[bool]:
+    return sa.true() if known is None else SCHEDULES.c.task_name.in_(known)
+
+
+def _is_of_known(known: Collection[str] | None) -> sa.ColumnElement[bool]:
+    """Also a run whose schedule is gone."""
+    if known is None:
+        return sa.true()
+    return ~sa.exists().where(SCHEDULES.c.id == RUNS.c.schedule_id, SCHEDULES.c.task_name.not_in(known))
+
+
+def _claim(
+    connection: Connection, now: int, zone: tzinfo, owner: str, limit: int, known: Collection[str] | None
+) -> Claims:
     """Claim within a transaction; rows that another scheduler is claiming are passed over."""
-    rows = list(connection.execute(_due(now).limit(limit).with_for_update(skip_locked=True)).mappings())
-    claims = Claims(_retake(connection, now, owner, limit), {}, {}, len(rows) == limit)
+    query = _due(now).where(_is_known(known)).limit(limit)
+    rows = list(connection.execute(query.with_for_update(skip_locked=True)).mappings())
+    claims = Claims(_retake(connection, now, owner, limit, known), {}, {}, len(rows) == limit)
     advances, runs = [], []
     for row in rows:
         task, fault = _read_row(row)
@@ -397,9 +413,9 @@ def _claim(connection: Connection, now: int, zone: tzinfo, owner: str, limit: in
     return claims
 
 
-def _retake(connection: Connection, now: int, owner: str, limit: int) -> list[Run]:
+def _retake(connection: Connection, now: int, owner: str, limit: int, known: Collection[str] | None) -> list[Run]:
     """Runs that were claimed and not submitted in time: their scheduler is gone, or its submission failed."""
-    query = RUNS.select().where(RUNS.c.lease <= now).limit(limit).with_for_update(skip_locked=True)
+    query = RUNS.select().where(RUNS.c.lease <= now, _is_of_known(known)).limit(limit).with_for_update(skip_locked=True)
     rows = list(connection.execute(query).mappings())
     if not rows:
         return []
