@@ -54,13 +54,14 @@ def main() -> int:
 
 
 def prove(name: str) -> bool:
-    """Run one proof and keep its output; whether all was true."""
+    """Run one proof and keep its output if it shows something; whether nothing was broken."""
     proof = Proof(name, PROOFS[name].TITLE)
     try:
         PROOFS[name].run(proof)
     except Exception:
         proof.truth("the proof comes to its end", False, traceback.format_exc(limit=-3).strip())
-    proof.save()
+    if proof.is_shown:
+        proof.save()
     print("\n")
     return proof.holds
 

@@ -28,7 +28,7 @@ def run(proof: Proof) -> None:
     proof.line(version or "There is no Prometheus here.")
     major = re.search(r"version (\d+)", version)
     if program is None or major is None or int(major[1]) < 3:
-        proof.line("NOT SHOWN: it takes Prometheus 3. PROMETHEUS=/path/to/prometheus names one.")
+        proof.not_shown("it takes Prometheus 3. PROMETHEUS=/path/to/prometheus names one.")
         return
     with tempfile.TemporaryDirectory() as folder:
         exporter = Exporter("traced_app:app", "--otel.traces", folder=HERE)

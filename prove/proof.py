@@ -23,6 +23,12 @@ class Proof(Report):
     def __init__(self, name: str, title: str) -> None:
         super().__init__(name, title, PACKAGES, OUTPUTS)
         self.holds = True
+        self.is_shown = True
+
+    def not_shown(self, why: str) -> None:
+        """Print why this machine can't show it. What another one showed stays the kept output."""
+        self.is_shown = False
+        self.line(f"NOT SHOWN: {why}")
 
     def truth(self, statement: str, holds: bool, found: object = "") -> None:
         """Print whether something is true that must be, and what was found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_no_kept_output_has_a_broken_truth() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert any(line.startswith("true ") for line in lines), path
         assert not [line for line in lines if line.startswith("BROKEN ")], path
+
+
+def test_a_machine_that_can_not_show_it_leaves_what_another_one_showed() -> None:
+    kept = (OUTPUTS / "native_histograms.txt").read_bytes()
+    command = [sys.executable, "-m", "prove", "native_histograms"]
+    without_prometheus = {**os.environ, "PATH": "", "PROMETHEUS": ""}
+    done = subprocess.run(
+        command, cwd=ROOT, env=without_prometheus, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "NOT SHOWN: it takes Prometheus 3" in done.stdout
+    assert (OUTPUTS / "native_histograms.txt").read_bytes() == kept
 
 
 def test_an_unknown_proof_is_a_mistake() -> None:
