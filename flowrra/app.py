@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from types import FrameType
 from typing import Any, Self, TypeVar, overload
+from zoneinfo import ZoneInfo
 
 from flowrra._version import __version__
 from flowrra.app_thread import AppThread
@@ -83,7 +84,7 @@ class Flowrra:
         self._has_begun = False
         if (store := self.config.create_scheduler_backend()) is not None:
             assert self.config.scheduler is not None  # noqa: S101 - it made the store
-            self.create_scheduler(store, self.config.scheduler.check_interval)
+            self.create_scheduler(store, self.config.scheduler.check_interval, self.config.scheduler.timezone)
 
     @classmethod
     def from_urls(cls, broker: str | None = None, backend: str | None = None) -> Self:
@@ -118,20 +119,28 @@ class Flowrra:
         return self._scheduler
 
     def create_scheduler(
-        self, backend: BaseSchedulerBackend | str | None = None, check_interval: float = 60.0
+        self,
+        backend: BaseSchedulerBackend | str | None = None,
+        check_interval: float = 60.0,
+        timezone: str | None = None,
     ) -> Scheduler:
-        """A scheduler that starts and stops with the app; tasks may be registered before or after.
+        """A scheduler that starts and stops with the app; tasks may be registered before or after. One that the app had
+        before is replaced: stop that first, if it runs.
 
         Args:
             backend: A schedule store or its URL; None is an SQLite file in the current folder.
             check_interval: Seconds after which changes made by other processes are noticed.
+            timezone: The name of the zone that cron expressions are read in; None is the server's.
 
         Raises:
-            ValueError: The URL's scheme is not supported.
+            ValueError: The URL's scheme is not supported, or the time zone is not known.
         """
+        config = SchedulerConfig(check_interval=check_interval, timezone=timezone)
         if not isinstance(backend, BaseSchedulerBackend):
-            backend = SchedulerConfig(backend).create_backend()
-        self._scheduler = Scheduler(backend, self._registry, check_interval)
+            config.database_url = backend
+            backend = config.create_backend()
+        zone = None if timezone is None else ZoneInfo(timezone)
+        self._scheduler = Scheduler(backend, self._registry, check_interval, timezone=zone)
         self._scheduler.use_app(self._submit_anywhere, self.get_result)
         return self._scheduler
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.factory import get_backend
@@ -198,14 +199,21 @@ class SchedulerConfig:
         database_url: The schedule store; None is an SQLite file in the current folder.
         check_interval: Seconds after which changes made by other processes are noticed.
         enabled: Whether the app runs a scheduler.
+        timezone: The name of the zone that cron expressions are read in; None is the server's.
     """
 
     database_url: str | None = None
     check_interval: float = 60.0
     enabled: bool = False
+    timezone: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.check_interval > 0, f"check_interval must be positive, not {self.check_interval!r}")
+        if self.timezone is not None:
+            try:
+                ZoneInfo(self.timezone)
+            except (KeyError, ValueError, OSError) as error:
+                raise ValueError(f"timezone is not known: {self.timezone!r}") from error
 
     def create_backend(self) -> BaseSchedulerBackend:
         """The schedule store.
@@ -295,7 +303,7 @@ class Config:
         }
         broker = env.section("BROKER_", **connection, queue_key=str, lease=float, max_deliveries=int)
         backend = env.section("BACKEND_", **connection, ttl=int)
-        scheduler = env.section("SCHEDULER_", database_url=str, check_interval=float, enabled=_boolean)
+        scheduler = env.section("SCHEDULER_", database_url=str, check_interval=float, enabled=_boolean, timezone=str)
         return cls(
             broker=BrokerConfig(**broker) if "url" in broker else None,
             backend=BackendConfig(**backend) if "url" in backend else None,

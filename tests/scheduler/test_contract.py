@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -200,11 +201,40 @@ async def test_the_configuration_creates_a_scheduler(tmp_path: Path, monkeypatch
     monkeypatch.setenv("FLOWRRA_SCHEDULER_ENABLED", "true")
     monkeypatch.setenv("FLOWRRA_SCHEDULER_DATABASE_URL", f"sqlite:///{tmp_path}/env.db")
     monkeypatch.setenv("FLOWRRA_SCHEDULER_CHECK_INTERVAL", "7.5")
+    monkeypatch.setenv("FLOWRRA_SCHEDULER_TIMEZONE", "Asia/Tokyo")
     app = Flowrra(Config.from_env())
     assert app.scheduler is not None
     assert app.scheduler.check_interval == 7.5
+    assert app.scheduler.zone == ZoneInfo("Asia/Tokyo")
     async with app:
         assert app.scheduler.is_running
+
+
+def test_an_unknown_zone_is_refused_and_a_new_scheduler_replaces_the_one_before() -> None:
+    app = Flowrra()
+    with pytest.raises(ValueError, match="timezone is not known"):
+        app.create_scheduler("sqlite:///:memory:", timezone="Nowhere/Land")
+    assert app.create_scheduler("sqlite:///:memory:") is not app.create_scheduler("sqlite:///:memory:")
+    last = app.create_scheduler("sqlite:///:memory:", timezone="Asia/Tokyo")
+    assert app.scheduler is last
+
+
+async def test_the_zone_of_a_scheduler_is_that_of_its_cron_expressions(tmp_path: Path) -> None:
+    app = Flowrra()
+    scheduler = app.create_scheduler(str(tmp_path / "s.db"), timezone="Asia/Tokyo")
+
+    @app.task()
+    async def note() -> None: ...
+
+    found = await scheduler.get_scheduled_task(await scheduler.schedule_cron("note", "0 3 * * *"))
+    other = await scheduler.get_scheduled_task(await scheduler.schedule_cron("note", "0 4 * * *", timezone="UTC"))
+    assert found is not None
+    assert other is not None
+    assert found.next_run_at is not None
+    assert other.next_run_at is not None
+    assert found.next_run_at.astimezone(ZoneInfo("Asia/Tokyo")).hour == 3
+    assert other.next_run_at.astimezone(UTC).hour == 4
+    await scheduler.backend.close()
 
 
 def test_three_slashes_are_relative_and_four_absolute() -> None:
