@@ -37,6 +37,8 @@ MAX_BACKOFF = 1.0
 CANCEL_REPEAT = 0.05
 # Seconds for which an idle worker waits on the server before it looks again by itself.
 IDLE_WAIT = 5.0
+# Seconds that a stopping worker takes at the most for having another one woken in its place.
+PASS_ON_TIMEOUT = 1.0
 # Seconds after which a task that was taken ahead and is still waiting goes back, for another worker to take.
 STALE_AFTER = 0.5
 # Seconds that outcomes may take to be told at the end, and that they have however little time the caller left.
@@ -212,9 +214,10 @@ class LeasedTasks:
     async def _pass_on(self) -> None:
         """The server may just have woken this worker, and no other one: have it wake the next, if there is work."""
         try:
-            await self._broker.take(0)
-        except BackendError as error:  # the others look again by themselves
-            logger.warning("broker not readable while stopping executor=%s error=%s", self._executor.kind, error)
+            async with asyncio.timeout(PASS_ON_TIMEOUT):
+                await self._broker.take(0)
+        except (BackendError, TimeoutError) as error:  # the others look again by themselves
+            logger.warning("broker not readable while stopping executor=%s error=%r", self._executor.kind, error)
 
     async def close(self, left: float) -> None:
         """Tell what is still to be told, and end the holds.

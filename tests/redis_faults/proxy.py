@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -17,12 +19,14 @@ class Proxy:
     Attributes:
         target: The port that new connections lead to.
         swallows: Whether what is sent in either direction is lost, and new connections hang.
+        refusal: The error with which each request is answered, without the server; None passes them on.
         garbage: What the app is sent instead of the next answer; None for the answer.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.swallows = False
+        self.refusal: bytes | None = None
         self.garbage: bytes | None = None
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
@@ -46,7 +50,7 @@ class Proxy:
 
     def reset(self) -> None:
         """Reset all connections (RST) there are."""
-        for end in self._ends:
+        for end in self._ends.copy():
             raw = end.get_extra_info("socket")
             if raw is not None and raw.fileno() >= 0:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -61,22 +65,37 @@ class Proxy:
             self._ends.discard(to_app)
             return
         self._ends.add(to_server)
-        for source, sink, answers in ((from_app, to_server, False), (from_server, to_app, True)):
-            task = asyncio.create_task(self._pass(source, sink, answers=answers))
+        for work in (self._ask(from_app, to_server, to_app), self._answer(from_server, to_app)):
+            task = asyncio.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
-        try:
+    async def _ask(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter) -> None:
+        async with _ending(sink):
             while data := await source.read(CHUNK):
-                if self.swallows:
-                    continue
-                if answers and self.garbage is not None:
+                if self.refusal is not None:
+                    # One for each request that begins here: those of the tests are shorter than what is read at once.
+                    back.write(b"-%b\r\n" % self.refusal * (b"\r\n" + data).count(b"\r\n*"))
+                elif not self.swallows:
+                    sink.write(data)
+                    await sink.drain()
+
+    async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        async with _ending(sink):
+            while data := await source.read(CHUNK):
+                if self.garbage is not None:
                     data, self.garbage = self.garbage, None
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass  # either end is gone, and so is the other one now
-        finally:
-            self._ends.discard(sink)
-            sink.transport.abort()
+                if not self.swallows:
+                    sink.write(data)
+                    await sink.drain()
+
+
+@contextlib.asynccontextmanager
+async def _ending(sink: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """When either end is gone, so is the other one."""
+    try:
+        yield
+    except OSError:
+        pass
+    finally:
+        sink.transport.abort()

@@ -104,3 +104,38 @@ async def test_a_password_that_is_no_longer_right_is_an_error_at_once_and_passes
             assert "right" not in str(error.value)
             look.acl_setuser("flowrra", enabled=True, passwords=["+right"])
             assert (await final(app, await app.submit("add", 3, 4))).result == 7
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"LOADING Valkey is loading the dataset in memory",
+        b"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        b"TRYAGAIN Multiple keys request during rehashing of slot",
+    ],
+)
+async def test_what_is_refused_for_the_moment_is_tried_again(server: ValkeyServer, refusal: bytes) -> None:
+    async with Proxy(server.port) as proxy, with_tasks(redis_app(proxy.url, lease=LEASE)) as app:
+        assert (await final(app, await app.submit("add", 1, 2))).result == 3
+        proxy.refusal = refusal
+        submitting = asyncio.create_task(app.submit("add", 3, 4))
+        await asyncio.sleep(0.5)
+        assert not submitting.done()
+        proxy.refusal = None
+        assert (await final(app, await submitting)).result == 7
+
+
+async def test_a_server_that_cannot_write_to_its_disk_says_so_and_the_rest_goes_on_later(server: ValkeyServer) -> None:
+    gate = Gate()
+    async with Proxy(server.port) as proxy, with_tasks(redis_app(proxy.url, lease=LEASE), gate) as app:
+        waiting = await app.submit("hold", 1)
+        await until(lambda: gate.begun)
+        proxy.refusal = b"MISCONF Errors writing to the AOF file: No space left on device"
+        with pytest.raises(BackendError, match="MISCONF Errors writing to the AOF file: No space left on device"):
+            await app.submit("add", 1, 2)
+        gate.opened.set()
+        await until(lambda: gate.ended)
+        proxy.refusal = None
+        assert (await final(app, waiting)).status == "success"
+        assert (await final(app, await app.submit("add", 1, 2))).result == 3
+        assert gate.begun == [1]
