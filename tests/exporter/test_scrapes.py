@@ -292,6 +292,7 @@ async def test_a_scrape_that_the_exporters_end_overtakes_is_answered_with_what_t
     service = await serve(app)
     scrape = asyncio.create_task(service.get())
     await until(lambda: bool(app.calls.get("get_queue_stats")))
+    await service.get(X_Prometheus_Scrape_Timeout_Seconds="0.8")  # once it is answered, the others' figures are there
     await asyncio.to_thread(service.exporter.close)
     assert (await scrape).status == 200
     assert (await scrape).value("flowrra_collector_success", collector="queue") == 0
