@@ -42,6 +42,11 @@ class EncodedRecord(NamedTuple):
     submitted: int
 
 
+def _number(value: float) -> str:
+    """As JSON: the text of an enumeration's member, or of NumPy's numbers, is none."""
+    return repr(value) if type(value) in (int, float) else json.dumps(value)
+
+
 def encode_task(task: Task, submitted_at: datetime | None) -> str:
     """A task as the text that waits in a queue.
 
@@ -70,19 +75,19 @@ def _task_text(task: Task, submitted_at: datetime | None, call: str) -> str:
     # Put together by hand, as this is on every task's way; what few tasks have is written only where it is there.
     rest = ""
     if task.timeout is not None:
-        rest += f',"timeout":{task.timeout!r}'
+        rest += f',"timeout":{_number(task.timeout)}'
     if task.backoff != 1.0:
-        rest += f',"backoff":{task.backoff!r}'
+        rest += f',"backoff":{_number(task.backoff)}'
     if task.jitter:
-        rest += f',"jitter":{task.jitter!r}'
+        rest += f',"jitter":{_number(task.jitter)}'
     if task.headers:
         rest += f',"headers":{_encoded(task.headers, what)}'
     if submitted_at is not None:
         rest += f',"submitted_at":"{submitted_at.isoformat()}"'
     return _checked(
         f'{{"id":{_quoted(task.id)},"name":{_quoted(task.name)},{call},'
-        f'"max_retries":{task.max_retries},"retry_delay":{task.retry_delay!r},'
-        f'"current_retry":{task.current_retry},"priority":{task.priority!r},'
+        f'"max_retries":{task.max_retries},"retry_delay":{_number(task.retry_delay)},'
+        f'"current_retry":{task.current_retry},"priority":{_number(task.priority)},'
         f'"cpu_bound":{"true" if task.cpu_bound else "false"}{rest}}}',
         what,
     )

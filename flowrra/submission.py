@@ -47,6 +47,8 @@ class SubmitOptions:
             raise TypeError(f"eta must be a datetime, not {self.eta!r}")
         if self.task_id is not None and (type(self.task_id) is not str or not self.task_id):
             raise ValueError(f"task_id must be a non-empty text, not {self.task_id!r}")
+        if self.task_id is not None:
+            self.task_id.encode()  # one that can't be sent would spoil those that are sent with it
         if self.timeout is not None and not (_is_number(self.timeout, at_least=0) and self.timeout):
             raise ValueError(f"timeout must be a finite, positive number of seconds, not {self.timeout!r}")
         check_headers(self.headers)

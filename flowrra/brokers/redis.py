@@ -140,10 +140,17 @@ class RedisBroker(LeasingBroker):
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def submit(self, entries: Sequence[Entry]) -> list[bool]:
+        added: list[bool] = []
+        for first in range(0, len(entries), MAX_BATCH):
+            added += await self._submit(entries[first : first + MAX_BATCH])
+        return added
+
+    async def _submit(self, entries: Sequence[Entry]) -> list[bool]:
         args: list[Any] = [self._records]
         for task_id, priority, delay, text, record in entries:
             kept, _, submitted = NO_RECORD if record is None else record
-            args += (f"{priority!r} {round(delay * 1e6)} {submitted} {task_id}", text, kept)
+            # As a float: the text of an enumeration's member, or of True, is no number.
+            args += (f"{float(priority)!r} {round(delay * 1e6)} {submitted} {task_id}", text, kept)
         answer = await self.server.run(_SUBMIT, "queue tasks", self.queue_key, *args)
         return [bool(each) for each in answer]
 
@@ -197,6 +204,12 @@ class RedisBroker(LeasingBroker):
     # ── settling ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        settled: list[bool] = []
+        for first in range(0, len(outcomes), MAX_BATCH):
+            settled += await self._settle(outcomes[first : first + MAX_BATCH])
+        return settled
+
+    async def _settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         args: list[Any] = [self._records, self._token, self._ttl]
         for verb, task_id, delay, text, record in outcomes:
             if verb is Verb.BURY:

@@ -99,6 +99,11 @@ class Settler:
                 await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
                 backoff = min(2 * backoff, MAX_BACKOFF)
                 continue
+            except Exception:  # one of them can't be sent at all: the others must not wait for it
+                ids = [outcome.task_id for outcome in batch]
+                logger.exception("outcomes not told, their tasks will run again executor=%s ids=%s", self._kind, ids)
+                self._on_told(ids)
+                continue
             if self.is_failing:
                 self.is_failing = False
                 self._on_error(None)

@@ -184,6 +184,11 @@ class TestRefusals:
 
         assert bench.ran == ["accepted"]
 
+    async def test_an_id_that_cannot_be_written(self) -> None:
+        bench = Bench()
+        with pytest.raises(ValueError, match="surrogates"):
+            bench.app.options(task_id="\ud800")
+
     async def test_what_is_refused_leaves_no_trace(self) -> None:
         bench = Bench()
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from typing import Any
 
 import pytest
 import redis
 
-from flowrra import BrokerConfig, Config, ExecutorConfig, Flowrra, TaskStatus
+from flowrra import BrokerConfig, Config, ExecutorConfig, Flowrra, Task, TaskStatus, codec
 from flowrra.backends import InMemoryBackend
-from flowrra.brokers.base import Outcome, Verb
+from flowrra.brokers.base import Entry, Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, numbers_of, record_of, until
@@ -79,6 +80,45 @@ class TestOrder:
 
         assert [delivery.task_id for delivery in again] == ids
         assert [delivery.deliveries for delivery in again] == [0, 0, 0]
+
+    async def test_a_priority_is_any_number(self, url: str) -> None:
+        class Urgency(IntEnum):
+            LOW = 7
+            HIGH = -7
+
+        gate = Gate()
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            chosen: list[Any] = [Urgency.LOW, True, 0.5, Urgency.HIGH, -1e300]
+            ids = [await producer.submit("echo", n, priority=each) for n, each in enumerate(chosen)]
+            async with with_tasks(redis_app(url, workers=1), gate) as worker:
+                for task_id in ids:
+                    await final(worker, task_id)
+
+        assert gate.begun == [4, 3, 2, 1, 0]
+
+    async def test_any_number_of_tasks_is_queued_and_settled_by_one_call(self, url: str) -> None:
+        broker = RedisBroker(url, queue_key=QUEUE)
+        entries = [
+            Entry(f"t{n}", 0, 0.0, codec.encode_task(Task(f"t{n}", "add", (), {}), None), None) for n in range(9000)
+        ]
+        assert await broker.submit(entries) == [True] * 9000
+        deliveries, _ = await broker.take(9000)
+        assert await broker.settle([Outcome(Verb.DONE, entry.task_id) for entry in entries]) == [True] * 9000
+        assert (await broker.figures()).pending == 0
+        await broker.close()
+
+        assert [each.task_id for each in deliveries] == [f"t{n}" for n in range(250)]
+
+    async def test_an_id_that_waits_is_not_queued_again(self, url: str) -> None:
+        """Also where the records are elsewhere."""
+        broker = RedisBroker(url, queue_key=QUEUE)
+        first, second = (Entry("mine", n, 0.0, f"text {n}", None) for n in range(2))
+        assert await broker.submit([first]) == [True]
+        assert await broker.submit([second, second]) == [False, False]
+        (delivery,), _ = await broker.take(9)
+        await broker.close()
+
+        assert delivery.task_id == "mine"
 
 
 class TestDelays:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from flowrra import TaskStatus
+from flowrra import TaskStatus, codec
+from flowrra.brokers.base import Outcome, Verb
+from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, numbers_of, until
 from tests.redis.apps import QUEUE, Gate, counts_of, leftovers, redis_app, with_tasks
@@ -57,7 +60,9 @@ class TestFromAnotherProcess:
         async with with_tasks(redis_app(url), gate) as app, with_tasks(redis_app(url, consume=False)) as other:
             task_id = await app.submit("hold")
             await until(lambda: gate.begun)
+            begun = time.monotonic()
             assert await other.cancel_task(task_id) is True
+            assert time.monotonic() - begun < 1.5  # its worker was told, and did not find out when it renewed
             assert (await final(app, task_id)).status is TaskStatus.CANCELLED
             await until(lambda: not look.exists(f"{QUEUE}:leases"))
 
@@ -119,6 +124,24 @@ async def test_of_a_worker_that_died_is_carried_out_by_the_next(url: str, look: 
             assert (await final(worker, task_id)).status is TaskStatus.CANCELLED
         assert numbers_of(worker, "add")["cancelled_before_start"] == 1
     assert leftovers(look) == {"flowrra:status:cancelled", "flowrra:finished"}
+
+
+async def test_of_what_is_to_be_retried_later_is_not_held_back(url: str, look: redis.Redis) -> None:
+    """An idle worker is woken to end it, however long the retry would have waited."""
+    broker = RedisBroker(url, queue_key=QUEUE)
+    async with with_tasks(redis_app(url, consume=False)) as producer:
+        task_id = await producer.submit("add", 1, 1)
+        (delivery,), _ = await broker.take(1)
+        assert delivery.task is not None
+        cancelling = asyncio.create_task(producer.cancel_task(task_id))
+        await until(lambda: look.scard(f"{QUEUE}:cancelled"))
+        look.delete(f"{QUEUE}:wake")
+        text = codec.encode_task(delivery.task, delivery.submitted_at)
+        await broker.settle([Outcome(Verb.LATER, task_id, 3600.0, text)])
+        assert look.llen(f"{QUEUE}:wake") == 1
+        async with with_tasks(redis_app(url)):
+            assert await cancelling is True
+    await broker.close()
 
 
 async def test_a_race_with_the_end_has_one_outcome(url: str, look: redis.Redis) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
-from flowrra import Flowrra, TaskStatus, current_task
+from flowrra import Flowrra, TaskStatus, codec, current_task
 from flowrra.backends import InMemoryBackend
 from flowrra.brokers.base import Delivery, Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
@@ -197,6 +197,19 @@ class TestRedelivery:
         assert 59 < (datetime.now(UTC) - oldest).total_seconds() < 65
         assert 59 < again.waited < 65
 
+    async def test_an_attempt_with_an_outcome_begins_the_count_anew(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer, other_worker(url) as broker:
+            task_id = await producer.submit("echo", 1)
+            await broker.take(1)
+            let_lapse(look)
+            (delivery,), _ = await broker.take(1)
+            assert delivery.deliveries == 1
+            assert delivery.task is not None
+            text = codec.encode_task(delivery.task, delivery.submitted_at)
+            await broker.settle([Outcome(Verb.LATER, task_id, 0.0, text)])
+
+            assert (await take_one(broker)).deliveries == 0
+
     async def test_after_too_many_it_is_dead(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url, consume=False, max_deliveries=3)) as producer:
             task_id = await producer.submit("echo", 1, key="value")
@@ -236,6 +249,20 @@ class TestRedelivery:
 
 
 class TestTheDead:
+    async def test_are_not_requeued_beside_a_task_of_that_id(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as app, other_worker(url) as worker:
+            await app.options(task_id="mine").submit("echo", 1)
+            await worker.take(1)
+            await worker.settle([Outcome(Verb.BURY, "mine", text="a reason")])
+            look.delete("flowrra:task:mine")  # its record has expired
+            await app.options(task_id="mine").submit("echo", 2)
+
+            assert await FlowrraManager(app).requeue_dead_task("mine") is False
+            assert await counts_of(app) == (1, 0, 0, 1)
+            (delivery,), _ = await worker.take(9)
+            assert delivery.task is not None
+            assert delivery.task.args == (2,)
+
     async def test_can_be_forgotten(self, url: str) -> None:
         async with with_tasks(redis_app(url, consume=False)) as app, other_worker(url) as worker:
             ids = [await app.submit("echo", n) for n in range(3)]
@@ -386,3 +413,21 @@ async def test_results_in_memory_and_a_lost_worker(url: str) -> None:
     async with app:
         record = await app.executors["io"].wait_for_result(task_id, timeout=5)
     assert record.result == 3
+
+
+async def test_an_outcome_that_cannot_be_told_holds_up_no_other(url: str, look: redis.Redis) -> None:
+    """Its task is let go, and is delivered again."""
+    app = with_tasks(redis_app(url, lease=1.0))
+    attempts: list[int] = []
+
+    @app.task(name="never", max_retries=1, retry_delay=1e305)  # so many microseconds are no number
+    async def never() -> None:
+        attempts.append(1)
+        raise ValueError("boom")
+
+    async with app:
+        await app.submit("never")
+        await until(lambda: attempts)
+        assert (await final(app, await app.submit("add", 1, 2))).result == 3
+        await until(lambda: len(attempts) > 1)
+        await app.stop(wait=False)

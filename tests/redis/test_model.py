@@ -244,6 +244,8 @@ class Model:
         """Each record is in the list of its status, and says finished exactly when the task is."""
         listed: dict[str, list[TaskStatus]] = defaultdict(list)
         for status in TaskStatus:
+            on_list = {each.decode() for each in self.look.zrange(f"flowrra:status:{status.value}", 0, -1)}  # type: ignore[union-attr]
+            assert on_list == {each.task_id for each in await self.results.list_by_status(status)}, status
             for record in await self.results.list_by_status(status):
                 listed[record.task_id].append(status)
         assert set(listed) == set(self.tasks)
