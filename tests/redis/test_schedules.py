@@ -1,0 +1,65 @@
+"""Schedules of an app whose queue and results are on a server: the processes of one store are one scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from flowrra import Flowrra
+from flowrra.management import FlowrraManager
+from tests.core.apps import until
+from tests.redis.apps import Gate, redis_app
+
+
+def sharing(url: str, path: Path, gate: Gate, count: int) -> list[Flowrra]:
+    """Apps as in several processes: the same queue, results and schedules, nothing else."""
+    apps = [redis_app(url) for _ in range(count)]
+    for app in apps:
+        app.create_scheduler(str(path), check_interval=0.2)
+
+        @app.task("work")
+        async def work(value: Any) -> None:
+            gate.begun.append(value)
+            await gate.opened.wait()
+
+    return apps
+
+
+async def runs_of(apps: list[Flowrra], result: str) -> int:
+    stats = [await FlowrraManager(app).get_schedule_run_stats() for app in apps]
+    return sum(each["runs"].get("work", {}).get(result, 0) for each in stats if each is not None)
+
+
+async def test_four_schedulers_run_each_due_time_once(url: str, tmp_path: Path) -> None:
+    gate = Gate()
+    gate.opened.set()
+    apps = sharing(url, tmp_path / "s.db", gate, 4)
+    scheduler = apps[0].scheduler
+    assert scheduler is not None
+    soon = datetime.now() + timedelta(seconds=0.5)  # noqa: DTZ005 - schedules are local
+    for number in range(60):
+        await scheduler.schedule_once("work", soon + timedelta(milliseconds=10 * number), (number,))
+    async with apps[0], apps[1], apps[2], apps[3]:
+        async with asyncio.timeout(10):
+            await until(lambda: len(gate.begun) >= 60)
+        manager = FlowrraManager(apps[1])
+        listed = await manager.list_schedule_runs(limit=100)
+        results = [await apps[2].wait_for_result(run["task_id"], timeout=5) for run in listed]
+    assert sorted(gate.begun) == list(range(60))
+    assert len(results) == 60
+    assert all(result.is_success for result in results)
+    assert await runs_of(apps, "submitted") == 60
+
+
+async def test_a_run_is_skipped_while_another_process_still_runs_the_one_before(url: str, tmp_path: Path) -> None:
+    gate = Gate()
+    apps = sharing(url, tmp_path / "s.db", gate, 2)
+    async with apps[0], apps[1], asyncio.timeout(10):
+        await FlowrraManager(apps[0]).create_schedule_interval("work", 0.1, (1,), max_running=1)
+        while min([await runs_of([app], "skipped") for app in apps]) == 0:
+            await asyncio.sleep(0.05)
+        assert gate.begun == [1]
+        gate.opened.set()
+        await until(lambda: len(gate.begun) > 1)
