@@ -325,6 +325,8 @@ async def test_a_schedule_runs_when_it_is_triggered_though_it_is_disabled(shop: 
         assert (run["task_id"], run["result"], run["attempts"], run["error"]) == (task_id, "submitted", 1, None)
         assert run["due"].tzinfo is run["fired"].tzinfo is UTC
         assert 0 <= run["lag"] < 1
+        [shown] = await shop.manager.list_schedules()
+        assert shown["last_run_at"].astimezone(UTC) == run["due"]
 
 
 async def test_a_run_that_could_not_be_triggered_is_counted_and_not_tried_again(shop: Shop) -> None:

@@ -276,7 +276,11 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if fault is not None:
             raise ValueError(f"Scheduled task '{schedule_id}' is broken: {fault}")
         run = Run(f"{schedule_id}@{now}", task, now, MOST_ATTEMPTS)
-        await self._write(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
+        engine = await self._open()
+        async with engine.begin() as connection:
+            await connection.execute(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
+            ran = SCHEDULES.update().where(SCHEDULES.c.id == schedule_id)
+            await connection.execute(ran.values(last_run_at=local(now)))
         return run
 
     async def settle(
