@@ -398,8 +398,8 @@ class Scheduler:
                 next_run = self._first_run(task)
             except (ValueError, TypeError, KeyError, OverflowError):
                 continue  # as before; the reason is in its row
-            logger.info("broken schedule was mended schedule=%s", task.id)
-            await self.backend.set_enabled(task.id, True, next_run)
+            if await self.backend.mend(task.id, next_run):
+                logger.info("broken schedule was mended schedule=%s", task.id)
         self._look_round_at = time.monotonic() + self.check_interval
 
     async def _fire_due(self) -> float:

@@ -133,6 +133,14 @@ async def test_a_schedule_that_is_disabled_stays_so_and_one_that_is_enabled_keep
     assert (found.enabled, found.next_run_at) == (True, NOW + timedelta(hours=1))
 
 
+async def test_only_what_is_enabled_and_still_broken_is_mended(store: SqlSchedulerBackend) -> None:
+    for name, broken, enabled in (("mended", None, True), ("off", "why", False), ("broken", "why", True)):
+        await store.create(once(name, -5.0, broken=broken, enabled=enabled))
+    assert [await store.mend(name, NOW) for name in ("mended", "off", "broken", "gone")] == [False, False, True, False]
+    assert [task.id for task in await store.list_due(NOW)] == ["broken"]
+    assert {task.id: task.enabled for task in await store.list_all()} == {"mended": True, "off": False, "broken": True}
+
+
 async def test_an_unknown_type_is_broken_visible_and_stops_nothing(store: SqlSchedulerBackend) -> None:
     for name in ("bad", "good"):
         await store.create(once(name))

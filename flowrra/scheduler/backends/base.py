@@ -119,6 +119,11 @@ class BaseSchedulerBackend(ABC):
         """Enabled schedules that are marked as broken, and whose rows can be read (by now)."""
         return []
 
+    async def mend(self, task_id: str, next_run: datetime | None) -> bool:
+        """Set when a schedule that is enabled and marked as broken runs next, and remove the mark; whether it was so
+        still: somebody else may have mended, disabled or deleted it meanwhile."""
+        raise NotImplementedError
+
     async def list_runs(
         self, schedule_id: str | None, limit: int, results: Collection[str] = ()
     ) -> list[dict[str, Any]]:

@@ -336,6 +336,13 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         rows = await self._read(marked.order_by(SCHEDULES.c.updated_at.desc()).limit(limit))
         return [task for row in rows for task, fault in [_read_row(row)] if fault is None]
 
+    async def mend(self, task_id: str, next_run: datetime | None) -> bool:
+        due = None if next_run is None else micros(next_run)
+        broken = SCHEDULES.update().where(
+            SCHEDULES.c.id == task_id, SCHEDULES.c.enabled == _TRUE, SCHEDULES.c.broken.is_not(None)
+        )
+        return bool(await self._write(broken.values(next_run_at=next_run, due=due, broken=None)))
+
     async def list_runs(
         self, schedule_id: str | None, limit: int, results: Collection[str] = ()
     ) -> list[dict[str, Any]]:
