@@ -13,6 +13,7 @@ from prove import (
     differential,
     killed_workers,
     native_histograms,
+    scheduler,
     scrapers,
     server_outages,
     slow_connections,
@@ -31,6 +32,7 @@ PROOFS: dict[str, ModuleType] = {
     "killed_workers": killed_workers,
     "server_outages": server_outages,
     "waiting_pairs": waiting_pairs,
+    "scheduler": scheduler,
 }
 
 
