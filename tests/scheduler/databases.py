@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 STORES = ("sqlite", "postgresql", "mysql")
 PORTS = {"postgresql": 5432, "mysql": 3306}
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
 ADMINISTRATORS = {"postgresql": ["su", "postgres", "-c", "psql -v ON_ERROR_STOP=1 -q"], "mysql": ["mysql", "-uroot"]}
 CREATE = {
     "postgresql": "CREATE USER {name} PASSWORD '{password}'; CREATE DATABASE {name} OWNER {name};",
@@ -54,7 +56,9 @@ def _administer(store: str, statements: str) -> None:
     # One at a time: PostgreSQL makes no database within a transaction.
     text = "\n".join(f"{statement.strip()};" for statement in statements.split(";") if statement.strip())
     try:
-        subprocess.run(ADMINISTRATORS[store], input=text, text=True, check=True, capture_output=True, timeout=30)
+        subprocess.run(
+            [*AS_ROOT, *ADMINISTRATORS[store]], input=text, text=True, check=True, capture_output=True, timeout=30
+        )
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or "").strip()
         raise NotHere(f"{store} databases can't be made here: {error} {said}") from error
