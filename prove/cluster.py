@@ -69,10 +69,14 @@ class Cluster:
         self.workers.append(worker)
         return worker
 
-    def runs(self) -> list[tuple[int, float]]:
-        """Every run of ``note`` so far: its number, and when it began."""
+    def runs_by_process(self) -> list[list[tuple[int, float]]]:
+        """Every run of ``note`` so far, for each process that can have one: its number, and when it began."""
         noted = [path.read_text(encoding="utf-8").splitlines() for path in self.folder.glob("*.runs")]
-        return [(int(number), float(at)) for lines in noted for number, at in (line.split() for line in lines)]
+        return [[(int(number), float(at)) for number, at in (line.split() for line in lines)] for lines in noted]
+
+    def runs(self) -> list[tuple[int, float]]:
+        """Every run of ``note`` so far."""
+        return [run for runs in self.runs_by_process() for run in runs]
 
     async def until_ran(self, count: int) -> None:
         """Return when there were as many runs."""
