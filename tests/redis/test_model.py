@@ -234,6 +234,7 @@ class Model:
         assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:tasks")} == waiting  # type: ignore[union-attr]
         assert {each.decode() for each in self.look.zrange(f"{QUEUE}:since", 0, -1)} == set(self.ids("pending"))  # type: ignore[union-attr]
         assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:dead:tasks")} == set(self.ids("dead"))  # type: ignore[union-attr]
+        assert self.look.llen(f"{QUEUE}:wake") <= 1
         figures = await self.workers[0].figures()
         counted = [len(self.ids(place)) for place in ("pending", "delayed", "held", "dead")]
         assert [figures.pending, figures.delayed, figures.in_flight, figures.dead] == counted
