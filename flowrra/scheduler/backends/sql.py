@@ -597,7 +597,9 @@ def _fill(connection: Connection) -> None:
         seen.add(key)
     change = SCHEDULES.update().where(SCHEDULES.c.id == sa.bindparam("of"))
     broken = sa.func.coalesce(sa.bindparam("why", type_=sa.Text), SCHEDULES.c.broken)
-    change = change.values(definition=sa.bindparam("key"), due=sa.bindparam("at"), broken=broken)
+    # A due time that is there already may be moved on by a scheduler just now.
+    due_at = sa.func.coalesce(SCHEDULES.c.due, sa.bindparam("at", type_=sa.BigInteger))
+    change = change.values(definition=sa.bindparam("key"), due=due_at, broken=broken)
     connection.execute(change, changes)
 
 
