@@ -193,6 +193,18 @@ class TestLists:
         assert look.zcard("flowrra:status:success") == 2
         assert look.llen("flowrra:finished") == 2
 
+    async def test_what_was_written_again_stays_when_its_first_time_is_over(self, url: str) -> None:
+        brief, lasting = RedisBackend(url, ttl=0.1), RedisBackend(url, ttl=60)
+        for backend in (brief, lasting):
+            await backend.store("again", TaskResult("again", TaskStatus.SUCCESS))
+        await asyncio.sleep(0.15)
+        await lasting.store("other", TaskResult("other", TaskStatus.SUCCESS))
+        listed = {record.task_id for record in await lasting.list_by_status(TaskStatus.SUCCESS)}
+        for backend in (brief, lasting):
+            await backend.close()
+
+        assert listed == {"again", "other"}
+
     async def test_cost_as_much_as_is_asked_for(self, url: str, look: redis.Redis) -> None:
         backend = RedisBackend(url)
         await asyncio.gather(*(backend.store(f"t{n}", finished(f"t{n}", n)) for n in range(2000)))
