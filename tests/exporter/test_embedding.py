@@ -61,6 +61,19 @@ async def test_what_cannot_be_served_leaves_no_thread_and_no_port() -> None:
         await asyncio.to_thread(fetch, exporter.urls[0], "/livez")
 
 
+async def test_no_connection_is_lost_while_the_web_configuration_is_read_again() -> None:
+    async with Exporter(MinimalApp(), LOCAL) as exporter:
+        asking = [asyncio.ensure_future(asyncio.to_thread(_ask_often, exporter.urls[0])) for _ in range(4)]
+        while not all(task.done() for task in asking):
+            changing = exporter.server.use_tls(None)
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(changing, exporter.server_loop))
+        assert [await task for task in asking] == [200] * 4
+
+
+def _ask_often(url: str) -> int:
+    return [fetch(url, "/livez").status for _ in range(250)].count(200) * 200 // 250
+
+
 async def test_two_exporters_can_serve_two_apps() -> None:
     first, second = MinimalApp(), MinimalApp()
     second.stats["executors"]["io"]["workers"] = 9

@@ -54,6 +54,13 @@ class Listeners:
             ],
         )
         for server in former:
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+        # What was accepted just before is given its server in the loop's next turn; with a closed one, nobody would
+        # ever answer it.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for server in former:
             server.close()
 
     def close(self) -> None:
