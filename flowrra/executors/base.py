@@ -350,7 +350,9 @@ class BaseTaskExecutor(ABC):
             await asyncio.shield(self._accepting[task_id])
         accepting = self._accepting[task_id] = asyncio.get_running_loop().create_future()
         try:
-            if await self.results.get(task_id) is not None:
+            known = await self.results.get(task_id)
+            # One that could not be queued was never a task: this is the next try.
+            if known is not None and not (known.status is CANCELLED and (known.error or "").startswith("not queued: ")):
                 return task_id
             return await self.accept(definition, args, kwargs, options=options)
         finally:

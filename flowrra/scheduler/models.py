@@ -149,6 +149,8 @@ def definition_key(task: ScheduledTask) -> str:
     else:
         schedule = str(micros(datetime.fromisoformat(task.schedule)))
     parts = [task.task_name, task.schedule_type.value, schedule, list(task.args), task.kwargs]
+    if task.schedule_type is ScheduleType.CRON and task.timezone is not None:
+        parts.append(task.timezone)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,7 +163,10 @@ def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | No
     if task.schedule_type is ScheduleType.ONE_TIME:
         return None
     if task.schedule_type is ScheduleType.INTERVAL:
-        return after + max(1, round(float(task.schedule) * 1_000_000))
+        step = round(float(task.schedule) * 1_000_000)
+        if step < 1:
+            raise ValueError(f"interval must be positive, not {task.schedule}")
+        return after + step
     zone = ZoneInfo(task.timezone) if task.timezone else zone
     instant = datetime.fromtimestamp(after / 1_000_000, UTC)
     return micros(CronExpression(task.schedule).next_after(instant, zone))

@@ -38,6 +38,7 @@ MOST_LISTED_RUNS = 1_000
 # Seconds: less than a claim lasts, so that nobody else submits meanwhile.
 SUBMIT_TIMEOUT = 20.0
 STORE_RETRY = 1.0
+STOP_TIMEOUT = 5.0
 # Seconds for all that is done between two waits: longer than a submit and the store's own time-outs.
 TURN_TIMEOUT = 45.0
 # Of a schedule with max_running, so many of the latest runs are looked at.
@@ -100,6 +101,7 @@ class Scheduler:
         self._look_round_at = 0.0
         self._loop_task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._stopping = False
         self._runs: dict[str, dict[str, int]] = {}
         self._lag = [0] * (len(LAG_BOUNDS) + 1)
         self._lag_sum = 0.0
@@ -108,7 +110,8 @@ class Scheduler:
     @property
     def is_running(self) -> bool:
         """Whether it submits what is due."""
-        return self._loop_task is not None and not self._loop_task.done()
+        task = self._loop_task
+        return task is not None and not task.done() and not task.get_loop().is_closed()
 
     def set_submit_callback(self, callback: Submit) -> None:
         """Submit by ``await callback(task_func, *args, **kwargs)`` rather than to the executors."""
@@ -125,6 +128,7 @@ class Scheduler:
         if not (self._callback or self._submit_run or self.io_executor or self.cpu_executor):
             raise ValueError("The scheduler requires either a submit callback or an executor")
         self._changed = asyncio.Event()
+        self._stopping = False
         self._look_round_at = 0.0
         self.expected_at = time.monotonic() + TURN_TIMEOUT
         self._loop_task = asyncio.create_task(self._run(), name="flowrra-scheduler")
@@ -134,8 +138,14 @@ class Scheduler:
         task, self._loop_task = self._loop_task, None
         if task is None:
             return
+        if task.get_loop().is_closed():  # without it
+            return
+        self._stopping = True
+        self._changed.set()
+        # What was submitted is to be recorded: after a restart it would be submitted again.
+        await asyncio.wait({task}, timeout=STOP_TIMEOUT)
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.wait({task}, timeout=STOP_TIMEOUT)
         await self.backend.close()
 
     # ── schedules ───────────────────────────────────────────────────────────────────────────────────────────
@@ -215,7 +225,10 @@ class Scheduler:
         **extras: Unpack[ScheduleExtras],
     ) -> str:
         """Submit a task once, at a time that is local if it is naive; otherwise as :meth:`schedule_cron`."""
-        text = local(micros(run_at)).isoformat()
+        at = local(micros(run_at))
+        text = (
+            at.astimezone() if at.fold else at
+        ).isoformat()  # only an offset tells the second pass of a doubled hour
         task = self._define(ScheduleType.ONE_TIME, task_name, text, args, kwargs, task_id, extras)
         task.description, task.priority = description, priority
         task.max_retries, task.retry_delay = max_retries, retry_delay
@@ -243,13 +256,15 @@ class Scheduler:
 
     async def _create(self, task: ScheduledTask) -> str:
         sought = (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs)
-        if (same := await self.backend.find_by_definition(*sought)) is not None:
+        # Named only where there is one: a user's own store need not know of zones.
+        zone: dict[str, Any] = {} if task.timezone is None else {"timezone": task.timezone}
+        if (same := await self.backend.find_by_definition(*sought, **zone)) is not None:
             return same.id
         task.next_run_at = self._first_run(task)
         try:
             await self.backend.create(task)
         except ValueError:  # either somebody else was faster, or the id is another's
-            if (same := await self.backend.find_by_definition(*sought)) is None:
+            if (same := await self.backend.find_by_definition(*sought, **zone)) is None:
                 raise
             return same.id
         self._know(task.task_name)
@@ -261,7 +276,7 @@ class Scheduler:
 
     def _first_run(self, task: ScheduledTask) -> datetime | None:
         if task.schedule_type is ScheduleType.ONE_TIME:
-            return datetime.fromisoformat(task.schedule)
+            return local(micros(datetime.fromisoformat(task.schedule)))
         due = following(task, self._micros(), self.zone)
         return None if due is None else local(due)
 
@@ -357,7 +372,7 @@ class Scheduler:
     # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             self._changed.clear()
             try:
                 unsettled = self._store_errors["settle"]
@@ -396,7 +411,7 @@ class Scheduler:
         for task in await self.backend.list_broken(BATCH):
             try:
                 next_run = self._first_run(task)
-            except (ValueError, TypeError, KeyError, OverflowError):
+            except (ValueError, TypeError, KeyError, OverflowError, OSError):
                 continue  # as before; the reason is in its row
             if await self.backend.mend(task.id, next_run):
                 logger.info("broken schedule was mended schedule=%s", task.id)

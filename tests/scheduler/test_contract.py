@@ -103,6 +103,12 @@ async def test_what_means_the_same_is_one_schedule_however_it_is_written(shop: S
     assert (kept.schedule, kept.priority, kept.args) == ("300", 0, (1, 2))
 
 
+async def test_the_same_time_in_another_zone_is_another_schedule(shop: Shop) -> None:
+    zones = ("Europe/Berlin", "America/New_York", "Europe/Berlin")
+    ids = [await shop.scheduler.schedule_cron("note", "0 9 * * *", timezone=zone) for zone in zones]
+    assert ids[0] == ids[2] != ids[1]
+
+
 async def test_an_id_belongs_to_one_definition(shop: Shop) -> None:
     await shop.scheduler.schedule_cron("note", "@daily", task_id="nightly")
     with pytest.raises(ValueError, match="already exists"):

@@ -160,6 +160,31 @@ async def test_an_unknown_type_is_broken_visible_and_stops_nothing(store: SqlSch
     assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["bad"]
 
 
+async def test_a_zone_or_interval_that_makes_no_sense_stops_nothing(
+    store: SqlSchedulerBackend,
+) -> None:
+    hourly = {"schedule_type": ScheduleType.CRON, "schedule": "0 * * * *", "next_run_at": NOW}
+    await store.create(ScheduledTask("folder", "note", timezone="Europe", args=(1,), **hourly))
+    await store.create(ScheduledTask("zero", "note", ScheduleType.INTERVAL, "0", (2,), next_run_at=NOW))
+    await store.create(once("good"))
+    claims = await store.claim(micros(NOW), LOCAL, "x", 10)
+    assert [run.schedule.id for run in claims.runs] == ["good"]
+    await store.settle(claims.runs, micros(NOW), {})
+    assert await store.next_due() is None
+    assert (await store.figures(micros(NOW)))["broken"] == 2
+
+
+async def test_a_missed_run_is_not_a_last_run(store: SqlSchedulerBackend) -> None:
+    at = NOW - timedelta(hours=1)
+    late = ScheduledTask("late", "note", ScheduleType.INTERVAL, "86400", next_run_at=at, misfire_grace=60.0)
+    await store.create(late)
+    claims = await store.claim(micros(NOW), LOCAL, "x", 10)
+    assert claims.missed == {"note": 1}
+    found = await store.get("late")
+    assert found is not None
+    assert found.last_run_at is None
+
+
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("column", "text"),

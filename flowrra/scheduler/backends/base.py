@@ -67,6 +67,7 @@ class BaseSchedulerBackend(ABC):
         schedule: str,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
+        timezone: str | None = None,
     ) -> ScheduledTask | None:
         """The schedule that means the same, however it is written."""
 

@@ -145,7 +145,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         self._extra = extra
         self._options = options
         self._engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEngine] = weakref.WeakKeyDictionary()
-        self._settled = 0
+        self._settled = TRIM_EVERY  # so the first time as well: a process may end before it has settled so many
 
     async def _open(self) -> AsyncEngine:
         """The engine of the running event loop. It is closed with that loop, or by :meth:`close` there."""
@@ -257,8 +257,9 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         schedule: str,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
+        timezone: str | None = None,
     ) -> ScheduledTask | None:
-        sought = ScheduledTask("", task_name, schedule_type, schedule, args, kwargs or {})
+        sought = ScheduledTask("", task_name, schedule_type, schedule, args, kwargs or {}, timezone=timezone)
         return await self._first(SCHEDULES.c.definition == definition_key(sought))
 
     async def claim(
@@ -301,7 +302,8 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             newest = sa.select(RUNS.c.due).order_by(RUNS.c.due.desc()).offset(MOST_RUNS).limit(1)
             if (due := await connection.scalar(newest)) is None:
                 return
-            beyond = sa.select(RUNS.c.id).where(RUNS.c.due <= due, RUNS.c.lease.is_(None)).order_by(RUNS.c.due)
+            beyond = sa.select(RUNS.c.id).where(RUNS.c.due <= due, RUNS.c.lease.is_(None), ~_tells_overlap())
+            beyond = beyond.order_by(RUNS.c.due)
             ids = list(await connection.scalars(beyond.limit(TRIM_BATCH).with_for_update(skip_locked=True)))
             if ids:
                 await connection.execute(RUNS.delete().where(RUNS.c.id.in_(ids)))
@@ -403,10 +405,11 @@ def _claim(
             continue
         try:
             firing = fire(task, row["due"], now, zone)
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             advances.append(_advance(row, task.last_run_at, None, f"{type(error).__name__}: {error}"))
             continue
-        advances.append(_advance(row, local(now), firing.following, None))
+        last = task.last_run_at if firing.due is None else local(now)
+        advances.append(_advance(row, last, firing.following, None))
         if firing.collapsed:
             claims.collapsed[task.task_name] = claims.collapsed.get(task.task_name, 0) + firing.collapsed
         if firing.due is None:
@@ -439,6 +442,20 @@ def _retake(connection: Connection, now: int, owner: str, limit: int, known: Col
         connection.execute(RUNS.update().where(RUNS.c.id.in_(gone)).values(lease=None, result="skipped"))
     kept = [row for row in rows if row["schedule_id"] in schedules]
     return [Run(row["id"], schedules[row["schedule_id"]], row["due"], row["attempts"] + 1) for row in kept]
+
+
+def _tells_overlap() -> sa.ColumnElement[bool]:
+    """One of the latest runs of a schedule with max_running: its task may not have ended yet."""
+    later = RUNS.alias()
+    limited = sa.exists().where(SCHEDULES.c.id == RUNS.c.schedule_id, SCHEDULES.c.max_running.is_not(None))
+    hundredth = (
+        sa.select(later.c.id)
+        .where(later.c.schedule_id == RUNS.c.schedule_id, later.c.due > RUNS.c.due, later.c.result == "submitted")
+        .limit(1)
+        .offset(99)
+        .scalar_subquery()
+    )
+    return sa.and_(RUNS.c.result == "submitted", limited, hundredth.is_(None))
 
 
 def _advance(row: Any, last: datetime | None, due: int | None, broken: str | None) -> dict[str, Any]:
