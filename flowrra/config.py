@@ -52,7 +52,7 @@ class BrokerConfig:
         max_deliveries: How often a task is given to a worker without an outcome before it is put aside as dead.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     max_connections: int = 50
     socket_timeout: float = 5.0
     retry_on_timeout: bool = True
@@ -104,7 +104,7 @@ class BackendConfig:
         max_connections, socket_timeout, retry_on_timeout, namespace: As in :class:`BrokerConfig`.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     ttl: int | None = None
     max_connections: int = 50
     socket_timeout: float = 5.0
@@ -202,7 +202,7 @@ class SchedulerConfig:
         timezone: The name of the zone that cron expressions are read in; None is the server's.
     """
 
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
     check_interval: float = 60.0
     enabled: bool = False
     timezone: str | None = None

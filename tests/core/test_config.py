@@ -108,6 +108,12 @@ def test_the_smallest_allowed_values_are_accepted(executor: dict[str, Any]) -> N
     ExecutorConfig(**executor)
 
 
+def test_passwords_of_urls_are_not_shown() -> None:
+    secret = "://user:hidden@host/0"
+    shown = Config(BrokerConfig(f"redis{secret}"), BackendConfig(f"redis{secret}"))
+    assert "hidden" not in f"{shown!r} {SchedulerConfig(f'postgresql{secret}')!r}"
+
+
 def test_no_number_of_cpu_workers_means_the_number_of_cpus() -> None:
     assert ExecutorConfig(cpu_workers=None).cpu_workers == (os.cpu_count() or 1)
 

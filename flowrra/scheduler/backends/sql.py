@@ -162,7 +162,8 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
     def _new_engine(self) -> AsyncEngine:
         try:
-            engine = create_async_engine(self._url, **self._options)
+            # Errors go to the log and the health check: without the rows' arguments.
+            engine = create_async_engine(self._url, hide_parameters=True, **self._options)
         except ModuleNotFoundError as error:
             raise ImportError(f"{error.name} is missing: pip install 'flowrra[{self._extra}]'") from error
         if self._url.get_backend_name() == "sqlite":
