@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import weakref
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from datetime import datetime, tzinfo
@@ -35,6 +36,7 @@ LEASE = 30_000_000
 RETRY = 1_000_000
 MOST_RUNS = 10_000
 # Runs that a process settles before it removes some of the oldest ones beyond MOST_RUNS, and how many at the most.
+MODE_ATTEMPTS = 600
 TRIM_EVERY = 500
 TRIM_BATCH = 2_000
 # Whoever upgrades the tables holds a lock of this number, in MySQL one of a name; seconds to wait for it.
@@ -624,7 +626,16 @@ def _fill(connection: Connection) -> None:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     cursor = connection.cursor()
-    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = NORMAL"):
+    # Who changes the mode and who commits would wait for each other: the former gives way, and tries again.
+    cursor.execute("PRAGMA busy_timeout = 50")
+    for attempt in range(MODE_ATTEMPTS, 0, -1):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:
+            if attempt == 1:
+                raise
+    for pragma in ("busy_timeout = 30000", "synchronous = NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
