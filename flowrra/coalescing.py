@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from flowrra.exceptions import RequestRefusedError
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -72,6 +74,13 @@ class Coalescer(Generic[Item, Answer]):
     async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._send([item for item, _ in batch])
+        except RequestRefusedError as error:
+            if len(batch) > 1:  # one of them is refused: it is found by halving, and the others get through
+                middle = len(batch) // 2
+                await self._send_batch(batch[:middle])
+                await self._send_batch(batch[middle:])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
         except Exception as error:  # noqa: BLE001 - it is whose items these are that have to know
             for _, answer in batch:
                 if not answer.done():

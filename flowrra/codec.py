@@ -5,15 +5,25 @@ Only what JSON has: text, numbers, true, false, null, lists, and dicts with text
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from flowrra.exceptions import BackendError
+from flowrra.exceptions import BackendError, SerializationError
 from flowrra.task import Task, TaskResult
 
 # Bytes: an entry that is larger is refused, as it would hold up everybody else's.
 MAX_SIZE = 64 * 1024 * 1024
+# The bounds of what a task says of itself: numbers that every part of the way can hold. The first is 100 years.
+MAX_DELAY = 100 * 365 * 24 * 3600.0
+MAX_RETRIES = 2**31 - 1
+MAX_BACKOFF = 1e9
+MAX_PRIORITY = sys.float_info.max
+
+_FIELDS = frozenset({"submitted_at", *(field.name for field in dataclasses.fields(Task))})
+_ARGS_MARK = ',"args":['
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -22,10 +32,17 @@ _quoted = json.encoder.encode_basestring_ascii
 
 
 class QueuedTask(NamedTuple):
-    """A task as it was read from a queue, and when it was submitted, if that is known."""
+    """A task as it was read from a queue.
+
+    Attributes:
+        task: The task.
+        submitted_at: When it was submitted, if that is known.
+        call: Its arguments as text, as :func:`encode_call` makes it.
+    """
 
     task: Task
     submitted_at: datetime | None
+    call: str
 
 
 class EncodedRecord(NamedTuple):
@@ -47,30 +64,28 @@ def _number(value: float) -> str:
     return repr(value) if type(value) in (int, float) else json.dumps(value)
 
 
-def encode_task(task: Task, submitted_at: datetime | None) -> str:
+def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], task_name: str | None) -> str:
+    """A task's arguments as text. It is made once, when the task is submitted, and kept: what an attempt does to its
+    arguments reaches neither the next attempt nor the record.
+
+    Raises:
+        SerializationError: They hold what JSON doesn't have, or are too large.
+    """
+    what = f"The arguments of task '{task_name}'"
+    return _checked(f'"args":{_encoded(args, what)},"kwargs":{_encoded(kwargs, what)}', what)
+
+
+def encode_task(task: Task, submitted_at: datetime | None, call: str) -> str:
     """A task as the text that waits in a queue.
 
-    Raises:
-        BackendError: Its arguments hold what JSON doesn't have, or are too large.
-    """
-    return _task_text(task, submitted_at, _call_text(task.args, task.kwargs, f"The arguments of task '{task.name}'"))
-
-
-def encode_submission(task: Task, record: TaskResult) -> tuple[str, EncodedRecord]:
-    """:func:`encode_task` and :func:`encode_record` for a new task, whose arguments are encoded once.
+    Args:
+        task: The task, whose arguments are not looked at.
+        submitted_at: When it was submitted; None if that is unknown.
+        call: Its arguments, from :func:`encode_call`. They stand last, where they can be cut out again.
 
     Raises:
-        BackendError: Its arguments hold what JSON doesn't have, or are too large.
+        SerializationError: Another part of it is of the wrong type.
     """
-    call = _call_text(task.args, task.kwargs, f"The arguments of task '{task.name}'")
-    return _task_text(task, record.submitted_at, call), _encoded_record(record, call)
-
-
-def _call_text(args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> str:
-    return f'"args":{_encoded(args, what)},"kwargs":{_encoded(kwargs, what)}'
-
-
-def _task_text(task: Task, submitted_at: datetime | None, call: str) -> str:
     what = f"Task '{task.name}'"
     # Put together by hand, as this is on every task's way; what few tasks have is written only where it is there.
     rest = ""
@@ -85,10 +100,10 @@ def _task_text(task: Task, submitted_at: datetime | None, call: str) -> str:
     if submitted_at is not None:
         rest += f',"submitted_at":"{submitted_at.isoformat()}"'
     return _checked(
-        f'{{"id":{_quoted(task.id)},"name":{_quoted(task.name)},{call},'
+        f'{{"id":{_quoted(task.id)},"name":{_quoted(task.name)},'
         f'"max_retries":{task.max_retries},"retry_delay":{_number(task.retry_delay)},'
         f'"current_retry":{task.current_retry},"priority":{_number(task.priority)},'
-        f'"cpu_bound":{"true" if task.cpu_bound else "false"}{rest}}}',
+        f'"cpu_bound":{"true" if task.cpu_bound else "false"}{rest},{call}}}',
         what,
     )
 
@@ -97,15 +112,17 @@ def decode_task(data: bytes) -> QueuedTask:
     """Read what :func:`encode_task`, or flowrra 0.1.8, wrote.
 
     Raises:
-        ValueError: It is no task.
+        ValueError: It is no task, or one of its fields is out of range.
     """
-    fields = _decoded(data)
+    if len(data) > MAX_SIZE:
+        raise ValueError(f"it has {len(data):,} bytes, at most {MAX_SIZE:,} are read")
+    text = data.decode()
+    fields = _decoded(text)
     task_id, name, args, kwargs = (fields.get(key) for key in ("id", "name", "args", "kwargs"))
     if not (isinstance(task_id, str) and isinstance(name, str) and task_id and name):
         raise ValueError("it has no id or no name")
     if not isinstance(args or [], list) or not isinstance(kwargs or {}, dict):
         raise ValueError("its arguments are no list, or no dict")
-    headers = fields.get("headers") or {}
     timeout, submitted_at = fields.get("timeout"), fields.get("submitted_at")
     try:
         task = Task(
@@ -113,32 +130,77 @@ def decode_task(data: bytes) -> QueuedTask:
             name,
             tuple(args or ()),
             kwargs or {},
-            int(fields.get("max_retries", 3)),
-            float(fields.get("retry_delay", 1.0)),
-            int(fields.get("current_retry", 0)),
-            fields.get("priority", 0),
+            _whole(fields, "max_retries", 3),
+            _ranged(fields, "retry_delay", 1.0, MAX_DELAY),
+            _whole(fields, "current_retry", 0),
+            _priority(fields.get("priority", 0)),
             bool(fields.get("cpu_bound", False)),
-            None if timeout is None else float(timeout),
-            float(fields.get("backoff", 1.0)),
-            float(fields.get("jitter", 0.0)),
-            {str(key): str(value) for key, value in headers.items()} if headers else {},
+            None if timeout is None else _ranged(fields, "timeout", None, MAX_DELAY),
+            _ranged(fields, "backoff", 1.0, MAX_BACKOFF),
+            _ranged(fields, "jitter", 0.0, 1.0),
+            _headers(fields.get("headers") or {}),
         )
-        return QueuedTask(task, None if submitted_at is None else datetime.fromisoformat(submitted_at))
-    except (TypeError, AttributeError, OverflowError) as error:
+        return QueuedTask(
+            task,
+            None if submitted_at is None else datetime.fromisoformat(submitted_at),
+            _call_within(text, fields) or encode_call(task.args, task.kwargs, name),
+        )
+    except (TypeError, AttributeError, OverflowError, BackendError) as error:
         raise ValueError(f"a field is of the wrong type: {error}") from None
 
 
-def encode_record(record: TaskResult) -> EncodedRecord:
+def _call_within(text: str, fields: dict[str, Any]) -> str | None:
+    """What :func:`encode_call` made, as it stands in a task's text; None if the text is not of :func:`encode_task`.
+
+    Before the arguments there are only numbers and text, in which every quotation mark has a backslash before it: the
+    first of the marks is theirs.
+    """
+    if not (fields.keys() <= _FIELDS and text.endswith("}")):
+        return None
+    start = text.find(_ARGS_MARK)
+    return text[start + 1 : -1] if start > 0 and list(fields)[-2:] == ["args", "kwargs"] else None
+
+
+def _ranged(fields: dict[str, Any], name: str, default: float | None, most: float) -> float:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"its {name} is no number")
+    if not 0 <= value <= most:  # what is no number at all compares as False
+        raise ValueError(f"its {name} is not between 0 and {most:g}")
+    return float(value)
+
+
+def _whole(fields: dict[str, Any], name: str, default: int) -> int:
+    value = _ranged(fields, name, default, MAX_RETRIES)
+    if value != int(value):
+        raise ValueError(f"its {name} is no whole number")
+    return int(value)
+
+
+def _priority(value: Any) -> Any:
+    if not isinstance(value, int | float) or not abs(value) <= MAX_PRIORITY:
+        raise ValueError("its priority is no number, or too large")
+    return value
+
+
+def _headers(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        raise ValueError("its headers are not text to text")
+    return headers
+
+
+def encode_record(record: TaskResult, call: str | None = None) -> EncodedRecord:
     """A record as a result backend keeps it.
 
+    Args:
+        record: The record.
+        call: The task's arguments, from :func:`encode_call`; None encodes those of the record.
+
     Raises:
-        BackendError: Its result or arguments hold what JSON doesn't have, or are too large.
+        SerializationError: Its result or arguments hold what JSON doesn't have, or are too large.
     """
-    call = _call_text(record.args, record.kwargs, f"The arguments of task '{record.task_name}'")
-    return _encoded_record(record, call)
-
-
-def _encoded_record(record: TaskResult, call: str) -> EncodedRecord:
+    if call is None:
+        call = encode_call(record.args, record.kwargs, record.task_name)
     what = f"The record of task '{record.task_name}'"
     rest = "" if record.traceback is None else f',"traceback":{_quoted(record.traceback)}'
     text = _checked(
@@ -163,7 +225,7 @@ def decode_record(data: bytes) -> TaskResult:
     """
     try:
         return TaskResult.from_dict(_decoded(data))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise BackendError(f"A task's record can't be read: {type(error).__name__}: {error}") from None
 
 
@@ -182,19 +244,19 @@ def _encoded(value: Any, what: str) -> str:
         return "{}" if kind is dict else "[]"
     try:
         return _encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BackendError(
+    except Exception as error:  # it is user code, and may raise anything
+        raise SerializationError(
             f"{what} can't be written as JSON: {error}. Pass text, numbers, booleans, None, lists and dicts"
         ) from error
 
 
 def _checked(text: str, what: str) -> str:
     if len(text) > MAX_SIZE:
-        raise BackendError(f"{what} would take {len(text):,} bytes as JSON, at most {MAX_SIZE:,} are allowed")
+        raise SerializationError(f"{what} would take {len(text):,} bytes as JSON, at most {MAX_SIZE:,} are allowed")
     return text
 
 
-def _decoded(data: bytes) -> dict[str, Any]:
+def _decoded(data: str | bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
     except RecursionError:

@@ -49,7 +49,9 @@ class BrokerConfig:
         namespace: What all names begin with; apps with different ones don't meet on one database. Give the result
             backend the same one.
         lease: Seconds after which a task is given to another worker if its holder is not heard of.
-        max_deliveries: How often a task is given to a worker without an outcome before it is put aside as dead.
+        max_deliveries: How often a task is given to a worker that is not heard of any more before it is put aside as
+            dead.
+        unknown_ttl: Seconds for which a task whose name no worker that lives knows is kept for one that does.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -60,6 +62,7 @@ class BrokerConfig:
     namespace: str = DEFAULT_NAMESPACE
     lease: float = 20.0
     max_deliveries: int = 5
+    unknown_ttl: float = 24 * 3600.0
 
     def __post_init__(self) -> None:
         _require(bool(self.url), "Broker URL is required")
@@ -69,6 +72,10 @@ class BrokerConfig:
             f"lease must be at least {MIN_LEASE} seconds, not {self.lease!r}",
         )
         _require(self.max_deliveries >= 1, f"max_deliveries must be at least 1, not {self.max_deliveries!r}")
+        _require(
+            self.unknown_ttl > 0 and math.isfinite(self.unknown_ttl),
+            f"unknown_ttl must be positive and finite (seconds), not {self.unknown_ttl!r}",
+        )
         _check_connection(self.max_connections, self.socket_timeout)
 
     def create_broker(self, queue_suffix: str = "") -> BaseBroker:
@@ -89,6 +96,7 @@ class BrokerConfig:
             namespace=self.namespace,
             lease=self.lease,
             max_deliveries=self.max_deliveries,
+            unknown_ttl=self.unknown_ttl,
         )
         assert broker is not None  # noqa: S101 - only None gives None, and the URL is not empty
         return broker
@@ -301,7 +309,7 @@ class Config:
             "retry_on_timeout": _boolean,
             "namespace": str,
         }
-        broker = env.section("BROKER_", **connection, queue_key=str, lease=float, max_deliveries=int)
+        broker = env.section("BROKER_", **connection, queue_key=str, lease=float, max_deliveries=int, unknown_ttl=float)
         backend = env.section("BACKEND_", **connection, ttl=int)
         scheduler = env.section("SCHEDULER_", database_url=str, check_interval=float, enabled=_boolean, timezone=str)
         return cls(

@@ -69,12 +69,25 @@ class BackendError(FlowrraError):
     """A result backend or a broker could not do what it was asked."""
 
 
+class ServerUnavailableError(BackendError):
+    """A server could not be reached, or can do nothing just now; the same request may succeed later."""
+
+
+class RequestRefusedError(BackendError):
+    """A server refused a request for what was in it, such as a value that it can't store; another one may succeed."""
+
+
+class RequestTimeoutError(ServerUnavailableError):
+    """A server did not answer a request in time."""
+
+
 class Reject(FlowrraError):
     """Raised by a task to fail at once, whatever retries it has left."""
 
 
-class SerializationError(Reject):
-    """What a CPU-bound task was called with, or what it returned, can't travel between processes. Never retried."""
+class SerializationError(Reject, BackendError):
+    """What a task was called with, or what it returned or raised, can't be written down: as JSON for a server, or as a
+    pickle for a worker process. Never retried."""
 
 
 class TaskImportError(Reject):

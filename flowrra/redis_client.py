@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
+    DataError,
     NoScriptError,
     ReadOnlyError,
     RedisError,
@@ -33,7 +34,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.utils import HIREDIS_AVAILABLE
 
-from flowrra.exceptions import BackendError
+from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError, ServerUnavailableError
 
 if HIREDIS_AVAILABLE:
     from hiredis import pack_command
@@ -104,7 +105,8 @@ class RedisServer:
         parsed.pop("connection_class", None)
         place = parsed.get("path") or f"{parsed.get('host', 'localhost')}:{parsed.get('port', 6379)}"
         # Which server and database this is, for comparing and for messages: without user and password.
-        self.name = f"{place}/{parsed.get('db', 0)}"
+        self.database = parsed.get("db", 0)
+        self.name = f"{place}/{self.database}"
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
             weakref.WeakKeyDictionary()
         )
@@ -184,6 +186,7 @@ class RedisServer:
         request: Callable[[Client], Awaitable[Any]],
         *,
         retry_for: float = RETRY_FOR,
+        timeout: float | None = None,
     ) -> Any:
         """What the server answers. A request that may have been carried out is sent again: it must bear that.
 
@@ -191,14 +194,17 @@ class RedisServer:
             what: Names the request in errors.
             request: Sends it.
             retry_for: Seconds for which it is tried again while the server can't be reached.
+            timeout: Seconds to wait for the answer; None is ``socket_timeout``.
 
         Raises:
+            RequestTimeoutError: The server did not answer in time.
+            RequestRefusedError: The server refused what was in the request.
             BackendError: The server could not be reached, or refused.
         """
         deadline, backoff = time.monotonic() + retry_for, MIN_BACKOFF
         while True:
             try:
-                async with asyncio.timeout(self._socket_timeout):
+                async with asyncio.timeout(timeout or self._socket_timeout):
                     return await request(await self.client())
             except (RedisError, OSError) as error:  # a TimeoutError is an OSError
                 if isinstance(error, ReadOnlyError):
@@ -212,7 +218,15 @@ class RedisServer:
         """Return if the server answers; see :meth:`call`."""
         await self.call("answer", lambda client: client.ping(), retry_for=0.0)
 
-    async def run(self, script: Script, what: str, key: str, *args: Any, retry_for: float = RETRY_FOR) -> Any:
+    async def run(
+        self,
+        script: Script,
+        what: str,
+        key: str,
+        *args: Any,
+        retry_for: float = RETRY_FOR,
+        timeout: float | None = None,
+    ) -> Any:
         """What a script returns; see :meth:`call`."""
 
         async def request(client: Client) -> Any:
@@ -221,7 +235,7 @@ class RedisServer:
                 return await run_script(client, script, key, *args)
             return await line.run(script, key, *args)
 
-        return await self.call(what, request, retry_for=retry_for)
+        return await self.call(what, request, retry_for=retry_for, timeout=timeout)
 
     def _is_worth_a_retry(self, error: Exception) -> bool:
         if isinstance(error, AuthenticationError):
@@ -242,7 +256,27 @@ class RedisServer:
 
     def failure(self, what: str, error: Exception) -> BackendError:
         """The error that tells users what went wrong where."""
-        return BackendError(f"Redis {self.name} could not {what}: {type(error).__name__}: {error}")
+        kind: type[BackendError] = ServerUnavailableError
+        if isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
+            kind = RequestTimeoutError
+        elif _is_refusal(error):
+            kind = RequestRefusedError
+        return kind(f"Redis {self.name} could not {what}: {type(error).__name__}: {error}")
+
+
+# What a server answers for reasons of its own, whatever it was asked: it is full, loads, follows another one, is in
+# other hands. A script's error has it anywhere in its text.
+_OWN_REASONS = (
+    *("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"),
+    *("NOAUTH", "NOPERM", "WRONGPASS", "NOSCRIPT", "UNKILLABLE", "max number of clients"),
+)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a server, or its driver, refused a request for what was in it."""
+    if type(error) is not ResponseError:  # those derived from it are the server's own reasons
+        return isinstance(error, DataError)
+    return not any(reason in str(error) for reason in _OWN_REASONS)
 
 
 class Line:

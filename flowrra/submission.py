@@ -22,6 +22,7 @@ class SubmitOptions:
         timeout: Seconds that one attempt may take; None is the task's own limit.
         headers: Text that travels with the task; at most 8192 bytes in all.
         max_retries, retry_delay: None is the task's own.
+        remember: Seconds for which a broker refuses the same ``task_id``, even when its result has gone.
 
     Raises:
         TypeError, ValueError: A value is of the wrong type or out of range.
@@ -35,6 +36,7 @@ class SubmitOptions:
     headers: dict[str, str] = field(default_factory=dict)
     max_retries: int | None = None
     retry_delay: float | None = None
+    remember: float = 0.0
 
     def __post_init__(self) -> None:
         if self.priority is not None:

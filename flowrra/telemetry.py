@@ -115,9 +115,9 @@ class TaskTelemetry:
         cells[self._error + bisect_left(self._run_bounds, seconds)] += 1
         cells[self._error_sum] += seconds
 
-    def count_exception(self, error: BaseException) -> None:
+    def count_exception(self, class_name: str) -> None:
         """Count a failed attempt under the class of its exception."""
-        name = type(error).__name__[:MAX_EXCEPTION_NAME_LENGTH].encode(errors="replace").decode()
+        name = class_name[:MAX_EXCEPTION_NAME_LENGTH].encode(errors="replace").decode()
         exceptions = self.exceptions
         if name not in exceptions and len(exceptions) >= MAX_EXCEPTION_CLASSES:
             name = OTHER

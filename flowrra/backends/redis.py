@@ -17,6 +17,7 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis_completions import Completions
 from flowrra.coalescing import Coalescer
 from flowrra.codec import EncodedRecord
+from flowrra.exceptions import ServerUnavailableError
 from flowrra.redis_client import Client, RedisServer, Script
 from flowrra.task import TaskResult, TaskStatus
 
@@ -75,14 +76,16 @@ class RedisBackend(BaseResultBackend):
 
     async def store(self, task_id: str, result: TaskResult) -> None:
         # Encoded now: the caller goes on changing it.
-        await self._stores.add((task_id, codec.encode_record(result)))
+        if not await self._stores.add((task_id, codec.encode_record(result))):
+            raise ServerUnavailableError(
+                f"Redis {self.server.name} could not store a new record: it has no memory left"
+            )
 
-    async def _store_all(self, batch: Sequence[tuple[str, EncodedRecord]]) -> list[None]:
+    async def _store_all(self, batch: Sequence[tuple[str, EncodedRecord]]) -> list[bool]:
         args: list[Any] = [self.ttl_ms]
         for task_id, (text, status, submitted) in batch:
             args += (f"{status} {submitted} {task_id}", text)
-        await self.server.run(_STORE, "store records", self.namespace, *args)
-        return [None] * len(batch)
+        return [bool(kept) for kept in await self.server.run(_STORE, "store records", self.namespace, *args)]
 
     async def get(self, task_id: str) -> TaskResult | None:
         text = await self._reads.add(task_id)

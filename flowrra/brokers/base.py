@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.codec import EncodedRecord
-from flowrra.task import Task, TaskResult
+from flowrra.task import Task, TaskResult, TaskStatus
 
 
 class BaseBroker(ABC):
@@ -67,6 +67,7 @@ class Entry(NamedTuple):
         delay: Seconds until it is due.
         text: The task, encoded.
         record: Its record, if that is to be kept in the same step.
+        remember: Seconds for which the same id is refused, even if nothing else is known of it any more.
     """
 
     task_id: str
@@ -74,6 +75,7 @@ class Entry(NamedTuple):
     delay: float
     text: str
     record: EncodedRecord | None
+    remember: float = 0.0
 
 
 @dataclass(slots=True)
@@ -84,8 +86,9 @@ class Delivery:
         task_id: Its id.
         task: The task; None if what was queued can't be read.
         submitted_at: When it was submitted, if that is known.
+        call: Its arguments as text; see :func:`flowrra.codec.encode_call`.
         error: Why it can't be read.
-        deliveries: How often it was delivered before without an outcome.
+        deliveries: How often it was given to a worker that was not heard of any more.
         waited: Seconds since it has been due, by the broker's clock.
         is_cancelled: Whether it is to be cancelled rather than run.
     """
@@ -93,6 +96,7 @@ class Delivery:
     task_id: str
     task: Task | None
     submitted_at: datetime | None
+    call: str
     error: str | None
     deliveries: int
     waited: float
@@ -100,7 +104,7 @@ class Delivery:
 
 
 class Verb(StrEnum):
-    """What a worker says of a task that it holds."""
+    """What a worker says of a task that it was given."""
 
     RUNNING = "running"
     DONE = "done"
@@ -111,16 +115,18 @@ class Verb(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What became of a task that a worker holds.
+    """What became of a task that a worker was given.
 
     Attributes:
         verb: ``RUNNING`` changes only its record; ``DONE`` ends it; ``LATER`` has it run again after ``delay``, as
             ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place; ``REFUSE`` leaves it to
-            another worker after ``delay``; ``BURY`` gives it up, for the reason in ``text``.
+            workers that know its name, which is ``text``; ``BURY`` gives it up, for the reason in ``text``.
         task_id: Its id.
         delay: Seconds.
         text: See ``verb``.
         record: Its record, if that is to be kept in the same step.
+        priority: The task's, for ``LATER``.
+        status: How an attempt ended that is ``DONE``.
     """
 
     verb: Verb
@@ -128,6 +134,23 @@ class Outcome(NamedTuple):
     delay: float = 0.0
     text: str = ""
     record: EncodedRecord | None = None
+    priority: float = 0
+    status: TaskStatus | None = None
+
+
+class Verdict(StrEnum):
+    """What a broker made of an :class:`Outcome`.
+
+    ``SETTLED``: it is as it was said. ``KNOWN``: it had been said before, and the answer was lost. ``LATE``: another
+    worker has the task, and what that one says counts. ``OVER``: the task had ended before. ``LOST``: the broker does
+    not know the task, as after a failover that lost writes; its record was kept, and what is to run again will.
+    """
+
+    SETTLED = "settled"
+    KNOWN = "known"
+    LATE = "late"
+    OVER = "over"
+    LOST = "lost"
 
 
 class QueueFigures(NamedTuple):
@@ -139,6 +162,7 @@ class QueueFigures(NamedTuple):
         in_flight: Held by workers.
         dead: Given up.
         oldest_pending_at: Since when the longest waiting one has been due.
+        unknown: Waiting for a worker that knows their names.
     """
 
     pending: int
@@ -146,18 +170,33 @@ class QueueFigures(NamedTuple):
     in_flight: int
     dead: int
     oldest_pending_at: datetime | None
+    unknown: int
 
 
 class Renewal(NamedTuple):
     """What became of a worker's holds when it renewed them.
 
     Attributes:
-        lost: Ids that it doesn't hold any more.
+        lost: Ids that another worker has got, or that are over.
         cancelled: Ids that it is to cancel.
+        missing: Ids that the broker doesn't know, as after a failover that lost writes.
     """
 
     lost: list[str]
     cancelled: list[str]
+    missing: list[str]
+
+
+class Announcement(NamedTuple):
+    """What a broker answers to an announcement.
+
+    Attributes:
+        are_names_known: Whether it knows the names of the worker's tasks; if not, they have to be told.
+        overdue: Names whose tasks have waited for too long for a worker that knows them.
+    """
+
+    are_names_known: bool
+    overdue: list[str]
 
 
 class Cancellation(StrEnum):
@@ -175,13 +214,15 @@ class LeasingBroker(BaseBroker):
 
     Attributes:
         lease: Seconds for which a task is held unless the hold is renewed.
-        max_deliveries: How often a task is delivered without an outcome before it is given up.
+        max_deliveries: How often a task is given to a worker that is not heard of any more before it is given up.
         namespace: What all its names begin with.
+        unknown_ttl: Seconds for which a task waits for a worker that knows its name, while none that lives does.
     """
 
     lease: float
     max_deliveries: int
     namespace: str
+    unknown_ttl: float
 
     @abstractmethod
     def with_suffix(self, suffix: str) -> LeasingBroker:
@@ -205,14 +246,32 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    async def take(self, limit: int) -> tuple[list[Delivery], float | None]:
+    async def take(
+        self, limit: int, max_bytes: int = ..., *, name: str = "", timeout: float | None = None
+    ) -> tuple[list[Delivery], float | None]:
         """Take up to ``limit`` tasks.
+
+        Args:
+            limit: Most tasks.
+            max_bytes: Most bytes of them together; a single task may have more.
+            name: Of the tasks that are wanted, among those that wait for a worker that knows them; "" for the next ones
+                of those that are due or wait for this worker.
+            timeout: Seconds to wait for the answer; None is the broker's own limit.
 
         Returns:
             The tasks, and in how many seconds more may be due; None if nothing is foreseen.
 
         Raises:
+            RequestTimeoutError: The answer did not come in time.
             BackendError: The queue could not be read.
+        """
+
+    @abstractmethod
+    async def recover(self, held: Sequence[str]) -> int:
+        """Give back what this worker was given without hearing of it: all but the tasks ``held``.
+
+        Raises:
+            BackendError: The server could not be reached.
         """
 
     @abstractmethod
@@ -224,13 +283,11 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         """Say what became of tasks that were taken here; with their records, if it keeps those.
 
-        Returns:
-            For each, whether it was still this worker's to settle.
-
         Raises:
+            RequestRefusedError: One of the outcomes can't be told; nothing was done.
             BackendError: The server could not be reached; nothing, or all of it, may have been done.
         """
 
@@ -245,6 +302,22 @@ class LeasingBroker(BaseBroker):
     @abstractmethod
     async def listen(self, on_cancel: Callable[[str], None]) -> None:
         """Call ``on_cancel`` with the id of each task whose holder is asked to cancel it, until this is cancelled."""
+
+    @abstractmethod
+    async def has(self, task_id: str) -> bool:
+        """Whether a task waits or is held: whether anything is still to come of it.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def clock(self) -> float:
+        """The server's time, in seconds since 1970.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
 
     @abstractmethod
     async def figures(self) -> QueueFigures:
@@ -298,8 +371,13 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    def announce(self, worker: dict[str, Any], seconds: float) -> None:
-        """Let others know of a process, by its ``id``, for that time.
+    def announce(self, worker: dict[str, Any] | None, names: Sequence[str] | None, seconds: float) -> Announcement:
+        """Let others know that this worker lives, for that time.
+
+        Args:
+            worker: What they are to know of its process, by its ``id``; None announces only the worker.
+            names: Of the tasks that it knows; None if they are what they were.
+            seconds: For how long it counts.
 
         Raises:
             BackendError: The server could not be reached.
@@ -307,7 +385,8 @@ class LeasingBroker(BaseBroker):
 
     @abstractmethod
     def withdraw(self, worker_id: str | None) -> None:
-        """Let others know that a process has ended, if it was announced, and close what the thread had open.
+        """Let others know that this worker has ended, and its process if that was announced, and close what the thread
+        had open.
 
         Raises:
             BackendError: The server could not be reached.

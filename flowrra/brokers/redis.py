@@ -10,18 +10,19 @@ import json
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ExecAbortError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.base import (
+    Announcement,
     Cancellation,
     Delivery,
     Entry,
@@ -30,27 +31,38 @@ from flowrra.brokers.base import (
     QueueFigures,
     Renewal,
     Verb,
+    Verdict,
 )
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, run_script_in_thread
-from flowrra.task import Task, TaskResult
+from flowrra.task import SUCCESS, Task, TaskResult
 
 DEFAULT_QUEUE_KEY = "flowrra:queue"
 # A worker that is killed is noticed when its leases end: its tasks run again within 30 s, also on an idle queue.
 DEFAULT_LEASE = 20.0
 DEFAULT_MAX_DELIVERIES = 5
-# Tasks of one step, as the server does nothing else meanwhile.
+DEFAULT_UNKNOWN_TTL = 24 * 3600.0
+# Tasks, and bytes of theirs, of one step: the server does nothing else meanwhile, and the network has its limits.
 MAX_BATCH = 250
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+# Ids of one step of the lease keeper.
+MAX_RENEWALS = 1000
 MAX_REASON = 1000
 NO_RECORD = EncodedRecord("", "-", 0)
+_VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
 _SUBMIT = Script("clock", "queue", "submit")
 _TAKE = Script("clock", "queue", "take")
 _SETTLE = Script("clock", "records", "queue", "settle")
 _RENEW = Script("clock", "queue", "renew")
+_ANNOUNCE = Script("clock", "queue", "announce")
+_WITHDRAW = Script("clock", "queue", "withdraw")
+_RECOVER = Script("clock", "queue", "recover")
 _CANCEL = Script("clock", "records", "queue", "cancel")
 _REQUEUE = Script("clock", "records", "queue", "requeue")
+
+Item = TypeVar("Item")
 
 
 class RedisBroker(LeasingBroker):
@@ -66,12 +78,14 @@ class RedisBroker(LeasingBroker):
         queue_key: Name of the queue, and the beginning of the names of all its keys.
         namespace: The beginning of the names that the queues of an app share, such as those of its processes.
         lease: Seconds after which a task is given to another worker if its holder is not heard of.
-        max_deliveries: How often a task is given to a worker without an outcome before it is put aside as dead.
+        max_deliveries: How often a task is given to a worker that is not heard of any more before it is put aside as
+            dead.
+        unknown_ttl: Seconds for which a task whose name no worker that lives knows is kept for one that does.
         **options: Passed on to redis-py's connections.
 
     Raises:
         BackendError: The URL can't be read.
-        ValueError: ``lease`` or ``max_deliveries`` is not positive.
+        ValueError: ``lease``, ``max_deliveries`` or ``unknown_ttl`` is not positive.
     """
 
     def __init__(
@@ -85,12 +99,15 @@ class RedisBroker(LeasingBroker):
         namespace: str = "flowrra",
         lease: float = DEFAULT_LEASE,
         max_deliveries: int = DEFAULT_MAX_DELIVERIES,
+        unknown_ttl: float = DEFAULT_UNKNOWN_TTL,
         **options: Any,
     ) -> None:
         if not lease > 0:
             raise ValueError(f"lease must be positive (seconds), not {lease!r}")
         if max_deliveries < 1:
             raise ValueError(f"max_deliveries must be at least 1, not {max_deliveries!r}")
+        if not unknown_ttl > 0:
+            raise ValueError(f"unknown_ttl must be positive (seconds), not {unknown_ttl!r}")
         self._connection = {
             "url": url,
             "max_connections": max_connections,
@@ -103,6 +120,7 @@ class RedisBroker(LeasingBroker):
         self.namespace = namespace
         self.lease = lease
         self.max_deliveries = max_deliveries
+        self.unknown_ttl = unknown_ttl
         # By it the server knows whose hold a lease is.
         self._token = secrets.token_hex(8)
         self._results: RedisBackend | None = None
@@ -118,6 +136,7 @@ class RedisBroker(LeasingBroker):
             namespace=self.namespace,
             lease=self.lease,
             max_deliveries=self.max_deliveries,
+            unknown_ttl=self.unknown_ttl,
         )
 
     # ── records ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -141,33 +160,38 @@ class RedisBroker(LeasingBroker):
 
     async def submit(self, entries: Sequence[Entry]) -> list[bool]:
         added: list[bool] = []
-        for first in range(0, len(entries), MAX_BATCH):
-            added += await self._submit(entries[first : first + MAX_BATCH])
+        for batch in _batches(entries, _entry_bytes):
+            added += await self._submit(batch)
         return added
 
     async def _submit(self, entries: Sequence[Entry]) -> list[bool]:
         args: list[Any] = [self._records]
-        for task_id, priority, delay, text, record in entries:
+        for task_id, priority, delay, text, record, remember in entries:
             kept, _, submitted = NO_RECORD if record is None else record
             # As a float: the text of an enumeration's member, or of True, is no number.
-            args += (f"{float(priority)!r} {round(delay * 1e6)} {submitted} {task_id}", text, kept)
+            line = f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {task_id}"
+            args += (_wire(line), _wire(text), kept)
         answer = await self.server.run(_SUBMIT, "queue tasks", self.queue_key, *args)
         return [bool(each) for each in answer]
 
     async def push(self, task: Task) -> None:
         """Queue a task. Its record is the caller's business."""
-        await self.submit([Entry(task.id, task.priority, 0.0, codec.encode_task(task, None), None)])
+        call = codec.encode_call(task.args, task.kwargs, task.name)
+        await self.submit([Entry(task.id, task.priority, 0.0, codec.encode_task(task, None, call), None)])
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def take(self, limit: int) -> tuple[list[Delivery], float | None]:
-        lease = round(self.lease * 1e6)
-        # Not tried again: what a lost answer had taken comes back when its lease ends.
-        answer = await self.server.run(
-            _TAKE, "give out tasks", self.queue_key, min(limit, MAX_BATCH), self._token, lease, retry_for=0.0
-        )
+    async def take(
+        self, limit: int, max_bytes: int = MAX_BATCH_BYTES, *, name: str = "", timeout: float | None = None
+    ) -> tuple[list[Delivery], float | None]:
+        args = (min(limit, MAX_BATCH), max_bytes, self._token, round(self.lease * 1e6), _wire(name))
+        # Not tried again: the worker first gives back what a lost answer had taken; see recover().
+        answer = await self.server.run(_TAKE, "give out tasks", self.queue_key, *args, retry_for=0.0, timeout=timeout)
         deliveries = [_delivery(*answer[i : i + 5]) for i in range(1, len(answer), 5)]
         return deliveries, None if answer[0] < 0 else answer[0] / 1e6
+
+    async def recover(self, held: Sequence[str]) -> int:
+        return int(await self.server.run(_RECOVER, "give tasks back", self.queue_key, self._token, *map(_wire, held)))
 
     async def wait(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -175,7 +199,8 @@ class RedisBroker(LeasingBroker):
         if waiter is None:
             waiter = self._waiters[loop] = self.server.dedicated_client()
         try:
-            await waiter.blpop([f"{self.queue_key}:wake"], timeout=max(0.01, min(seconds, MAX_BLOCK)))
+            keys = [f"{self.queue_key}:wake", f"{self.queue_key}:wake:{self._token}"]
+            await waiter.blpop(keys, timeout=max(0.01, min(seconds, MAX_BLOCK)))
         except (RedisError, OSError) as error:
             if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
                 del self._waiters[loop]
@@ -192,7 +217,7 @@ class RedisBroker(LeasingBroker):
         while True:
             deliveries, due_in = await self.take(1)
             for delivery in deliveries:
-                await self.settle([Outcome(Verb.DONE, delivery.task_id)])
+                await self.settle([Outcome(Verb.DONE, delivery.task_id, status=SUCCESS)])
                 if delivery.task is not None:
                     return delivery.task
             left = MAX_BLOCK if deadline is None else deadline - time.monotonic()
@@ -203,39 +228,51 @@ class RedisBroker(LeasingBroker):
 
     # ── settling ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        settled: list[bool] = []
-        for first in range(0, len(outcomes), MAX_BATCH):
-            settled += await self._settle(outcomes[first : first + MAX_BATCH])
-        return settled
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for batch in _batches(outcomes, _outcome_bytes):
+            verdicts += await self._settle(batch)
+        return verdicts
 
-    async def _settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+    async def _settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         args: list[Any] = [self._records, self._token, self._ttl]
-        for verb, task_id, delay, text, record in outcomes:
+        for verb, task_id, delay, text, record, priority, ended in outcomes:
             if verb is Verb.BURY:
                 text = " ".join(text.split())[:MAX_REASON]
             kept, status, submitted = NO_RECORD if record is None else record
-            args += (f"{verb.value} {round(delay * 1e6)} {status} {submitted} {task_id}", text, kept)
+            status = status if ended is None else ended.value
+            line = f"{verb.value} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {task_id}"
+            args += (_wire(line), _wire(text), kept)
         answer = await self.server.run(_SETTLE, "settle tasks", self.queue_key, *args, retry_for=0.0)
-        return [bool(each) for each in answer]
+        return [_VERDICTS[each] for each in answer]
 
     # ── cancelling ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def cancel(self, record: TaskResult) -> Cancellation:
         kept = NO_RECORD if self._results is None else codec.encode_record(record)
-        args = (self._records, record.task_id, *kept, self._ttl)
+        args = (self._records, _wire(record.task_id), *kept, self._ttl, self._control)
         answer = await self.server.run(_CANCEL, "cancel a task", self.queue_key, *args)
         return Cancellation(answer.decode())
+
+    @property
+    def _control(self) -> str:
+        """The channel on which holders are told; channels know no databases."""
+        return f"{self.queue_key}:control:{self.server.database}"
+
+    async def _is_to_cancel(self, task_id: bytes) -> bool:
+        asked = f"{self.queue_key}:cancelled"
+        return bool(await self.server.call("read cancellations", lambda client: client.sismember(asked, task_id)))
 
     async def listen(self, on_cancel: Callable[[str], None]) -> None:
         client = self.server.dedicated_client()
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
-                await pubsub.subscribe(f"{self.queue_key}:control")
+                await pubsub.subscribe(self._control)
                 while True:
                     message = await pubsub.get_message(timeout=MAX_BLOCK)
-                    if message is not None:
-                        on_cancel(message["data"].decode(errors="replace"))
+                    # A channel is the whole server's, and anybody may speak there: the queue itself is asked.
+                    if message is not None and await self._is_to_cancel(message["data"]):
+                        on_cancel(_text(message["data"]))
         except (RedisError, OSError) as error:
             raise self.server.failure("listen for cancellations", error) from error
         finally:
@@ -244,24 +281,41 @@ class RedisBroker(LeasingBroker):
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def figures(self) -> QueueFigures:
-        """The queue's figures, in one step: seven commands of O(1) or O(log n), and two for the oldest."""
-        key = self.queue_key
-
-        async def ask(client: Client) -> list[Any]:
-            seconds, microseconds = await client.time()
-            now = seconds * 1_000_000 + microseconds
-            async with client.pipeline(transaction=True) as pipeline:
-                pipeline.zcard(f"{key}:ready").llen(key).zcount(f"{key}:delayed", "-inf", now)
-                pipeline.zcard(f"{key}:delayed").zcard(f"{key}:leases").zcard(f"{key}:dead")
-                pipeline.zrange(f"{key}:since", 0, 0, withscores=True)
-                pipeline.zrange(f"{key}:delayed", 0, 0, withscores=True)
-                return [now, *await pipeline.execute()]
-
-        now, ready, left, due, delayed, leased, dead, since, first = await self.server.call("count tasks", ask)
+        """The queue's figures: eight commands of O(1) or O(log n), and two for the oldest, in one step. They only read,
+        so that one who may do no more can ask."""
+        now, *answers = await self.server.call("count tasks", self._ask_figures)
+        ready, left, due, delayed, leased, dead, unknown, since, first = answers
         # What became due and was not moved yet, as workers do that, waits like the rest.
         moments = [entry[0][1] for entry in (since, first) if entry and entry[0][1] <= now]
         oldest = _moment(min(moments)) if moments else None
-        return QueueFigures(ready + left + due, delayed - due, leased, dead, oldest)
+        return QueueFigures(ready + left + due, delayed - due, leased, dead, oldest, unknown)
+
+    async def _ask_figures(self, client: Client) -> list[Any]:
+        now = round(1e6 * await self._ask_clock(client))
+        try:
+            return [now, *await self._count(client, now, is_one_step=True)]
+        except (OutOfMemoryError, ExecAbortError):  # a server without free memory takes no transactions, even to read
+            return [now, *await self._count(client, now, is_one_step=False)]
+
+    async def _count(self, client: Client, now: int, *, is_one_step: bool) -> list[Any]:
+        key = self.queue_key
+        async with client.pipeline(transaction=is_one_step) as pipeline:
+            pipeline.zcard(f"{key}:ready").llen(key).zcount(f"{key}:delayed", "-inf", now)
+            pipeline.zcard(f"{key}:delayed").zcard(f"{key}:leases").zcard(f"{key}:dead").hlen(f"{key}:unknown")
+            pipeline.zrange(f"{key}:since", 0, 0, withscores=True)
+            pipeline.zrange(f"{key}:delayed", 0, 0, withscores=True)
+            return await pipeline.execute()  # type: ignore[no-any-return]
+
+    async def _ask_clock(self, client: Client) -> float:
+        seconds, microseconds = await client.time()
+        return float(seconds + microseconds / 1e6)
+
+    async def clock(self) -> float:
+        return float(await self.server.call("tell its time", self._ask_clock))
+
+    async def has(self, task_id: str) -> bool:
+        tasks = f"{self.queue_key}:tasks"
+        return bool(await self.server.call("look for a task", lambda client: client.hexists(tasks, _wire(task_id))))
 
     async def size(self) -> int:
         return (await self.figures()).pending
@@ -323,35 +377,31 @@ class RedisBroker(LeasingBroker):
                 self._thread_client = None
             raise self.server.failure(what, error) from error
 
+    def _run_in_thread(self, script: Script, what: str, *args: Any) -> Any:
+        return self._in_thread(what, lambda client: run_script_in_thread(client, script, self.queue_key, *args))
+
     def renew(self, task_ids: Sequence[str]) -> Renewal:
-        args = (self._token, round(self.lease * 1e6), *task_ids)
-        lost, cancelled = self._in_thread(
-            "renew leases", lambda client: run_script_in_thread(client, _RENEW, self.queue_key, *args)
-        )
-        return Renewal([each.decode() for each in lost], [each.decode() for each in cancelled])
+        renewal = Renewal([], [], [])
+        for first in range(0, max(1, len(task_ids)), MAX_RENEWALS):
+            ids = map(_wire, task_ids[first : first + MAX_RENEWALS])
+            answer = self._run_in_thread(_RENEW, "renew leases", self._token, round(self.lease * 1e6), *ids)
+            for found, told in zip(renewal, answer, strict=True):
+                found += map(_text, told)
+        return renewal
 
-    def announce(self, worker: dict[str, Any], seconds: float) -> None:
-        now, index = time.time(), f"{self.namespace}:workers"
-        # The index is in the order of the last signs of life; what is long gone is taken off it by whoever lives.
-        text = json.dumps({key: _as_json(value) for key, value in worker.items()})
-
-        def send(client: Client) -> None:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.set(self._worker_key(worker["id"]), text, px=round(seconds * 1000))
-                pipeline.zadd(index, {worker["id"]: now}).zremrangebyscore(index, "-inf", now - 3600)
-                pipeline.execute()
-
-        self._in_thread("announce a worker", send)
+    def announce(self, worker: dict[str, Any] | None, names: Sequence[str] | None, seconds: float) -> Announcement:
+        process, text = "", ""
+        if worker is not None:
+            process = worker["id"]
+            text = json.dumps({key: _as_json(value) for key, value in worker.items()})
+        counts, patience = round(seconds * 1e3), round(self.unknown_ttl * 1e6)
+        args = (self._token, counts, patience, self.namespace, process, text, *map(_wire, names or ()))
+        are_names_known, overdue = self._run_in_thread(_ANNOUNCE, "announce a worker", *args)
+        return Announcement(bool(are_names_known) or names == [], [_text(name) for name in overdue])
 
     def withdraw(self, worker_id: str | None) -> None:
-        def send(client: Client) -> None:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.delete(self._worker_key(str(worker_id))).zrem(f"{self.namespace}:workers", str(worker_id))
-                pipeline.execute()
-
         try:
-            if worker_id is not None:
-                self._in_thread("withdraw a worker", send)
+            self._run_in_thread(_WITHDRAW, "withdraw a worker", self._token, self.namespace, worker_id or "")
         finally:
             if self._thread_client is not None:
                 self._thread_client.close()
@@ -368,14 +418,47 @@ class RedisBroker(LeasingBroker):
         await self.server.close()
 
 
+def _wire(text: str) -> str | bytes:
+    """Text as it is sent; ids that were no text come and go unchanged."""
+    return text if text.isascii() else text.encode(errors="surrogateescape")
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
+def _batches(items: Sequence[Item], size_of: Callable[[Item], int]) -> Iterator[Sequence[Item]]:
+    """The items in their order, many in one batch, but not too many and not too large ones."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == MAX_BATCH or size + size_of(item) > MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += size_of(item)
+    if batch:
+        yield batch
+
+
+def _entry_bytes(entry: Entry) -> int:
+    return len(entry.text) + (0 if entry.record is None else len(entry.record.text))
+
+
+def _outcome_bytes(outcome: Outcome) -> int:
+    return len(outcome.text) + (0 if outcome.record is None else len(outcome.record.text))
+
+
 def _delivery(task_id: bytes, deliveries: int, waited: int, is_cancelled: int, payload: bytes) -> Delivery:
-    text = task_id.decode(errors="replace")
+    name = _text(task_id)
     try:
-        task, submitted_at = codec.decode_task(payload)
+        if payload.startswith(b"!"):
+            raise ValueError(f"it has {int(payload[1:]):,} bytes, at most {codec.MAX_SIZE:,} are read")
+        task, submitted_at, call = codec.decode_task(payload)
     except ValueError as error:
         reason = f"what was queued can't be read: {error}"
-        return Delivery(text, None, None, reason, deliveries, waited / 1e6, bool(is_cancelled))
-    return Delivery(text, task, submitted_at, None, deliveries, waited / 1e6, bool(is_cancelled))
+        return Delivery(name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled))
+    return Delivery(name, task, submitted_at, call, None, deliveries, waited / 1e6, bool(is_cancelled))
 
 
 def _dead_task(task_id: bytes, since: float, text: bytes) -> dict[str, Any]:

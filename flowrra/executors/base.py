@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 # How long an attempt that was told to end may take for it, before it is left to itself.
 CANCEL_GRACE = 5.0
 CANCEL_REPEAT = 1.0
+# Outcomes that wait for a result backend that is away; those beyond keep their slots.
+MAX_LATE = 1000
 
 State = Literal["stopped", "running", "stopping"]
 
@@ -113,6 +115,10 @@ class BaseTaskExecutor(ABC):
         if self.broker is not None:
             self.broker_errors.update(dict.fromkeys(OPERATIONS if self._leased else ("push", "pop"), 0))
         self._background: set[asyncio.Task[None]] = set()
+        # Attempts that have ended, and whose outcome waits for the result backend.
+        self._late: dict[str, Job] = {}
+        # Whether it stops, and waits no longer for what its tasks and servers take.
+        self._is_giving_up = False
 
     @staticmethod
     @abstractmethod
@@ -120,7 +126,7 @@ class BaseTaskExecutor(ABC):
         """How many attempts may run at once."""
 
     @abstractmethod
-    def _call(self, func: Callable[..., Any], task: Task) -> Awaitable[Any]:
+    def _call(self, func: Callable[..., Any], job: Job) -> Awaitable[Any]:
         """Call a task's function; what is returned gives its result."""
 
     # ── what can be asked of it, from any thread ────────────────────────────────────────────────────────────
@@ -177,7 +183,7 @@ class BaseTaskExecutor(ABC):
         """Since when the longest running attempt of each task name has been running."""
         oldest: dict[str, datetime] = {}
         for job in self.running_jobs():
-            oldest.setdefault(job.task.name, _wall_clock(job.started_at))
+            oldest.setdefault(job.definition.name, _wall_clock(job.started_at))
         return oldest
 
     def is_broker(self) -> bool:
@@ -252,24 +258,25 @@ class BaseTaskExecutor(ABC):
         task, record = self._new_task(definition, args, kwargs, priority, options)
         delay = 0.0 if options is NO_OPTIONS else options.delay
         if self._leased is not None:
-            return await self._accept_leased(self._leased, task, record, delay)
+            return await self._accept_leased(self._leased, task, record, delay, options.remember)
+        telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
+        job = Job(task, record, definition, telemetry, time.monotonic() + delay)
+        if job.has_own_arguments:
+            job.keep_arguments()
         if self._memory is not None:
             self._memory.hold(task.id, record)
         else:
             await self._store_accepted(record)
         if self._bus.subscribers:
             self._publisher.publish(record)
-        telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
         if self.broker is not None and not delay:
-            await self._push(self.broker, task, record)
+            await self._push(self.broker, job)
+        elif delay:
+            self._enqueue(job, delay)
         else:
-            job = Job(task, record, definition, telemetry, time.monotonic() + delay)
-            if delay:
-                self._enqueue(job, delay)
-            else:
-                self._queue.put(task.id, task.priority, job)
-                if not self._workers.is_waking:
-                    self._workers.wake()
+            self._queue.put(task.id, task.priority, job)
+            if not self._workers.is_waking:
+                self._workers.wake()
         telemetry.cells[counters.SUBMITTED] += 1
         return task.id
 
@@ -303,8 +310,10 @@ class BaseTaskExecutor(ABC):
             tell_of_submission(self._middlewares, task)
         return task, TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
 
-    async def _accept_leased(self, leased: LeasedTasks, task: Task, record: TaskResult, delay: float) -> str:
-        entry = leased.entry(task, record, delay)
+    async def _accept_leased(
+        self, leased: LeasedTasks, task: Task, record: TaskResult, delay: float, remember: float
+    ) -> str:
+        entry = leased.entry(task, record, delay, remember)
         # Told first: its worker, which may be this process, tells what comes next.
         self.publish(record)
         try:
@@ -386,24 +395,24 @@ class BaseTaskExecutor(ABC):
         if self._state != "running" and not (inside and self._state == "stopping"):
             raise ExecutorNotRunningError
 
-    async def _push(self, broker: BaseBroker, task: Task, record: TaskResult) -> None:
+    async def _push(self, broker: BaseBroker, job: Job) -> None:
         try:
-            await broker.push(task)
+            await broker.push(job.restore_task())
         except BaseException as error:
             self.broker_errors["push"] += 1
-            await self.records.end(record, CANCELLED, f"not queued: {describe(error)}")
+            await self.records.end(job.record, CANCELLED, f"not queued: {describe(error)}")
             raise
 
     def _enqueue(self, job: Job, delay: float) -> None:
         if delay > 0:
-            self._queue.put_later(job.task.id, delay, job)
+            self._queue.put_later(job.id, delay, job)
         else:
-            self._queue.put(job.task.id, job.task.priority, job)
+            self._queue.put(job.id, job.priority, job)
             self._workers.wake()
 
     def _start_due(self) -> None:
         for job in self._queue.take_due():
-            self._queue.put(job.task.id, job.task.priority, job)
+            self._queue.put(job.id, job.priority, job)
         self._workers.start()
 
     async def deliver(self, task: Task) -> None:
@@ -427,7 +436,7 @@ class BaseTaskExecutor(ABC):
     def enqueue_taken(self, job: Job) -> None:
         """Run a job in the next free slot."""
         if self._memory is not None:
-            self._memory.hold(job.task.id, job.record)
+            self._memory.hold(job.id, job.record)
         self._enqueue(job, 0)
 
     def waiting_jobs(self) -> list[Job]:
@@ -472,10 +481,12 @@ class BaseTaskExecutor(ABC):
         """Run a job once, in a worker."""
         task, record = job.task, job.record
         telemetry = job.telemetry
+        if job.has_own_arguments:
+            job.renew_arguments()
         running_task.set(task)
         if record.status is RETRYING:
             telemetry.cells[counters.RETRYING] -= 1
-        self._running[task.id] = job
+        self._running[job.id] = job
         job.interrupt, job.settled = None, False
         job.started_at = time.monotonic()
         # A timer may come a little early, and no wait is negative.
@@ -494,13 +505,14 @@ class BaseTaskExecutor(ABC):
                 self._publisher.publish(record)
             if task.timeout is not None:
                 self._limit(job)
-            definition = self.registry.by_name.get(task.name)
+            name = job.definition.name
+            definition = self.registry.by_name.get(name)
             if definition is None:  # it was unregistered meanwhile
-                raise TaskNotFoundError(task.name)
+                raise TaskNotFoundError(name)
             if self._middlewares:
-                value = await self._call_in_middlewares(definition.func, task)
+                value = await self._call_in_middlewares(definition.func, job)
             else:
-                value = await self._call(definition.func, task)
+                value = await self._call(definition.func, job)
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException as caught:  # noqa: BLE001 - a worker survives whatever user code raises
@@ -514,34 +526,37 @@ class BaseTaskExecutor(ABC):
         if error is not None and isinstance(error, KeyboardInterrupt):
             raise error
 
-    async def _call_in_middlewares(self, func: Callable[..., Any], task: Task) -> Any:
+    async def _call_in_middlewares(self, func: Callable[..., Any], job: Job) -> Any:
         with ExitStack() as stack:
             for middleware in self._middlewares:
-                stack.enter_context(IsolatedMiddleware(middleware, task))
-            return await self._call(func, task)
+                stack.enter_context(IsolatedMiddleware(middleware, job.task))
+            return await self._call(func, job)
 
     def _limit(self, job: Job) -> None:
         """Begin the attempt's time limit, if its task has one."""
-        if job.task.timeout is not None:
-            job.timer = self._loop.call_later(job.task.timeout, self._time_out, job)
+        timeout = job.task.timeout
+        if timeout is not None:
+            job.timer = self._loop.call_later(timeout, self._time_out, job, timeout)
 
-    def _time_out(self, job: Job) -> None:
-        task = job.task
-        assert job.worker is not None and task.timeout is not None  # noqa: S101, PT018 - it runs, with a limit
+    def _time_out(self, job: Job, timeout: float) -> None:
+        assert job.worker is not None  # noqa: S101 - it runs
         if job.interrupt is None:
             job.interrupt = Interrupt.TIMEOUT
         elif job.interrupt is Interrupt.TIMEOUT:
             logger.warning(
                 "task goes on after its time limit, told again to end task=%s id=%s timeout=%s",
-                task.name,
-                task.id,
-                task.timeout,
+                job.definition.name,
+                job.id,
+                timeout,
             )
         job.worker.cancel()
-        job.timer = self._loop.call_later(max(CANCEL_REPEAT, task.timeout), self._time_out, job)
+        job.timer = self._loop.call_later(max(CANCEL_REPEAT, timeout), self._time_out, job, timeout)
 
     def _settle(self, job: Job, value: Any, error: BaseException | None) -> Coroutine[Any, Any, None] | None:
         """Decide what became of an attempt, record it and count it. Only the first call for an attempt counts.
+
+        Nothing that the task's data does may keep an attempt from being settled: what can't be written down becomes a
+        failure that says so.
 
         Returns:
             What is still to be awaited, where the result backend or the broker takes its time; None in memory, where a
@@ -557,45 +572,77 @@ class BaseTaskExecutor(ABC):
             record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
         else:
             retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
-        if self._leased is not None and self._leased.keeps_records:
+        if self._leased is not None:
+            if self._memory is not None:
+                self._memory.keep(job.id, record)
+            elif not self._leased.keeps_records:
+                return self._settle_elsewhere(job, seconds, retry_after)
             self._leased.settle(job, retry_after)
-        elif self._memory is not None and (self._leased is not None or record.status is not PENDING):
-            self._memory.keep(record.task_id, record)
-            if self._leased is not None:
-                self._leased.settle(job, retry_after)
+        elif self._memory is not None and record.status is not PENDING:
+            self._memory.keep(job.id, record)
         else:
-            return self._settle_elsewhere(job, error, seconds, retry_after)
-        self._close(job, error, seconds, retry_after)
+            return self._settle_elsewhere(job, seconds, retry_after)
+        self._close(job, seconds, retry_after)
         return None
 
-    async def _settle_elsewhere(
-        self, job: Job, error: BaseException | None, seconds: float, retry_after: float | None
-    ) -> None:
+    async def _settle_elsewhere(self, job: Job, seconds: float, retry_after: float | None) -> None:
+        """Settle an attempt whose record takes its time, be it stored elsewhere or the task given back."""
+        is_stored = True
         try:
-            await self.results.store(job.task.id, job.record)
-        except BaseException as failure:  # noqa: BLE001 - an outcome is kept, whatever happens
-            await self.records.store_again(job.record, failure)
-        finally:
-            if self._leased is not None:
+            is_stored = await self._record_outcome(job) or not job.record.is_complete
+            if not is_stored and len(self._late) >= MAX_LATE:  # it keeps its slot, so that there are not ever more
+                is_stored = await self.records.store_late(job, lambda: not self._is_giving_up)
+            if is_stored and self._leased is not None:
                 self._leased.settle(job, retry_after)
-            self._close(job, error, seconds, retry_after)
-        if job.record.status is PENDING and self._leased is None:
+        finally:
+            self._close(job, seconds, retry_after)
+        if not is_stored:
+            self._late[job.id] = job
+            self.spawn(self._settle_late(job))
+        elif job.record.status is PENDING and self._leased is None:
             await self._give_back(job)
 
-    def _close(self, job: Job, error: BaseException | None, seconds: float, retry_after: float | None) -> None:
+    async def _settle_late(self, job: Job) -> None:
+        """Settle an attempt that ended while the result backend was away."""
+        try:
+            is_stored = await self.records.store_late(job, lambda: not self._is_giving_up)
+            if self._leased is not None:
+                if not is_stored:  # another worker shall have another try
+                    job.record.status = PENDING
+                self._leased.settle(job, None)
+        finally:
+            del self._late[job.id]
+            self._workers.notify()
+
+    async def _record_outcome(self, job: Job) -> bool:
+        """Store an attempt's outcome; False if the result backend is away."""
+        if self._memory is not None:
+            self._memory.keep(job.id, job.record)
+            return True
+        if self._leased is not None and not self._leased.is_surely_held(job) and await self._is_known_better(job):
+            return True
+        return await self.records.store_outcome(job)
+
+    async def _is_known_better(self, job: Job) -> bool:
+        """Whether another worker, which had been given the task meanwhile, has told how it ended."""
+        known = await self.records.known(job.id)
+        return known is not None and known.is_complete and (known.is_success or not job.record.is_success)
+
+    def _close(self, job: Job, seconds: float, retry_after: float | None) -> None:
         """Count an attempt whose outcome is recorded, free its slot, and plan the next one."""
         if job.record.status is SUCCESS:
             job.telemetry.count_success(seconds)
         else:
-            settlement.count_failure(job, error, seconds)
-        del self._running[job.task.id]
+            settlement.count_failure(job, seconds)
+        del self._running[job.id]
         if self._bus.subscribers:
             self._publisher.publish(job.record)
+        is_retried = job.record.status is RETRYING
         if self._leased is not None:
-            if retry_after is not None:  # it waits in the broker, and not in this process
+            if is_retried:  # it waits in the broker, and not in this process
                 job.telemetry.cells[counters.RETRYING] -= 1
             self._leased.attempt_ended()
-        elif retry_after is not None:
+        elif is_retried and retry_after is not None:
             job.ready_at = time.monotonic() + retry_after
             self._enqueue(job, retry_after)
 
@@ -612,10 +659,10 @@ class BaseTaskExecutor(ABC):
             return
         assert self.broker is not None  # noqa: S101 - in memory there is nobody to give it to
         try:
-            await self.broker.push(job.task)
+            await self.broker.push(job.restore_task())
         except Exception:
             self.broker_errors["push"] += 1
-            logger.exception("task not given back to the broker task=%s id=%s", job.task.name, job.task.id)
+            logger.exception("task not given back to the broker task=%s id=%s", job.definition.name, job.id)
             reason = "cancelled: the app stopped, and the broker did not take it back"
             await self.records.end(job.record, CANCELLED, reason)
 
@@ -698,6 +745,8 @@ class BaseTaskExecutor(ABC):
         self._queue.max_size = self._max_queue_size
         self._background.clear()
         self._accepting.clear()
+        self._late.clear()
+        self._is_giving_up = False
         self._state = "running"
 
     def begin(self) -> None:
@@ -762,6 +811,7 @@ class BaseTaskExecutor(ABC):
             await self._feeder.stop()
         if wait:
             await self._drain(deadline)
+        self._is_giving_up = True
         self._workers.close()
         await self._interrupt(self.running_jobs(), Interrupt.STOP)
         await self._leave_resisting()
@@ -785,12 +835,13 @@ class BaseTaskExecutor(ABC):
 
     def _has_work_within(self, seconds: float) -> bool:
         due_in = self._queue.next_due_in()
-        return bool(self._running) or self._queue.size > 0 or (due_in is not None and due_in < seconds)
+        is_busy = bool(self._running or self._late) or self._queue.size > 0
+        return is_busy or (due_in is not None and due_in < seconds)
 
     async def _leave_resisting(self) -> None:
         """Give up on attempts that won't end: their records say so, and whatever they still do is ignored."""
         for job in self.running_jobs():
-            logger.error("task would not end, left to itself task=%s id=%s", job.task.name, job.task.id)
+            logger.error("task would not end, left to itself task=%s id=%s", job.definition.name, job.id)
             settling = self._settle(job, None, asyncio.CancelledError())
             if settling is not None:
                 await settling

@@ -14,7 +14,6 @@ from flowrra.executors.job import Job
 from flowrra.executors.process_pool import ProcessPool
 from flowrra.executors.worker_process import is_importing_main
 from flowrra.registry import TaskRegistry
-from flowrra.task import Task
 
 
 class CPUExecutor(BaseTaskExecutor):
@@ -48,9 +47,8 @@ class CPUExecutor(BaseTaskExecutor):
         """How many workers died and were replaced, their processes among them."""
         return super().worker_restarts + self._pool.deaths
 
-    async def _call(self, func: Callable[..., Any], task: Task) -> Any:
-        job = self._running[task.id]
-        frame = await self._pool.run(messages.encode_call(func, task), partial(self._begin_function, job))
+    async def _call(self, func: Callable[..., Any], job: Job) -> Any:
+        frame = await self._pool.run(messages.encode_call(func, job.task), partial(self._begin_function, job))
         return messages.decode_outcome(frame)
 
     def _limit(self, job: Job) -> None:

@@ -44,26 +44,33 @@ def retry_delay(task: Task) -> float:
     return delay
 
 
+def class_name(error: BaseException) -> str:
+    """The name of an exception's class, whatever its metaclass says."""
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name
+
+
 def describe(error: BaseException) -> str:
     """``ExceptionType: message``, whatever the exception's own ``str`` does."""
     try:
-        message = str(error)
+        # Exactly a str: one derived from it may do anything when it is used.
+        message = str.__str__(str(error))
     except BaseException as failure:  # noqa: BLE001 - it is user code, and may raise anything
-        message = f"<its str() raised {type(failure).__name__}>"
-    name = type(error).__name__
+        message = f"<its str() raised {class_name(failure)}>"
+    name = class_name(error)
     return bounded(f"{name}: {message}" if message else name, MAX_ERROR_LENGTH)
 
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as Python prints it: each line, and the whole, bounded in length, the middle left out if need
     be. Of an exception from another process: the one there."""
-    remote = RemoteTraceback.of(error)
-    if remote is not None:
-        return remote.text if remote is error.__cause__ else f"{remote.text}{describe(error)}\n"
     try:
+        remote = RemoteTraceback.of(error)
+        if remote is not None:
+            return remote.text if remote is error.__cause__ else f"{remote.text}{describe(error)}\n"
         lines = traceback.format_exception(error)
     except BaseException as failure:  # noqa: BLE001 - it is user code, and may raise anything
-        return f"<the traceback could not be formatted: {type(failure).__name__}>"
+        return f"<the traceback could not be formatted: {class_name(failure)}>"
     text = "".join(bounded(line, MAX_ERROR_LENGTH) for line in lines)
     if len(text) <= MAX_TRACEBACK_LENGTH:
         return text

@@ -7,7 +7,7 @@ from typing import Any
 
 from flowrra.config import Config
 from flowrra.executors.base import BaseTaskExecutor
-from flowrra.task import Task
+from flowrra.executors.job import Job
 
 
 class IOExecutor(BaseTaskExecutor):
@@ -19,6 +19,6 @@ class IOExecutor(BaseTaskExecutor):
     def _slots_of(config: Config) -> int:
         return config.executor.io_workers
 
-    def _call(self, func: Callable[..., Any], task: Task) -> Awaitable[Any]:
-        result: Awaitable[Any] = func(*task.args, **task.kwargs)
+    def _call(self, func: Callable[..., Any], job: Job) -> Awaitable[Any]:
+        result: Awaitable[Any] = func(*job.task.args, **job.task.kwargs)
         return result

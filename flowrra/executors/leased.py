@@ -16,11 +16,12 @@ from flowrra import codec
 from flowrra import telemetry as counters
 from flowrra.brokers.base import Cancellation, Delivery, Entry, LeasingBroker, Outcome, Renewal, Verb
 from flowrra.coalescing import Coalescer
-from flowrra.exceptions import BackendError
-from flowrra.executors.failures import describe
+from flowrra.codec import EncodedRecord
+from flowrra.exceptions import BackendError, RequestTimeoutError
 from flowrra.executors.job import Job
 from flowrra.executors.lease_keeper import LeaseKeeper
 from flowrra.executors.pace import Pace
+from flowrra.executors.settlement import fail_unwritable
 from flowrra.executors.settler import MAX_BATCH, Settler
 from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult, TaskStatus
 
@@ -44,10 +45,15 @@ STALE_AFTER = 0.5
 # Seconds that outcomes may take to be told at the end, and that they have however little time the caller left.
 FLUSH_TIMEOUT = 10.0
 MIN_FLUSH_TIMEOUT = 1.0
-# Seconds until a task that this worker doesn't know is offered again, doubled each time.
-REFUSE_DELAY = 1.0
 # Seconds between two log lines of tasks that this worker doesn't know.
 UNKNOWN_SILENCE = 1.0
+# Bytes of the tasks of one take: at most, and at least after takes whose answer did not come in time.
+MAX_TAKE_BYTES = 4 * 1024 * 1024
+MIN_TAKE_BYTES = 64 * 1024
+# Seconds to wait for the answer to a take, in which then a single large task has to come through.
+LONG_TAKE = 75.0
+# Tasks that are given up in one go, as no worker knows them.
+OVERDUE_BATCH = 100
 
 
 class LeasedTasks:
@@ -84,7 +90,19 @@ class LeasedTasks:
         self.restarts = 0
         # Tasks of unknown names since the last log line, and until when there is no other one.
         self._unknown, self._unknown_silence = 0, 0.0
-        self._settler = Settler(broker, executor.kind, self._told, lambda error: self._note("settle", error))
+        self._settler = Settler(
+            broker,
+            executor.kind,
+            self._told,
+            self._put_back,
+            self._describe_refused,
+            lambda error: self._note("settle", error),
+        )
+        # What this worker doesn't know and is handing on, as text.
+        self._refused: dict[str, Outcome] = {}
+        self._take_bytes = MAX_TAKE_BYTES
+        # Whether an answer to a take was lost, and tasks may be held that nobody here knows of.
+        self._must_recover = False
         self._keeper: LeaseKeeper | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_taking = False
@@ -106,15 +124,16 @@ class LeasedTasks:
 
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def entry(self, task: Task, record: TaskResult, delay: float) -> Entry:
+    def entry(self, task: Task, record: TaskResult, delay: float, remember: float = 0.0) -> Entry:
         """A task as it is queued.
 
         Raises:
-            BackendError: Its arguments are not JSON.
+            SerializationError: Its arguments can't be written as JSON.
         """
-        if self.keeps_records:
-            return Entry(task.id, task.priority, delay, *codec.encode_submission(task, record))
-        return Entry(task.id, task.priority, delay, codec.encode_task(task, record.submitted_at), None)
+        call = codec.encode_call(task.args, task.kwargs, task.name)
+        kept = codec.encode_record(record, call) if self.keeps_records else None
+        text = codec.encode_task(task, record.submitted_at, call)
+        return Entry(task.id, task.priority, delay, text, kept, remember)
 
     async def submit(self, entry: Entry) -> bool:
         """Queue a task; False if its id is known already.
@@ -159,8 +178,17 @@ class LeasedTasks:
         self._held.clear()
         self._leaving.clear()
         self._errors.clear()
+        self._refused.clear()
+        self._take_bytes, self._must_recover = MAX_TAKE_BYTES, False
         self._is_taking = True
-        self._keeper = LeaseKeeper(self._broker, lambda: list(self._held.copy()), self._announcement, self._renewed)
+        self._keeper = LeaseKeeper(
+            self._broker,
+            lambda: list(self._held.copy()),
+            self._executor.registry.list_tasks,
+            self._announcement,
+            self._renewed,
+            self._found_overdue,
+        )
         self._keeper.start()
         for work in (self._take_all, self._listen, self._return_stale):
             self._spawn(work)
@@ -303,12 +331,38 @@ class LeasedTasks:
         return True
 
     async def _take(self, room: int) -> tuple[list[Delivery], float | None]:
-        deliveries, due_in = await self._broker.take(room)
+        if self._must_recover:
+            await self._recover()
+        timeout = LONG_TAKE if self._take_bytes == MIN_TAKE_BYTES else None
+        try:
+            deliveries, due_in = await self._broker.take(room, self._take_bytes, timeout=timeout)
+        except BackendError as error:
+            self._must_recover = True
+            if isinstance(error, RequestTimeoutError):
+                self._take_bytes = max(MIN_TAKE_BYTES, self._take_bytes // 2)
+            raise
+        self._take_bytes = min(MAX_TAKE_BYTES, 2 * self._take_bytes)
         if deliveries:
             self._pace.restart()
             for delivery in deliveries:
-                await self._deliver(delivery)
+                await self._accept(delivery)
         return deliveries, due_in
+
+    async def _recover(self) -> None:
+        """Have the tasks of a lost answer back in the queue at once, and not only when their leases end."""
+        count = await self._broker.recover([*self._held, *self._refused])
+        self._must_recover = False
+        if count:
+            logger.info("tasks of a lost answer given back executor=%s count=%d", self._executor.kind, count)
+
+    async def _accept(self, delivery: Delivery) -> None:
+        """Deliver a task; whatever is wrong with it costs itself alone."""
+        try:
+            await self._deliver(delivery)
+        except Exception as error:
+            logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
+            reason = f"it could not be delivered: {type(error).__name__}"
+            self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=reason))
 
     def _room_for(self) -> int:
         """How many tasks to take now."""
@@ -325,31 +379,24 @@ class LeasedTasks:
         if self._is_still_here(delivery.task_id):
             return
         if task is None:
-            logger.error("queued task not readable, put aside id=%s error=%s", delivery.task_id, delivery.error)
-            self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=delivery.error or ""))
+            self._bury_unreadable(delivery, delivery.error or "")
             return
         if task.id != delivery.task_id:
-            reason = f"what was queued as {delivery.task_id!r} says it is {task.id!r}"
-            logger.error("queued task not readable, put aside id=%s error=%s", delivery.task_id, reason)
-            self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=reason))
+            self._bury_unreadable(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
             return
         record = await self._record_of(task, delivery.submitted_at)
         definition = self._executor.registry.by_name.get(task.name)
         if delivery.is_cancelled:
-            await self._end(task, record, CANCELLED, "cancelled before it ran: by request", Verb.DONE)
+            await self._end(task, record, CANCELLED, "cancelled before it ran: by request", Verb.DONE, delivery.call)
         elif definition is None:
-            await self._refuse(delivery, task, record)
+            self._refuse(delivery, task)
         elif delivery.deliveries >= self._broker.max_deliveries:
-            reason = f"given up after {delivery.deliveries} deliveries without an outcome: its workers died"
-            await self._end(task, record, FAILED, reason, Verb.BURY)
+            reason = f"given up after {delivery.deliveries} deliveries: its workers were not heard of any more"
+            await self._end(task, record, FAILED, reason, Verb.BURY, delivery.call)
         else:
-            job = Job(
-                task,
-                record,
-                definition,
-                self._executor.telemetry_of(task.name),
-                time.monotonic() - delivery.waited,
-            )
+            ready_at = time.monotonic() - delivery.waited
+            telemetry = self._executor.telemetry_of(task.name)
+            job = Job(task, record, definition, telemetry, ready_at, delivery.call)
             if delivery.deliveries:
                 job.telemetry.cells[counters.REDELIVERED] += 1
                 logger.warning(
@@ -358,6 +405,10 @@ class LeasedTasks:
             job.taken_at = time.monotonic()
             self._held[task.id] = job
             self._executor.enqueue_taken(job)
+
+    def _bury_unreadable(self, delivery: Delivery, reason: str) -> None:
+        logger.error("queued task not readable, put aside id=%r error=%s", delivery.task_id, reason)
+        self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=reason))
 
     def _is_still_here(self, task_id: str) -> bool:
         """Whether a task whose lease had lapsed came back to the worker that has it: then it goes on. What is given
@@ -381,14 +432,39 @@ class LeasedTasks:
             kwargs=task.kwargs,
         )
 
-    async def _refuse(self, delivery: Delivery, task: Task, record: TaskResult) -> None:
-        if delivery.deliveries + 1 >= self._broker.max_deliveries:
-            reason = f"Task '{task.name}' not registered: no worker that was given it knows it"
-            await self._end(task, record, FAILED, reason, Verb.BURY)
-            return
+    def _refuse(self, delivery: Delivery, task: Task) -> None:
+        """Leave a task to a worker that knows it, now or after a deploy."""
         self._log_unknown(task)
-        delay = REFUSE_DELAY * 2**delivery.deliveries
-        self._settler.add(Outcome(Verb.REFUSE, task.id, delay=delay))
+        text = codec.encode_task(task, delivery.submitted_at, delivery.call)
+        self._refused[task.id] = Outcome(Verb.LATER, task.id, text=text, priority=task.priority)
+        self._settler.add(Outcome(Verb.REFUSE, task.id, text=task.name))
+
+    def _found_overdue(self, names: list[str]) -> None:
+        """Called in the lease keeper's thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: self._executor.spawn(self._give_up_unknown(names)))
+
+    async def _give_up_unknown(self, names: list[str]) -> None:
+        try:
+            for name in names:
+                while self._is_taking:
+                    deliveries, _ = await self._broker.take(OVERDUE_BATCH, name=name)
+                    for delivery in deliveries:
+                        await self._give_up(delivery)
+                    if not deliveries:
+                        break
+        except BackendError as error:
+            logger.warning("unknown tasks not given up, tried again later names=%s error=%s", names, error)
+
+    async def _give_up(self, delivery: Delivery) -> None:
+        task = delivery.task
+        if task is None:
+            self._bury_unreadable(delivery, delivery.error or "")
+            return
+        reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
+        record = await self._record_of(task, delivery.submitted_at)
+        reason = f"Task '{task.name}' not registered: {reason}"
+        await self._end(task, record, FAILED, reason, Verb.BURY, delivery.call)
 
     def _log_unknown(self, task: Task) -> None:
         """A queue may be full of them: one line a second says enough."""
@@ -399,7 +475,9 @@ class LeasedTasks:
             )
             self._unknown, self._unknown_silence = 0, time.monotonic() + UNKNOWN_SILENCE
 
-    async def _end(self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb) -> None:
+    async def _end(
+        self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb, call: str | None
+    ) -> None:
         """Settle a task that is not run."""
         record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
         if verb is Verb.BURY:
@@ -407,10 +485,11 @@ class LeasedTasks:
         elif self._executor.registry.by_name.get(task.name) is not None:
             self._executor.telemetry_of(task.name).cells[counters.CANCELLED_BEFORE_START] += 1
         if self.keeps_records:
-            self._settler.add(Outcome(verb, task.id, text=reason, record=codec.encode_record(record)))
+            encoded = codec.encode_record(record, call)
+            self._settler.add(Outcome(verb, task.id, text=reason, record=encoded, status=status))
         else:
             await self._executor.records.store(record)
-            self._settler.add(Outcome(verb, task.id, text=reason))
+            self._settler.add(Outcome(verb, task.id, text=reason, status=status))
         self._executor.publish(record)
 
     async def _return_stale(self) -> None:
@@ -423,7 +502,7 @@ class LeasedTasks:
                 continue
             self._pace.slow_down()
             for job in reversed(stale):
-                if self._executor.withdraw(job.task.id) is not None:
+                if self._executor.withdraw(job.id) is not None:
                     self.give_back(job)
 
     # ── settling ────────────────────────────────────────────────────────────────────────────────────────────
@@ -434,32 +513,63 @@ class LeasedTasks:
             self._settler.mark_running(job)
 
     def settle(self, job: Job, retry_after: float | None) -> None:
-        """Say what became of an attempt, as its record states. A result that is not JSON fails its task."""
+        """Say what became of an attempt, as its record states. What can't be written fails its task."""
+        self._leaving[job.id] = job
+        try:
+            outcome = self._outcome(job, retry_after)
+        except BaseException as error:  # noqa: BLE001 - what a task returns, and does to itself, is user code
+            what = "its retry could not be planned" if retry_after is not None else "its result could not be stored"
+            fail_unwritable(job, error, what)
+            outcome = self._outcome(job, None)
+        self._settler.add(outcome)
+
+    def _outcome(self, job: Job, retry_after: float | None) -> Outcome:
         record = job.record
-        self._leaving[job.task.id] = job
-        encoded = None
-        if self.keeps_records:
-            try:
-                encoded = codec.encode_record(record)
-            except BackendError as error:
-                record.status, record.result = FAILED, None
-                record.error = f"its result could not be stored: {describe(error)}"
-                logger.error("result not stored task=%s id=%s error=%s", job.task.name, job.task.id, error)
-                encoded = codec.encode_record(record)
+        encoded = codec.encode_record(record, job.call) if self.keeps_records else None
         if retry_after is not None:
-            text = codec.encode_task(job.task, record.submitted_at)
-            self._settler.add(Outcome(Verb.LATER, job.task.id, retry_after, text, encoded))
-        else:
-            verb = Verb.RELEASE if record.status is PENDING else Verb.DONE
-            self._settler.add(Outcome(verb, job.task.id, record=encoded))
+            return Outcome(Verb.LATER, job.id, retry_after, self._text_of(job), encoded, job.priority)
+        verb = Verb.RELEASE if record.status is PENDING else Verb.DONE
+        return Outcome(verb, job.id, record=encoded, status=record.status if verb is Verb.DONE else None)
+
+    def _text_of(self, job: Job) -> str:
+        """A task as it is queued for its next attempt.
+
+        Raises:
+            ValueError: Its own code has made something of it that nobody could read.
+        """
+        assert job.call is not None  # noqa: S101 - it came from the broker
+        text = codec.encode_task(job.restore_task(), job.record.submitted_at, job.call)
+        codec.decode_task(text.encode())
+        return text
 
     def give_back(self, job: Job) -> None:
         """Return a task unrun."""
-        self._leaving[job.task.id] = job
-        self._settler.add(Outcome(Verb.RELEASE, job.task.id))
+        self._leaving[job.id] = job
+        self._settler.add(Outcome(Verb.RELEASE, job.id))
+
+    def is_surely_held(self, job: Job) -> bool:
+        """Whether no other worker can have been given a task meanwhile."""
+        renewed_at = 0.0 if self._keeper is None else self._keeper.renewed_at
+        return time.monotonic() < max(job.taken_at, renewed_at) + self._broker.lease and job.id in self._held
+
+    def _put_back(self, outcome: Outcome) -> None:
+        """Queue a task anew that the broker doesn't know, and that is to run again."""
+        job, again = self._leaving.get(outcome.task_id), self._refused.get(outcome.task_id)
+        if job is not None:
+            again = Outcome(Verb.LATER, job.id, text=self._text_of(job), priority=job.priority)
+        if again is not None:
+            self._settler.add(again)
+
+    def _describe_refused(self, outcome: Outcome, error: Exception) -> EncodedRecord | None:
+        job = self._leaving.get(outcome.task_id)
+        if job is None:
+            return None
+        fail_unwritable(job, error, "its outcome could not be told")
+        return codec.encode_record(job.record, job.call) if self.keeps_records else None
 
     def _told(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
+            self._refused.pop(task_id, None)
             told = self._leaving.pop(task_id, None)
             if told is None or self._held.get(task_id) is told:  # else it has come back already
                 self._held.pop(task_id, None)
@@ -506,7 +616,8 @@ class LeasedTasks:
         if job is None or not self._is_taking:
             return
         if self._executor.withdraw(task_id) is not None:
-            ending = self._end(job.task, job.record, CANCELLED, "cancelled before it ran: by request", Verb.DONE)
+            reason = "cancelled before it ran: by request"
+            ending = self._end(job.task, job.record, CANCELLED, reason, Verb.DONE, job.call)
             self._executor.spawn(ending)
         else:
             self._executor.cancel_running(job)
@@ -536,5 +647,13 @@ class LeasedTasks:
                 logger.warning("lease lost, the task may run twice executor=%s id=%s", self._executor.kind, task_id)
                 del self._held[task_id]
                 self._executor.withdraw(task_id)  # what has not begun here must not begin
+        if renewal.missing:
+            # The server has lost writes, as in a failover: what is here may be all that is left of them.
+            logger.warning(
+                "broker does not know tasks that are held here (lost writes?), they go on executor=%s count=%d id=%s",
+                self._executor.kind,
+                len(renewal.missing),
+                renewal.missing[0],
+            )
         for task_id in renewal.cancelled:
             self._cancel_held(task_id)

@@ -1,5 +1,5 @@
 """Decides what became of an attempt that did not succeed, writes it on the task's record, and counts it. Nothing here
-waits."""
+waits, and whatever a task's errors and data do, there is an outcome."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import logging
 from datetime import UTC, datetime
 
 from flowrra import telemetry as counters
-from flowrra.exceptions import Reject, TaskNotFoundError, TaskTimeoutError
-from flowrra.executors.failures import describe, format_traceback, retry_delay
+from flowrra.codec import MAX_DELAY
+from flowrra.exceptions import Reject, SerializationError, TaskNotFoundError, TaskTimeoutError
+from flowrra.executors.failures import class_name, describe, format_traceback, retry_delay
 from flowrra.executors.job import Interrupt, Job
 from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING
 
@@ -27,6 +28,31 @@ def fail(job: Job, error: BaseException, *, can_give_back: bool) -> float | None
     Returns:
         Seconds until the next attempt; None if there is to be none.
     """
+    try:
+        return _decide(job, error, can_give_back)
+    except BaseException as failure:  # noqa: BLE001 - its class, and what the task did to itself, are user code
+        fail_unwritable(job, failure, "its failure could not be judged")
+        return None
+
+
+def fail_unwritable(job: Job, error: BaseException, what: str) -> None:
+    """Make an outcome that can't be written down a failure that says so.
+
+    Args:
+        job: Whose attempt it was.
+        error: Why it can't be written.
+        what: What can't be written, as the beginning of a sentence.
+    """
+    record = job.record
+    logger.error("outcome not stored as it was task=%s id=%s: %s: %s", record.task_name, job.id, what, describe(error))
+    if record.status is RETRYING:
+        record.retries -= 1
+    record.status, record.result, record.finished_at = FAILED, None, datetime.now(UTC)
+    record.error = describe(SerializationError(f"{what}: {describe(error)}"))
+    job.exception, job.timed_out = SerializationError.__name__, False
+
+
+def _decide(job: Job, error: BaseException, can_give_back: bool) -> float | None:
     record, now = job.record, datetime.now(UTC)
     if job.interrupt is Interrupt.STOP and can_give_back:
         record.status, record.started_at = PENDING, None
@@ -36,24 +62,31 @@ def fail(job: Job, error: BaseException, *, can_give_back: bool) -> float | None
         record.status, record.finished_at = CANCELLED, now
         record.error = f"cancelled while running: {reason}"
         return None
-    error = _as_seen(job, error)
-    record.error, record.traceback = describe(error), format_traceback(error)
-    if _is_worth_a_retry(job, error):
+    seen = _as_seen(job, error)
+    job.exception, job.timed_out = class_name(seen), seen is not error
+    record.error, record.traceback = describe(seen), format_traceback(seen)
+    if _is_worth_a_retry(job, seen):
         return _plan_retry(job)
     record.status, record.finished_at = FAILED, now
     logger.warning(
-        "task failed task=%s id=%s attempts=%d error=%r", job.task.name, job.task.id, job.task.attempt, record.error
+        "task failed task=%s id=%s attempts=%d error=%r",
+        record.task_name,
+        job.id,
+        record.retries + 1,
+        record.error,
     )
     return None
 
 
 def _plan_retry(job: Job) -> float:
     task, record = job.task, job.record
-    delay = retry_delay(task)
+    delay = min(retry_delay(task), MAX_DELAY)
+    if not delay >= 0:  # its own code has changed the task
+        raise ValueError(f"the delay of the next attempt is no number of seconds: {delay!r}")
     logger.info(
         "task failed, will be retried task=%s id=%s attempt=%d delay=%.3f error=%r",
-        task.name,
-        task.id,
+        record.task_name,
+        job.id,
         task.attempt,
         delay,
         record.error,
@@ -66,7 +99,7 @@ def _plan_retry(job: Job) -> float:
 def _as_seen(job: Job, error: BaseException) -> BaseException:
     """The error as the user should see it: a cancellation by the time limit is a time-out."""
     if job.interrupt is Interrupt.TIMEOUT and isinstance(error, asyncio.CancelledError):
-        timeout = TaskTimeoutError(job.task.id, job.task.timeout)
+        timeout = TaskTimeoutError(job.id, job.task.timeout)
         timeout.__cause__ = error
         return timeout
     return error
@@ -82,12 +115,11 @@ def _is_worth_a_retry(job: Job, error: BaseException) -> bool:
     return isinstance(error, retry_on) or (retry_on is Exception and isinstance(error, asyncio.CancelledError))
 
 
-def count_failure(job: Job, error: BaseException | None, seconds: float) -> None:
+def count_failure(job: Job, seconds: float) -> None:
     """Count an attempt that did not succeed, by the outcome that its record states.
 
     Args:
         job: Whose attempt it was.
-        error: What it ended with; None if it returned, and its result could not be stored.
         seconds: How long it took.
     """
     telemetry, status = job.telemetry, job.record.status
@@ -104,8 +136,6 @@ def count_failure(job: Job, error: BaseException | None, seconds: float) -> None
     else:
         cells[counters.FAILED] += 1
     telemetry.observe_error(seconds)
-    if error is not None:
-        seen = _as_seen(job, error)
-        if seen is not error:
-            cells[counters.TIMED_OUT] += 1
-        telemetry.count_exception(seen)
+    cells[counters.TIMED_OUT] += job.timed_out
+    if job.exception is not None:
+        telemetry.count_exception(job.exception)

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable
 
 from flowrra import codec
-from flowrra.brokers.base import LeasingBroker, Outcome, Verb
-from flowrra.exceptions import BackendError
+from flowrra.brokers.base import LeasingBroker, Outcome, Verb, Verdict
+from flowrra.codec import EncodedRecord
+from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
+from flowrra.executors.failures import describe
 from flowrra.executors.job import Job
 from flowrra.task import RUNNING
 
@@ -22,16 +24,22 @@ MIN_BACKOFF = 0.05
 MAX_BACKOFF = 1.0
 # Seconds: only of attempts that last longer is the running state written at all.
 RUNNING_AFTER = 0.02
+# It changes nothing, and is refused only by a broker that refuses everything.
+PROBE = Outcome(Verb.RUNNING, "-")
 
 
 class Settler:
     """Collects outcomes while a request is under way, and sends them together with the next one. An outcome that can't
-    be told is told again: the worker's hold is renewed meanwhile.
+    be told is told again: the worker's hold is renewed meanwhile. One that the broker refuses is found by halving the
+    batch, and put aside, so that it holds up no other.
 
     Args:
         broker: Whose tasks they are.
         kind: Names the executor in the log.
         on_told: Called after each request with the ids of the tasks that are not this worker's any more.
+        on_lost: Called with an outcome after which the task is to run again, but which the broker doesn't know.
+        on_refused: Called with an outcome that is given up, and why; returns the record that says so, if the broker
+            keeps it.
         on_error: Called with each failure, and with None when there is none any more.
     """
 
@@ -40,11 +48,15 @@ class Settler:
         broker: LeasingBroker,
         kind: str,
         on_told: Callable[[list[str]], None],
-        on_error: Callable[[BackendError | None], None],
+        on_lost: Callable[[Outcome], None],
+        on_refused: Callable[[Outcome, Exception], EncodedRecord | None],
+        on_error: Callable[[BaseException | None], None],
     ) -> None:
         self._broker = broker
         self._kind = kind
         self._on_told = on_told
+        self._on_lost = on_lost
+        self._on_refused = on_refused
         self._on_error = on_error
         self._waiting: deque[Outcome] = deque()
         self._started: dict[str, Job] = {}
@@ -67,7 +79,7 @@ class Settler:
 
     def mark_running(self, job: Job) -> None:
         """Tell that an attempt is under way, unless it is over soon."""
-        self._started[job.task.id] = job
+        self._started[job.id] = job
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(RUNNING_AFTER, self._tell_running, context=contextvars.Context())
@@ -77,16 +89,17 @@ class Settler:
         started, self._started = self._started, {}
         for job in started.values():
             if job.record.status is RUNNING and not job.settled:
-                self.add(Outcome(Verb.RUNNING, job.task.id, record=codec.encode_record(job.record)))
+                self.add(Outcome(Verb.RUNNING, job.id, record=codec.encode_record(job.record, job.call)))
+
+    # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _send_all(self) -> None:
         backoff = MIN_BACKOFF
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
             try:
-                settled = await self._broker.settle(batch)
+                await self._send(batch)
             except BackendError as error:
-                self._waiting.extendleft(reversed(batch))
                 self.is_failing = True
                 self._on_error(error)
                 logger.warning(
@@ -99,27 +112,76 @@ class Settler:
                 await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
                 backoff = min(2 * backoff, MAX_BACKOFF)
                 continue
-            except Exception:  # one of them can't be sent at all: the others must not wait for it
-                ids = [outcome.task_id for outcome in batch]
-                logger.exception("outcomes not told, their tasks will run again executor=%s ids=%s", self._kind, ids)
-                self._on_told(ids)
-                continue
             if self.is_failing:
                 self.is_failing = False
                 self._on_error(None)
             backoff = MIN_BACKOFF
-            self._report(batch, settled)
 
-    def _report(self, batch: list[Outcome], settled: list[bool]) -> None:
-        for outcome, was_ours in zip(batch, settled, strict=True):
-            if not was_ours and outcome.verb is not Verb.RUNNING:
-                logger.warning(
-                    "outcome came too late, the task was given to another worker executor=%s id=%s outcome=%s",
-                    self._kind,
-                    outcome.task_id,
-                    outcome.verb,
-                )
+    async def _send(self, batch: list[Outcome]) -> None:
+        """Tell the outcomes of a batch.
+
+        Raises:
+            BackendError: The broker can't be told anything now; what was not told waits again.
+        """
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                try:
+                    self._report(part, await self._broker.settle(part))
+                except Exception as error:
+                    if isinstance(error, BackendError) and not isinstance(error, RequestRefusedError):
+                        raise
+                    if len(part) > 1:
+                        middle = len(part) // 2
+                        parts += [part[middle:], part[:middle]]
+                    else:
+                        await self._put_aside(part[0], error)
+            except BackendError:
+                self._waiting.extendleft(reversed([outcome for left in (part, *reversed(parts)) for outcome in left]))
+                raise
+
+    async def _put_aside(self, outcome: Outcome, error: Exception) -> None:
+        """Give up the task of an outcome that can't be told.
+
+        Raises:
+            BackendError: It isn't the outcome's doing: the broker refuses everything, or is away.
+        """
+        try:
+            await self._broker.settle([PROBE])
+        except RequestRefusedError as refusal:
+            raise ServerUnavailableError(str(refusal)) from refusal
+        logger.error(
+            "outcome refused, its task is put aside executor=%s id=%s outcome=%s error=%s",
+            self._kind,
+            outcome.task_id,
+            outcome.verb,
+            describe(error),
+        )
+        self._on_error(error)
+        self._on_error(None)
+        reason = f"its outcome could not be told: {describe(error)}"
+        record = self._on_refused(outcome, error)
+        try:
+            await self._broker.settle([Outcome(Verb.BURY, outcome.task_id, text=reason, record=record)])
+        except ServerUnavailableError:
+            raise
+        except Exception:
+            logger.exception("task not put aside, it will run again executor=%s id=%s", self._kind, outcome.task_id)
+        self._on_told([outcome.task_id])
+
+    def _report(self, batch: list[Outcome], verdicts: list[Verdict]) -> None:
+        for outcome, verdict in zip(batch, verdicts, strict=True):
+            if outcome.verb is Verb.RUNNING or verdict in (Verdict.SETTLED, Verdict.KNOWN):
+                continue
+            if verdict is Verdict.LOST and outcome.verb in (Verb.RELEASE, Verb.REFUSE):
+                self._on_lost(outcome)
+            logger.warning(
+                "%s executor=%s id=%s outcome=%s", _MEANINGS[verdict], self._kind, outcome.task_id, outcome.verb
+            )
         self._on_told([outcome.task_id for outcome in batch if outcome.verb is not Verb.RUNNING])
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def flush(self, timeout: float) -> None:
         """Return when everything was told, or after that time."""
@@ -142,3 +204,10 @@ class Settler:
             self._timer.cancel()
             self._timer = None
         self._started.clear()
+
+
+_MEANINGS = {
+    Verdict.LATE: "outcome came late, the task is another worker's by now, and what that one says counts",
+    Verdict.OVER: "outcome came late, the task had ended before",
+    Verdict.LOST: "the broker did not know the task any more (lost writes?), its outcome was taken on all the same",
+}

@@ -152,8 +152,8 @@ class Workers:
         logger.error(
             "worker died, replaced executor=%s task=%s id=%s error=%r",
             self._kind,
-            job and job.task.name,
-            job and job.task.id,
+            job and job.definition.name,
+            job and job.id,
             error,
         )
 

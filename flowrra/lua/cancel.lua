@@ -1,13 +1,14 @@
 -- Cancel a task, or ask its holder to.
 --
 -- KEYS[1]: the queue. ARGV: namespace of the records, id, record or "" if it is kept elsewhere, status, time of
--- submission, ttl. Returns "cancelled"; "running" if its holder was asked; "asked" if it had been asked before;
--- "unknown" if it isn't in the queue.
+-- submission, ttl, channel of the holders. Returns "cancelled"; "running" if its holder was asked; "asked" if it had
+-- been asked before; "unknown" if it isn't in the queue.
 
+write_even_if_full()
 local ns, id, record = ARGV[1], ARGV[2], ARGV[3]
 local entry = read_entry(id)
 if not entry then return 'unknown' end
-if take_from_ready(id, entry.place) or redis.call('ZREM', key('delayed'), id) == 1 then
+if take_from_waiting(id, entry.place) then
   forget_task(id)
   if record ~= '' then
     keep_records(ns, {{id, record, ARGV[4], ARGV[5]}}, tonumber(ARGV[6]), server_now())
@@ -15,5 +16,5 @@ if take_from_ready(id, entry.place) or redis.call('ZREM', key('delayed'), id) ==
   return 'cancelled'
 end
 if redis.call('SADD', key('cancelled'), id) == 0 then return 'asked' end
-redis.call('PUBLISH', key('control'), id)
+redis.call('PUBLISH', ARGV[7], id)
 return 'running'

@@ -1,20 +1,30 @@
--- Say what became of tasks that this worker holds. Each is settled once: what comes from a worker that has lost its
--- hold counts only while the task waits to be taken again.
+-- Say what became of tasks that this worker was given. Each task is settled once.
 --
 -- KEYS[1]: the queue. ARGV: the namespace of the records, token of the worker, ttl of finished records in milliseconds.
--- Then 3 for each task: "<verb> <delay in microseconds> <status> <time of submission> <id>", payload or reason, record
--- or "" if it is kept elsewhere.
+-- Then 3 for each task: "<verb> <delay in microseconds> <status> <time of submission> <priority> <id>", payload, reason
+-- or name, record or "" if it is kept elsewhere. A task without a record has the status "-", but with "done" its own.
 --
 --   running   it is being run: nothing but its record changes
 --   done      nothing more happens to it
 --   later     it is run again after the delay, with that payload
 --   release   the worker gives it back unrun, to the place it had
---   refuse    the worker can't run it; another one may, after the delay. Counts as a delivery without an outcome
+--   refuse    the worker doesn't know that name; another one may
 --   bury      it is given up, for that reason
 --
--- Returns 1 for each that was settled, 0 for one that was no longer this worker's to settle.
+-- Returns for each:
+--
+--   settled   as it was said
+--   known     it had been said before, and the answer was lost
+--   late      another worker has it, whose outcome will count; what is late and no success is not heard
+--   over      it had ended before
+--   lost      the server doesn't know it, as after a failover that lost writes: only its record was kept
+--
+-- What comes from a worker that has lost its hold counts while nobody else holds the task; a success counts whoever
+-- holds it, even for a task that was given up since no worker had told its outcome.
 
-local ns, token, ttl, now, settled = ARGV[1], ARGV[2], tonumber(ARGV[3]), server_now(), {}
+local ns, token, ttl, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), server_now()
+
+write_even_if_full()
 
 local function run_again(id, entry, delay, payload)
   if redis.call('SISMEMBER', key('cancelled'), id) == 1 then
@@ -26,17 +36,66 @@ local function run_again(id, entry, delay, payload)
   end
 end
 
-local function bury(id, reason)
-  local entry = read_entry(id)
-  if not entry then return end
-  local text = entry_of(entry.priority, entry.deliveries, entry.place, entry.since, entry.payload)
+-- A payload that is too large to be read is not kept.
+local function bury(id, entry, reason)
+  local payload = #entry.payload > MOST_BYTES and string.sub(entry.payload, 1, 1024) or entry.payload
+  local text = entry_of(entry.priority, entry.deliveries, entry.place, entry.since, payload)
   redis.call('ZADD', key('dead'), as_text(now), id)
   redis.call('HSET', key('dead:tasks'), id, reason .. '\n' .. text)
   forget_task(id)
 end
 
+-- Whether a task that isn't in the queue any more has a record that says how it ended.
+local function is_recorded(id)
+  if ns == '' then return false end
+  for status in pairs(FINISHED) do
+    if redis.call('ZSCORE', ns .. ':status:' .. status, id) and redis.call('EXISTS', ns .. ':task:' .. id) == 1 then
+      return true
+    end
+  end
+  return false
+end
+
+-- Whether it was given up, and now is not any more.
+local function take_from_dead(id)
+  if redis.call('ZREM', key('dead'), id) == 0 then return false end
+  redis.call('HDEL', key('dead:tasks'), id)
+  if ns ~= '' then redis.call('ZREM', ns .. ':status:failed', id) end
+  return true
+end
+
+-- Of an outcome for which there is no task any more.
+local function judge_missing(id, verb, status, record)
+  if verb == 'done' and status == 'success' and take_from_dead(id) then return 'settled' end
+  if redis.call('HEXISTS', key('dead:tasks'), id) == 1 then return 'over' end
+  if record ~= '' and redis.call('GET', ns .. ':task:' .. id) == record then return 'known' end
+  if is_recorded(id) or redis.call('EXISTS', key('lapsed:' .. id)) == 1 then return 'over' end
+  return 'lost'
+end
+
+-- Of an outcome whose worker does not hold the task; if it is settled, it takes effect as if it did.
+local function judge(id, verb, status, text, record)
+  local entry = read_entry(id)
+  if not entry then return judge_missing(id, verb, status, record) end
+  if verb == 'running' then return 'late' end
+  local is_held = redis.call('HEXISTS', key('holders'), id) == 1
+  if verb == 'done' and status == 'success' then
+    if is_held then end_hold(id) else take_from_waiting(id, entry.place) end
+    return 'settled'
+  end
+  if not is_held then
+    if take_from_ready(id, entry.place) then return 'settled' end
+    if verb == 'later' and entry.payload == text then return 'known' end
+    if verb == 'refuse' and redis.call('HGET', key('unknown'), id) == text then return 'known' end
+  end
+  -- The worker lives, and has told an outcome: it does not count as one that was not heard of.
+  if entry.deliveries > 0 then
+    write_entry(id, entry.priority, entry.deliveries - 1, entry.place, entry.since, entry.payload)
+  end
+  return 'late'
+end
+
 local function settle(verb, id, delay, text)
-  if verb == 'bury' then return bury(id, text) end
   local entry = read_entry(id)
   if not entry then return end
   if verb == 'later' then
@@ -45,41 +104,53 @@ local function settle(verb, id, delay, text)
     make_ready(id, entry.priority, entry.deliveries, entry.place, entry.since, entry.payload)
     wake()
   elseif verb == 'refuse' then
-    hold_back(id, entry.priority, entry.deliveries + 1, as_text(now + delay), entry.payload)
+    park(id, entry, text, now)
+  elseif verb == 'bury' then
+    bury(id, entry, text)
   end
 end
 
--- Whether the task waits to be taken again, and now no longer does.
-local function take_back(id)
-  local entry = read_entry(id)
-  return entry and take_from_ready(id, entry.place)
+-- The number that a part of a line states, which no more than `most` may be.
+local function number_in(text, line, most)
+  local number = tonumber(text)
+  if not number or not (math.abs(number) <= most) then error('no outcome: ' .. string.sub(line, 1, 200)) end
+  return number
 end
 
-local outcomes, leases = {}, {}
+local outcomes, ids = {}, {}
 for i = 4, #ARGV, 3 do
-  local verb, delay, status, submitted, id = string.match(ARGV[i], '^(%l+) (%d+) (%S+) (%d+) (.*)$')
-  append(leases, token .. id)
-  append(outcomes, {verb, tonumber(delay), status, submitted, id, ARGV[i + 1], ARGV[i + 2]})
+  local line = ARGV[i]
+  local verb, delay, status, submitted, priority, id = string.match(line, '^(%l+) (%d+) (%S+) (%d+) (%S+) (.*)$')
+  number_in(submitted, line, MOST)
+  number_in(priority, line, LARGEST)
+  append(ids, id)
+  append(outcomes, {verb, number_in(delay, line, MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2]})
 end
 
-local held, records, done, let_go = redis.call('ZMSCORE', key('leases'), unpack(leases)), {}, {}, {}
+local holders, records, done, let_go, answers = redis.call('HMGET', key('holders'), unpack(ids)), {}, {}, {}, {}
 for i, outcome in ipairs(outcomes) do
-  local verb, delay, status, submitted, id, text, record = unpack(outcome)
-  local is_ours = held[i] or (verb == 'done' and take_back(id))
-  if is_ours and verb ~= 'running' then append(let_go, leases[i]) end
-  if is_ours and verb == 'done' then
+  local verb, delay, status, submitted, priority, id, text, record = unpack(outcome)
+  local is_ours = holders[i] and is_holder(token, holders[i])
+  local answer = is_ours and 'settled' or judge(id, verb, status, text, record)
+  if answer == 'lost' and verb == 'later' then
+    run_again(id, {priority = priority}, delay, text)
+  elseif answer == 'settled' and verb == 'done' then
     append(done, id)
-  elseif is_ours and verb ~= 'running' then
+  elseif answer == 'settled' and verb ~= 'running' then
     settle(verb, id, delay, text)
   end
-  if is_ours and record ~= '' then append(records, {id, record, status, submitted}) end
-  settled[i] = is_ours and 1 or 0
+  if is_ours and verb ~= 'running' then append(let_go, id) end
+  if record ~= '' and (answer == 'settled' or answer == 'lost') then append(records, {id, record, status, submitted}) end
+  answers[i] = answer
 end
 
-if #let_go > 0 then redis.call('ZREM', key('leases'), unpack(let_go)) end
+if #let_go > 0 then
+  redis.call('ZREM', key('leases'), unpack(let_go))
+  redis.call('HDEL', key('holders'), unpack(let_go))
+end
 if #done > 0 then
   redis.call('HDEL', key('tasks'), unpack(done))
   redis.call('SREM', key('cancelled'), unpack(done))
 end
 if #records > 0 then keep_records(ns, records, ttl, now) end
-return settled
+return answers

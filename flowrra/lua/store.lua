@@ -1,13 +1,23 @@
 -- Keep records. KEYS[1]: the namespace. ARGV[1]: ttl of finished ones in milliseconds. Then 2 for each record: "<status>
--- <time of submission> <id>", record.
+-- <time of submission> <id>", record. Returns 1 for each, or 0 for what a server without free memory does not take on: new
+-- tasks. What became of those that it has, it does.
 
-local records = {}
+local ns, records, kept = KEYS[1], {}, {}
+-- It has no effect but to be refused.
+local answer = redis.pcall('LPUSHX', ns .. ':full', '1')
+local is_full = type(answer) == 'table' and answer.err and string.find(answer.err, 'OOM', 1, true)
+redis.call('ZREM', ns .. ':status:pending', '')
 for i = 2, #ARGV, 2 do
   local status, submitted, id = string.match(ARGV[i], '^(%l+) (%d+) (.*)$')
-  records[#records + 1] = {id, ARGV[i + 1], status, submitted}
-  for other in pairs(FINISHED) do
-    -- Only a user's own code writes a finished record again; tasks never do.
-    if other ~= status then redis.call('ZREM', KEYS[1] .. ':status:' .. other, id) end
+  local is_refused = is_full and status == 'pending' and redis.call('EXISTS', ns .. ':task:' .. id) == 0
+  kept[#kept + 1] = is_refused and 0 or 1
+  if not is_refused then
+    records[#records + 1] = {id, ARGV[i + 1], status, submitted}
+    for other in pairs(FINISHED) do
+      -- Only a user's own code writes a finished record again; tasks never do.
+      if other ~= status then redis.call('ZREM', ns .. ':status:' .. other, id) end
+    end
   end
 end
-keep_records(KEYS[1], records, tonumber(ARGV[1]), server_now())
+keep_records(ns, records, tonumber(ARGV[1]), server_now())
+return kept

@@ -1,20 +1,22 @@
 -- Add tasks, each once: an id that is known already stays as it is.
 --
 -- KEYS[1]: the queue. ARGV[1]: the namespace of the records. Then 3 for each task: "<priority> <delay in microseconds>
--- <time of submission> <id>", payload, record or "" if it is kept elsewhere.
--- Returns 1 for each task that was added, 0 for one that was known.
+-- <time of submission> <milliseconds for which its id is remembered> <id>", payload, record or "" if it is kept
+-- elsewhere. Returns 1 for each task that was added, 0 for one that was known.
 
 local ns, now, added = ARGV[1], as_text(server_now()), {}
 local pending, ready, since = {}, {}, {}
 local first_place = reserve_places((#ARGV - 1) / 3)
 
 for i = 2, #ARGV, 3 do
-  local priority, delay, submitted, id = string.match(ARGV[i], '^(%S+) (%d+) (%d+) (.*)$')
+  local priority, delay, submitted, remembered, id = string.match(ARGV[i], '^(%S+) (%d+) (%d+) (%d+) (.*)$')
   local payload, record, is_ready = ARGV[i + 1], ARGV[i + 2], delay == '0'
   local place = is_ready and place_text(first_place + (i - 2) / 3) or NO_PLACE
   local due = is_ready and now or as_text(tonumber(now) + tonumber(delay))
-  local is_new = (record == '' or redis.call('SET', ns .. ':task:' .. id, record, 'NX'))
+  local is_new = (remembered == '0' or redis.call('EXISTS', key('once:' .. id)) == 0)
+    and (record == '' or redis.call('SET', ns .. ':task:' .. id, record, 'NX'))
     and redis.call('HSETNX', key('tasks'), id, entry_of(priority, 0, place, due, payload)) == 1
+  if is_new and remembered ~= '0' then redis.call('SET', key('once:' .. id), '1', 'PX', remembered) end
   if is_new and record ~= '' then append(pending, submitted, id) end
   if is_new and is_ready then
     append(ready, priority, place .. id)

@@ -1,79 +1,165 @@
 -- Take the tasks that are next, and lease them.
 --
--- KEYS[1]: the queue. ARGV: most tasks to take, token of the worker, length of the lease in microseconds.
+-- KEYS[1]: the queue. ARGV: most tasks to take, most bytes of theirs (one task may have more), token of the worker,
+-- length of the lease in microseconds, name of the tasks that are wanted: "" for what is due and what waits for this
+-- worker to know it, or a name for which tasks wait, whoever knows it.
 -- Returns: microseconds until more may be due or lapse, -1 if nothing is foreseen; then for each task taken: id,
 -- deliveries before this one that ended without an outcome, microseconds since it has been due, whether it is to be
--- cancelled, payload.
+-- cancelled, payload. The payload of one that is too large is "!" and its bytes.
 
-local limit, token, lease = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local limit, most_bytes, token, lease, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = server_now()
--- How many are moved at once, so that no call takes long.
+-- How much is moved at once, so that no call takes long.
 local BATCH = 200
+local BATCH_BYTES = 8 * 1024 * 1024
+
+write_even_if_full()
 
 local function finite(value)
   return type(value) == 'number' and value - value == 0 and value or 0
 end
 
 -- What flowrra 0.1.8 left; it pushed on the left. What can't be read gets an id of ours: whoever takes it buries it.
-for _, payload in ipairs(redis.call('RPOP', queue, BATCH) or {}) do
-  local is_readable, task = pcall(cjson.decode, payload)
-  if not is_readable or type(task) ~= 'table' then task = {} end
-  local place = new_place()
-  local id = type(task.id) == 'string' and task.id or ('unreadable-' .. place)
-  if redis.call('HEXISTS', key('tasks'), id) == 0 then
-    make_ready(id, string.format('%.17g', finite(task.priority)), 0, place, as_text(now), payload)
-  end
-end
-
--- What has become due.
-local due = redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', as_text(now), 'WITHSCORES', 'LIMIT', 0, BATCH)
-for i = 1, #due, 2 do
-  local id, entry = due[i], read_entry(due[i])
-  redis.call('ZREM', key('delayed'), id)
-  if entry then
-    make_ready(id, entry.priority, entry.deliveries, new_place(), as_text(tonumber(due[i + 1])), entry.payload)
-  end
-end
-
--- What a worker held that has not been heard of since: it keeps its place.
-local lapsed = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', as_text(now), 'WITHSCORES', 'LIMIT', 0, BATCH)
-for i = 1, #lapsed, 2 do
-  local id = string.sub(lapsed[i], TOKEN_LENGTH + 1)
-  local entry = read_entry(id)
-  redis.call('ZREM', key('leases'), lapsed[i])
-  if entry then
-    local since = as_text(tonumber(lapsed[i + 1]))
-    make_ready(id, entry.priority, entry.deliveries + 1, entry.place, since, entry.payload)
-  end
-end
-
-local answer = {-1}
-local popped = limit > 0 and redis.call('ZPOPMIN', key('ready'), limit) or {}
-if #popped > 0 then
-  local ids, leases = {}, {}
-  for i = 1, #popped, 2 do
-    local id = string.sub(popped[i], PLACE_LENGTH + 1)
-    ids[#ids + 1] = id
-    leases[#leases + 1] = as_text(now + lease)
-    leases[#leases + 1] = token .. id
-  end
-  redis.call('ZREM', key('since'), unpack(ids))
-  redis.call('ZADD', key('leases'), unpack(leases))
-  local entries = redis.call('HMGET', key('tasks'), unpack(ids))
-  local cancelled = redis.call('SMISMEMBER', key('cancelled'), unpack(ids))
-  for i, id in ipairs(ids) do
-    local entry = entries[i] and parse_entry(entries[i])
-    if entry then
-      answer[#answer + 1] = id
-      answer[#answer + 1] = entry.deliveries
-      answer[#answer + 1] = math.max(0, now - tonumber(entry.since))
-      answer[#answer + 1] = cancelled[i]
-      answer[#answer + 1] = entry.payload
-    else
-      redis.call('ZREM', key('leases'), token .. id)
+local function take_over_old_tasks()
+  local bytes, count = 0, 0
+  while bytes < BATCH_BYTES and count < BATCH do
+    local payload = redis.call('RPOP', queue)
+    if not payload then return end
+    bytes, count = bytes + #payload, count + 1
+    local is_readable, task = false, nil
+    if #payload <= MOST_BYTES then is_readable, task = pcall(cjson.decode, payload) end
+    if not is_readable or type(task) ~= 'table' then task = {} end
+    local place = new_place()
+    local id = type(task.id) == 'string' and task.id or ('unreadable-' .. place)
+    if redis.call('HEXISTS', key('tasks'), id) == 0 then
+      make_ready(id, string.format('%.17g', finite(task.priority)), 0, place, as_text(now), payload)
     end
   end
 end
+
+local function move_what_became_due()
+  local due = redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', as_text(now), 'WITHSCORES', 'LIMIT', 0, BATCH)
+  for i = 1, #due, 2 do
+    local id, entry = due[i], read_entry(due[i])
+    redis.call('ZREM', key('delayed'), id)
+    if entry then
+      make_ready(id, entry.priority, entry.deliveries, new_place(), as_text(tonumber(due[i + 1])), entry.payload)
+    end
+  end
+end
+
+-- What a worker held that was not heard of since: it keeps its place.
+local function give_back_lapsed()
+  local lapsed = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', as_text(now), 'WITHSCORES', 'LIMIT', 0, BATCH)
+  for i = 1, #lapsed, 2 do
+    local id, holder = lapsed[i], redis.call('HGET', key('holders'), lapsed[i]) or ''
+    local holder_token, its_lease, is_doubted = parse_holder(holder)
+    if its_lease > 0 and not is_doubted then
+      redis.call('HSET', key('holders'), id, '?' .. holder)
+      redis.call('ZADD', key('leases'), as_text(now + its_lease * (1 - UNDOUBTED)), id)
+    else
+      local entry = read_entry(id)
+      end_hold(id)
+      if entry then
+        -- A worker that is there, and doesn't hold it, never heard that it was given it.
+        local seen = redis.call('ZSCORE', key('workers'), holder_token)
+        local is_gone = not seen or tonumber(seen) < now - its_lease * UNDOUBTED
+        local since = as_text(tonumber(lapsed[i + 1]))
+        make_ready(id, entry.priority, entry.deliveries + (is_gone and 1 or 0), entry.place, since, entry.payload)
+      end
+    end
+  end
+  -- A clock that was put back leaves holds that would outlast any lease.
+  local late = redis.call('ZRANGEBYSCORE', key('leases'), '(' .. as_text(now + lease), '+inf', 'LIMIT', 0, BATCH)
+  for _, id in ipairs(late) do
+    local _, its_lease = parse_holder(redis.call('HGET', key('holders'), id) or '')
+    if tonumber(redis.call('ZSCORE', key('leases'), id)) > now + its_lease then
+      redis.call('ZADD', key('leases'), as_text(now + its_lease * UNDOUBTED), id)
+    end
+  end
+end
+
+-- The next ones: of what is due and of what waits for this worker to know it, the first by priority and place.
+local function next_members()
+  local candidates, sources = {}, {}
+  local function offer(source, name)
+    local members = redis.call('ZRANGE', source, 0, limit - 1, 'WITHSCORES')
+    for i = 1, #members, 2 do
+      append(candidates, {member = members[i], priority = tonumber(members[i + 1]), name = name})
+    end
+    if #members > 0 then sources[#sources + 1] = source end
+  end
+  if wanted == '' then
+    offer(key('ready'))
+    for _, name in ipairs(redis.call('SINTER', key('unknown:names'), key('names:' .. token))) do
+      offer(key('unknown:' .. name), name)
+    end
+  else
+    offer(key('unknown:' .. wanted), wanted)
+  end
+  if #sources > 1 then
+    table.sort(candidates, function(one, other)
+      if one.priority ~= other.priority then return one.priority < other.priority end
+      return one.member < other.member
+    end)
+  end
+  return candidates
+end
+
+local function lease_next(answer)
+  local ids, ready, leases, holders, bytes = {}, {}, {}, {}, 0
+  local ends, holder = as_text(now + lease * UNDOUBTED), token .. as_text(lease)
+  local too_large = {}
+  for _, candidate in ipairs(next_members()) do
+    local id = string.sub(candidate.member, PLACE_LENGTH + 1)
+    local size = redis.call('HSTRLEN', key('tasks'), id)
+    if #ids == limit or (#ids > 0 and bytes + size > most_bytes) then break end
+    if size > MOST_BYTES then too_large[id] = size else bytes = bytes + size end
+    ids[#ids + 1] = id
+    append(leases, ends, id)
+    append(holders, id, holder)
+    if candidate.name then
+      take_from_unknown(id, string.sub(candidate.member, 1, PLACE_LENGTH))
+    else
+      ready[#ready + 1] = candidate.member
+    end
+  end
+  if #ids == 0 then return end
+  if #ready > 0 then
+    redis.call('ZREM', key('ready'), unpack(ready))
+    redis.call('ZREM', key('since'), unpack(ids))
+  end
+  redis.call('ZADD', key('leases'), unpack(leases))
+  redis.call('HSET', key('holders'), unpack(holders))
+  local cancelled = redis.call('SMISMEMBER', key('cancelled'), unpack(ids))
+  local asked = {}
+  for _, id in ipairs(ids) do
+    if not too_large[id] then asked[#asked + 1] = id end
+  end
+  local entries = #asked > 0 and redis.call('HMGET', key('tasks'), unpack(asked)) or {}
+  local next_entry = 1
+  for i, id in ipairs(ids) do
+    local entry
+    if too_large[id] then
+      entry = {deliveries = 0, since = as_text(now), payload = '!' .. too_large[id]}
+    else
+      entry = entries[next_entry] and parse_entry(entries[next_entry])
+      next_entry = next_entry + 1
+    end
+    if entry then
+      append(answer, id, entry.deliveries, math.max(0, now - tonumber(entry.since)), cancelled[i], entry.payload)
+    else
+      end_hold(id)
+    end
+  end
+end
+
+take_over_old_tasks()
+move_what_became_due()
+give_back_lapsed()
+
+local answer = {-1}
+if limit > 0 then lease_next(answer) end
 
 -- There is more than this worker takes: another one may be idle.
 if redis.call('EXISTS', key('ready')) == 1 then wake() end

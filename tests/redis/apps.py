@@ -128,3 +128,19 @@ def leftovers(client: redis.Redis) -> set[str]:
     """The names of all keys that are not bound to expire, without the index of workers and the counter of places."""
     names = {key.decode() for key in client.scan_iter()}  # type: ignore[union-attr]
     return {name for name in names if client.pttl(name) == -1 and not name.endswith((":place", ":wake", ":workers"))}
+
+
+def let_lapse(look: redis.Redis, *task_ids: str, at: float = 1) -> None:
+    """As if the workers had not been heard of for longer than their leases; by default those of all tasks.
+
+    Args:
+        look: A client of the server.
+        task_ids: The tasks.
+        at: When their leases ended, in microseconds since 1970.
+    """
+    for task_id in task_ids or [each.decode() for each in look.zrange(f"{QUEUE}:leases", 0, -1)]:  # type: ignore[union-attr]
+        holder = look.hget(f"{QUEUE}:holders", task_id)
+        assert isinstance(holder, bytes)
+        look.zadd(f"{QUEUE}:leases", {task_id: at})
+        look.hset(f"{QUEUE}:holders", task_id, b"?" + holder.lstrip(b"?"))
+    look.delete(f"{QUEUE}:workers")

@@ -13,7 +13,7 @@ import redis
 
 from flowrra import BrokerConfig, Config, ExecutorConfig, Flowrra, Task, TaskStatus, codec
 from flowrra.backends import InMemoryBackend
-from flowrra.brokers.base import Entry, Outcome, Verb
+from flowrra.brokers.base import Entry, Outcome, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, numbers_of, record_of, until
@@ -99,11 +99,19 @@ class TestOrder:
     async def test_any_number_of_tasks_is_queued_and_settled_by_one_call(self, url: str) -> None:
         broker = RedisBroker(url, queue_key=QUEUE)
         entries = [
-            Entry(f"t{n}", 0, 0.0, codec.encode_task(Task(f"t{n}", "add", (), {}), None), None) for n in range(9000)
+            Entry(
+                f"t{n}",
+                0,
+                0.0,
+                codec.encode_task(Task(f"t{n}", "add", (), {}), None, codec.encode_call((), {}, "add")),
+                None,
+            )
+            for n in range(9000)
         ]
         assert await broker.submit(entries) == [True] * 9000
         deliveries, _ = await broker.take(9000)
-        assert await broker.settle([Outcome(Verb.DONE, entry.task_id) for entry in entries]) == [True] * 9000
+        done = [Outcome(Verb.DONE, entry.task_id, status=TaskStatus.SUCCESS) for entry in entries]
+        assert await broker.settle(done) == [Verdict.SETTLED] * 9000
         assert (await broker.figures()).pending == 0
         await broker.close()
 

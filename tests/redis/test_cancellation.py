@@ -16,7 +16,7 @@ from flowrra.brokers.base import Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, numbers_of, until
-from tests.redis.apps import QUEUE, Gate, counts_of, leftovers, redis_app, with_tasks
+from tests.redis.apps import QUEUE, Gate, counts_of, leftovers, let_lapse, redis_app, with_tasks
 
 RACES = 60
 
@@ -117,8 +117,7 @@ async def test_of_a_worker_that_died_is_carried_out_by_the_next(url: str, look: 
         await broker.take(1)  # type: ignore[union-attr]
         cancelling = asyncio.create_task(producer.cancel_task(task_id))
         await until(lambda: look.scard(f"{QUEUE}:cancelled"))
-        for member in look.zrange(f"{QUEUE}:leases", 0, -1):  # type: ignore[union-attr]
-            look.zadd(f"{QUEUE}:leases", {member: 1})
+        let_lapse(look)
         async with with_tasks(redis_app(url)) as worker:
             assert await cancelling is True
             assert (await final(worker, task_id)).status is TaskStatus.CANCELLED
@@ -136,7 +135,7 @@ async def test_of_what_is_to_be_retried_later_is_not_held_back(url: str, look: r
         cancelling = asyncio.create_task(producer.cancel_task(task_id))
         await until(lambda: look.scard(f"{QUEUE}:cancelled"))
         look.delete(f"{QUEUE}:wake")
-        text = codec.encode_task(delivery.task, delivery.submitted_at)
+        text = codec.encode_task(delivery.task, delivery.submitted_at, delivery.call)
         await broker.settle([Outcome(Verb.LATER, task_id, 3600.0, text)])
         assert look.llen(f"{QUEUE}:wake") == 1
         async with with_tasks(redis_app(url)):

@@ -21,7 +21,9 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
             raise RuntimeError("dictionary changed size during iteration")
         return {"id": "worker"}
 
-    keeper = LeaseKeeper(RedisBroker(url, lease=0.4), lambda: ["unknown"], announcement, told.put)
+    keeper = LeaseKeeper(
+        RedisBroker(url, lease=0.4), lambda: ["unknown"], lambda: ["add"], announcement, told.put, lambda _: None
+    )
     keeper.start()
     first, second, third = (told.get(timeout=5) for _ in range(3))
     keeper.stop(timeout=5)
@@ -31,4 +33,4 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
     assert "RuntimeError: dictionary changed size" in str(second)
     for renewal in (first, third):
         assert isinstance(renewal, Renewal)
-        assert renewal.lost == ["unknown"]
+        assert renewal.missing == ["unknown"]

@@ -15,10 +15,10 @@ import redis
 
 from flowrra import codec
 from flowrra.backends.redis import RedisBackend
-from flowrra.brokers.base import Cancellation, Entry, Outcome, Verb
+from flowrra.brokers.base import Cancellation, Entry, Outcome, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.task import Task, TaskResult, TaskStatus
-from tests.redis.apps import QUEUE, leftovers
+from tests.redis.apps import QUEUE, leftovers, let_lapse
 
 SEEDS = int(os.environ.get("FLOWRRA_MODEL_SEEDS", "12"))
 STEPS = 150
@@ -32,9 +32,10 @@ FINISHED = {TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED}
 class Modelled:
     """What the model knows of one task."""
 
-    place: str = "pending"  # pending, delayed, held, finished, dead
+    place: str = "pending"  # pending, delayed, held, unknown, finished, dead
     priority: int = 0
     order: int = 0
+    text: str = ""
     holder: int = -1
     deliveries: int = 0
     is_cancelled: bool = False
@@ -49,6 +50,7 @@ class Model:
         self.results = RedisBackend(url)
         self.workers = [self._broker(url) for _ in range(WORKERS)]
         self.url = url
+        self.knowing: set[int] = set()
         self.tasks: dict[str, Modelled] = {}
         self.order = 0
         self.history: list[str] = []
@@ -77,10 +79,10 @@ class Model:
     def _forget(self, task: Modelled, place: str) -> None:
         task.place, task.holder, task.is_cancelled = place, -1, False
 
-    def _due_order(self) -> list[str]:
-        return sorted(
-            self.ids("pending"), key=lambda task_id: (self.tasks[task_id].priority, self.tasks[task_id].order)
-        )
+    def _due_order(self, number: int) -> list[str]:
+        """What a worker is given next: what is due, and what waits for one that knows it."""
+        ids = self.ids("pending", "unknown") if number in self.knowing else self.ids("pending")
+        return sorted(ids, key=lambda task_id: (self.tasks[task_id].priority, self.tasks[task_id].order))
 
     # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -90,18 +92,20 @@ class Model:
             delay = self.chance.choice([0.0, 0.0, HOUR])
             task = Task(task_id, "work", (), {}, priority=self.chance.randint(-1, 1))
             record = TaskResult(task_id, TaskStatus.PENDING, "work", submitted_at=datetime.now(UTC))
-            entries.append(Entry(task_id, task.priority, delay, *codec.encode_submission(task, record)))
+            call = codec.encode_call((), {}, "work")
+            text, kept = codec.encode_task(task, record.submitted_at, call), codec.encode_record(record, call)
+            entries.append(Entry(task_id, task.priority, delay, text, kept))
         added = await self.chance.choice(self.workers).submit(entries)
         for entry, is_new in zip(entries, added, strict=True):
             assert is_new is (entry.task_id not in self.tasks), entry.task_id
             order = self._next_order()
             if is_new:
                 place = "delayed" if entry.delay else "pending"
-                self.tasks[entry.task_id] = Modelled(place, int(entry.priority), order)
+                self.tasks[entry.task_id] = Modelled(place, int(entry.priority), order, entry.text)
 
     async def take(self) -> None:
         number = self.chance.randrange(WORKERS)
-        expected = self._due_order()[: (limit := self.chance.randint(0, 4))]
+        expected = self._due_order(number)[: (limit := self.chance.randint(0, 4))]
         deliveries, _ = await self.workers[number].take(limit)
         assert [each.task_id for each in deliveries] == expected
         for each in deliveries:
@@ -111,35 +115,63 @@ class Model:
 
     async def settle(self) -> None:
         """By whoever holds them, or by one who no longer does."""
-        held = self.ids("held", "pending", "delayed", "dead", "finished")
-        if not held:
+        known = list(self.tasks)
+        if not known:
             return
         number = self.chance.randrange(WORKERS)
-        outcomes = []
-        for task_id in self.chance.sample(held, min(len(held), self.chance.randint(1, 4))):
-            verb = self.chance.choice([*Verb, Verb.DONE])
-            delay = HOUR if verb in (Verb.LATER, Verb.REFUSE) else 0.0
-            record = None
-            if verb in (Verb.DONE, Verb.BURY, Verb.RUNNING, Verb.LATER):
-                status = {
-                    Verb.DONE: TaskStatus.SUCCESS,
-                    Verb.BURY: TaskStatus.FAILED,
-                    Verb.RUNNING: TaskStatus.RUNNING,
-                    Verb.LATER: TaskStatus.RETRYING,
-                }[verb]
-                record = codec.encode_record(TaskResult(task_id, status, "work", submitted_at=datetime.now(UTC)))
-            text = codec.encode_task(Task(task_id, "work", (), {}), None) if verb is Verb.LATER else "a reason"
-            outcomes.append(Outcome(verb, task_id, delay, text, record))
-        settled = await self.workers[number].settle(outcomes)
-        for outcome, was_ours in zip(outcomes, settled, strict=True):
+        outcomes = [
+            self._outcome(self.chance.choice([*Verb, Verb.DONE]), task_id)
+            for task_id in self.chance.sample(known, min(len(known), self.chance.randint(1, 4)))
+        ]
+        expected = [self._expected(outcome, number) for outcome in outcomes]
+        assert await self.workers[number].settle(outcomes) == expected, outcomes
+        for outcome, verdict in zip(outcomes, expected, strict=True):
             task = self.tasks[outcome.task_id]
-            is_holder = task.place == "held" and task.holder == number
-            # A result that comes late still counts while nobody else has begun.
-            assert was_ours is (is_holder or (outcome.verb is Verb.DONE and task.place == "pending")), outcome
-            if was_ours:
-                self._settled(task, outcome.verb)
+            if verdict is Verdict.SETTLED:
+                self._settled(task, outcome)
+            elif verdict is Verdict.LATE and outcome.verb is not Verb.RUNNING:
+                task.deliveries = max(0, task.deliveries - 1)
 
-    def _settled(self, task: Modelled, verb: Verb) -> None:
+    def _outcome(self, verb: Verb, task_id: str) -> Outcome:
+        status = {
+            Verb.DONE: self.chance.choice([TaskStatus.SUCCESS, TaskStatus.FAILED]),
+            Verb.BURY: TaskStatus.FAILED,
+            Verb.RUNNING: TaskStatus.RUNNING,
+            Verb.LATER: TaskStatus.RETRYING,
+        }.get(verb)
+        record, text = None, ""
+        if status is not None:
+            record = codec.encode_record(TaskResult(task_id, status, "work", submitted_at=datetime.now(UTC)))
+        if verb is Verb.LATER:
+            task = Task(task_id, "work", (), {}, current_retry=self.chance.randint(1, 2))
+            text = codec.encode_task(task, None, codec.encode_call((), {}, "work"))
+        elif verb is Verb.REFUSE:
+            text = "work"
+        elif verb is Verb.BURY:
+            text = "a reason"
+        return Outcome(verb, task_id, HOUR if verb is Verb.LATER else 0.0, text, record)
+
+    def _expected(self, outcome: Outcome, number: int) -> Verdict:
+        task, verb = self.tasks[outcome.task_id], outcome.verb
+        is_success = outcome.record is not None and outcome.record.status == "success"
+        if task.place == "held" and task.holder == number:
+            return Verdict.SETTLED
+        if task.place == "finished":
+            return Verdict.OVER
+        if is_success:  # the first one counts, whoever tells it
+            return Verdict.SETTLED
+        if task.place == "dead":
+            return Verdict.OVER
+        if task.place == "pending" and verb is not Verb.RUNNING:  # nobody else has begun
+            return Verdict.SETTLED
+        is_waiting = task.place in ("delayed", "unknown")
+        is_repeated = (is_waiting and verb is Verb.LATER and task.text == outcome.text) or (
+            task.place == "unknown" and verb is Verb.REFUSE
+        )
+        return Verdict.KNOWN if is_repeated else Verdict.LATE
+
+    def _settled(self, task: Modelled, outcome: Outcome) -> None:
+        verb = outcome.verb
         if verb is Verb.DONE:
             self._forget(task, "finished")
         elif verb is Verb.BURY:
@@ -147,20 +179,28 @@ class Model:
         elif verb is Verb.RELEASE:
             self._make_ready(task, keeps_place=True)
         elif verb is Verb.REFUSE:
-            task.place, task.holder, task.deliveries = "delayed", -1, task.deliveries + 1
-        elif verb is Verb.LATER and task.is_cancelled:
-            task.deliveries = 0
-            self._make_ready(task)
+            task.place, task.holder = "unknown", -1
         elif verb is Verb.LATER:
-            task.place, task.holder, task.deliveries = "delayed", -1, 0
+            task.text, task.deliveries = outcome.text, 0
+            if task.is_cancelled:
+                self._make_ready(task)
+            else:
+                task.place, task.holder = "delayed", -1
+
+    async def announce(self) -> None:
+        """A worker comes to know the tasks' name, or is replaced by one that doesn't."""
+        number = self.chance.randrange(WORKERS)
+        self.knowing ^= {number}
+        names = ["work", "other"] if number in self.knowing else ["other"]
+        answer = await asyncio.to_thread(self.workers[number].announce, None, names, HOUR)
+        assert answer == (True, [])
 
     async def lapse(self) -> None:
         """A worker crashes: all that it holds lapses, and is there for the next take."""
         number = self.chance.randrange(WORKERS)
         lost = [task_id for task_id in self.ids("held") if self.tasks[task_id].holder == number]
-        token = self.workers[number]._token
-        for task_id in lost:
-            self.look.zadd(f"{QUEUE}:leases", {f"{token}{task_id}": 1}, xx=True)
+        if lost:
+            let_lapse(self.look, *lost)
         await self.workers[number].take(0)
         for task_id in lost:
             self.tasks[task_id].deliveries += 1
@@ -179,7 +219,11 @@ class Model:
         number = self.chance.randrange(WORKERS)
         asked = self.chance.sample(list(self.tasks), min(len(self.tasks), 4))
         renewal = await asyncio.to_thread(self.workers[number].renew, asked)
-        assert renewal.lost == [each for each in asked if self.tasks[each].holder != number]
+        others = [each for each in asked if self.tasks[each].holder != number]
+        assert [each for each in others if each in renewal.lost or each in renewal.missing] == others
+        assert len(renewal.lost) + len(renewal.missing) == len(others)
+        # What is over may have been forgotten; what is somewhere in the queue never is.
+        assert all(self.tasks[each].place == "finished" for each in renewal.missing)
         assert renewal.cancelled == [each for each in asked if self.tasks[each].is_cancelled]
 
     async def cancel(self) -> None:
@@ -189,7 +233,7 @@ class Model:
         task = self.tasks[task_id]
         record = TaskResult(task_id, TaskStatus.CANCELLED, "work", submitted_at=datetime.now(UTC))
         answer = await self.chance.choice(self.workers).cancel(record)
-        if task.place in ("pending", "delayed"):
+        if task.place in ("pending", "delayed", "unknown"):
             assert answer is Cancellation.CANCELLED
             self._forget(task, "finished")
         elif task.place == "held":
@@ -220,24 +264,30 @@ class Model:
 
     async def check(self) -> None:
         where: dict[str, list[str]] = defaultdict(list)
-        for name, prefix in (("ready", 16), ("delayed", 0), ("leases", 16), ("dead", 0)):
+        for name, prefix in (("ready", 16), ("delayed", 0), ("leases", 0), ("unknown:work", 16), ("dead", 0)):
             for member in self.look.zrange(f"{QUEUE}:{name}", 0, -1):  # type: ignore[union-attr]
                 where[member.decode()[prefix:]].append(name)
-        names = {"pending": "ready", "held": "leases"}
+        names = {"pending": "ready", "held": "leases", "unknown": "unknown:work"}
         expected = {
             task_id: [names.get(task.place, task.place)]
             for task_id, task in self.tasks.items()
             if task.place != "finished"
         }
         assert where == expected
-        waiting = set(self.ids("pending", "delayed", "held"))
+        waiting = set(self.ids("pending", "delayed", "held", "unknown"))
+        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:holders")} == set(self.ids("held"))  # type: ignore[union-attr]
+        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:unknown")} == set(self.ids("unknown"))  # type: ignore[union-attr]
+        names_of_unknown = self.look.smembers(f"{QUEUE}:unknown:names")
+        assert names_of_unknown == set(self.look.hkeys(f"{QUEUE}:unknown:since"))  # type: ignore[arg-type]
+        assert names_of_unknown == ({b"work"} if self.ids("unknown") else set())
         assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:tasks")} == waiting  # type: ignore[union-attr]
         assert {each.decode() for each in self.look.zrange(f"{QUEUE}:since", 0, -1)} == set(self.ids("pending"))  # type: ignore[union-attr]
         assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:dead:tasks")} == set(self.ids("dead"))  # type: ignore[union-attr]
         assert self.look.llen(f"{QUEUE}:wake") <= 1
         figures = await self.workers[0].figures()
-        counted = [len(self.ids(place)) for place in ("pending", "delayed", "held", "dead")]
-        assert [figures.pending, figures.delayed, figures.in_flight, figures.dead] == counted
+        counted = [len(self.ids(place)) for place in ("pending", "delayed", "held", "dead", "unknown")]
+        found = [figures.pending, figures.delayed, figures.in_flight, figures.dead, figures.unknown]
+        assert found == counted
         assert (figures.oldest_pending_at is not None) is bool(counted[0])
         await self.check_records()
 
@@ -262,9 +312,10 @@ class Model:
             self._make_ready(self.tasks[task_id])
         for number in range(WORKERS):
             for task_id in [each for each in self.ids("held") if self.tasks[each].holder == number]:
-                assert await self.workers[number].settle([Outcome(Verb.RELEASE, task_id)]) == [True]
+                assert await self.workers[number].settle([Outcome(Verb.RELEASE, task_id)]) == [Verdict.SETTLED]
                 self._make_ready(self.tasks[task_id], keeps_place=True)
         await self.jump()
+        await asyncio.to_thread(self.workers[0].announce, None, ["work"], HOUR)
         deliveries, _ = await self.workers[0].take(100)
         assert {each.task_id for each in deliveries} == {
             task_id for task_id, task in self.tasks.items() if task.place != "finished"
@@ -273,7 +324,7 @@ class Model:
             Outcome(Verb.DONE, each.task_id, record=codec.encode_record(TaskResult(each.task_id, TaskStatus.SUCCESS)))
             for each in deliveries
         ]
-        assert all(await self.workers[0].settle(done))
+        assert set(await self.workers[0].settle(done)) <= {Verdict.SETTLED}
         for task_id in self.tasks:
             await self.results.delete(task_id)
         assert leftovers(self.look) <= {"flowrra:finished"}
@@ -286,6 +337,7 @@ STEPS_BY_WEIGHT = {
     Model.lapse: 1,
     Model.jump: 1,
     Model.renew: 1,
+    Model.announce: 1,
     Model.cancel: 2,
     Model.requeue: 2,
     Model.forget_finished: 1,
