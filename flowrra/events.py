@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from flowrra.copying import copied
 from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
@@ -153,10 +154,17 @@ class EventPublisher:
 
         To be called on the event loop.
         """
-        subscribers = self.bus.subscribers
-        event = {"type": "task.update", "task": record.to_dict}
-        for subscriber in subscribers:
-            self._mailbox(subscriber).put(event)
+        task = record.to_dict
+        # What subscribers do to them is not to reach the task.
+        task |= {"args": copied(record.args), "kwargs": copied(record.kwargs), "result": copied(record.result)}
+        event = {"type": "task.update", "task": task}
+        for subscriber in self.bus.subscribers:
+            try:
+                self._mailbox(subscriber).put(event)
+            except Exception:  # user code: it may not be hashable, or raise when it is compared
+                if self.errors % 1000 == 0:
+                    logger.exception("event not handed to subscriber subscriber=%r", type(subscriber))
+                self.errors += 1
 
     def _mailbox(self, subscriber: Subscriber) -> _Mailbox:
         mailbox = self._mailboxes.get(subscriber)

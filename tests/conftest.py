@@ -20,6 +20,7 @@ DEADLINES = {
     HERE / "management": 15.0,
     HERE / "exporter": 60.0,
     HERE / "redis": 20.0,
+    HERE / "settlement": 120.0,
     HERE / "redis_faults": 45.0,
 }
 

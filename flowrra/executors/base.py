@@ -573,6 +573,8 @@ class BaseTaskExecutor(ABC):
         else:
             retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
         if self._leased is not None:
+            if retry_after is not None and not self._leased.plan_retry(job):
+                retry_after = None
             if self._memory is not None:
                 self._memory.keep(job.id, record)
             elif not self._leased.keeps_records:

@@ -35,6 +35,7 @@ class Job:
         timer: Ends the attempt when its time limit is over.
         interrupt: Why the attempt is being ended, if it is.
         settled: Whether the attempt's outcome has been decided; what comes after that is ignored.
+        next_text: The task as it is queued for its next attempt, if a broker keeps it meanwhile.
         exception: The name of the class of what the attempt failed with.
         timed_out: Whether that was its time limit.
     """
@@ -48,6 +49,7 @@ class Job:
         "id",
         "interrupt",
         "kwargs",
+        "next_text",
         "priority",
         "ready_at",
         "record",
@@ -88,6 +90,7 @@ class Job:
         self.timer: asyncio.TimerHandle | None = None
         self.interrupt: Interrupt | None = None
         self.settled = False
+        self.next_text = ""
         self.exception: str | None = None
         self.timed_out = False
 

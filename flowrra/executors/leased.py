@@ -512,14 +512,33 @@ class LeasedTasks:
         if self.keeps_records:
             self._settler.mark_running(job)
 
+    def plan_retry(self, job: Job) -> bool:
+        """Write down the next attempt of a task; False if that can't be, and its failure is final."""
+        try:
+            job.next_text = self._text_of(job)
+        except BaseException as error:  # noqa: BLE001 - what a task does to itself is user code
+            fail_unwritable(job, error, "its retry could not be planned")
+            return False
+        return True
+
+    def _text_of(self, job: Job) -> str:
+        """A task as it is queued.
+
+        Raises:
+            SerializationError, ValueError: Its own code has made something of it that nobody could read.
+        """
+        assert job.call is not None  # noqa: S101 - it came from the broker
+        text = codec.encode_task(job.restore_task(), job.record.submitted_at, job.call)
+        codec.decode_task(text.encode())
+        return text
+
     def settle(self, job: Job, retry_after: float | None) -> None:
         """Say what became of an attempt, as its record states. What can't be written fails its task."""
         self._leaving[job.id] = job
         try:
             outcome = self._outcome(job, retry_after)
-        except BaseException as error:  # noqa: BLE001 - what a task returns, and does to itself, is user code
-            what = "its retry could not be planned" if retry_after is not None else "its result could not be stored"
-            fail_unwritable(job, error, what)
+        except BaseException as error:  # noqa: BLE001 - what a task returns is user code
+            fail_unwritable(job, error, "its result could not be stored")
             outcome = self._outcome(job, None)
         self._settler.add(outcome)
 
@@ -527,20 +546,9 @@ class LeasedTasks:
         record = job.record
         encoded = codec.encode_record(record, job.call) if self.keeps_records else None
         if retry_after is not None:
-            return Outcome(Verb.LATER, job.id, retry_after, self._text_of(job), encoded, job.priority)
+            return Outcome(Verb.LATER, job.id, retry_after, job.next_text, encoded, job.priority)
         verb = Verb.RELEASE if record.status is PENDING else Verb.DONE
         return Outcome(verb, job.id, record=encoded, status=record.status if verb is Verb.DONE else None)
-
-    def _text_of(self, job: Job) -> str:
-        """A task as it is queued for its next attempt.
-
-        Raises:
-            ValueError: Its own code has made something of it that nobody could read.
-        """
-        assert job.call is not None  # noqa: S101 - it came from the broker
-        text = codec.encode_task(job.restore_task(), job.record.submitted_at, job.call)
-        codec.decode_task(text.encode())
-        return text
 
     def give_back(self, job: Job) -> None:
         """Return a task unrun."""
