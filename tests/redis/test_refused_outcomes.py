@@ -12,9 +12,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowrra import TaskResult, TaskStatus, codec
+from flowrra import TaskResult, TaskStatus, codec, current_task
 from flowrra.backends.redis import RedisBackend
-from flowrra.brokers.base import Entry, Outcome, Verb, Verdict
+from flowrra.brokers.base import Entry, Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
 from flowrra.executors.settler import Settler
@@ -214,8 +214,6 @@ async def test_a_record_that_is_refused_costs_no_other(url: str) -> None:
 
 
 async def test_a_failure_that_changes_its_own_task_is_a_failure(url: str, look: redis.Redis) -> None:
-    from flowrra import current_task
-
     app = with_tasks(redis_app(url))
 
     @app.task(name="never", max_retries=1)
@@ -231,7 +229,3 @@ async def test_a_failure_that_changes_its_own_task_is_a_failure(url: str, look: 
         assert (await final(app, await app.submit("add", 1, 2))).result == 3
         assert numbers_of(app, "never")["failed"] == 1
         await until(lambda: not look.exists(f"{QUEUE}:leases"))
-
-
-def test_the_verdicts_are_known() -> None:
-    assert {verdict.value for verdict in Verdict} == {"settled", "known", "late", "over", "lost"}
