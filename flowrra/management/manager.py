@@ -82,7 +82,8 @@ class FlowrraManager:
 
         Returns:
             For ``io`` and ``cpu``, None if it has no task, else ``pending`` (due and waiting for a worker), ``delayed``
-            (a retry, countdown or eta that is not due yet), ``in_flight`` (being run), ``dead``, ``oldest_pending_at``
+            (a retry, countdown or eta that is not due yet), ``in_flight`` (being run), ``dead``, ``unknown`` (waiting
+            for a worker that knows their names, such as during a deploy), ``oldest_pending_at``
             (aware UTC datetime since when the longest waiting task has been due), ``paused``, ``broker``,
             ``namespace``, and ``shared`` (whether other processes see the same queue). A figure that can't be had is
             None.
@@ -560,6 +561,7 @@ async def _queue_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | No
         "delayed": executor.delayed_count() if broker is None else None,
         "in_flight": executor.busy_workers if broker is None else None,
         "dead": 0 if broker is None else None,
+        "unknown": 0 if broker is None else None,
         "oldest_pending_at": executor.oldest_pending_at() if broker is None else None,
         "paused": False if broker is None else None,
         "broker": "memory" if broker is None else type(broker).__name__,

@@ -1,0 +1,83 @@
+"""Apps on different databases of one server, or under different names on one database, don't meet: neither do their
+messages, which know no databases."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+
+from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra, TaskStatus
+from tests.core.apps import final, until
+from tests.redis.apps import Gate, redis_app, with_tasks
+
+
+def at(url: str, database: int) -> str:
+    return f"{url.rsplit('/', 1)[0]}/{database}"
+
+
+def app_with_names(url: str, namespace: str, queue_key: str | None) -> Flowrra:
+    return Flowrra(
+        Config(
+            broker=BrokerConfig(url=url, namespace=namespace, queue_key=queue_key),
+            backend=BackendConfig(url=url, namespace=namespace),
+            executor=ExecutorConfig(io_workers=4),
+        )
+    )
+
+
+def pairs(url: str) -> list[Any]:
+    return [
+        ("other database", redis_app(at(url, 3)), redis_app(at(url, 4))),
+        ("other namespace", redis_app(url, namespace="staging"), redis_app(url, namespace="production")),
+        ("other queue", app_with_names(url, "one", "queue-a"), app_with_names(url, "other", "queue-b")),
+        ("other database, own queue", app_with_names(at(url, 3), "x", "q"), app_with_names(at(url, 4), "x", "q")),
+    ]
+
+
+@pytest.mark.parametrize("which", range(4))
+async def test_a_cancellation_stays_where_it_was_asked_for(url: str, which: int) -> None:
+    _, one, other = pairs(url)[which]
+    gates = Gate(), Gate()
+    async with with_tasks(one, gates[0]), with_tasks(other, gates[1]):
+        for app in (one, other):
+            # As the runs of a schedule have, in staging and in production.
+            await app.options(task_id="nightly@1").submit("hold", 1)
+        await until(lambda: gates[0].begun and gates[1].begun)
+        assert await other.cancel_task("nightly@1") is True
+        await asyncio.sleep(0.2)
+        gates[0].opened.set()
+        assert (await final(one, "nightly@1")).status is TaskStatus.SUCCESS
+        assert (await final(other, "nightly@1")).status is TaskStatus.CANCELLED
+
+
+async def test_what_anybody_says_on_the_channel_cancels_nothing(url: str, look: redis.Redis) -> None:
+    gate = Gate()
+    async with with_tasks(redis_app(url), gate) as app:
+        task_id = await app.submit("hold", 1)
+        await until(lambda: gate.begun)
+        for channel in look.pubsub_channels():  # type: ignore[union-attr]
+            look.publish(channel, task_id)
+            look.publish(channel, b"\xff\xfe")
+        await asyncio.sleep(0.2)
+        gate.opened.set()
+        assert (await final(app, task_id)).status is TaskStatus.SUCCESS
+        # It still listens.
+        held = await app.submit("echo")
+        await final(app, held)
+
+
+async def test_a_completion_elsewhere_completes_nothing_here(url: str) -> None:
+    one, other, gate = redis_app(at(url, 3)), redis_app(at(url, 4)), Gate()
+    async with with_tasks(one, gate), with_tasks(other):
+        await one.options(task_id="same").submit("hold", 1)
+        waiting = asyncio.create_task(final(one, "same"))
+        await until(lambda: gate.begun)
+        await other.options(task_id="same").submit("add", 1, 1)
+        assert (await final(other, "same")).result == 2
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        gate.opened.set()
+        assert (await waiting).result == 1
