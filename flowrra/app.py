@@ -23,8 +23,10 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.config import BackendConfig, BrokerConfig, Config, SchedulerConfig
 from flowrra.events import EventPublisher
 from flowrra.exceptions import (
+    BackendError,
     ExecutorNotRunningError,
     NoTasksRegisteredError,
+    PartialSubmissionError,
     TaskNotFoundError,
     TaskTimeoutError,
 )
@@ -399,7 +401,8 @@ class Flowrra:
             The tasks' ids, in the same order.
 
         Raises:
-            As :meth:`submit`; the first of them may have been submitted then.
+            PartialSubmissionError: The server failed after some of them; it says which were queued.
+            As :meth:`submit`.
         """
         found = [(self._definition(func), tuple(args), kwargs) for func, args, kwargs in calls]
         if self._loop is asyncio.get_running_loop():
@@ -410,7 +413,14 @@ class Flowrra:
         ids: list[str] = []
         # Neighbours of one kind go together, and the order stays.
         for cpu_bound, group in groupby(calls, key=lambda call: call[0].cpu_bound):
-            ids += await self._ensure_executor(cpu_bound).accept_many(list(group))
+            try:
+                ids += await self._ensure_executor(cpu_bound).accept_many(list(group))
+            except PartialSubmissionError as error:
+                raise PartialSubmissionError(error.reason, ids + error.queued, error.unsure) from error
+            except BackendError as error:
+                if ids:
+                    raise PartialSubmissionError(str(error), ids, []) from error
+                raise
         return ids
 
     def submit_sync(

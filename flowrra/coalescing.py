@@ -7,13 +7,35 @@ import asyncio
 import contextvars
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from flowrra.exceptions import RequestRefusedError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+def in_batches(
+    items: Sequence[Item], size_of: Callable[[Item], int], most: int, most_bytes: int
+) -> Iterator[list[Item]]:
+    """The items in their order, in batches that are neither too many nor too large; one item may be larger.
+
+    Args:
+        items: What is to be sent.
+        size_of: The bytes of an item.
+        most, most_bytes: Of one batch.
+    """
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == most or size + size_of(item) > most_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += size_of(item)
+    if batch:
+        yield batch
 
 
 class _Line(Generic[Item, Answer]):

@@ -81,6 +81,26 @@ class RequestTimeoutError(ServerUnavailableError):
     """A server did not answer a request in time."""
 
 
+class PartialSubmissionError(BackendError):
+    """Only some of many tasks were queued.
+
+    Args:
+        reason: What went wrong.
+        queued: Ids of the tasks that are queued, in the order of the calls; they are the first ones.
+        unsure: Ids of those that come next, and may be queued: the server's answer was lost. Submitted again with their
+            ids (``app.options(task_id=…)``) each is queued once. What is in neither list was not sent.
+    """
+
+    def __init__(self, reason: str, queued: list[str], unsure: list[str]) -> None:
+        super().__init__(f"{reason} ({len(queued)} tasks are queued, of {len(unsure)} it is not known)")
+        self.reason = reason
+        self.queued = queued
+        self.unsure = unsure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.queued, self.unsure)
+
+
 class Reject(FlowrraError):
     """Raised by a task to fail at once, whatever retries it has left."""
 

@@ -50,6 +50,8 @@ MIN_BACKOFF = 0.05
 MAX_BACKOFF = 1.0
 # Seconds that a request may wait for its answer because it waits for something to happen.
 MAX_BLOCK = 10.0
+# Bytes a second with which a large request is expected to travel at least.
+SLOWEST_LINK = 1e6
 # Seconds that a request waits for a connection when all of them are in use.
 POOL_TIMEOUT = 20.0
 
@@ -177,6 +179,10 @@ class RedisServer:
         self._lines.pop(asyncio.get_running_loop(), None)
         if closer is not None:
             await closer.aclose()
+
+    def time_for(self, size: int) -> float | None:
+        """Seconds to wait for the answer to a request of so many bytes; None waits for as long as it takes."""
+        return None if self._socket_timeout is None else self._socket_timeout + size / SLOWEST_LINK
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────────────────
 

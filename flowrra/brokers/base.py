@@ -13,6 +13,10 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.codec import EncodedRecord
 from flowrra.task import Task, TaskResult, TaskStatus
 
+# Tasks, and bytes of theirs, of one step: a server does nothing else meanwhile, and the network has its limits.
+MAX_BATCH = 250
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
 
 class BaseBroker(ABC):
     """A shared queue. Lower ``task.priority`` first is the broker's business; so is durability."""
@@ -77,6 +81,10 @@ class Entry(NamedTuple):
     record: EncodedRecord | None
     remember: float = 0.0
 
+    def size(self) -> int:
+        """About how many bytes are sent."""
+        return len(self.text) + (0 if self.record is None else len(self.record.text))
+
 
 @dataclass(slots=True)
 class Delivery:
@@ -136,6 +144,10 @@ class Outcome(NamedTuple):
     record: EncodedRecord | None = None
     priority: float = 0
     status: TaskStatus | None = None
+
+    def size(self) -> int:
+        """About how many bytes are sent."""
+        return len(self.text) + (0 if self.record is None else len(self.record.text))
 
 
 class Verdict(StrEnum):
@@ -247,7 +259,7 @@ class LeasingBroker(BaseBroker):
 
     @abstractmethod
     async def take(
-        self, limit: int, max_bytes: int = ..., *, name: str = "", timeout: float | None = None
+        self, limit: int, max_bytes: int = MAX_BATCH_BYTES, *, name: str = "", timeout: float | None = None
     ) -> tuple[list[Delivery], float | None]:
         """Take up to ``limit`` tasks.
 

@@ -10,9 +10,9 @@ import json
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -22,6 +22,8 @@ from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.base import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
     Announcement,
     Cancellation,
     Delivery,
@@ -33,6 +35,7 @@ from flowrra.brokers.base import (
     Verb,
     Verdict,
 )
+from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, run_script_in_thread
@@ -43,9 +46,6 @@ DEFAULT_QUEUE_KEY = "flowrra:queue"
 DEFAULT_LEASE = 20.0
 DEFAULT_MAX_DELIVERIES = 5
 DEFAULT_UNKNOWN_TTL = 24 * 3600.0
-# Tasks, and bytes of theirs, of one step: the server does nothing else meanwhile, and the network has its limits.
-MAX_BATCH = 250
-MAX_BATCH_BYTES = 4 * 1024 * 1024
 # Ids of one step of the lease keeper.
 MAX_RENEWALS = 1000
 MAX_REASON = 1000
@@ -61,8 +61,6 @@ _WITHDRAW = Script("clock", "queue", "withdraw")
 _RECOVER = Script("clock", "queue", "recover")
 _CANCEL = Script("clock", "records", "queue", "cancel")
 _REQUEUE = Script("clock", "records", "queue", "requeue")
-
-Item = TypeVar("Item")
 
 
 class RedisBroker(LeasingBroker):
@@ -160,7 +158,7 @@ class RedisBroker(LeasingBroker):
 
     async def submit(self, entries: Sequence[Entry]) -> list[bool]:
         added: list[bool] = []
-        for batch in _batches(entries, _entry_bytes):
+        for batch in in_batches(entries, Entry.size, MAX_BATCH, MAX_BATCH_BYTES):
             added += await self._submit(batch)
         return added
 
@@ -171,7 +169,8 @@ class RedisBroker(LeasingBroker):
             # As a float: the text of an enumeration's member, or of True, is no number.
             line = f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {task_id}"
             args += (_wire(line), _wire(text), kept)
-        answer = await self.server.run(_SUBMIT, "queue tasks", self.queue_key, *args)
+        timeout = self.server.time_for(sum(map(Entry.size, entries)))
+        answer = await self.server.run(_SUBMIT, "queue tasks", self.queue_key, *args, timeout=timeout)
         return [bool(each) for each in answer]
 
     async def push(self, task: Task) -> None:
@@ -230,7 +229,7 @@ class RedisBroker(LeasingBroker):
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         verdicts: list[Verdict] = []
-        for batch in _batches(outcomes, _outcome_bytes):
+        for batch in in_batches(outcomes, Outcome.size, MAX_BATCH, MAX_BATCH_BYTES):
             verdicts += await self._settle(batch)
         return verdicts
 
@@ -243,7 +242,8 @@ class RedisBroker(LeasingBroker):
             status = status if ended is None else ended.value
             line = f"{verb.value} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {task_id}"
             args += (_wire(line), _wire(text), kept)
-        answer = await self.server.run(_SETTLE, "settle tasks", self.queue_key, *args, retry_for=0.0)
+        timeout = self.server.time_for(sum(map(Outcome.size, outcomes)))
+        answer = await self.server.run(_SETTLE, "settle tasks", self.queue_key, *args, retry_for=0.0, timeout=timeout)
         return [_VERDICTS[each] for each in answer]
 
     # ── cancelling ──────────────────────────────────────────────────────────────────────────────────────────
@@ -425,28 +425,6 @@ def _wire(text: str) -> str | bytes:
 
 def _text(data: bytes) -> str:
     return data.decode(errors="surrogateescape")
-
-
-def _batches(items: Sequence[Item], size_of: Callable[[Item], int]) -> Iterator[Sequence[Item]]:
-    """The items in their order, many in one batch, but not too many and not too large ones."""
-    batch: list[Item] = []
-    size = 0
-    for item in items:
-        if batch and (len(batch) == MAX_BATCH or size + size_of(item) > MAX_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += size_of(item)
-    if batch:
-        yield batch
-
-
-def _entry_bytes(entry: Entry) -> int:
-    return len(entry.text) + (0 if entry.record is None else len(entry.record.text))
-
-
-def _outcome_bytes(outcome: Outcome) -> int:
-    return len(outcome.text) + (0 if outcome.record is None else len(outcome.record.text))
 
 
 def _delivery(task_id: bytes, deliveries: int, waited: int, is_cancelled: int, payload: bytes) -> Delivery:

@@ -23,7 +23,13 @@ from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.memory import MemoryQueue
 from flowrra.config import Config
 from flowrra.events import EventPublisher
-from flowrra.exceptions import ExecutorNotRunningError, TaskNotFoundError, TaskTimeoutError
+from flowrra.exceptions import (
+    BackendError,
+    ExecutorNotRunningError,
+    PartialSubmissionError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+)
 from flowrra.executors import settlement
 from flowrra.executors.failures import describe
 from flowrra.executors.feeder import Feeder
@@ -321,29 +327,59 @@ class BaseTaskExecutor(ABC):
                 await self.results.store(task.id, record)
             is_new = await leased.submit(entry)
         except BaseException as error:
-            record.status, record.finished_at = CANCELLED, datetime.now(UTC)
-            record.error = f"not queued: {describe(error)}"
+            self._refuse(record, error)
             if not leased.keeps_records:
                 await self.records.store(record)
-            self.publish(record)
             raise
         self.telemetry_of(task.name).cells[counters.SUBMITTED] += is_new
         return task.id
 
+    def _refuse(self, record: TaskResult, error: BaseException) -> None:
+        """Say of a task whose submission was published that it was never queued."""
+        record.status, record.finished_at = CANCELLED, datetime.now(UTC)
+        record.error = f"not queued: {describe(error)}"
+        self.publish(record)
+
     async def accept_many(self, calls: Sequence[tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
-        """:meth:`accept` for many tasks; with a broker that can do it, in one request for many of them."""
+        """:meth:`accept` for many tasks; with a broker that can do it, in one request for many of them.
+
+        Raises:
+            PartialSubmissionError: The broker or the result backend failed after some of them.
+        """
         leased = self._leased
         if leased is None or not leased.keeps_records:
-            return [await self.accept(*call) for call in calls]
+            return await self._accept_each(calls)
         if self._state != "running":
             await self._admit()
         created = [self._new_task(*call, None, NO_OPTIONS) for call in calls]
         for _, record in created:
             self.publish(record)
-        await leased.submit_many(created)
-        for task, _ in created:
-            self.telemetry_of(task.name).cells[counters.SUBMITTED] += 1
+        try:
+            await leased.submit_many(created)
+        except PartialSubmissionError as error:
+            queued, known = set(error.queued), {*error.queued, *error.unsure}
+            self._count_submitted([task for task, _ in created if task.id in queued])
+            for _, record in created:
+                if record.task_id not in known:
+                    self._refuse(record, error)
+            raise
+        self._count_submitted([task for task, _ in created])
         return [task.id for task, _ in created]
+
+    async def _accept_each(self, calls: Sequence[tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
+        ids: list[str] = []
+        for call in calls:
+            try:
+                ids.append(await self.accept(*call))
+            except BackendError as error:
+                if ids:
+                    raise PartialSubmissionError(str(error), ids, []) from error
+                raise
+        return ids
+
+    def _count_submitted(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self.telemetry_of(task.name).cells[counters.SUBMITTED] += 1
 
     async def accept_once(
         self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], options: SubmitOptions

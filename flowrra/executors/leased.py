@@ -14,15 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from flowrra import codec
 from flowrra import telemetry as counters
-from flowrra.brokers.base import Cancellation, Delivery, Entry, LeasingBroker, Outcome, Renewal, Verb
-from flowrra.coalescing import Coalescer
+from flowrra.brokers.base import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    Cancellation,
+    Delivery,
+    Entry,
+    LeasingBroker,
+    Outcome,
+    Renewal,
+    Verb,
+)
+from flowrra.coalescing import Coalescer, in_batches
 from flowrra.codec import EncodedRecord
-from flowrra.exceptions import BackendError, RequestTimeoutError
+from flowrra.exceptions import BackendError, PartialSubmissionError, RequestTimeoutError, SerializationError
 from flowrra.executors.job import Job
 from flowrra.executors.lease_keeper import LeaseKeeper
 from flowrra.executors.pace import Pace
 from flowrra.executors.settlement import fail_unwritable
-from flowrra.executors.settler import MAX_BATCH, Settler
+from flowrra.executors.settler import Settler
 from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult, TaskStatus
 
 if TYPE_CHECKING:
@@ -47,8 +57,7 @@ FLUSH_TIMEOUT = 10.0
 MIN_FLUSH_TIMEOUT = 1.0
 # Seconds between two log lines of tasks that this worker doesn't know.
 UNKNOWN_SILENCE = 1.0
-# Bytes of the tasks of one take: at most, and at least after takes whose answer did not come in time.
-MAX_TAKE_BYTES = 4 * 1024 * 1024
+# Bytes of the tasks of one take, at least, after takes whose answer did not come in time.
 MIN_TAKE_BYTES = 64 * 1024
 # Seconds to wait for the answer to a take, in which then a single large task has to come through.
 LONG_TAKE = 75.0
@@ -100,7 +109,7 @@ class LeasedTasks:
         )
         # What this worker doesn't know and is handing on, as text.
         self._refused: dict[str, Outcome] = {}
-        self._take_bytes = MAX_TAKE_BYTES
+        self._take_bytes = MAX_BATCH_BYTES
         # Whether an answer to a take was lost, and tasks may be held that nobody here knows of.
         self._must_recover = False
         self._keeper: LeaseKeeper | None = None
@@ -147,20 +156,37 @@ class LeasedTasks:
         """Queue tasks, many in one request. While the server has some of them, the next ones are encoded.
 
         Raises:
-            BackendError: As :meth:`submit`; the first of them may be queued then.
+            SerializationError: The arguments of one of the first can't be written as JSON; nothing was queued.
+            PartialSubmissionError: Those of a later one can't, or the server could not be reached.
         """
-        sending: asyncio.Task[list[bool]] | None = None
+        sending: tuple[list[Entry], asyncio.Task[list[bool]]] | None = None
+        queued: list[str] = []
         loop = asyncio.get_running_loop()
+
+        async def sent() -> None:
+            nonlocal sending
+            if sending is not None:
+                (entries, answer), sending = sending, None
+                try:
+                    await answer
+                except BackendError as error:
+                    raise PartialSubmissionError(str(error), queued, [each.task_id for each in entries]) from error
+                queued.extend(each.task_id for each in entries)
+
         try:
             for first in range(0, len(tasks), MAX_BATCH):
                 entries = [self.entry(task, record, 0.0) for task, record in tasks[first : first + MAX_BATCH]]
-                if sending is not None:
-                    await sending
-                sending = loop.create_task(self._submit_all(entries), context=contextvars.Context())
-                await asyncio.sleep(0)
+                for batch in in_batches(entries, Entry.size, MAX_BATCH, MAX_BATCH_BYTES):
+                    await sent()
+                    sending = batch, loop.create_task(self._submit_all(batch), context=contextvars.Context())
+                    await asyncio.sleep(0)
+        except SerializationError as error:
+            await sent()
+            if queued:
+                raise PartialSubmissionError(str(error), queued, []) from error
+            raise
         finally:
-            if sending is not None:
-                await sending
+            await sent()
 
     async def _submit_all(self, entries: Sequence[Entry]) -> list[bool]:
         try:
@@ -179,7 +205,7 @@ class LeasedTasks:
         self._leaving.clear()
         self._errors.clear()
         self._refused.clear()
-        self._take_bytes, self._must_recover = MAX_TAKE_BYTES, False
+        self._take_bytes, self._must_recover = MAX_BATCH_BYTES, False
         self._is_taking = True
         self._keeper = LeaseKeeper(
             self._broker,
@@ -341,7 +367,7 @@ class LeasedTasks:
             if isinstance(error, RequestTimeoutError):
                 self._take_bytes = max(MIN_TAKE_BYTES, self._take_bytes // 2)
             raise
-        self._take_bytes = min(MAX_TAKE_BYTES, 2 * self._take_bytes)
+        self._take_bytes = min(MAX_BATCH_BYTES, 2 * self._take_bytes)
         if deliveries:
             self._pace.restart()
             for delivery in deliveries:

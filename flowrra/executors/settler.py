@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from flowrra import codec
-from flowrra.brokers.base import LeasingBroker, Outcome, Verb, Verdict
+from flowrra.brokers.base import MAX_BATCH, LeasingBroker, Outcome, Verb, Verdict
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
 from flowrra.executors.failures import describe
@@ -19,7 +19,6 @@ from flowrra.task import RUNNING
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH = 250
 MIN_BACKOFF = 0.05
 MAX_BACKOFF = 1.0
 # Seconds: only of attempts that last longer is the running state written at all.

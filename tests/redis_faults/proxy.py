@@ -21,6 +21,7 @@ class Proxy:
         swallows: Whether what is sent in either direction is lost, and new connections hang.
         refusal: The error with which each request is answered, without the server; None passes them on.
         garbage: What the app is sent instead of the next answer; None for the answer.
+        rate: Bytes a second in either direction, of each connection; None for as many as there are.
     """
 
     def __init__(self, target: int) -> None:
@@ -28,6 +29,7 @@ class Proxy:
         self.swallows = False
         self.refusal: bytes | None = None
         self.garbage: bytes | None = None
+        self.rate: float | None = None
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,8 +79,7 @@ class Proxy:
                     # One for each request that begins here: those of the tests are shorter than what is read at once.
                     back.write(b"-%b\r\n" % self.refusal * (b"\r\n" + data).count(b"\r\n*"))
                 elif not self.swallows:
-                    sink.write(data)
-                    await sink.drain()
+                    await self._pass(data, sink)
 
     async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         async with _ending(sink):
@@ -86,8 +87,13 @@ class Proxy:
                 if self.garbage is not None:
                     data, self.garbage = self.garbage, None
                 if not self.swallows:
-                    sink.write(data)
-                    await sink.drain()
+                    await self._pass(data, sink)
+
+    async def _pass(self, data: bytes, sink: asyncio.StreamWriter) -> None:
+        sink.write(data)
+        await sink.drain()
+        if self.rate is not None:
+            await asyncio.sleep(len(data) / self.rate)
 
 
 @contextlib.asynccontextmanager
