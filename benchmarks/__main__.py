@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import cpu, distributed, exposition, in_memory, memory, page, scheduler, scrape, telemetry
+from benchmarks import against, cpu, distributed, exposition, in_memory, memory, page, scheduler, scrape, telemetry
 
 BENCHMARKS = {
     "in_memory": in_memory,
@@ -22,10 +22,18 @@ BENCHMARKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
-    names = parser.parse_args().names or list(BENCHMARKS)
+    parser.add_argument("--against", metavar="REV", help="compare the named ones with another commit, in turns")
+    arguments = parser.parse_args()
+    names = arguments.names or list(BENCHMARKS)
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    if arguments.against is not None:
+        for name in names:
+            if not hasattr(BENCHMARKS[name], "paired"):
+                parser.error(f"{name} can't be compared with another commit")
+            against.run(name, BENCHMARKS[name], arguments.against).save()
+        return
     for name in names:
         BENCHMARKS[name].run().save()
         print("\n")

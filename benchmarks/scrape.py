@@ -3,11 +3,13 @@ the app's event loop, beside a run without scrapes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import Report, Rounds, Side, decimals, spread, thousands
+from benchmarks.harness import Paired, Report, Rounds, Side, decimals, spread, thousands
 
 # Task names that make so many series, with the metrics of the app and of the process.
 NAMES = {1_000: 16, 10_000: 168}
@@ -48,6 +50,13 @@ class Sides:
 def _app(load: str, names: int, scrapes: int, body: str) -> Side:
     command = ("served_app.py", load, str(names), str(scrapes), str(SECONDS[load]), body)
     return Side(f"{load}, {names} names, {scrapes} scrapes/s", command)
+
+
+@contextmanager
+def paired() -> Iterator[list[Paired]]:
+    with TemporaryDirectory() as folder:
+        better = {"scrape p50": False, "turns/s": True}
+        yield [Paired(side, better) for side in Sides(Path(folder)).scraped.values()]
 
 
 def run() -> Report:

@@ -3,9 +3,11 @@ and of whole tasks, with telemetry and tracing off and on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 
-from benchmarks.harness import Report, Rounds, Side, spread, thousands
+from benchmarks.harness import Paired, Report, Rounds, Side, spread, thousands
 
 ROUNDS = 5
 GOAL = 1_000.0
@@ -17,6 +19,14 @@ WHOLE_TASKS = {
     "tracing on, no trace sampled": "tracing on, no trace sampled, more than that",
     "tracing on, each trace sampled": "tracing on, each trace sampled, more than that",
 }
+
+
+@contextmanager
+def paired() -> Iterator[list[Paired]]:
+    yield [
+        Paired(Side("flowrra.telemetry", ("counting.py", "flowrra")), {"counting": False}),
+        Paired(Side("whole tasks", ("task_path.py",)), {"plain": False}),
+    ]
 
 
 def run() -> Report:

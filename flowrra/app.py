@@ -181,7 +181,7 @@ class Flowrra:
 
     def _name_task(self, holder: asyncio.Task[Any]) -> dict[str, str] | None:
         jobs = (job for executor in self.executors.values() for job in executor.running_jobs())
-        return next(({"id": job.id, "name": job.definition.name} for job in jobs if job.worker is holder), None)
+        return next(({"id": job.task.id, "name": job.definition.name} for job in jobs if job.worker is holder), None)
 
     # ── registration ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 
 class TaskStatus(StrEnum):
@@ -222,12 +222,20 @@ class Task:
         return self.priority < other.priority
 
 
-running_task: ContextVar[Task | None] = ContextVar("flowrra_running_task", default=None)
+class RunningTask(Protocol):
+    """What runs a task, and shows it to its code on demand: few tasks ask for it."""
+
+    def shown(self) -> Task:
+        """The task as its own code sees it: what that does to it reaches nobody else."""
+
+
+running_task: ContextVar[Task | RunningTask | None] = ContextVar("flowrra_running_task", default=None)
 
 
 def current_task() -> Task | None:
     """The task that the calling code runs in; None outside of one."""
-    return running_task.get()
+    running = running_task.get()
+    return running if running is None or isinstance(running, Task) else running.shown()
 
 
 class _TaskIds:

@@ -267,7 +267,7 @@ class BaseTaskExecutor(ABC):
             return await self._accept_leased(self._leased, task, record, delay, options.remember)
         telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
         job = Job(task, record, definition, telemetry, time.monotonic() + delay)
-        if job.has_own_arguments:
+        if job.has_changeable_arguments:
             job.keep_arguments()
         if self._memory is not None:
             self._memory.hold(task.id, record)
@@ -433,7 +433,7 @@ class BaseTaskExecutor(ABC):
 
     async def _push(self, broker: BaseBroker, job: Job) -> None:
         try:
-            await broker.push(job.restore_task())
+            await broker.push(job.task)
         except BaseException as error:
             self.broker_errors["push"] += 1
             await self.records.end(job.record, CANCELLED, f"not queued: {describe(error)}")
@@ -441,14 +441,14 @@ class BaseTaskExecutor(ABC):
 
     def _enqueue(self, job: Job, delay: float) -> None:
         if delay > 0:
-            self._queue.put_later(job.id, delay, job)
+            self._queue.put_later(job.task.id, delay, job)
         else:
-            self._queue.put(job.id, job.priority, job)
+            self._queue.put(job.task.id, job.task.priority, job)
             self._workers.wake()
 
     def _start_due(self) -> None:
         for job in self._queue.take_due():
-            self._queue.put(job.id, job.priority, job)
+            self._queue.put(job.task.id, job.task.priority, job)
         self._workers.start()
 
     async def deliver(self, task: Task) -> None:
@@ -472,7 +472,7 @@ class BaseTaskExecutor(ABC):
     def enqueue_taken(self, job: Job) -> None:
         """Run a job in the next free slot."""
         if self._memory is not None:
-            self._memory.hold(job.id, job.record)
+            self._memory.hold(job.task.id, job.record)
         self._enqueue(job, 0)
 
     def waiting_jobs(self) -> list[Job]:
@@ -517,13 +517,11 @@ class BaseTaskExecutor(ABC):
         """Run a job once, in a worker."""
         task, record = job.task, job.record
         telemetry = job.telemetry
-        if job.has_own_arguments:
-            job.renew_arguments()
-        running_task.set(task)
+        running_task.set(job)
         if record.status is RETRYING:
             telemetry.cells[counters.RETRYING] -= 1
-        self._running[job.id] = job
-        job.interrupt, job.settled = None, False
+        self._running[task.id] = job
+        job.interrupt, job.settled, job.view = None, False, None
         job.started_at = time.monotonic()
         # A timer may come a little early, and no wait is negative.
         waited = job.started_at - job.ready_at
@@ -541,10 +539,9 @@ class BaseTaskExecutor(ABC):
                 self._publisher.publish(record)
             if task.timeout is not None:
                 self._limit(job)
-            name = job.definition.name
-            definition = self.registry.by_name.get(name)
+            definition = self.registry.by_name.get(task.name)
             if definition is None:  # it was unregistered meanwhile
-                raise TaskNotFoundError(name)
+                raise TaskNotFoundError(task.name)
             if self._middlewares:
                 value = await self._call_in_middlewares(definition.func, job)
             else:
@@ -565,7 +562,7 @@ class BaseTaskExecutor(ABC):
     async def _call_in_middlewares(self, func: Callable[..., Any], job: Job) -> Any:
         with ExitStack() as stack:
             for middleware in self._middlewares:
-                stack.enter_context(IsolatedMiddleware(middleware, job.task))
+                stack.enter_context(IsolatedMiddleware(middleware, job.shown()))
             return await self._call(func, job)
 
     def _limit(self, job: Job) -> None:
@@ -582,7 +579,7 @@ class BaseTaskExecutor(ABC):
             logger.warning(
                 "task goes on after its time limit, told again to end task=%s id=%s timeout=%s",
                 job.definition.name,
-                job.id,
+                job.task.id,
                 timeout,
             )
         job.worker.cancel()
@@ -609,15 +606,13 @@ class BaseTaskExecutor(ABC):
         else:
             retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
         if self._leased is not None:
-            if retry_after is not None and not self._leased.plan_retry(job):
-                retry_after = None
             if self._memory is not None:
-                self._memory.keep(job.id, record)
+                self._memory.keep(job.task.id, record)
             elif not self._leased.keeps_records:
                 return self._settle_elsewhere(job, seconds, retry_after)
             self._leased.settle(job, retry_after)
         elif self._memory is not None and record.status is not PENDING:
-            self._memory.keep(job.id, record)
+            self._memory.keep(job.task.id, record)
         else:
             return self._settle_elsewhere(job, seconds, retry_after)
         self._close(job, seconds, retry_after)
@@ -635,7 +630,7 @@ class BaseTaskExecutor(ABC):
         finally:
             self._close(job, seconds, retry_after)
         if not is_stored:
-            self._late[job.id] = job
+            self._late[job.task.id] = job
             self.spawn(self._settle_late(job))
         elif job.record.status is PENDING and self._leased is None:
             await self._give_back(job)
@@ -649,13 +644,13 @@ class BaseTaskExecutor(ABC):
                     job.record.status = PENDING
                 self._leased.settle(job, None)
         finally:
-            del self._late[job.id]
+            del self._late[job.task.id]
             self._workers.notify()
 
     async def _record_outcome(self, job: Job) -> bool:
         """Store an attempt's outcome; False if the result backend is away."""
         if self._memory is not None:
-            self._memory.keep(job.id, job.record)
+            self._memory.keep(job.task.id, job.record)
             return True
         if self._leased is not None and not self._leased.is_surely_held(job) and await self._is_known_better(job):
             return True
@@ -663,7 +658,7 @@ class BaseTaskExecutor(ABC):
 
     async def _is_known_better(self, job: Job) -> bool:
         """Whether another worker, which had been given the task meanwhile, has told how it ended."""
-        known = await self.records.known(job.id)
+        known = await self.records.known(job.task.id)
         return known is not None and known.is_complete and (known.is_success or not job.record.is_success)
 
     def _close(self, job: Job, seconds: float, retry_after: float | None) -> None:
@@ -672,7 +667,7 @@ class BaseTaskExecutor(ABC):
             job.telemetry.count_success(seconds)
         else:
             settlement.count_failure(job, seconds)
-        del self._running[job.id]
+        del self._running[job.task.id]
         if self._bus.subscribers:
             self._publisher.publish(job.record)
         is_retried = job.record.status is RETRYING
@@ -697,10 +692,10 @@ class BaseTaskExecutor(ABC):
             return
         assert self.broker is not None  # noqa: S101 - in memory there is nobody to give it to
         try:
-            await self.broker.push(job.restore_task())
+            await self.broker.push(job.task)
         except Exception:
             self.broker_errors["push"] += 1
-            logger.exception("task not given back to the broker task=%s id=%s", job.definition.name, job.id)
+            logger.exception("task not given back to the broker task=%s id=%s", job.definition.name, job.task.id)
             reason = "cancelled: the app stopped, and the broker did not take it back"
             await self.records.end(job.record, CANCELLED, reason)
 
@@ -879,7 +874,7 @@ class BaseTaskExecutor(ABC):
     async def _leave_resisting(self) -> None:
         """Give up on attempts that won't end: their records say so, and whatever they still do is ignored."""
         for job in self.running_jobs():
-            logger.error("task would not end, left to itself task=%s id=%s", job.definition.name, job.id)
+            logger.error("task would not end, left to itself task=%s id=%s", job.definition.name, job.task.id)
             settling = self._settle(job, None, asyncio.CancelledError())
             if settling is not None:
                 await settling

@@ -20,5 +20,6 @@ class IOExecutor(BaseTaskExecutor):
         return config.executor.io_workers
 
     def _call(self, func: Callable[..., Any], job: Job) -> Awaitable[Any]:
-        result: Awaitable[Any] = func(*job.task.args, **job.task.kwargs)
+        task = job.shown() if job.has_changeable_arguments else job.task
+        result: Awaitable[Any] = func(*task.args, **task.kwargs)
         return result

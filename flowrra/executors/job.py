@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from enum import Enum
 
 from flowrra.copying import SCALARS, copied
@@ -23,11 +24,8 @@ class Job:
     """A task, its record, and the state of its current attempt.
 
     Attributes:
-        id: Of the task, whatever its code makes of ``task``.
-        task: The task as the current attempt sees it.
-        record: Its record.
-        args, kwargs, priority: What the task was submitted with.
-        call: Those as text, if they came from a broker that keeps text.
+        task: The task as it was submitted, but for ``current_retry``; its own code never gets hold of it.
+        call: Its arguments as text, if it came from a broker that keeps text.
         ready_at: When it became due, on the monotonic clock.
         taken_at: When it was taken from a broker, on the monotonic clock.
         started_at: When its current attempt began, on the monotonic clock.
@@ -35,22 +33,18 @@ class Job:
         timer: Ends the attempt when its time limit is over.
         interrupt: Why the attempt is being ended, if it is.
         settled: Whether the attempt's outcome has been decided; what comes after that is ignored.
-        next_text: The task as it is queued for its next attempt, if a broker keeps it meanwhile.
-        exception: The name of the class of what the attempt failed with.
+        exception: The name of the class of what the attempt failed with, once it has.
         timed_out: Whether that was its time limit.
+        view: The task as the code of its current attempt sees it, once that has asked.
+        has_changeable_arguments: Whether somebody could change them: then each attempt gets its own.
     """
 
     __slots__ = (
-        "args",
         "call",
         "definition",
         "exception",
-        "has_own_arguments",
-        "id",
+        "has_changeable_arguments",
         "interrupt",
-        "kwargs",
-        "next_text",
-        "priority",
         "ready_at",
         "record",
         "settled",
@@ -60,8 +54,14 @@ class Job:
         "telemetry",
         "timed_out",
         "timer",
+        "view",
         "worker",
     )
+
+    # Set when they are there: every task in memory makes one of these, and most never have them.
+    call: str
+    exception: str | None
+    timed_out: bool
 
     def __init__(
         self,
@@ -70,17 +70,9 @@ class Job:
         definition: TaskDefinition,
         telemetry: TaskTelemetry,
         ready_at: float,
-        call: str | None = None,
     ) -> None:
-        self.id = task.id
         self.task = task
         self.record = record
-        self.args = task.args
-        self.kwargs = task.kwargs
-        self.priority = task.priority
-        self.call = call
-        # What nobody can change is the same for the caller, the record and every attempt.
-        self.has_own_arguments = bool(task.kwargs) or not SCALARS.issuperset(map(type, task.args))
         self.definition = definition
         self.telemetry = telemetry
         self.ready_at = ready_at
@@ -90,21 +82,19 @@ class Job:
         self.timer: asyncio.TimerHandle | None = None
         self.interrupt: Interrupt | None = None
         self.settled = False
-        self.next_text = ""
-        self.exception: str | None = None
-        self.timed_out = False
+        self.view: Task | None = None
+        args = task.args
+        self.has_changeable_arguments = bool(task.kwargs or (args and not SCALARS.issuperset(map(type, args))))
 
     def keep_arguments(self) -> None:
         """Keep a copy of the arguments that the caller can't change."""
-        self.args = self.record.args = copied(self.args)
-        self.kwargs = self.record.kwargs = copied(self.kwargs)
+        task = self.task
+        task.args = self.record.args = copied(task.args)
+        task.kwargs = self.record.kwargs = copied(task.kwargs)
 
-    def renew_arguments(self) -> None:
-        """Give the next attempt what was submitted, whatever was done to the arguments of the last one."""
-        self.task.args, self.task.kwargs = copied(self.args), copied(self.kwargs)
-
-    def restore_task(self) -> Task:
-        """The task as it was submitted, but for what was repeated of it."""
-        self.task.id, self.task.name = self.id, self.definition.name
-        self.task.args, self.task.kwargs, self.task.priority = self.args, self.kwargs, self.priority
-        return self.task
+    def shown(self) -> Task:
+        """The task as the code of its current attempt sees it."""
+        if self.view is None:
+            task = self.task
+            self.view = replace(task, args=copied(task.args), kwargs=copied(task.kwargs), headers=task.headers.copy())
+        return self.view

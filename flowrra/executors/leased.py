@@ -422,7 +422,8 @@ class LeasedTasks:
         else:
             ready_at = time.monotonic() - delivery.waited
             telemetry = self._executor.telemetry_of(task.name)
-            job = Job(task, record, definition, telemetry, ready_at, delivery.call)
+            job = Job(task, record, definition, telemetry, ready_at)
+            job.call = delivery.call
             if delivery.deliveries:
                 job.telemetry.cells[counters.REDELIVERED] += 1
                 logger.warning(
@@ -528,7 +529,7 @@ class LeasedTasks:
                 continue
             self._pace.slow_down()
             for job in reversed(stale):
-                if self._executor.withdraw(job.id) is not None:
+                if self._executor.withdraw(job.task.id) is not None:
                     self.give_back(job)
 
     # ── settling ────────────────────────────────────────────────────────────────────────────────────────────
@@ -538,29 +539,9 @@ class LeasedTasks:
         if self.keeps_records:
             self._settler.mark_running(job)
 
-    def plan_retry(self, job: Job) -> bool:
-        """Write down the next attempt of a task; False if that can't be, and its failure is final."""
-        try:
-            job.next_text = self._text_of(job)
-        except BaseException as error:  # noqa: BLE001 - what a task does to itself is user code
-            fail_unwritable(job, error, "its retry could not be planned")
-            return False
-        return True
-
-    def _text_of(self, job: Job) -> str:
-        """A task as it is queued.
-
-        Raises:
-            SerializationError, ValueError: Its own code has made something of it that nobody could read.
-        """
-        assert job.call is not None  # noqa: S101 - it came from the broker
-        text = codec.encode_task(job.restore_task(), job.record.submitted_at, job.call)
-        codec.decode_task(text.encode())
-        return text
-
     def settle(self, job: Job, retry_after: float | None) -> None:
         """Say what became of an attempt, as its record states. What can't be written fails its task."""
-        self._leaving[job.id] = job
+        self._leaving[job.task.id] = job
         try:
             outcome = self._outcome(job, retry_after)
         except BaseException as error:  # noqa: BLE001 - what a task returns is user code
@@ -572,25 +553,27 @@ class LeasedTasks:
         record = job.record
         encoded = codec.encode_record(record, job.call) if self.keeps_records else None
         if retry_after is not None:
-            return Outcome(Verb.LATER, job.id, retry_after, job.next_text, encoded, job.priority)
+            text = codec.encode_task(job.task, record.submitted_at, job.call)
+            return Outcome(Verb.LATER, job.task.id, retry_after, text, encoded, job.task.priority)
         verb = Verb.RELEASE if record.status is PENDING else Verb.DONE
-        return Outcome(verb, job.id, record=encoded, status=record.status if verb is Verb.DONE else None)
+        return Outcome(verb, job.task.id, record=encoded, status=record.status if verb is Verb.DONE else None)
 
     def give_back(self, job: Job) -> None:
         """Return a task unrun."""
-        self._leaving[job.id] = job
-        self._settler.add(Outcome(Verb.RELEASE, job.id))
+        self._leaving[job.task.id] = job
+        self._settler.add(Outcome(Verb.RELEASE, job.task.id))
 
     def is_surely_held(self, job: Job) -> bool:
         """Whether no other worker can have been given a task meanwhile."""
         renewed_at = 0.0 if self._keeper is None else self._keeper.renewed_at
-        return time.monotonic() < max(job.taken_at, renewed_at) + self._broker.lease and job.id in self._held
+        return time.monotonic() < max(job.taken_at, renewed_at) + self._broker.lease and job.task.id in self._held
 
     def _put_back(self, outcome: Outcome) -> None:
         """Queue a task anew that the broker doesn't know, and that is to run again."""
         job, again = self._leaving.get(outcome.task_id), self._refused.get(outcome.task_id)
         if job is not None:
-            again = Outcome(Verb.LATER, job.id, text=self._text_of(job), priority=job.priority)
+            text = codec.encode_task(job.task, job.record.submitted_at, job.call)
+            again = Outcome(Verb.LATER, job.task.id, text=text, priority=job.task.priority)
         if again is not None:
             self._settler.add(again)
 

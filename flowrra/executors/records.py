@@ -95,7 +95,7 @@ class Records:
         record = job.record
         for attempt in range(OUTCOME_ATTEMPTS):
             try:
-                await self.results.store(job.id, record)
+                await self.results.store(job.task.id, record)
                 return True
             except asyncio.CancelledError:
                 continue
@@ -110,7 +110,9 @@ class Records:
                     break
                 kept = "result" if record.status is SUCCESS else "record"
                 fail_unwritable(job, error, f"its {kept} could not be stored")
-        logger.error("outcome not stored, given up task=%s id=%s status=%s", record.task_name, job.id, record.status)
+        logger.error(
+            "outcome not stored, given up task=%s id=%s status=%s", record.task_name, job.task.id, record.status
+        )
         return True
 
     async def store_late(self, job: Job, is_waiting: Callable[[], bool]) -> bool:
@@ -128,7 +130,7 @@ class Records:
             await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
             backoff = min(2 * backoff, MAX_BACKOFF)
             try:
-                await self.results.store(job.id, job.record)
+                await self.results.store(job.task.id, job.record)
                 return True
             except PASSING:  # the first failure was logged, and the end of it will be
                 self.errors["store"] += 1
@@ -136,7 +138,7 @@ class Records:
                 self._failed(job.record, error)
                 fail_unwritable(job, error, "its record could not be stored")
         logger.error(
-            "outcome not stored, given up task=%s id=%s status=%s", job.definition.name, job.id, job.record.status
+            "outcome not stored, given up task=%s id=%s status=%s", job.definition.name, job.task.id, job.record.status
         )
         return False
 

@@ -44,7 +44,9 @@ def fail_unwritable(job: Job, error: BaseException, what: str) -> None:
         what: What can't be written, as the beginning of a sentence.
     """
     record = job.record
-    logger.error("outcome not stored as it was task=%s id=%s: %s: %s", record.task_name, job.id, what, describe(error))
+    logger.error(
+        "outcome not stored as it was task=%s id=%s: %s: %s", record.task_name, job.task.id, what, describe(error)
+    )
     if record.status is RETRYING:
         record.retries -= 1
     record.status, record.result, record.finished_at = FAILED, None, datetime.now(UTC)
@@ -71,7 +73,7 @@ def _decide(job: Job, error: BaseException, can_give_back: bool) -> float | None
     logger.warning(
         "task failed task=%s id=%s attempts=%d error=%r",
         record.task_name,
-        job.id,
+        job.task.id,
         record.retries + 1,
         record.error,
     )
@@ -81,12 +83,10 @@ def _decide(job: Job, error: BaseException, can_give_back: bool) -> float | None
 def _plan_retry(job: Job) -> float:
     task, record = job.task, job.record
     delay = min(retry_delay(task), MAX_DELAY)
-    if not delay >= 0:  # its own code has changed the task
-        raise ValueError(f"the delay of the next attempt is no number of seconds: {delay!r}")
     logger.info(
         "task failed, will be retried task=%s id=%s attempt=%d delay=%.3f error=%r",
         record.task_name,
-        job.id,
+        job.task.id,
         task.attempt,
         delay,
         record.error,
@@ -99,7 +99,7 @@ def _plan_retry(job: Job) -> float:
 def _as_seen(job: Job, error: BaseException) -> BaseException:
     """The error as the user should see it: a cancellation by the time limit is a time-out."""
     if job.interrupt is Interrupt.TIMEOUT and isinstance(error, asyncio.CancelledError):
-        timeout = TaskTimeoutError(job.id, job.task.timeout)
+        timeout = TaskTimeoutError(job.task.id, job.task.timeout)
         timeout.__cause__ = error
         return timeout
     return error

@@ -78,7 +78,7 @@ class Settler:
 
     def mark_running(self, job: Job) -> None:
         """Tell that an attempt is under way, unless it is over soon."""
-        self._started[job.id] = job
+        self._started[job.task.id] = job
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(RUNNING_AFTER, self._tell_running, context=contextvars.Context())
@@ -88,7 +88,7 @@ class Settler:
         started, self._started = self._started, {}
         for job in started.values():
             if job.record.status is RUNNING and not job.settled:
-                self.add(Outcome(Verb.RUNNING, job.id, record=codec.encode_record(job.record, job.call)))
+                self.add(Outcome(Verb.RUNNING, job.task.id, record=codec.encode_record(job.record, job.call)))
 
     # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -153,7 +153,7 @@ class Workers:
             "worker died, replaced executor=%s task=%s id=%s error=%r",
             self._kind,
             job and job.definition.name,
-            job and job.id,
+            job and job.task.id,
             error,
         )
 
