@@ -43,8 +43,8 @@ _CONTAINERS = (list, dict, set, frozenset, tuple, bytearray, deque, UserDict, Us
 _DECLARATIONS = ("__dataclass_fields__", "__attrs_attrs__", "__fields__", "__struct_fields__")
 # An object of SQLAlchemy's stands for a row and belongs to a session.
 _MAPPED = "_sa_class_manager"
-# What user code may raise. KeyboardInterrupt is not its doing.
-_FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+# What the methods of a user's class may raise. KeyboardInterrupt is not their doing.
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 # As in the copy module: copies by the id of the original, and under its own id a list of what must not be freed
 # meanwhile, as another object could get the same id.
@@ -61,7 +61,7 @@ def copied(value: Any) -> Any:
         return value
     try:
         return _copy(value, {})
-    except _FAILURES:  # nested too deeply, or changed by another thread meanwhile
+    except FAILURES:  # nested too deeply, or changed by another thread meanwhile
         return value
 
 
@@ -136,7 +136,7 @@ def _copied_by(make: Callable[[], Any], value: Any, memo: Memo) -> Any:
         return memo.setdefault(id(value), make())
     except RecursionError:
         raise
-    except _FAILURES:
+    except FAILURES:
         memo[id(value)] = value
         return value
 

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from flowrra.copying import copied
 from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
@@ -150,17 +149,13 @@ class EventPublisher:
         self.errors = 0
 
     def publish(self, record: TaskResult) -> None:
-        """Hand the state of a task to every subscriber's mailbox; never waits, never fails.
+        """Hand the state of a task to every subscriber's mailbox, a copy for each; never waits, never fails.
 
         To be called on the event loop.
         """
-        task = record.to_dict
-        # What subscribers do to them is not to reach the task.
-        task |= {"args": copied(record.args), "kwargs": copied(record.kwargs), "result": copied(record.result)}
-        event = {"type": "task.update", "task": task}
         for subscriber in self.bus.subscribers:
             try:
-                self._mailbox(subscriber).put(event)
+                self._mailbox(subscriber).put({"type": "task.update", "task": record.copy().to_dict})
             except Exception:  # user code: it may not be hashable, or raise when it is compared
                 if self.errors % 1000 == 0:
                     logger.exception("event not handed to subscriber subscriber=%r", type(subscriber))

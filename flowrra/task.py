@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from flowrra.copying import SCALARS, copied
+
 
 class TaskStatus(StrEnum):
     """Where a task stands. Equal to, and printed as, its plain text value."""
@@ -153,21 +155,28 @@ class TaskResult:
         )
 
     def copy(self) -> TaskResult:
-        """A snapshot that later changes of this record don't reach."""
-        return TaskResult(
-            self.task_id,
-            self.status,
-            self.task_name,
-            self.result,
-            self.error,
-            self.submitted_at,
-            self.started_at,
-            self.finished_at,
-            self.retries,
-            self.args,
-            self.kwargs,
-            self.traceback,
-        )
+        """A snapshot that later changes of this record, its arguments and its result don't reach."""
+        # Without __init__, and without calls for what can't be changed anyway: every reader of a result needs one.
+        copy = object.__new__(TaskResult)
+        copy.task_id = self.task_id
+        copy.status = self.status
+        copy.task_name = self.task_name
+        result = self.result
+        copy.result = result if type(result) in SCALARS else copied(result)
+        copy.error = self.error
+        copy.submitted_at = self.submitted_at
+        copy.started_at = self.started_at
+        copy.finished_at = self.finished_at
+        copy.retries = self.retries
+        args = self.args
+        for value in args:
+            if type(value) not in SCALARS:
+                args = copied(args)
+                break
+        copy.args = args
+        copy.kwargs = copied(self.kwargs) if self.kwargs else {}
+        copy.traceback = self.traceback
+        return copy
 
 
 def _to_iso(moment: datetime | None) -> str | None:

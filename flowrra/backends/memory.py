@@ -1,4 +1,4 @@
-"""Results in the memory of one process, bounded by number and by age."""
+"""Results in the memory of one process, bounded by number, by age and by size."""
 
 from __future__ import annotations
 
@@ -9,38 +9,59 @@ import time
 from itertools import islice, takewhile
 
 from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.record_size import RECORD_SIZE, SMALL, is_small, record_size
+from flowrra.copying import SCALARS, copied
 from flowrra.exceptions import BackendError
 from flowrra.task import COMPLETE_STATUSES, TaskResult, TaskStatus
 
 DEFAULT_MAX_RESULTS = 100_000
 DEFAULT_MAX_AGE = 24 * 3600.0
+DEFAULT_MAX_BYTES = 128 * 1024 * 1024
 
 
 class InMemoryBackend(BaseResultBackend):
-    """Keeps unfinished tasks for as long as they last, and finished ones up to a number and an age.
+    """Keeps unfinished tasks for as long as they last, and finished ones up to a number, an age and a size.
 
-    Readable, and waitable, from any thread and any event loop. What is read is a copy.
+    Readable, and waitable, from any thread and any event loop. What is kept is a copy of what the task returned, and
+    what is read is a copy of that; only what :mod:`flowrra.copying` shares is the same object everywhere.
 
     Args:
         max_results: Finished records that are kept; the oldest go first.
         max_age: Seconds that a finished record is kept.
+        max_bytes: About how much memory the finished records may take, with their arguments and results; the oldest go
+            first, and the latest is kept however large it is. Whoever waits for a task gets its result in any case.
 
     Raises:
         ValueError: One of them is not positive.
     """
 
-    def __init__(self, max_results: int = DEFAULT_MAX_RESULTS, max_age: float = DEFAULT_MAX_AGE) -> None:
+    def __init__(
+        self,
+        max_results: int = DEFAULT_MAX_RESULTS,
+        max_age: float = DEFAULT_MAX_AGE,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
         if max_results < 1:
             raise ValueError(f"max_results must be at least 1, not {max_results!r}")
         if not max_age > 0:
             raise ValueError(f"max_age must be positive (seconds), not {max_age!r}")
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
         self._max_results = max_results
         self._max_age = max_age
+        self._max_bytes = max_bytes
         self._records: dict[str, TaskResult] = {}
         # Takes on the record of a new task: what store() does, without a coroutine, as it is on every task's way.
         self.hold = self._records.__setitem__
         # When each finished one was finished (monotonic), in that order.
         self._finished: dict[str, float] = {}
+        # By how much those of them that aren't small are larger. Their sum may go astray when two threads change it at
+        # once, and is made anew from time to time.
+        self._excess: dict[str, int] = {}
+        self._excess_sum = 0
+        # How many finished ones there is room for, beside that.
+        self._room = 0
+        self._make_room()
         # When the oldest of them may be too old.
         self._expires_at = time.monotonic() + max_age
         self._lock = threading.Lock()
@@ -51,13 +72,29 @@ class InMemoryBackend(BaseResultBackend):
 
     def keep(self, task_id: str, result: TaskResult) -> None:
         """The same as :meth:`store`, without a coroutine: it is on every task's way."""
-        self._records[task_id] = result
         if result.status in COMPLETE_STATUSES:
+            if task_id in self._finished:
+                self._forget_finished(task_id)
+            # Asked here first, as a call takes longer: most tasks return a number or nothing.
+            if type(result.result) not in SMALL or result.args or result.kwargs or result.error is not None:
+                if type(result.result) not in SCALARS:
+                    # What the task, or what it left running, does to its object from now on is not its result.
+                    result.result = copied(result.result)
+                if not is_small(result):
+                    self._weigh(task_id, result)
+            self._records[task_id] = result
             now = self._finished[task_id] = time.monotonic()
-            if len(self._finished) > self._max_results or now >= self._expires_at:
+            if len(self._finished) > self._room or now >= self._expires_at:
                 self._expire()
             if task_id in self._waiters:
                 self._wake(task_id, result)
+        else:
+            self._records[task_id] = result
+
+    def _weigh(self, task_id: str, record: TaskResult) -> None:
+        self._excess[task_id] = excess = record_size(record) - RECORD_SIZE
+        self._excess_sum += excess
+        self._make_room()
 
     async def get(self, task_id: str) -> TaskResult | None:
         if time.monotonic() >= self._expires_at:
@@ -90,49 +127,76 @@ class InMemoryBackend(BaseResultBackend):
                 self._waiters.pop(task_id, None)
 
     def _expire(self) -> None:
-        """Drop finished records beyond the number or the age that is kept.
+        """Drop finished records beyond the number, the size or the age that is kept.
 
-        A hundredth of the number at once, and a hundred times in the age: to take the first of a dict costs the more,
-        the more were taken before.
+        A hundredth of the number or the size at once, and a hundred times in the age: to take the first of a dict costs
+        the more, the more were taken before.
         """
-        if len(self._finished) <= self._max_results and time.monotonic() < self._expires_at:
-            return
         with self._lock:
-            if len(self._finished) > self._max_results:
-                excess = len(self._finished) - self._max_results
-                self._drop(self._first_finished(max(excess, self._max_results // 100)))
+            too_many = len(self._finished) - self._max_results
+            too_large = len(self._finished) * RECORD_SIZE + self._excess_sum - self._max_bytes
+            if too_many > 0 or too_large > 0:
+                self._drop(
+                    self._oldest(
+                        max(too_many, self._max_results // 100) if too_many > 0 else 0,
+                        too_large + self._max_bytes // 100 if too_large > 0 else 0,
+                    )
+                )
             now = time.monotonic()
             if now >= self._expires_at:
                 horizon = now - self._max_age
                 finished = self._finished.copy()
                 self._drop([task_id for task_id, _ in takewhile(lambda entry: entry[1] < horizon, finished.items())])
+                self._excess_sum = sum(self._excess.copy().values())
+                self._make_room()
                 oldest = next(iter(self._finished.copy().values()), now)
                 self._expires_at = max(oldest + self._max_age, now + self._max_age / 100)
 
-    def _first_finished(self, count: int) -> list[str]:
+    def _oldest(self, count: int, size: int) -> list[str]:
+        """The oldest finished records, as many as have at least that number and that size; all but the latest."""
         while True:
+            oldest: list[str] = []
+            left = size
             try:
-                return list(islice(self._finished, count))
+                for task_id in islice(self._finished, len(self._finished) - 1):
+                    if len(oldest) >= count and left <= 0:
+                        break
+                    oldest.append(task_id)
+                    left -= RECORD_SIZE + self._excess.get(task_id, 0)
             except RuntimeError:  # another thread stored or deleted one meanwhile
                 continue
+            return oldest
 
     def _drop(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
-            self._finished.pop(task_id, None)
+            self._forget_finished(task_id)
             self._records.pop(task_id, None)
 
-    async def delete(self, task_id: str) -> bool:
+    def _forget_finished(self, task_id: str) -> None:
         self._finished.pop(task_id, None)
+        if (excess := self._excess.pop(task_id, 0)) > 0:
+            self._excess_sum -= excess
+            self._make_room()
+
+    def _make_room(self) -> None:
+        self._room = min(self._max_results, (self._max_bytes - self._excess_sum) // RECORD_SIZE)
+
+    async def delete(self, task_id: str) -> bool:
+        self._forget_finished(task_id)
         return self._records.pop(task_id, None) is not None
 
     async def clear(self) -> int:
         count = len(self._records)
         self._records.clear()
         self._finished.clear()
+        self._excess.clear()
+        self._excess_sum = 0
+        self._make_room()
         return count
 
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
-        self._expire()
+        if time.monotonic() >= self._expires_at:
+            self._expire()
         records = [record for record in self._records.copy().values() if record.status == status]
         wanted = len(records) if limit is None else offset + limit
         newest = heapq.nlargest(wanted, records, key=_submitted)
