@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from redis.exceptions import ExecAbortError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import ExecAbortError, OutOfMemoryError, ReadOnlyError
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
@@ -82,8 +82,8 @@ class RedisBroker(LeasingBroker):
         **options: Passed on to redis-py's connections.
 
     Raises:
-        BackendError: The URL can't be read.
-        ValueError: ``lease``, ``max_deliveries`` or ``unknown_ttl`` is not positive.
+        BackendError: The URL can't be read, or an option of it contradicts what the app needs.
+        ValueError: ``lease``, ``max_deliveries``, ``unknown_ttl`` or a limit is out of range.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class RedisBroker(LeasingBroker):
         try:
             keys = [f"{self.queue_key}:wake", f"{self.queue_key}:wake:{self._token}"]
             await waiter.blpop(keys, timeout=max(0.01, min(seconds, MAX_BLOCK)))
-        except (RedisError, OSError) as error:
+        except Exception as error:  # of a connection that breaks, the driver raises anything
             if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
                 del self._waiters[loop]
                 await waiter.aclose()
@@ -273,7 +273,9 @@ class RedisBroker(LeasingBroker):
                     # A channel is the whole server's, and anybody may speak there: the queue itself is asked.
                     if message is not None and await self._is_to_cancel(message["data"]):
                         on_cancel(_text(message["data"]))
-        except (RedisError, OSError) as error:
+        except BackendError:
+            raise
+        except Exception as error:  # of a connection that breaks, the driver raises anything
             raise self.server.failure("listen for cancellations", error) from error
         finally:
             await client.aclose()
@@ -371,7 +373,7 @@ class RedisBroker(LeasingBroker):
             self._thread_client = self.server.thread_client()
         try:
             return request(self._thread_client)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # of a connection that breaks, the driver raises anything
             if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
                 self._thread_client.close()
                 self._thread_client = None
