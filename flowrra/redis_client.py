@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, parse_url
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -27,7 +27,6 @@ from redis.exceptions import (
     DataError,
     NoScriptError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -35,6 +34,7 @@ from redis.retry import Retry
 from redis.utils import HIREDIS_AVAILABLE
 
 from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError, ServerUnavailableError
+from flowrra.redis_address import Address
 
 if HIREDIS_AVAILABLE:
     from hiredis import pack_command
@@ -80,8 +80,13 @@ class RedisServer:
         retry_on_timeout: Whether a request that was not answered in time is tried again.
         **options: Passed on to redis-py's connections.
 
+    Attributes:
+        name: Which server and database this is, for comparing and for messages: without user and password.
+        database: The number of the database.
+
     Raises:
-        BackendError: The URL can't be read.
+        BackendError: The URL can't be read, or an option of it contradicts what the app needs.
+        ValueError: ``max_connections`` or ``socket_timeout`` is out of range.
     """
 
     def __init__(
@@ -93,22 +98,20 @@ class RedisServer:
         retry_on_timeout: bool = True,
         **options: Any,
     ) -> None:
-        try:
-            parsed = dict(parse_url(url))
-        except ValueError as error:
-            raise BackendError(f"The Redis URL can't be read: {error}") from None
-        self._url = url
+        if max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections!r}")
+        if not (socket_timeout or 0) >= 0:
+            raise ValueError(f"socket_timeout must be non-negative, not {socket_timeout!r}")
         self._max_connections = max_connections
         self._socket_timeout = socket_timeout or None
         self._retry_on_timeout = retry_on_timeout
-        self._options = options
-        # A Unix socket has no such option.
-        self._keepalive = {} if "path" in parsed else {"socket_keepalive": True}
-        parsed.pop("connection_class", None)
-        place = parsed.get("path") or f"{parsed.get('host', 'localhost')}:{parsed.get('port', 6379)}"
-        # Which server and database this is, for comparing and for messages: without user and password.
-        self.database = parsed.get("db", 0)
-        self.name = f"{place}/{self.database}"
+        limits = {
+            "max_connections": max_connections,
+            "socket_timeout": socket_timeout,
+            "retry_on_timeout": retry_on_timeout,
+        }
+        self._address = Address(url, options, limits)
+        self.name, self.database = self._address.name, self._address.database
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
             weakref.WeakKeyDictionary()
         )
@@ -130,36 +133,38 @@ class RedisServer:
         return client
 
     def _new_client(self) -> redis.asyncio.Redis:
-        pool = BlockingConnectionPool.from_url(
-            self._url,
+        pool = BlockingConnectionPool(
             max_connections=self._max_connections,
             timeout=POOL_TIMEOUT,
+            connection_class=self._address.connection_class,
             # The time limit is on a whole request, see call(): redis-py's own would cost an asyncio task each time.
-            **{**self._connection_options(None), "retry": AsyncRetry(NoBackoff(), 0)},
+            **self._connection_options(None),
+            retry=AsyncRetry(NoBackoff(), 0),
         )
         return redis.asyncio.Redis.from_pool(pool)
 
     def dedicated_client(self) -> redis.asyncio.Redis:
         """A client of its own, for requests that wait on the server up to ``MAX_BLOCK``. The caller closes it."""
         timeout = None if self._socket_timeout is None else self._socket_timeout + MAX_BLOCK
-        return redis.asyncio.Redis.from_url(
-            self._url, **{**self._connection_options(timeout), "retry": AsyncRetry(NoBackoff(), 0)}
+        pool = redis.asyncio.ConnectionPool(
+            connection_class=self._address.connection_class,
+            **self._connection_options(timeout),
+            retry=AsyncRetry(NoBackoff(), 0),
         )
+        return redis.asyncio.Redis.from_pool(pool)
 
     def thread_client(self) -> redis.Redis:
         """A client without an event loop, for a thread. The caller closes it."""
-        options = {**self._connection_options(self._socket_timeout), "retry": Retry(NoBackoff(), 0)}
-        return redis.Redis.from_url(self._url, **options)
+        pool = redis.ConnectionPool(
+            connection_class=self._address.thread_connection_class,
+            **self._connection_options(self._socket_timeout),
+            retry=Retry(NoBackoff(), 0),
+        )
+        return redis.Redis.from_pool(pool)
 
     def _connection_options(self, socket_timeout: float | None) -> dict[str, Any]:
-        return {
-            "socket_timeout": socket_timeout,
-            "socket_connect_timeout": self._socket_timeout,
-            **self._keepalive,
-            "protocol": 2,
-            "decode_responses": False,
-            **self._options,
-        }
+        limits = {"socket_timeout": socket_timeout, "socket_connect_timeout": self._socket_timeout}
+        return {**limits, **self._address.options}
 
     async def _line(self, client: Client) -> Line:
         """The line of the running event loop, whose client this is."""
@@ -212,7 +217,7 @@ class RedisServer:
             try:
                 async with asyncio.timeout(timeout or self._socket_timeout):
                     return await request(await self.client())
-            except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            except Exception as error:  # of a connection that breaks at the wrong moment, the driver raises anything
                 if isinstance(error, ReadOnlyError):
                     await self._leave_replica()
                 if not self._is_worth_a_retry(error) or time.monotonic() + backoff > deadline:
@@ -236,24 +241,25 @@ class RedisServer:
         """What a script returns; see :meth:`call`."""
 
         async def request(client: Client) -> Any:
-            line = await self._line(client)
-            if line.is_busy:
+            # It keeps a connection to itself, so there must be another one for all the rest.
+            line = None if self._max_connections == 1 else await self._line(client)
+            if line is None or line.is_busy:
                 return await run_script(client, script, key, *args)
             return await line.run(script, key, *args)
 
         return await self.call(what, request, retry_for=retry_for, timeout=timeout)
 
     def _is_worth_a_retry(self, error: Exception) -> bool:
-        if isinstance(error, AuthenticationError):
+        if isinstance(error, AuthenticationError | DataError | UnicodeEncodeError):
             return False
         if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
             return self._retry_on_timeout
-        if isinstance(error, redis.exceptions.ConnectionError | OSError):  # also that it is loading its data
-            return True
-        # Refusals that pass, of requests that were not carried out: it was made a replica (its address may lead to the
-        # new primary), it has no primary just now (MASTERDOWN, too), or somebody's script occupies it.
-        passing = isinstance(error, ReadOnlyError | TryAgainError | ClusterDownError)
-        return passing or (isinstance(error, ResponseError) and str(error).startswith("BUSY "))
+        if isinstance(error, ResponseError):
+            # Refusals that pass, of requests that were not carried out: it was made a replica (its address may lead to
+            # the new primary), it has no primary just now (MASTERDOWN, too), or somebody's script occupies it.
+            passing = isinstance(error, ReadOnlyError | TryAgainError | ClusterDownError)
+            return passing or str(error).startswith("BUSY ")
+        return True  # it is loading its data, or the connection is broken, in whatever way the driver says so
 
     async def _leave_replica(self) -> None:
         """Have the running loop's idle connections made anew: those there are lead to what is now a replica."""
@@ -261,13 +267,18 @@ class RedisServer:
         await client.connection_pool.disconnect(inuse_connections=False)
 
     def failure(self, what: str, error: Exception) -> BackendError:
-        """The error that tells users what went wrong where."""
+        """The error that tells users what went wrong where. A server may repeat a password that it doesn't understand:
+        it is taken out of ``error`` as well, which is likely to become the cause."""
+        error.args = tuple(
+            self._address.without_secrets(each) if isinstance(each, str) else each for each in error.args
+        )
         kind: type[BackendError] = ServerUnavailableError
         if isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
             kind = RequestTimeoutError
         elif _is_refusal(error):
             kind = RequestRefusedError
-        return kind(f"Redis {self.name} could not {what}: {type(error).__name__}: {error}")
+        text = self._address.without_secrets(str(error))
+        return kind(f"Redis {self.name} could not {what}: {type(error).__name__}: {text}")
 
 
 # What a server answers for reasons of its own, whatever it was asked: it is full, loads, follows another one, is in
@@ -281,7 +292,7 @@ _OWN_REASONS = (
 def _is_refusal(error: Exception) -> bool:
     """Whether a server, or its driver, refused a request for what was in it."""
     if type(error) is not ResponseError:  # those derived from it are the server's own reasons
-        return isinstance(error, DataError)
+        return isinstance(error, DataError | UnicodeEncodeError)
     return not any(reason in str(error) for reason in _OWN_REASONS)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.exceptions import BackendError
+from flowrra.urls import scheme_of
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
 
@@ -26,7 +26,7 @@ def get_backend(backend: str | BaseResultBackend | None = None, **options: Any) 
         raise BackendError(
             f"A result backend must be a connection string or a BaseResultBackend, not {type(backend).__name__}"
         )
-    scheme = urlsplit(backend).scheme
+    scheme = scheme_of(backend)
     if scheme in REDIS_SCHEMES:
         return _redis_backend(backend, options)
     raise BackendError(f"Unsupported backend URL scheme '{scheme}'; expected redis, rediss or unix")

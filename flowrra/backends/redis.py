@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis_completions import Completions
@@ -39,8 +37,8 @@ class RedisBackend(BaseResultBackend):
         namespace: The beginning of the names of all its keys.
 
     Raises:
-        BackendError: The URL can't be read.
-        ValueError: ``ttl`` is not positive.
+        BackendError: The URL can't be read, or an option of it contradicts what the app needs.
+        ValueError: ``ttl`` or a limit is out of range.
     """
 
     def __init__(
@@ -110,18 +108,16 @@ class RedisBackend(BaseResultBackend):
     # ── all records ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def clear(self) -> int:
-        count = 0
-        client = await self.server.client()
-        pattern = _escaped(f"{self.namespace}:task:") + "*"
-        try:
-            batch: list[str] = []
-            async for key in client.scan_iter(match=pattern, count=1000):
-                batch.append(key.decode(errors="surrogateescape")[len(self._key("")) :])
-                if len(batch) == MAX_BATCH:
-                    count, batch = count + await self._forget(batch), []
-            return count + (await self._forget(batch) if batch else 0)
-        except (RedisError, OSError) as error:
-            raise self.server.failure("clear the records", error) from error
+        count, cursor = 0, None
+        while cursor != 0:
+            cursor, keys = await self.server.call("list the records", partial(self._scan, cursor or 0))
+            ids = [key.decode(errors="surrogateescape")[len(self._key("")) :] for key in keys]
+            for first in range(0, len(ids), MAX_BATCH):
+                count += await self._forget(ids[first : first + MAX_BATCH])
+        return count
+
+    async def _scan(self, cursor: int, client: Client) -> Any:
+        return await client.scan(cursor, match=_escaped(f"{self.namespace}:task:") + "*", count=1000)
 
     async def _forget(self, task_ids: Sequence[str]) -> int:
         return int(await self.server.run(_FORGET, "delete records", self.namespace, *task_ids))

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Awaitable, Callable
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
 from flowrra.exceptions import BackendError, ResultNotFoundError
 from flowrra.redis_client import MAX_BACKOFF, MAX_BLOCK, MIN_BACKOFF, RedisServer
@@ -102,7 +101,7 @@ class _Listener:
 
     async def _write(self) -> None:
         """Tell the server of what has changed. A failure is the reader's to see: it connects anew and tells it all."""
-        with contextlib.suppress(RedisError, OSError, AttributeError):  # the last: the reader has closed the stream
+        with contextlib.suppress(Exception):  # on a stream that the reader closes meanwhile, the driver raises anything
             while (connection := self._connection) is not None and (self._added or self._removed):
                 if not connection.is_connected:
                     return
@@ -133,8 +132,8 @@ class _Listener:
                     backoff = MIN_BACKOFF
                     self._write_soon()
                     await self._read(connection)
-                except (RedisError, OSError) as error:
-                    logger.warning("listening for results interrupted server=%s error=%r", self._server.name, error)
+                except Exception as error:  # noqa: BLE001 - of a connection that breaks, the driver raises anything
+                    logger.warning("listening interrupted: %s", self._server.failure("listen for results", error))
                     await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
                     backoff = min(2 * backoff, MAX_BACKOFF)
                 finally:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from flowrra.brokers.base import BaseBroker
 from flowrra.exceptions import BackendError
+from flowrra.urls import scheme_of
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
 
@@ -21,7 +21,7 @@ def get_broker(broker: str | BaseBroker | None, **options: Any) -> BaseBroker | 
         return broker
     if not isinstance(broker, str):
         raise BackendError(f"A broker must be a connection string or a BaseBroker, not {type(broker).__name__}")
-    scheme = urlsplit(broker).scheme
+    scheme = scheme_of(broker)
     if scheme in REDIS_SCHEMES:
         return _redis_broker(broker, options)
     if scheme in {"amqp", "amqps"}:
