@@ -217,25 +217,32 @@ class Completions:
             record = await self._read(task_id)
             if record is None and must_exist:
                 raise ResultNotFoundError(task_id)
+            was_told = False
             if record is None or not record.is_complete:
                 await waiter.is_listened_for.wait()
+                # Before it is read: what is told during that may be of a record that comes too late for it.
+                was_told = waiter.was_told
                 record = await self._read(task_id)
             while record is None or not record.is_complete:
                 if listener.is_closed:
                     raise BackendError(f"The app stopped while task '{task_id}' was waited for")
-                if record is None and waiter.was_told:
+                if record is None and was_told:
                     raise ResultNotFoundError(task_id)
-                record = await self._next(waiter, task_id)
+                await self._news_of(waiter)
+                was_told = waiter.was_told
+                record = await self._read_patiently(task_id)
             return record
         finally:
             listener.remove(task_id, waiter)
 
-    async def _next(self, waiter: _Waiter, task_id: str) -> TaskResult | None:
-        """What is known of the task after there was news of it, or time to look again."""
+    async def _news_of(self, waiter: _Waiter) -> None:
+        """Return when there was news, or it is time to look again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RECHECK * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load
                 await waiter.news.wait()
         waiter.news.clear()
+
+    async def _read_patiently(self, task_id: str) -> TaskResult | None:
         try:
             return await self._read(task_id)
         except BackendError as error:  # the server is away for a while: it will be looked for again

@@ -142,6 +142,36 @@ class TestWaiting:
         assert record.result == 3
         assert time.monotonic() - began < 1.0
 
+    async def test_that_is_told_while_it_looks_looks_again(self, url: str) -> None:
+        """What it has read by then may be older than what it is told."""
+        backend = RedisBackend(url)
+        usual = backend.get
+        late: list[bool] = []
+
+        async def reading_late(task_id: str) -> TaskResult | None:
+            record = await usual(task_id)
+            if len(late) < 2:  # before it listens, and when it does
+                late.append(True)
+                if len(late) == 2:
+                    await backend.store("t1", finished("t1"))
+                    await asyncio.sleep(0.1)
+            return record
+
+        backend._completions._read = reading_late  # type: ignore[method-assign]
+        record = await backend.wait_for("t1", 3)
+        await backend.close()
+
+        assert record.status is TaskStatus.SUCCESS
+
+    async def test_for_what_is_gone_when_it_is_told_is_an_error(self, url: str) -> None:
+        backend = RedisBackend(url, ttl=0.001)
+        wait = asyncio.create_task(backend.wait_for("t1", 3))
+        await asyncio.sleep(0.1)
+        await backend.store("t1", finished("t1"))
+        with pytest.raises(ValueError, match="not found"):
+            await wait
+        await backend.close()
+
     async def test_ends_in_time(self, url: str) -> None:
         async with with_tasks(redis_app(url, consume=False)) as app:
             task_id = await app.submit("add", 1, 1)
