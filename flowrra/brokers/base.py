@@ -58,6 +58,15 @@ class BaseBroker(ABC):
             BackendError: It doesn't.
         """
 
+    async def unfitness(self) -> dict[str, str | None]:
+        """What makes its server unfit to keep tasks: by a short name of each reason, what to do about it; empty if the
+        server is fit, None if that can't be known. Nothing for a broker without a server.
+
+        Raises:
+            BackendError: It doesn't answer.
+        """
+        return {}
+
     async def close(self) -> None:  # noqa: B027 - optional: a broker without connections has nothing to close
         """Let go of connections."""
 

@@ -36,6 +36,7 @@ from flowrra.brokers.base import (
     Verdict,
 )
 from flowrra.coalescing import in_batches
+from flowrra.brokers.redis_fitness import unfitness
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, run_script_in_thread
@@ -411,6 +412,9 @@ class RedisBroker(LeasingBroker):
 
     async def ping(self) -> None:
         await self.server.ping()
+
+    async def unfitness(self) -> dict[str, str | None]:
+        return await unfitness(self.server, self.lease)
 
     async def close(self) -> None:
         """Close the running loop's connections."""
