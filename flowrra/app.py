@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 from flowrra._version import __version__
 from flowrra.app_thread import AppThread
 from flowrra.backends.base import BaseResultBackend
+from flowrra.brokers.fitness import FitnessMonitor
 from flowrra.config import BackendConfig, BrokerConfig, Config, SchedulerConfig
 from flowrra.events import EventPublisher
 from flowrra.exceptions import (
@@ -68,6 +69,7 @@ class Flowrra:
         self.telemetry = Telemetry()
         self.events = EventPublisher()
         self.loop_monitor = LoopMonitor(self._name_task)
+        self.broker_fitness = FitnessMonitor(self._unfitness)
         self.started_at: datetime | None = None
         self._registry = TaskRegistry()
         self._results: BaseResultBackend | None = None
@@ -178,6 +180,11 @@ class Flowrra:
                 for kind, executor in self.executors.items()
             },
         }
+
+    async def _unfitness(self) -> dict[str, str | None]:
+        """What makes the broker's server unfit; of one of its brokers, as they have the same server."""
+        brokers = [executor.broker for executor in self.executors.values() if executor.broker is not None]
+        return await brokers[0].unfitness() if brokers else {}
 
     def _name_task(self, holder: asyncio.Task[Any]) -> dict[str, str] | None:
         jobs = (job for executor in self.executors.values() for job in executor.running_jobs())
@@ -583,6 +590,7 @@ class Flowrra:
         stack = self._resources
         stack.callback(self.loop_monitor.stop)
         stack.push_async_callback(self._close_connections)
+        stack.push_async_callback(self.broker_fitness.stop)
         stack.push_async_callback(self.events.close)
         for lifespan in self._lifespans:
             manager = lifespan()
@@ -601,6 +609,8 @@ class Flowrra:
         for executor in self.executors.values():
             executor.begin()
         self.loop_monitor.start()
+        if self.config.broker is not None:
+            self.broker_fitness.start()
         if self._scheduler is not None:
             await self._scheduler.start()
 

@@ -251,6 +251,14 @@ def queues() -> list[Panel]:
             unit=units.OpsPerSecond,
         ),
         graph(
+            "Unfit broker, by reason",
+            "1 while the broker's server is not fit to keep tasks: it drops keys, keeps nothing on disk, is a replica, "
+            "is too old, or has another time. The log and the health check say what to do.",
+            Query(f"max by (job, reason) ({series(catalog.BROKER_UNFIT)})", "{{job}}: {{reason}}"),
+            unit=units.BoolYesNo,
+            most=1,
+        ),
+        graph(
             "Worker restarts",
             "Workers that died and were replaced. More than none deserves a look at the log.",
             Query(increase(catalog.EXECUTOR_WORKER_RESTARTS, "executor"), "{{executor}}"),

@@ -195,6 +195,17 @@ QUEUE_OLDEST_PENDING = Metric(
     scope="shared",
 )
 
+BROKER_UNFIT = Metric(
+    "flowrra_broker_unfit",
+    "gauge",
+    "1 if the broker's server is unfit to keep tasks for this reason, 0 if not: eviction, no_persistence, replica, "
+    "old_version or clock (off from this host's by more than a quarter of the lease). Looked at every 3 minutes; "
+    "absent where the server doesn't tell, and without a server. See docs/redis.md.",
+    "flowrra.broker.unfit",
+    ("reason",),
+    scope="shared",
+)
+
 WORKER_PROCESSES = Metric(
     "flowrra_worker_processes",
     "gauge",

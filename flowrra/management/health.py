@@ -52,8 +52,10 @@ async def check_health(app: Flowrra) -> dict[str, Component | None]:
         servers["backend"] = app.results
     # At once: whoever asks waits for one of them that hangs, not for both.
     answers = await asyncio.gather(*map(_check_server, servers.values()))
-    components.update(zip(servers, answers, strict=True))
-    return components
+    answered = dict(zip(servers, answers, strict=True))
+    if "broker" in answered:
+        answered["broker"] = await _judge_fitness(app, answered["broker"])
+    return components | answered
 
 
 def _check_app(app: Flowrra) -> Component:
@@ -100,6 +102,19 @@ def _check_feeding(executors: list[BaseTaskExecutor]) -> Component | None:
     """What keeps executors from their broker; None if nothing does."""
     error = next((error for executor in executors if (error := executor.feed_error()) is not None), None)
     return None if error is None else {"healthy": False, "message": f"not usable: {error}"}
+
+
+async def _judge_fitness(app: Flowrra, broker: Component) -> Component:
+    """The broker's state, with what makes its server unfit: that is a warning, as tasks run all the same."""
+    if not broker["healthy"]:
+        return broker
+    try:
+        async with asyncio.timeout(PING_TIMEOUT):
+            reasons = await app.broker_fitness.reasons()
+    except TimeoutError:  # it looks again by itself, and says so
+        return broker
+    unfit = [text for text in reasons.values() if text]
+    return {**broker, "message": f"{broker['message']}, but unfit for tasks: {'; '.join(unfit)}"} if unfit else broker
 
 
 async def _check_server(server: BaseBroker | BaseResultBackend) -> Component:

@@ -85,14 +85,23 @@ class FlowrraManager:
             (a retry, countdown or eta that is not due yet), ``in_flight`` (being run), ``dead``, ``unknown`` (waiting
             for a worker that knows their names, such as during a deploy), ``oldest_pending_at``
             (aware UTC datetime since when the longest waiting task has been due), ``paused``, ``broker``,
-            ``namespace``, and ``shared`` (whether other processes see the same queue). A figure that can't be had is
-            None.
+            ``namespace``, and ``shared`` (whether other processes see the same queue); with a broker also ``unfit``
+            (whether its server is unfit to keep tasks, by reason: ``eviction``, ``no_persistence``, ``replica``,
+            ``old_version``, ``clock``; looked at every 3 minutes). A figure that can't be had is None.
 
         Raises:
             BackendError: The broker could not be asked.
         """
         executors = self.app.executors
-        return {kind: await _queue_stats(executors.get(kind)) for kind in KINDS}
+        queues = {kind: await _queue_stats(executors.get(kind)) for kind in KINDS}
+        if self.app.config.broker is not None:
+            unfit = await self._unfit()
+            queues = {kind: figures and {**figures, "unfit": unfit} for kind, figures in queues.items()}
+        return queues
+
+    async def _unfit(self) -> dict[str, bool | None] | None:
+        reasons = await self.app.broker_fitness.reasons()
+        return {reason: None if text is None else bool(text) for reason, text in reasons.items()} or None
 
     async def get_task_stats(self) -> dict[str, dict[str, Any]]:
         """What happened to the tasks of each registered name in this process, cumulative. Plain numbers.

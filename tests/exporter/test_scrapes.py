@@ -41,6 +41,8 @@ async def test_every_figure_is_served_under_its_name(serve: Serve) -> None:
         ("flowrra_queue_dead_tasks", {"executor": "io"}, 0),
         ("flowrra_queue_paused", {"executor": "io"}, 0),
         ("flowrra_queue_oldest_pending_timestamp_seconds", {"executor": "io"}, 1_700_000_000.25),
+        ("flowrra_broker_unfit", {"reason": "eviction"}, 1),
+        ("flowrra_broker_unfit", {"reason": "clock"}, 0),
         ("flowrra_worker_processes", {}, 2),
         ("flowrra_tasks_submitted_total", mail, 10),
         ("flowrra_tasks_started_total", mail, 9),
@@ -154,6 +156,20 @@ async def test_a_figure_that_is_none_is_absent(serve: Serve) -> None:
     assert scrape.value("flowrra_collector_success", collector="queue") == 1
 
 
+async def test_what_is_not_known_of_the_broker_is_absent_and_both_queues_count_once(serve: Serve) -> None:
+    app = ContractApp()
+    app.queues["cpu"] = {**app.queues["io"], "unfit": {"eviction": False, "clock": True, "replica": None}}
+    scrape = await (await serve(app)).get()
+    unfit = {labels: value for (name, labels), value in scrape.samples.items() if name == "flowrra_broker_unfit"}
+    assert unfit == {frozenset({("reason", "eviction")}): 1, frozenset({("reason", "clock")}): 1}
+
+    for queue in app.queues.values():
+        queue["unfit"] = None
+    scrape = await (await serve(app)).get()
+    assert "flowrra_broker_unfit" not in {name for name, _ in scrape.samples}
+    assert scrape.value("flowrra_collector_success", collector="queue") == 1
+
+
 async def test_a_component_that_is_not_configured_is_absent(serve: Serve) -> None:
     scrape = await (await serve(ContractApp())).get()
     assert scrape.value("flowrra_component_healthy", component="cpu_executor") is None
@@ -165,6 +181,7 @@ async def test_a_component_that_is_not_configured_is_absent(serve: Serve) -> Non
     [
         ({"queues": {"io": "nonsense"}}, "queue"),
         ({"queues": {"io": {"pending": 1}}}, "queue"),
+        ({"queues": {"io": {"broker": "b", "namespace": "n", "unfit": "very"}}}, "queue"),
         ({"tasks": {"a": task_stats(submitted="many")}}, "tasks"),
         ({"tasks": {"a": task_stats(queue_wait={"bounds": (1.0,), "counts": (1,), "sum": 1})}}, "tasks"),
         ({"tasks": {"a": task_stats(oldest_running_at=17)}}, "tasks"),

@@ -18,7 +18,7 @@ SECONDS = 15.0
 
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
+    server = ValkeyServer(appendonly="yes")  # fit to keep tasks
     server.start()
     yield server
     if server.is_running():

@@ -77,7 +77,7 @@ class AppCheck:
         answers: dict[str, Any] = {}
         for method in (*_NEEDED, *(_WANTED_SHARED if self._settings.observe else _WANTED)):
             yield await self._ask(target, method, answers)
-        for finding in self._tasks(answers):
+        for finding in (*self._tasks(answers), *_broker(answers)):
             yield finding
         async for finding in self._scrape(target):
             yield finding
@@ -138,3 +138,20 @@ class AppCheck:
         exposition = Exposition(text)
         for finding in (*text_findings(exposition, text), *exporter_findings(exposition)):
             yield finding
+
+
+def _broker(answers: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the broker's server is fit to keep tasks; nothing where it isn't known."""
+    try:
+        queues = [queue for queue in answers.get("get_queue_stats", {}).values() if queue is not None]
+        known = {reason: unfit for queue in queues for reason, unfit in (queue.get("unfit") or {}).items()}
+        health = answers.get("health_check", {}).get("components", {}).get("broker") or {}
+        message = str(health.get("message", ""))
+    except Exception as failure:  # noqa: BLE001  # nonsense takes many forms
+        yield error(_MANAGEMENT, f"what it says of the broker can't be read: {describe(failure)}")
+        return
+    if any(known.values()):
+        reasons = ", ".join(reason for reason, unfit in known.items() if unfit)
+        yield warning("broker", f"its server is unfit to keep tasks ({reasons}): {message}")
+    elif known and None not in known.values():
+        yield ok("broker", "its server is fit to keep tasks")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit, urlunsplit
 
 from flowrra_exporter.check_command.client import Answer, Client, Unanswered, Unreachable
-from flowrra_exporter.check_command.exporter_series import exporter_findings
+from flowrra_exporter.check_command.exporter_series import broker_findings, exporter_findings
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
 from flowrra_exporter.check_command.formats import Asked, content_type, openmetrics_finding, text_findings
@@ -55,7 +55,8 @@ class EndpointCheck:
             return
         exposition = Exposition(text)
         yield _costs(exposition, answer)
-        for finding in (*text_findings(exposition, text), *exporter_findings(exposition)):
+        findings = (*text_findings(exposition, text), *exporter_findings(exposition), *broker_findings(exposition))
+        for finding in findings:
             yield finding
         async for finding in self._openmetrics(client):
             yield finding

@@ -1,4 +1,4 @@
-"""What the exporter says about itself in its metrics: sources that fail, and series that were left out."""
+"""What metrics say about the exporter itself, sources that fail and series that were left out, and about the broker."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def exporter_findings(exposition: Exposition) -> Iterator[Finding]:
     dropped = sum(sample.value for sample in exposition.samples(catalog.EXPORTER_SERIES_DROPPED.name))
     if dropped:
         yield warning("collectors", f"{dropped:g} series are left out: their name is taken, or --max-series is reached")
+
+
+def broker_findings(exposition: Exposition) -> Iterator[Finding]:
+    """Whether the broker's server is fit to keep tasks; nothing where it isn't known."""
+    reasons = list(exposition.samples(catalog.BROKER_UNFIT.name))
+    unfit = sorted(sample.label("reason") or "" for sample in reasons if sample.value)
+    if unfit:
+        yield warning("broker", f"its server is unfit to keep tasks: {', '.join(unfit)}; see /healthz for what to do")
+    elif reasons:
+        yield ok("broker", "its server is fit to keep tasks")

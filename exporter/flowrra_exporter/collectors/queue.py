@@ -18,7 +18,7 @@ _FIGURES = {
 
 
 class QueueCollector(ManagementCollector):
-    """flowrra_queue_*.
+    """flowrra_queue_*, flowrra_broker_unfit.
 
     A figure that the broker doesn't have is absent, and so is the age of an empty queue.
     """
@@ -31,6 +31,7 @@ class QueueCollector(ManagementCollector):
         queues = await self._management.ask("get_queue_stats")
         info, oldest = Family(catalog.QUEUE_INFO), Family(catalog.QUEUE_OLDEST_PENDING)
         families = {key: Family(metric) for key, metric in _FIGURES.items()}
+        unfit: dict[str, int] = {}
         for executor in queues:
             figures = section(queues, executor)
             if figures is None:
@@ -44,4 +45,11 @@ class QueueCollector(ManagementCollector):
             due = timestamp(figures, "oldest_pending_at")
             if due is not None:
                 oldest.points.append((labels, due))
-        return [info, *families.values(), oldest]
+            # Both queues lie on the same server.
+            reasons = section(figures, "unfit") or {}
+            for reason in reasons:
+                is_unfit = number(reasons, reason)
+                if is_unfit is not None:
+                    unfit[str(reason)] = max(unfit.get(str(reason), 0), int(bool(is_unfit)))
+        fitness = Family(catalog.BROKER_UNFIT, [((reason,), value) for reason, value in unfit.items()])
+        return [info, *families.values(), oldest, fitness]
