@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
@@ -28,6 +28,8 @@ _EXPECTED_FAILURES = (LoopUnavailable, CallTimeout, Incomplete, TimeoutError)
 _SHARED_SECONDS = 0.25
 """For how long after its start a collection is shared: what takes longer waits for a source that hangs, and the others'
 figures would be old."""
+_TRIAL_SECONDS = 0.5
+"""How long a scrape waits for a source that has kept failing: it may well be away still."""
 _GZIP_WBITS = 31  # a gzip header and trailer around the deflate stream
 _GZIP_LEVEL = 1  # scraped often, kept never
 
@@ -80,10 +82,12 @@ class Collection:
         self,
         collectors: Sequence[Collector],
         refused: Mapping[str, str],
+        trials: Set[str],
         finish: Callable[[Sequence[Outcome]], Snapshot],
         judge: Callable[[str, bool], None],
     ) -> None:
         self._started = time.monotonic()
+        self._trials = trials
         self._finish = finish
         self._judge = judge
         self._collectors = {collector.name: collector for collector in collectors}
@@ -111,9 +115,14 @@ class Collection:
         return not self.running
 
     async def snapshot(self, timeout: float) -> Snapshot:
-        """What there is once all collectors have ended, or after `timeout` seconds."""
-        if self.running:
-            await asyncio.wait(self.running.values(), timeout=timeout)
+        """What there is once all collectors have ended, or after `timeout` seconds. For trials nobody waits long."""
+        deadline = time.monotonic() + timeout
+        relied_on = [run for name, run in self.running.items() if name not in self._trials]
+        if relied_on:
+            await asyncio.wait(relied_on, timeout=timeout)
+        left = min(deadline - time.monotonic(), _TRIAL_SECONDS - self.age)
+        if self.running and left > 0:
+            await asyncio.wait(self.running.values(), timeout=left)
         if self._complete is not None:
             return self._complete
         snapshot = self._finish([self._outcomes.get(name) or self._late(name) for name in self._collectors])
@@ -197,7 +206,11 @@ class Collections:
         collectors = self._collectors()
         names = {collector.name for collector in collectors}
         return Collection(
-            collectors, {name: why for name, why in refused.items() if name in names}, self._finish, self._judge
+            collectors,
+            {name: why for name, why in refused.items() if name in names},
+            {name for name, breaker in self._breakers.items() if breaker.is_open},
+            self._finish,
+            self._judge,
         )
 
     def _judge(self, name: str, failed: bool) -> None:

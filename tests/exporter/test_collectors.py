@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flowrra_exporter.collectors import breaker
 from flowrra_exporter.collectors.breaker import Breaker
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import COLLECTORS
@@ -43,48 +44,53 @@ def names(answer: Answer) -> set[str]:
 
 
 class TestBreaker:
-    def test_three_failures_in_a_row_open_it_and_each_failed_trial_doubles_the_pause(self) -> None:
+    def test_three_failures_in_a_row_open_it_and_it_is_tried_again_every_five_seconds(self) -> None:
         now = [100.0]
-        breaker = Breaker(clock=lambda: now[0])
+        source = Breaker(clock=lambda: now[0])
         for _ in range(2):
-            breaker.failed()
-            assert breaker.refusal is None
-        breaker.succeeded()
+            source.failed()
+            assert source.refusal is None
+        source.succeeded()
         for _ in range(3):
-            assert breaker.refusal is None
-            breaker.failed()
-        for pause in (5, 10, 20, 40, 60, 60):
-            assert breaker.refusal is not None
-            assert f"to be asked again in {pause} s" in breaker.refusal
-            now[0] += pause
-            assert breaker.refusal is None
-            breaker.failed()
+            assert source.refusal is None
+            assert not source.is_open
+            source.failed()
+        for _ in range(100):  # however long it lasts
+            assert source.is_open
+            assert source.refusal is not None
+            assert "to be asked again in 5 s" in source.refusal
+            now[0] += 5
+            assert source.refusal is None
+            source.failed()
 
     def test_one_success_closes_it(self) -> None:
         now = [0.0]
-        breaker = Breaker(clock=lambda: now[0])
+        source = Breaker(clock=lambda: now[0])
         for _ in range(5):
-            breaker.failed()
+            source.failed()
         now[0] += 100
-        breaker.succeeded()
-        breaker.failed()
-        assert breaker.refusal is None
+        source.succeeded()
+        source.failed()
+        assert source.refusal is None
+        assert not source.is_open
 
 
 class Manager:
     """A Management API whose statistics do as they are told."""
 
-    def __init__(self, stats: Any) -> None:
+    def __init__(self, stats: Any, seconds: float = 0.0) -> None:
         self.calls = 0
-        self._stats = stats
+        self.stats = stats
+        self.seconds = seconds
 
     async def get_stats(self) -> Any:
         self.calls += 1
-        if isinstance(self._stats, Exception):
-            raise self._stats
-        if self._stats == "hang":
+        await asyncio.sleep(self.seconds)
+        if isinstance(self.stats, Exception):
+            raise self.stats
+        if self.stats == "hang":
             await asyncio.Event().wait()
-        return self._stats
+        return self.stats
 
     async def health_check(self) -> Any:
         return {"healthy": True, "components": {}}
@@ -116,6 +122,48 @@ async def test_a_source_that_keeps_failing_is_left_alone_and_said_to_fail(
         assert answer.value("flowrra_healthy") == 1
     assert asked[-1] == asked[2]
     assert caplog.text.count("collector app fails: RuntimeError: no database") == 1
+
+
+async def test_a_source_that_is_well_again_is_seen_by_the_next_scrape_however_long_it_was_away(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "PAUSE", 0.05)
+    manager = Manager(RuntimeError("no database"))
+    service = await serve(manager)
+    for _ in range(15):
+        await service.get()
+        await asyncio.sleep(0.05)
+    failed = manager.calls
+    assert failed > 10
+    manager.stats = {"app": {"running": True}}
+    await asyncio.sleep(0.05)
+    answer = await service.get()
+
+    assert answer.value("flowrra_app_running") == 1
+    assert answer.value("flowrra_collector_success", collector="app") == 1
+
+
+async def test_a_source_that_keeps_failing_slowly_holds_up_no_scrape_for_long(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "PAUSE", 0.05)
+    manager = Manager(RuntimeError("no database"), seconds=1.5)
+    service = await serve(manager)
+    relied_on = await scrapes(service, 3)
+    assert min(answer.seconds for answer in relied_on) > 1.4
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        trial = await service.get()
+        assert 0.4 < trial.seconds < 1.2
+        assert trial.value("flowrra_healthy") == 1
+        assert (await service.get()).seconds < 0.4, "while a trial goes on, there is no other"
+        await asyncio.sleep(1.5)
+    manager.stats = {"app": {"running": True}}
+    manager.seconds = 0.9  # too slow for a trial, and in time for those who rely on it
+    await asyncio.sleep(0.1)
+    await service.get()
+    await asyncio.sleep(1.0)
+    assert (await service.get()).value("flowrra_app_running") == 1
 
 
 async def test_a_source_that_hangs_holds_up_one_scrape_and_no_other(serve: Serve) -> None:
