@@ -148,9 +148,14 @@ class BaseTaskExecutor(ABC):
         return self._state
 
     @property
+    def takes_tasks(self) -> bool:
+        """Whether it runs tasks at all, or leaves those it submits to other processes."""
+        return self._consumes or self.broker is None
+
+    @property
     def workers(self) -> int:
-        """How many tasks it runs at once."""
-        return self._slots
+        """How many tasks it runs at once; none if it takes none."""
+        return self._slots if self.takes_tasks else 0
 
     @property
     def busy_workers(self) -> int:
@@ -790,7 +795,7 @@ class BaseTaskExecutor(ABC):
         self._workers.start()
         if self._consumes:
             self._consume()
-        logger.info("executor started executor=%s workers=%d", self.kind, self._slots)
+        logger.info("executor started executor=%s workers=%d", self.kind, self.workers)
 
     def _consume(self) -> None:
         if self._leased is not None:
