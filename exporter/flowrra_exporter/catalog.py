@@ -105,7 +105,7 @@ EXECUTOR_RUNNING = Metric(
 EXECUTOR_WORKERS = Metric(
     "flowrra_executor_workers",
     "gauge",
-    "Slots of the executor: how many tasks it can run at once.",
+    "Slots of the executor: how many tasks it can run at once. 0 in a process that only submits tasks.",
     "flowrra.executor.workers",
     ("executor",),
 )

@@ -76,6 +76,8 @@ def _check_executor(executor: BaseTaskExecutor | None) -> Component | None:
         return None
     if not executor.is_running:
         return {"healthy": False, "message": executor.state if executor.state == "stopping" else "not running"}
+    if not executor.takes_tasks:
+        return {"healthy": True, "message": "running, leaves its tasks to other processes"}
     free = executor.workers - executor.busy_workers
     oldest = executor.oldest_pending_at()
     waited = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()

@@ -59,9 +59,9 @@ class FlowrraManager:
         """The app at a glance. JSON-safe.
 
         Returns:
-            ``app`` with ``running``; ``executors`` with ``io`` and ``cpu``, each ``running``, ``workers`` (slots) and
-            ``busy``, or None if it has no task; ``tasks`` with ``registered`` and ``pending`` (due and waiting for a
-            worker); ``scheduler``, None if there is none.
+            ``app`` with ``running``; ``executors`` with ``io`` and ``cpu``, each ``running``, ``workers`` (slots, 0 in
+            a process that takes no tasks) and ``busy``, or None if it has no task; ``tasks`` with ``registered`` and
+            ``pending`` (due and waiting for a worker); ``scheduler``, None if there is none.
 
         Raises:
             BackendError: The broker could not be asked.
@@ -165,7 +165,7 @@ class FlowrraManager:
 
     async def list_workers(self) -> list[dict[str, Any]]:
         """The app processes that are known to live and run tasks: those that announce themselves through the broker,
-        gone 15 s after a kill and at once after a stop; without one, this process, if the app runs.
+        gone 15 s after a kill and at once after a stop; without one, this process, if the app runs and takes tasks.
 
         Returns:
             For each: ``id, host, pid, started_at, heartbeat_at`` (aware UTC datetimes), ``version``, and ``executors``
@@ -177,7 +177,8 @@ class FlowrraManager:
         broker = next((broker for _, broker in self._leasing_brokers()), None)
         if broker is not None:
             return await broker.list_workers()
-        if not self.app.is_running:
+        executors = self.app.executors.values()
+        if not self.app.is_running or (executors and not any(executor.takes_tasks for executor in executors)):
             return []
         return [{**self.app.announcement(), "heartbeat_at": self.app.loop_monitor.last_beat_at()}]
 

