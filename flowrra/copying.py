@@ -57,9 +57,14 @@ def copied(value: Any) -> Any:
     Never raises: what can't be copied is shared.
     """
     kind = type(value)
-    if kind in SCALARS or (kind is tuple and SCALARS.issuperset(map(type, value))):
+    if kind in SCALARS:
         return value
     try:
+        # Most are flat, and need none of what the others need.
+        if kind is dict and SCALARS.issuperset(map(type, value.values())) and SCALARS.issuperset(map(type, value)):
+            return value.copy()
+        if kind in (list, tuple) and SCALARS.issuperset(map(type, value)):
+            return value if kind is tuple else value.copy()
         return _copy(value, {})
     except FAILURES:  # nested too deeply, or changed by another thread meanwhile
         return value

@@ -168,13 +168,18 @@ class TaskResult:
         copy.started_at = self.started_at
         copy.finished_at = self.finished_at
         copy.retries = self.retries
-        args = self.args
+        args, kwargs = self.args, self.kwargs
         for value in args:
             if type(value) not in SCALARS:
                 args = copied(args)
                 break
         copy.args = args
-        copy.kwargs = copied(self.kwargs) if self.kwargs else {}
+        kwargs = kwargs.copy() if kwargs else {}
+        for value in kwargs.values() if kwargs else ():
+            if type(value) not in SCALARS:
+                kwargs = copied(kwargs)
+                break
+        copy.kwargs = kwargs
         copy.traceback = self.traceback
         return copy
 

@@ -76,12 +76,10 @@ class InMemoryBackend(BaseResultBackend):
             if task_id in self._finished:
                 self._forget_finished(task_id)
             # Asked here first, as a call takes longer: most tasks return a number or nothing.
-            if type(result.result) not in SMALL or result.args or result.kwargs or result.error is not None:
-                if type(result.result) not in SCALARS:
-                    # What the task, or what it left running, does to its object from now on is not its result.
-                    result.result = copied(result.result)
-                if not is_small(result):
-                    self._weigh(task_id, result)
+            if (type(result.result) not in SMALL or result.args or result.kwargs or result.error) and not is_small(
+                result
+            ):
+                self._take_in(task_id, result)
             self._records[task_id] = result
             now = self._finished[task_id] = time.monotonic()
             if len(self._finished) > self._room or now >= self._expires_at:
@@ -91,7 +89,11 @@ class InMemoryBackend(BaseResultBackend):
         else:
             self._records[task_id] = result
 
-    def _weigh(self, task_id: str, record: TaskResult) -> None:
+    def _take_in(self, task_id: str, record: TaskResult) -> None:
+        """Make the result the record's own, and weigh the record."""
+        if type(record.result) not in SCALARS:
+            # What the task, or what it left running, does to its object from now on is not its result.
+            record.result = copied(record.result)
         self._excess[task_id] = excess = record_size(record) - RECORD_SIZE
         self._excess_sum += excess
         self._make_room()
