@@ -6,7 +6,6 @@ function, is shared.
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Callable
@@ -43,9 +42,6 @@ _CONTAINERS = (list, dict, set, frozenset, tuple, bytearray, deque, UserDict, Us
 _DECLARATIONS = ("__dataclass_fields__", "__attrs_attrs__", "__fields__", "__struct_fields__")
 # An object of SQLAlchemy's stands for a row and belongs to a session.
 _MAPPED = "_sa_class_manager"
-# What the methods of a user's class may raise. KeyboardInterrupt is not their doing.
-FAILURES = (Exception, SystemExit, asyncio.CancelledError)
-
 # As in the copy module: copies by the id of the original, and under its own id a list of what must not be freed
 # meanwhile, as another object could get the same id.
 Memo = dict[int, Any]
@@ -54,7 +50,7 @@ Memo = dict[int, Any]
 def copied(value: Any) -> Any:
     """A copy that has nothing changeable in common with the original; shared references and cycles stay what they are.
 
-    Never raises: what can't be copied is shared.
+    What can't be copied is shared: no value makes this raise.
     """
     kind = type(value)
     if kind in SCALARS:
@@ -66,7 +62,9 @@ def copied(value: Any) -> Any:
         if kind in (list, tuple) and SCALARS.issuperset(map(type, value)):
             return value if kind is tuple else value.copy()
         return _copy(value, {})
-    except FAILURES:  # nested too deeply, or changed by another thread meanwhile
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - nested too deeply, changed by another thread meanwhile, or hostile
         return value
 
 
@@ -139,9 +137,9 @@ def _copied_by(make: Callable[[], Any], value: Any, memo: Memo) -> Any:
     """What is made, or the value itself if it can't be: that is no reason to share what is beside it."""
     try:
         return memo.setdefault(id(value), make())
-    except RecursionError:
+    except (KeyboardInterrupt, RecursionError):
         raise
-    except FAILURES:
+    except BaseException:  # noqa: BLE001 - the methods of a user's class may raise anything
         memo[id(value)] = value
         return value
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from sys import getsizeof
 from typing import Any
 
-from flowrra.copying import FAILURES, SCALARS
+from flowrra.copying import SCALARS
 from flowrra.task import TaskResult
 
 # Bytes of a record of few and small values: with its id and times, and its places in the backend.
@@ -138,7 +138,9 @@ def _own_size(value: Any) -> int:
         return getsizeof(value)
     try:
         return max(getsizeof(value), int(getattr(value, "nbytes", 0)))
-    except FAILURES:  # its class counts for itself, and fails
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - its class counts for itself, and may raise anything
         return object.__sizeof__(value)
 
 
@@ -150,7 +152,9 @@ def _parts(value: Any) -> Sequence[Any]:
         if isinstance(value, _SEQUENCES):
             return list(value)
         return [] if isinstance(value, _FOREIGN) else list(_attributes(value))
-    except FAILURES:  # it was changed meanwhile, or is not what it seems
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - it was changed meanwhile, or is not what it seems
         return []
 
 

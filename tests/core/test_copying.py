@@ -107,6 +107,10 @@ class Grower:
     __hash__ = None  # type: ignore[assignment]
 
 
+class Boom(BaseException):
+    """Something that nobody expects."""
+
+
 class Base(MappedAsDataclass, DeclarativeBase):
     pass
 
@@ -286,7 +290,9 @@ class TestWhatIsShared:
         assert copied(value) is value
         assert twin["a"][0] is twin["b"].items[0] is twin["c"][0] is value
 
-    @pytest.mark.parametrize("error", [ValueError("no"), SystemExit("no"), asyncio.CancelledError()], ids=repr)
+    @pytest.mark.parametrize(
+        "error", [ValueError("no"), SystemExit("no"), asyncio.CancelledError(), GeneratorExit(), Boom("no")], ids=repr
+    )
     def test_is_what_can_not_be_copied_and_nothing_beside_it(self, error: BaseException) -> None:
         class Refusing:
             def __deepcopy__(self, memo: Any) -> Any:
@@ -303,7 +309,11 @@ class TestWhatIsShared:
             def __setstate__(self, state: Any) -> None:
                 raise error
 
-        for value in (Refusing(), Unpicklable(), Stubborn([1])):
+        class Iterating(dict[str, Any]):
+            def items(self) -> Any:
+                raise error
+
+        for value in (Refusing(), Unpicklable(), Stubborn([1]), Iterating(a=1)):
             beside = [1]
             twin = copied([value, beside, {"key": value}])
 

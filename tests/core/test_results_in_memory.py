@@ -42,6 +42,10 @@ class Plain:
         self.rows = rows
 
 
+class Boom(BaseException):
+    """Something that nobody expects."""
+
+
 class Lying:
     """An object that can't be asked for its size."""
 
@@ -49,11 +53,11 @@ class Lying:
         self.rows = text()
 
     def __sizeof__(self) -> int:
-        raise SystemExit("no")
+        raise Boom
 
     @property
     def nbytes(self) -> int:
-        raise ValueError("no")
+        raise Boom
 
 
 def text() -> str:
@@ -349,11 +353,11 @@ class TestBytes:
 
             @property
             def __class__(self) -> type:
-                raise RuntimeError("no")
+                raise Boom
 
             @property
             def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
-                raise RuntimeError("no")
+                raise Boom
 
         assert record_size(TaskResult("t", TaskStatus.SUCCESS, result=[Hostile()], args=(Hostile(),))) > 0
 
