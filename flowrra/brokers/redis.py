@@ -35,8 +35,8 @@ from flowrra.brokers.base import (
     Verb,
     Verdict,
 )
-from flowrra.coalescing import in_batches
 from flowrra.brokers.redis_fitness import unfitness
+from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, run_script_in_thread

@@ -327,6 +327,7 @@ class TestLimitedBackends:
 
 
 QUEUE_KEYS = {
+    "unknown",
     "pending", "delayed", "in_flight", "dead", "oldest_pending_at", "paused", "broker", "namespace", "shared",
 }  # fmt: skip
 
