@@ -209,10 +209,11 @@ def queues() -> list[Panel]:
         ),
         graph(
             "Queues",
-            "Tasks that could run now, that wait for a later time, that a worker has, and that were set aside.",
+            "Tasks that could run now, wait for a later time, run, wait for a worker that knows them, were set aside.",
             Query(queued(catalog.QUEUE_PENDING), "{{executor}}: pending"),
             Query(queued(catalog.QUEUE_DELAYED), "{{executor}}: delayed"),
             Query(queued(catalog.QUEUE_IN_FLIGHT), "{{executor}}: in flight"),
+            Query(queued(catalog.QUEUE_UNKNOWN), "{{executor}}: unknown"),
             Query(queued(catalog.QUEUE_DEAD), "{{executor}}: dead"),
             unit=units.Short,
         ),

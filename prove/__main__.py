@@ -13,9 +13,11 @@ from prove import (
     differential,
     killed_workers,
     native_histograms,
+    rolling_deploy,
     scheduler,
     scrapers,
     server_outages,
+    settlement,
     slow_connections,
     stopped,
     waiting_pairs,
@@ -32,6 +34,8 @@ PROOFS: dict[str, ModuleType] = {
     "killed_workers": killed_workers,
     "server_outages": server_outages,
     "waiting_pairs": waiting_pairs,
+    "settlement": settlement,
+    "rolling_deploy": rolling_deploy,
     "scheduler": scheduler,
 }
 

@@ -177,6 +177,15 @@ QUEUE_DEAD = Metric(
     "tasks",
     scope="shared",
 )
+QUEUE_UNKNOWN = Metric(
+    "flowrra_queue_unknown_tasks",
+    "gauge",
+    "Tasks that wait for a worker that knows their name, such as during a deploy.",
+    "flowrra.queue.unknown",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
 QUEUE_PAUSED = Metric(
     "flowrra_queue_paused",
     "gauge",

@@ -89,6 +89,7 @@ class ContractApp(MinimalApp):
                 "delayed": 2,
                 "in_flight": 3,
                 "dead": 0,
+                "unknown": 1,
                 "oldest_pending_at": datetime.fromtimestamp(1_700_000_000.25, UTC),
                 "paused": False,
                 "broker": "memory",

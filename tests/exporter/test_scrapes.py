@@ -39,6 +39,7 @@ async def test_every_figure_is_served_under_its_name(serve: Serve) -> None:
         ("flowrra_queue_delayed_tasks", {"executor": "io"}, 2),
         ("flowrra_queue_in_flight_tasks", {"executor": "io"}, 3),
         ("flowrra_queue_dead_tasks", {"executor": "io"}, 0),
+        ("flowrra_queue_unknown_tasks", {"executor": "io"}, 1),
         ("flowrra_queue_paused", {"executor": "io"}, 0),
         ("flowrra_queue_oldest_pending_timestamp_seconds", {"executor": "io"}, 1_700_000_000.25),
         ("flowrra_broker_unfit", {"reason": "eviction"}, 1),

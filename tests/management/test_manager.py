@@ -327,8 +327,8 @@ class TestLimitedBackends:
 
 
 QUEUE_KEYS = {
-    "unknown",
-    "pending", "delayed", "in_flight", "dead", "oldest_pending_at", "paused", "broker", "namespace", "shared",
+    "pending", "delayed", "in_flight", "dead", "unknown", "oldest_pending_at",
+    "paused", "broker", "namespace", "shared",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ _FIGURES = {
     "delayed": catalog.QUEUE_DELAYED,
     "in_flight": catalog.QUEUE_IN_FLIGHT,
     "dead": catalog.QUEUE_DEAD,
+    "unknown": catalog.QUEUE_UNKNOWN,
     "paused": catalog.QUEUE_PAUSED,
 }
 

@@ -85,6 +85,7 @@ def shared_overview(view: View) -> Html:
             ("Waiting", words.count(figures.total(catalog.QUEUE_PENDING)), _oldest(view)),
             ("Delayed", words.count(figures.total(catalog.QUEUE_DELAYED)), "until a later time"),
             ("In flight", words.count(figures.total(catalog.QUEUE_IN_FLIGHT)), "taken by a worker"),
+            ("Unknown", words.count(figures.total(catalog.QUEUE_UNKNOWN)), "no worker knows them"),
             ("Dead", words.count(figures.total(catalog.QUEUE_DEAD)), "set aside"),
             ("Worker processes", words.count(figures.number(catalog.WORKER_PROCESSES)), "that take tasks"),
         )
@@ -123,6 +124,7 @@ _QUEUES = (
     Column("Oldest waits", True),
     Column("Delayed", True),
     Column("In flight", True),
+    Column("Unknown", True),
     Column("Dead", True),
     Column("State"),
 )
@@ -190,6 +192,7 @@ def _queue(view: View, executor: str, broker: str) -> tuple[str, ...]:
         age,
         words.count(figures.number(catalog.QUEUE_DELAYED, executor)),
         words.count(figures.number(catalog.QUEUE_IN_FLIGHT, executor)),
+        words.count(figures.number(catalog.QUEUE_UNKNOWN, executor)),
         words.count(figures.number(catalog.QUEUE_DEAD, executor)),
         words.UNKNOWN if paused is None else _state(not paused, "open", "paused"),
     )
