@@ -205,8 +205,9 @@ def _problem_of(url: str) -> str | None:
         return "there is an '@' after its host; write it %40, and in a password / is %2F and ? is %3F"
     elif not re.fullmatch(r"/?\d*/?", parts.path.strip()):
         return "its path is no number of a database"
-    if any(option and "=" not in option for option in parts.query.split("&")):
-        return "what follows the '?' is not of the form name=value"
+    # redis-py drops an option without a value: what follows an & in a password would be lost unseen.
+    if any(option and not all(option.partition("=")) for option in parts.query.split("&")):
+        return "what follows the '?' is not of the form name=value; in a password & is written %26"
     return None
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from flowrra.codec import MAX_PRIORITY
+
 MAX_HEADERS_SIZE = 8192
 
 
@@ -73,8 +75,9 @@ def check_priority(priority: object) -> None:
     """
     if not isinstance(priority, int | float):
         raise TypeError(f"priority must be a number, lower ones run first, not {priority!r}")
-    if not float("-inf") < priority < float("inf"):
-        raise ValueError(f"priority must be finite, not {priority!r}")
+    if not abs(priority) <= MAX_PRIORITY:
+        given = repr(priority) if isinstance(priority, float) else "an integer of more digits"
+        raise ValueError(f"priority must be finite, from -{MAX_PRIORITY} to {MAX_PRIORITY}, not {given}")
 
 
 def _is_number(value: object, *, at_least: float) -> bool:

@@ -97,7 +97,7 @@ class TestADriverThatRaises:
     async def test_is_an_error_of_the_server_in_a_thread(
         self, error: Exception, broker: RedisBroker, break_in_thread: Break
     ) -> None:
-        for request in (lambda: broker.renew(["t1"]), lambda: broker.announce({"id": "w1"}, 5.0)):
+        for request in (lambda: broker.renew(["t1"]), lambda: broker.announce({"id": "w1"}, [], 5.0)):
             break_in_thread(error, 1)
             with pytest.raises(BackendError):
                 request()
