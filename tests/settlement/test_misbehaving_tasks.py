@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
+from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra, TaskResult
 from flowrra.backends import InMemoryBackend
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, assert_counts_add_up, final, numbers_of, until
@@ -60,29 +60,37 @@ def fine_in_a_process(number: int) -> int:
     return number + 1
 
 
-async def assert_all_ends(app: Flowrra, urls: tuple[str, str], case: Case, good: Callable[..., Any]) -> None:
+async def assert_all_end(app: Flowrra, urls: tuple[str, str], cases: list[Case], good: Callable[..., Any]) -> None:
     order, items = {"id": 7, "lines": [1, 2]}, ["a", ["b"]]
     manager = FlowrraManager(app)
+    outcomes: dict[str, list[TaskResult]] = {}
     async with app:
-        ids = [await app.submit(case.name, order, items) for _ in range(6)]
-        outcomes = [await final(app, task_id, within=30) for task_id in ids]
+        ids = {case.name: [await app.submit(case.name, order, items) for _ in range(6)] for case in cases}
+        for name, its_ids in ids.items():
+            outcomes[name] = [await final(app, task_id, within=90) for task_id in its_ids]
         # More of them than there are slots: none is held.
         assert (await final(app, await app.submit(good, 1), within=30)).result == 2
-        assert {record.status.value for record in outcomes} <= case.outcomes, outcomes
-        await until(lambda: numbers_of(app, case.name)["running"] == 0)
-        numbers = numbers_of(app, case.name)
+        await until(lambda: not any(numbers_of(app, name)["running"] for name in ids))
+        numbers = {name: numbers_of(app, name) for name in ids}
         queues = await manager.get_queue_stats()
         if app.config.broker is not None:
             with redis.Redis.from_url(urls[0]) as look:
                 await until(lambda: not list(look.scan_iter("*:leases")) and not list(look.scan_iter("*:holders")))
             assert all(queue is None or queue["dead"] == 0 for queue in queues.values())
 
+    # What the caller has, and what the record shows, is what was submitted.
+    assert (order, items) == ({"id": 7, "lines": [1, 2]}, ["a", ["b"]])
+    for case in cases:
+        assert_agree(case, outcomes[case.name], numbers[case.name])
+
+
+def assert_agree(case: Case, outcomes: list[TaskResult], numbers: dict[str, Any]) -> None:
+    """Records and counters agree, and are what the case may lead to."""
+    assert {record.status.value for record in outcomes} <= case.outcomes, outcomes
     assert_counts_add_up(numbers, running=0)
     recorded = [record.status.value for record in outcomes]
     assert (numbers["succeeded"], numbers["failed"]) == (recorded.count("success"), recorded.count("failed"))
     assert numbers["retrying"] == 0
-    # What the caller has, and what the record shows, is what was submitted.
-    assert (order, items) == ({"id": 7, "lines": [1, 2]}, ["a", ["b"]])
     for record in outcomes:
         assert (list(record.args[0].items()), list(record.args[1])) == ([("id", 7), ("lines", [1, 2])], ["a", ["b"]])
 
@@ -93,16 +101,16 @@ async def test_on_the_event_loop(empty_servers: tuple[str, str], case: Case, whe
     app = Flowrra(config_of(where, empty_servers))
     app.task(name=case.name, max_retries=RETRIES, retry_delay=0.0)(as_io_task(case.func))
     app.task(name="fine")(fine)
-    await assert_all_ends(app, empty_servers, case, fine)
+    await assert_all_end(app, empty_servers, [case], fine)
 
 
 @pytest.mark.parametrize("where", ["memory+memory", "server+server", "server+elsewhere"])
 async def test_in_worker_processes(empty_servers: tuple[str, str], where: str) -> None:
+    app = Flowrra(config_of(where, empty_servers))
     for case in CASES:
-        app = Flowrra(config_of(where, empty_servers))
         app.task(name=case.name, cpu_bound=True, max_retries=1, retry_delay=0.0)(case.func)
-        app.task(name="fine", cpu_bound=True)(fine_in_a_process)
-        await assert_all_ends(app, empty_servers, case, fine_in_a_process)
+    app.task(name="fine", cpu_bound=True)(fine_in_a_process)
+    await assert_all_end(app, empty_servers, CASES, fine_in_a_process)
 
 
 @pytest.mark.parametrize("where", PLACES)
