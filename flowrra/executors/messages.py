@@ -1,7 +1,8 @@
 """What travels between an app and its worker processes: calls one way, how they went the other.
 
-A message is a frame: its length, then one byte that says what it is, then a pickle. Both ends run the same code on the
-same machine, and nobody else can write to the socket between them.
+A message is a frame: a header, with the length, the number of the call and one byte that says what it is, then a
+pickle. Both ends run the same code on the same machine. Nobody else writes to the socket between them, but for a task's
+own code by mistake, which does not know the number.
 """
 
 from __future__ import annotations
@@ -16,21 +17,29 @@ from flowrra.exceptions import SerializationError, TaskImportError
 from flowrra.executors.failures import RemoteTraceback, describe, format_traceback
 from flowrra.task import Task
 
-LENGTH: Final = struct.Struct("!Q")
+# The length of what follows it, the number of the call, and the kind.
+HEADER: Final = struct.Struct("!QQc")
 
 CALL: Final = b"c"
 STARTED: Final = b"s"
 RESULT: Final = b"r"
 ERROR: Final = b"e"
 TERMINATED: Final = b"t"
+ANSWERS: Final = frozenset({STARTED, RESULT, ERROR, TERMINATED})
 
 # Raised out of a coroutine these would mean something else than that a task has failed.
 CONTROL_FLOW: Final = (KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration)
 
 
-def framed(kind: bytes, payload: bytes = b"") -> tuple[bytes, bytes]:
-    """The parts of a frame, apart, as the second may be large."""
-    return LENGTH.pack(1 + len(payload)) + kind, payload
+def framed(number: int, kind: bytes, payload: bytes = b"") -> tuple[bytes, bytes]:
+    """The parts of a frame, apart, as the second may be large.
+
+    Args:
+        number: Of the call that it is, or is an answer to.
+        kind: What it is.
+        payload: What it says.
+    """
+    return HEADER.pack(len(payload), number, kind), payload
 
 
 # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -179,6 +179,24 @@ class TestWhereTasksAre:
         assert run(program(tmp_path, main), folder=tmp_path).stdout == "2\n"
 
 
+class TestWithoutStandardStreams:
+    @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+    def test_what_a_task_prints_is_no_answer(self, tmp_path: Path, closed: str) -> None:
+        main = """
+            async def main():
+                async with app:
+                    await run(chat)
+                    Path("answer").write_text(str((await run(move, Point(1))).result.x))
+
+            asyncio.run(main())
+        """
+        path = program(tmp_path, main)
+        command = ["sh", "-c", f'exec "$0" "$1" {closed}', sys.executable, path]
+        subprocess.run(command, cwd=tmp_path, timeout=TIMEOUT, check=True, capture_output=True)
+
+        assert (tmp_path / "answer").read_text() == "2"
+
+
 CHAT = """
     async def main():
         async with app:
