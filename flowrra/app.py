@@ -34,6 +34,7 @@ from flowrra.exceptions import (
 from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
+from flowrra.executors.program_import import end_import, imports_another_module
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
@@ -550,6 +551,7 @@ class Flowrra:
         return asyncio.run_coroutine_threadsafe(call(), loop).result()
 
     def _live_loop(self) -> asyncio.AbstractEventLoop:
+        end_import()
         if self._state == "stopped" or self._loop is None or self._loop.is_closed():
             raise ExecutorNotRunningError
         return self._loop
@@ -564,6 +566,7 @@ class Flowrra:
         Raises:
             RuntimeError: It runs on another event loop, or is stopping.
         """
+        end_import()
         loop = asyncio.get_running_loop()
         if self._state != "stopped" and self._loop is not None and not self._loop.is_closed():
             if self._state == "running" and self._loop is loop:
@@ -652,6 +655,9 @@ class Flowrra:
         Raises:
             As :meth:`start`.
         """
+        if imports_another_module():
+            return
+        end_import()
         if self._thread is not None and self._state == "running":
             return
         thread = AppThread()
@@ -693,6 +699,7 @@ class Flowrra:
         Args:
             shutdown_timeout: Seconds that waiting and running tasks get to finish.
         """
+        end_import()
         asyncio.run(self._run_until_signal(shutdown_timeout))
 
     async def _run_until_signal(self, shutdown_timeout: float) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from flowrra.exceptions import SerializationError, TaskImportError
+from flowrra.executors import program_import
 from flowrra.executors.failures import RemoteTraceback, describe, format_traceback
 from flowrra.task import Task
 
@@ -80,7 +81,7 @@ def decode_call(payload: bytes) -> tuple[Callable[..., Any], Task]:
         Exception: Whatever the import of the function's module raises.
     """
     try:
-        module, qualname, task = pickle.loads(payload)  # noqa: S301 - written by the parent
+        module, qualname, task = program_import.load(lambda: pickle.loads(payload))  # noqa: S301 - the parent's
     except Exception as error:
         raise SerializationError(f"its arguments can't be read in the worker process: {describe(error)}") from error
     return _import_function(module, qualname, task.name), task
@@ -88,17 +89,14 @@ def decode_call(payload: bytes) -> tuple[Callable[..., Any], Task]:
 
 def _import_function(module: str, qualname: str, task_name: str) -> Callable[..., Any]:
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = program_import.load(lambda: importlib.import_module(module))
         for name in qualname.split("."):
             found = getattr(found, name)
     except (ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name != module:
             raise  # the module is there, and misses another one
-        where = "an interactive session or `python -c`" if module == "__main__" else f"the module '{module}'"
-        raise TaskImportError(
-            f"Task '{task_name}' can't be found in a worker process: it was defined as '{qualname}' in {where}. "
-            "Define it with `def`, at the top level of a module that can be imported"
-        ) from error
+        why = program_import.describe_absence(module, qualname)
+        raise TaskImportError(f"Task '{task_name}' can't be found in a worker process: {why}") from error
     if not callable(found):
         raise TaskImportError(f"Task '{task_name}' can't be called: '{qualname}' in '{module}' is {found!r}")
     function: Callable[..., Any] = found

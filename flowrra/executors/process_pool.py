@@ -26,11 +26,21 @@ from typing import Final
 from flowrra.exceptions import WorkerLostError
 from flowrra.executors import messages
 from flowrra.executors.failures import RemoteTraceback
+from flowrra.executors.program_import import Launcher, main_module
 from flowrra.executors.worker_process import PROCESS_NAME, TERMINATION_GRACE, serve
 
 logger = logging.getLogger(__name__)
 
-SPAWN: Final = multiprocessing.get_context("spawn")
+
+class _Process(multiprocessing.process.BaseProcess):
+    """A fresh interpreter, which imports the program itself."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process: multiprocessing.process.BaseProcess) -> Launcher:
+        return Launcher(process)
+
 
 # Seconds until a call's function must have begun: starting Python and importing the task's modules takes that long at
 # most. The time limits of tasks count from then on.
@@ -83,7 +93,7 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         level = logging.getLogger().level
-        self._process = SPAWN.Process(target=serve, args=(theirs, level), name=name)
+        self._process = _Process(target=serve, args=(theirs, main_module(), level), name=name)
         try:
             with _no_signals_yet():
                 self._process.start()

@@ -23,7 +23,7 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from flowrra.executors import messages
+from flowrra.executors import messages, program_import
 from flowrra.executors.failures import format_stack
 from flowrra.log import TaskLogFilter
 from flowrra.task import Task, running_task
@@ -37,27 +37,21 @@ PARENT_CHECK_INTERVAL: Final = 1.0
 TERMINATION_GRACE: Final = 2.0
 
 _CHUNK: Final = 1 << 20
-_is_serving = False
 
 
 class Terminated(SystemExit):
     """Raised in the running function when this process is told to end."""
 
 
-def is_importing_main() -> bool:
-    """Whether this is a worker process that still imports the program's main module."""
-    return multiprocessing.current_process().name.startswith(PROCESS_NAME) and not _is_serving
-
-
-def serve(connection: socket.socket, log_level: int) -> None:
+def serve(connection: socket.socket, main: dict[str, str], log_level: int) -> None:
     """Run calls until the other end is closed.
 
     Args:
         connection: To the app.
+        main: The program's main module, as :func:`program_import.main_module` tells.
         log_level: Of the app's root logger.
     """
-    global _is_serving
-    _is_serving = True
+    program_import.import_main(main)
     parent = multiprocessing.parent_process()
     if parent is None or os.getppid() != parent.pid:
         return  # the app is gone, or this is a process that the main module forked while it was imported
