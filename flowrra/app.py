@@ -6,14 +6,11 @@ import asyncio
 import inspect
 import logging
 import os
-import signal
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from itertools import groupby
-from types import FrameType
 from typing import Any, Self, TypeVar, overload
 from zoneinfo import ZoneInfo
 
@@ -34,6 +31,8 @@ from flowrra.exceptions import (
 from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
+from flowrra.executors.program_import import end_import, imports_another_module
+from flowrra.foreground import Foreground
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
@@ -44,8 +43,6 @@ from flowrra.task import TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Result = TypeVar("Result")
 Hook = Callable[[], Awaitable[Any] | Any]
@@ -550,6 +547,7 @@ class Flowrra:
         return asyncio.run_coroutine_threadsafe(call(), loop).result()
 
     def _live_loop(self) -> asyncio.AbstractEventLoop:
+        end_import()
         if self._state == "stopped" or self._loop is None or self._loop.is_closed():
             raise ExecutorNotRunningError
         return self._loop
@@ -564,6 +562,7 @@ class Flowrra:
         Raises:
             RuntimeError: It runs on another event loop, or is stopping.
         """
+        end_import()
         loop = asyncio.get_running_loop()
         if self._state != "stopped" and self._loop is not None and not self._loop.is_closed():
             if self._state == "running" and self._loop is loop:
@@ -652,6 +651,9 @@ class Flowrra:
         Raises:
             As :meth:`start`.
         """
+        if imports_another_module():
+            return
+        end_import()
         if self._thread is not None and self._state == "running":
             return
         thread = AppThread()
@@ -690,37 +692,17 @@ class Flowrra:
     def run(self, *, shutdown_timeout: float = 30.0) -> None:
         """Run the app, blocking, until SIGINT or SIGTERM; a second signal cancels what still runs.
 
+        A signal that comes while the app starts cancels its start, and cleans up what was started; a second one then
+        ends the process at once.
+
         Args:
             shutdown_timeout: Seconds that waiting and running tasks get to finish.
         """
-        asyncio.run(self._run_until_signal(shutdown_timeout))
+        end_import()
+        asyncio.run(self._run(shutdown_timeout))
 
-    async def _run_until_signal(self, shutdown_timeout: float) -> None:
-        loop = asyncio.get_running_loop()
-        signals: asyncio.Queue[int] = asyncio.Queue()
-
-        # Not the loop's own handlers: those are called by a loop that turns, and it may be blocked when a signal comes.
-        def hand_over(number: int, _frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(signals.put_nowait, number)
-
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        previous = {number: signal.signal(number, hand_over) for number in SIGNALS} if in_main_thread else {}
-        try:
-            await self._serve_until(signals, shutdown_timeout)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    async def _serve_until(self, signals: asyncio.Queue[int], shutdown_timeout: float) -> None:
-        await self.start()
-        await signals.get()
-        stopping = asyncio.create_task(self.stop(timeout=shutdown_timeout))
-        hurry = asyncio.create_task(signals.get())
-        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            await self.stop(wait=False)
-        hurry.cancel()
-        await stopping
+    async def _run(self, shutdown_timeout: float) -> None:
+        await Foreground(self.start, lambda: self.stop(timeout=shutdown_timeout), lambda: self.stop(wait=False)).run()
 
 
 async def _call_hook(hook: Hook) -> None:

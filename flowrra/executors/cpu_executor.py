@@ -12,7 +12,7 @@ from flowrra.executors import messages
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.executors.job import Job
 from flowrra.executors.process_pool import ProcessPool
-from flowrra.executors.worker_process import is_importing_main
+from flowrra.executors.program_import import end_import
 from flowrra.registry import TaskRegistry
 
 
@@ -61,16 +61,8 @@ class CPUExecutor(BaseTaskExecutor):
             super()._limit(job)
 
     def open(self) -> None:
-        """Accept tasks from now on, on the running event loop; none of them runs before :meth:`begin`.
-
-        Raises:
-            RuntimeError: This is a worker process that imports the program's main module.
-        """
-        if is_importing_main():
-            raise RuntimeError(
-                "This program runs its app when its main module is imported, as each worker process does; "
-                "put what runs it under `if __name__ == '__main__':`"
-            )
+        """Accept tasks from now on, on the running event loop; none of them runs before :meth:`begin`."""
+        end_import()
         super().open()
 
     def begin(self) -> None:

@@ -1,7 +1,8 @@
 """What travels between an app and its worker processes: calls one way, how they went the other.
 
-A message is a frame: its length, then one byte that says what it is, then a pickle. Both ends run the same code on the
-same machine, and nobody else can write to the socket between them.
+A message is a frame: a header, with the length, the number of the call and one byte that says what it is, then a
+pickle. Both ends run the same code on the same machine. Nobody else writes to the socket between them, but for a task's
+own code by mistake, which does not know the number.
 """
 
 from __future__ import annotations
@@ -13,24 +14,33 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from flowrra.exceptions import SerializationError, TaskImportError
+from flowrra.executors import program_import
 from flowrra.executors.failures import RemoteTraceback, describe, format_traceback
 from flowrra.task import Task
 
-LENGTH: Final = struct.Struct("!Q")
+# The length of what follows it, the number of the call, and the kind.
+HEADER: Final = struct.Struct("!QQc")
 
 CALL: Final = b"c"
 STARTED: Final = b"s"
 RESULT: Final = b"r"
 ERROR: Final = b"e"
 TERMINATED: Final = b"t"
+ANSWERS: Final = frozenset({STARTED, RESULT, ERROR, TERMINATED})
 
 # Raised out of a coroutine these would mean something else than that a task has failed.
 CONTROL_FLOW: Final = (KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration)
 
 
-def framed(kind: bytes, payload: bytes = b"") -> tuple[bytes, bytes]:
-    """The parts of a frame, apart, as the second may be large."""
-    return LENGTH.pack(1 + len(payload)) + kind, payload
+def framed(number: int, kind: bytes, payload: bytes = b"") -> tuple[bytes, bytes]:
+    """The parts of a frame, apart, as the second may be large.
+
+    Args:
+        number: Of the call that it is, or is an answer to.
+        kind: What it is.
+        payload: What it says.
+    """
+    return HEADER.pack(len(payload), number, kind), payload
 
 
 # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -71,7 +81,7 @@ def decode_call(payload: bytes) -> tuple[Callable[..., Any], Task]:
         Exception: Whatever the import of the function's module raises.
     """
     try:
-        module, qualname, task = pickle.loads(payload)  # noqa: S301 - written by the parent
+        module, qualname, task = program_import.load(lambda: pickle.loads(payload))  # noqa: S301 - the parent's
     except Exception as error:
         raise SerializationError(f"its arguments can't be read in the worker process: {describe(error)}") from error
     return _import_function(module, qualname, task.name), task
@@ -79,17 +89,14 @@ def decode_call(payload: bytes) -> tuple[Callable[..., Any], Task]:
 
 def _import_function(module: str, qualname: str, task_name: str) -> Callable[..., Any]:
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = program_import.load(lambda: importlib.import_module(module))
         for name in qualname.split("."):
             found = getattr(found, name)
     except (ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name != module:
             raise  # the module is there, and misses another one
-        where = "an interactive session or `python -c`" if module == "__main__" else f"the module '{module}'"
-        raise TaskImportError(
-            f"Task '{task_name}' can't be found in a worker process: it was defined as '{qualname}' in {where}. "
-            "Define it with `def`, at the top level of a module that can be imported"
-        ) from error
+        why = program_import.describe_absence(module, qualname)
+        raise TaskImportError(f"Task '{task_name}' can't be found in a worker process: {why}") from error
     if not callable(found):
         raise TaskImportError(f"Task '{task_name}' can't be called: '{qualname}' in '{module}' is {found!r}")
     function: Callable[..., Any] = found

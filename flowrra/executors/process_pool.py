@@ -2,7 +2,8 @@
 
 A process is started when a call finds none that is idle, and never forked: whatever threads the app has, it begins as a
 fresh interpreter. The loop watches the process itself as well as its socket, since a process that the task forked may
-keep the socket open. Nothing here ever blocks the loop.
+keep the socket open. Each call has a number that its answer repeats: a process that sends anything else is ended, lest
+a task be given what is not its own. Nothing here ever blocks the loop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
@@ -24,11 +26,21 @@ from typing import Final
 from flowrra.exceptions import WorkerLostError
 from flowrra.executors import messages
 from flowrra.executors.failures import RemoteTraceback
+from flowrra.executors.program_import import Launcher, main_module
 from flowrra.executors.worker_process import PROCESS_NAME, TERMINATION_GRACE, serve
 
 logger = logging.getLogger(__name__)
 
-SPAWN: Final = multiprocessing.get_context("spawn")
+
+class _Process(multiprocessing.process.BaseProcess):
+    """A fresh interpreter, which imports the program itself."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process: multiprocessing.process.BaseProcess) -> Launcher:
+        return Launcher(process)
+
 
 # Seconds until a call's function must have begun: starting Python and importing the task's modules takes that long at
 # most. The time limits of tasks count from then on.
@@ -65,7 +77,10 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._ended = ended
         self.calls = 0
-        self.has_begun = self.is_ending = self._is_cut_off = False
+        self.has_begun = self.is_ending = self._is_cut_off = self._is_distrusted = False
+        # By chance, so that nothing that a task writes to the socket can look like an answer.
+        self._numbers = count(random.getrandbits(62))
+        self._number: int | None = None
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._outcome: asyncio.Future[bytes | None] | None = None
         self._started: Started | None = None
@@ -78,7 +93,7 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         level = logging.getLogger().level
-        self._process = SPAWN.Process(target=serve, args=(theirs, level), name=name)
+        self._process = _Process(target=serve, args=(theirs, main_module(), level), name=name)
         try:
             with _no_signals_yet():
                 self._process.start()
@@ -110,10 +125,10 @@ class WorkerProcess:
             The frame that came back; None if the process ended without one.
         """
         outcome: asyncio.Future[bytes | None] = self._loop.create_future()
-        self._outcome = outcome
+        self._outcome, self._number = outcome, next(self._numbers)
         self._started, self.has_begun = started, False
         start_limit = self._loop.call_later(START_TIMEOUT, self._give_up_start)
-        self._send(call)
+        self._send(self._number, call)
         cancelled: asyncio.CancelledError | None = None
         try:
             while not outcome.done():
@@ -156,8 +171,8 @@ class WorkerProcess:
 
     # ── the socket ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _send(self, call: bytes) -> None:
-        for part in messages.framed(messages.CALL, call):
+    def _send(self, number: int, call: bytes) -> None:
+        for part in messages.framed(number, messages.CALL, call):
             self._unsent += part
         self._write()
 
@@ -200,14 +215,18 @@ class WorkerProcess:
         return len(chunk)
 
     def _next_frame(self) -> bytes | None:
-        start = messages.LENGTH.size
-        if len(self._received) < start:
+        """The kind and the payload of the next answer that has arrived whole."""
+        start = messages.HEADER.size
+        if len(self._received) < start or self._is_distrusted:
             return None
-        end = start + messages.LENGTH.unpack_from(self._received)[0]
-        if len(self._received) < end:
+        length, number, kind = messages.HEADER.unpack_from(self._received)
+        if number != self._number or kind not in messages.ANSWERS:
+            self._distrust()
             return None
-        frame = bytes(memoryview(self._received)[start:end])
-        del self._received[:end]
+        if len(self._received) < start + length:
+            return None
+        frame = bytes(memoryview(self._received)[start - len(kind) : start + length])
+        del self._received[: start + length]
         return frame
 
     def _take(self, frame: bytes) -> None:
@@ -218,7 +237,17 @@ class WorkerProcess:
         elif frame[:1] == messages.TERMINATED:
             self._stopped_at = RemoteTraceback(frame[1:].decode())
         elif self._outcome is not None and not self._outcome.done():
+            self._number = None
             self._outcome.set_result(frame)
+
+    def _distrust(self) -> None:
+        """What has arrived is no answer to its call, and whatever comes next need not be one either."""
+        self._is_distrusted = self._is_cut_off = True
+        self._loop.remove_reader(self._socket)
+        self._received.clear()
+        self.exit = "was ended, as it sent what is no answer to its call,"
+        self._close_own_end()
+        self._terminate()
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
 

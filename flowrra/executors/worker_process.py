@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from flowrra.executors import messages
+from flowrra.executors import messages, program_import
 from flowrra.executors.failures import format_stack
 from flowrra.log import TaskLogFilter
 from flowrra.task import Task, running_task
@@ -37,58 +37,59 @@ PARENT_CHECK_INTERVAL: Final = 1.0
 TERMINATION_GRACE: Final = 2.0
 
 _CHUNK: Final = 1 << 20
-_is_serving = False
 
 
 class Terminated(SystemExit):
     """Raised in the running function when this process is told to end."""
 
 
-def is_importing_main() -> bool:
-    """Whether this is a worker process that still imports the program's main module."""
-    return multiprocessing.current_process().name.startswith(PROCESS_NAME) and not _is_serving
-
-
-def serve(connection: socket.socket, log_level: int) -> None:
+def serve(connection: socket.socket, main: dict[str, str], log_level: int) -> None:
     """Run calls until the other end is closed.
 
     Args:
         connection: To the app.
+        main: The program's main module, as :func:`program_import.main_module` tells.
         log_level: Of the app's root logger.
     """
-    global _is_serving
-    _is_serving = True
+    program_import.import_main(main)
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
+        return  # the app is gone, or this is a process that the main module forked while it was imported
+    line = Line(connection)
     orphaned = threading.Event()
-    _take_over_signals(connection, orphaned)
+    _take_over_signals(line, orphaned)
     threading.Thread(target=_end_with_parent, args=(orphaned,), name="flowrra-parent-watch", daemon=True).start()
-    while (frame := _receive(connection)) is not None:
-        kind, payload = _run(frame, connection, log_level)
-        del frame
+    while (call := line.receive()) is not None:
+        number, frame = call
+        kind, payload = _run(number, frame, line, log_level)
+        del call, frame
         _flush_output()
-        _send(connection, kind, payload)
+        line.send(number, kind, payload)
         del payload  # large results don't stay while it waits
 
 
 # ── one call ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run(frame: bytes, connection: socket.socket, log_level: int) -> tuple[bytes, bytes]:
+def _run(number: int, frame: bytes, line: Line, log_level: int) -> tuple[bytes, bytes]:
     try:
-        func, task = messages.decode_call(frame[1:])
+        func, task = messages.decode_call(frame)
         _ensure_logging(log_level)
-        if _is_closed(connection):  # the signal came while there was still this call to read
+        if line.is_closed():  # the signal came while there was still this call to read
             raise Terminated(128 + signal.SIGTERM)
-        _send(connection, messages.STARTED)
+        line.send(number, messages.STARTED)
         value = contextvars.Context().run(_call, func, task)
         return messages.RESULT, messages.encode_result(value)
     except Terminated as told:
         stack = format_stack(told.__traceback__, without=__file__)
         with contextlib.suppress(OSError):  # nobody is there to read it
-            _send(connection, messages.TERMINATED, stack.encode(errors="replace"))
+            line.send(number, messages.TERMINATED, stack.encode(errors="replace"))
         raise
     except BaseException as error:  # noqa: BLE001 - whatever user code raises is its outcome
-        own = error.__traceback__
-        return messages.ERROR, messages.encode_error(error.with_traceback(_without_own_frames(own)))
+        own = error.with_traceback(_without_own_frames(error.__traceback__))
+        if not line.is_own():
+            _end_fork(own)
+        return messages.ERROR, messages.encode_error(own)
 
 
 def _call(func: Callable[..., Any], task: Task) -> Any:
@@ -125,52 +126,94 @@ def _flush_output() -> None:
             continue
 
 
+def _end_fork(error: BaseException | None = None) -> NoReturn:
+    """End a process that the task's code has forked, and that came back from there, as a program ends.
+
+    The answer to the call is its parent's to give, and so are the calls that come next.
+    """
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        status = 1
+        sys.excepthook(type(error), error, error.__traceback__)
+    _flush_output()
+    os._exit(status & 0xFF)
+
+
 # ── the socket ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _receive(connection: socket.socket) -> bytes | None:
-    """The next frame; None once the other end is closed."""
-    header = _receive_exactly(connection, messages.LENGTH.size)
-    if header is None:
-        return None
-    return _receive_exactly(connection, messages.LENGTH.unpack(header)[0])
+class Line:
+    """The worker process's end of its connection to the app; of no use to a process that was forked from it."""
 
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._socket.set_inheritable(False)  # nor to a program that a task starts
+        self._pid = os.getpid()
+        self._identity = _identity(connection)
 
-def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size:
+    def is_own(self) -> bool:
+        """Whether this is the worker process itself."""
+        return os.getpid() == self._pid
+
+    def receive(self) -> tuple[int, bytes] | None:
+        """The number of the next call, and the call; None once the other end is closed."""
+        header = self._receive_exactly(messages.HEADER.size)
+        if header is None:
+            return None
+        length, number, _ = messages.HEADER.unpack(header)
+        call = self._receive_exactly(length)
+        return None if call is None else (number, call)
+
+    def _receive_exactly(self, size: int) -> bytes | None:
+        data = bytearray()
+        while len(data) < size:
+            try:
+                chunk = self._socket.recv(min(_CHUNK, size - len(data)))
+            except ConnectionError:
+                return None
+            if not chunk:
+                return None
+            data += chunk
+        return bytes(data)
+
+    def send(self, number: int, kind: bytes, payload: bytes = b"") -> None:
+        """Answer a call.
+
+        Raises:
+            OSError: The other end is gone, or a task closed this one.
+        """
+        if not self.is_own():
+            _end_fork()
+        if _identity(self._socket) != self._identity:
+            raise ConnectionError("a task closed the descriptor of this worker process's connection, which others use")
+        for part in messages.framed(number, kind, payload):
+            if part:
+                self._socket.sendall(part)
+
+    def is_closed(self) -> bool:
+        """Whether the app has closed its end, or is gone."""
         try:
-            chunk = connection.recv(min(_CHUNK, size - len(data)))
-        except ConnectionError:
-            return None
-        if not chunk:
-            return None
-        data += chunk
-    return bytes(data)
+            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
-def _send(connection: socket.socket, kind: bytes, payload: bytes = b"") -> None:
-    for part in messages.framed(kind, payload):
-        if part:
-            connection.sendall(part)
-
-
-def _is_closed(connection: socket.socket) -> bool:
-    """Whether the app has closed its end, or is gone."""
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+def _identity(connection: socket.socket) -> tuple[int, int]:
+    """Which open socket a descriptor means: another one may have got its number since."""
+    status = os.fstat(connection.fileno())
+    return status.st_dev, status.st_ino
 
 
 # ── signals, and the end ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _take_over_signals(connection: socket.socket, orphaned: threading.Event) -> None:
+def _take_over_signals(line: Line, orphaned: threading.Event) -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
-        if orphaned.is_set() or _is_closed(connection):
+        if orphaned.is_set() or line.is_closed():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
             raise Terminated(128 + signal.SIGTERM)
 

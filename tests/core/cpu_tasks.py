@@ -143,6 +143,85 @@ def leave_a_fork(started: str) -> int:
     return child
 
 
+def fork_and_return(how: str) -> str:
+    """Both processes come back from here."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return "the parent's"
+    if how == "raises":
+        raise ValueError("the child's")
+    if how == "exits":
+        raise SystemExit(3)
+    if how == "ignores its end":
+        os.closerange(0, 3)
+    return "the child's"
+
+
+def fork_in_a_thread() -> str:
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(fork_and_return("returns")))
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+def fork_by_multiprocessing(how: str) -> str:
+    process = multiprocessing.get_context("fork").Process(target=fork_and_return, args=(how,))
+    process.start()
+    process.join()
+    return "the parent's"
+
+
+def come_back_as_a_daemon(where: str) -> None:
+    """The process that goes on is not the one that was called."""
+    if os.fork():
+        os._exit(0)
+    note(where, str(os.getpid()))
+
+
+def _descriptor_of_the_connection() -> int:
+    """What a careless loop over all descriptors meets."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            probe = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        with probe:
+            if probe.family == socket.AF_UNIX and not probe.getpeername():
+                return int(name)
+    raise LookupError
+
+
+def write_to_its_connection(text: bytes) -> str:
+    os.write(_descriptor_of_the_connection(), text)
+    return "done"
+
+
+def write_to_its_connection_later(text: bytes) -> str:
+    """When another task's call may be under way."""
+    threading.Timer(0.1, write_to_its_connection, (text,)).start()
+    return "done"
+
+
+def use_the_number_of_its_connection(path: str) -> int:
+    """Close what it did not open, and get its number for a file."""
+    descriptor = _descriptor_of_the_connection()
+    os.close(descriptor)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    if file != descriptor:
+        os.dup2(file, descriptor)
+    os.write(descriptor, b"mine")
+    return descriptor
+
+
+def shout() -> str:
+    os.write(1, b"out" * 100)
+    os.write(2, b"err" * 100)
+    os.closerange(0, 3)
+    return "shouted"
+
+
 def run_a_thread() -> int:
     answers: list[int] = []
     thread = threading.Thread(target=lambda: answers.append(42))

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,92 @@ class TestDeath:
 
         assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
         assert app.executors["cpu"].worker_restarts == 0
+
+
+class TestTheWrongAnswer:
+    """A task's result is the one that its own process gave for its own call."""
+
+    @pytest.mark.parametrize(
+        ("function", "args"),
+        [
+            (cpu_tasks.fork_and_return, ("returns",)),
+            (cpu_tasks.fork_and_return, ("raises",)),
+            (cpu_tasks.fork_and_return, ("exits",)),
+            (cpu_tasks.fork_and_return, ("ignores its end",)),
+            (cpu_tasks.fork_in_a_thread, ()),
+            (cpu_tasks.fork_by_multiprocessing, ("returns",)),
+            (cpu_tasks.fork_by_multiprocessing, ("raises",)),
+        ],
+    )
+    async def test_a_fork_that_comes_back_from_the_task_says_nothing(
+        self, function: Callable[..., Any], args: tuple[str, ...]
+    ) -> None:
+        app = with_tasks(cpu_app(), function, cpu_tasks.pid, cpu_tasks.echo, max_retries=0)
+        async with app:
+            pid = await result_of(app, cpu_tasks.pid)
+            assert await result_of(app, function, *args) == "the parent's"
+            for n in range(8):
+                assert await result_of(app, cpu_tasks.echo, n) == n
+            assert await result_of(app, cpu_tasks.pid) == pid
+
+    async def test_nor_does_one_that_outlives_its_worker_process(self, tmp_path: Path) -> None:
+        app = with_tasks(cpu_app(), cpu_tasks.come_back_as_a_daemon, cpu_tasks.echo, max_retries=0)
+        async with app:
+            task_id = await app.submit(cpu_tasks.come_back_as_a_daemon, str(tmp_path / "daemon"))
+            record = await final(app, task_id, within=10)
+            [daemon] = await lines_of(tmp_path / "daemon")
+            await until(lambda: not is_alive(daemon))
+            assert await result_of(app, cpu_tasks.echo, 1) == 1
+
+        assert record.error == "WorkerLostError: The worker process ended with exit code 0 while it ran the task"
+
+    async def test_what_a_fork_raises_is_printed_there(self, capfd: pytest.CaptureFixture[str]) -> None:
+        app = with_tasks(cpu_app(), cpu_tasks.fork_and_return)
+        async with app:
+            assert await result_of(app, cpu_tasks.fork_and_return, "raises") == "the parent's"
+
+        assert capfd.readouterr().err.splitlines()[-1] == "ValueError: the child's"
+
+    @pytest.mark.parametrize(
+        "text", [b"?", b"?" * 17, b"?" * 1000, b"\0" * 17], ids=["byte", "header", "much", "zeros"]
+    )
+    async def test_a_process_whose_task_writes_to_its_connection_is_ended(
+        self, text: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        app = with_tasks(cpu_app(), cpu_tasks.write_to_its_connection, cpu_tasks.echo, max_retries=0)
+        async with app:
+            task_id = await app.submit(cpu_tasks.write_to_its_connection, text)
+            record = await final(app, task_id, within=10)
+            assert await result_of(app, cpu_tasks.echo, 1) == 1
+
+        what = "was ended, as it sent what is no answer to its call,"
+        assert record.error == f"WorkerLostError: The worker process {what} while it ran the task"
+        assert f"it {what.rstrip(',')}" in caplog.text
+        assert app.executors["cpu"].worker_restarts == 1
+
+    async def test_also_one_that_writes_there_when_its_task_is_over(self) -> None:
+        app = with_tasks(cpu_app(), cpu_tasks.write_to_its_connection_later, cpu_tasks.echo, max_retries=0)
+        async with app:
+            assert await result_of(app, cpu_tasks.write_to_its_connection_later, b"?" * 100) == "done"
+            await until(lambda: app.executors["cpu"].worker_restarts == 1)
+            assert await result_of(app, cpu_tasks.echo, 1) == 1
+
+    async def test_an_answer_goes_into_no_file_that_a_task_opened(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        app = with_tasks(cpu_app(), cpu_tasks.use_the_number_of_its_connection, cpu_tasks.echo, max_retries=0)
+        async with app:
+            task_id = await app.submit(cpu_tasks.use_the_number_of_its_connection, str(path))
+            record = await final(app, task_id, within=10)
+            assert await result_of(app, cpu_tasks.echo, 1) == 1
+
+        assert (record.error or "").startswith("WorkerLostError: The worker process ended with exit code 1")
+        assert path.read_bytes() == b"mine"
+
+    async def test_standard_output_and_error_are_no_part_of_it(self) -> None:
+        app = with_tasks(cpu_app(), cpu_tasks.shout, cpu_tasks.echo)
+        async with app:
+            assert await result_of(app, cpu_tasks.shout) == "shouted"
+            assert await result_of(app, cpu_tasks.echo, 1) == 1
 
 
 class TestTimeLimit:

@@ -144,23 +144,37 @@ class TestWhereTasksAre:
         assert (
             "TaskImportError: Task 'move' can't be found in a worker process: it was defined as 'move'" in done.stdout
         )
-        assert "in an interactive session or `python -c`. Define it with `def`" in done.stdout
+        assert "in an interactive session, standard input, `python -c` or" in done.stdout
+        assert "Define it with `def`" in done.stdout
 
-    def test_in_a_program_that_forgot_to_guard_its_main_part(self, tmp_path: Path) -> None:
+    def test_also_one_that_is_read_from_standard_input(self, tmp_path: Path) -> None:
+        source = program(tmp_path, MOVES.replace("Point(1))).result.x", "1)).error")).read_text()
+        done = subprocess.run(
+            [sys.executable],
+            input=source.replace("run(move, Point(-1))", "run(move, 1)"),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=True,
+        )
+
+        assert "in an interactive session, standard input, `python -c`" in done.stdout
+
+    def test_under_the_guard_of_the_main_part(self, tmp_path: Path) -> None:
         main = """
+            @app.task(cpu_bound=True)
+            def late():
+                pass
+
             async def main():
-                Path(f"main-{os.getpid()}").touch()
                 async with app:
-                    print((await run(move, Point(1))).error)
+                    print((await run(late)).error)
 
             asyncio.run(main())
         """
-        done = run(program(tmp_path, main, guard=False), folder=tmp_path)
+        done = run(program(tmp_path, main), folder=tmp_path)
 
-        assert "WorkerLostError: The worker process ended with exit code 1" in done.stdout
-        assert "belongs under `if __name__ == '__main__':`" in done.stdout
-        assert "RuntimeError: This program runs its app when its main module is imported" in done.stderr
-        assert len(list(tmp_path.glob("main-*"))) == 2  # the program and one worker, no more
+        assert "it was defined as 'late' in the main module, where it is not imported" in done.stdout
 
     def test_an_app_in_a_thread_beside_others(self, tmp_path: Path) -> None:
         main = """
@@ -177,6 +191,190 @@ class TestWhereTasksAre:
             stop.set()
         """
         assert run(program(tmp_path, main), folder=tmp_path).stdout == "2\n"
+
+
+WORK = """
+    async def work():
+        Path(f"began-{os.getpid()}").touch()
+        async with app:
+            print((await run(move, Point(1))).result.x)
+"""
+
+UNGUARDED = {
+    "asyncio.run": "asyncio.run(work())",
+    "a function": """
+        def main():
+            asyncio.run(work())
+
+        main()
+    """,
+    "a loop": """
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(work())
+        finally:
+            loop.close()
+    """,
+    "a task group": """
+        async def main():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(work())
+
+        asyncio.run(main())
+    """,
+    "a gathering": """
+        async def main():
+            await asyncio.gather(work(), return_exceptions=True)
+
+        asyncio.run(main())
+    """,
+    "a task nobody waits for": """
+        async def main():
+            task = asyncio.create_task(work())
+            while not task.done():
+                await asyncio.sleep(0.01)
+
+        asyncio.run(main())
+    """,
+    "errors expected": """
+        try:
+            asyncio.run(work())
+        except Exception:
+            print("failed")
+    """,
+    "anything expected": """
+        try:
+            asyncio.run(work())
+        except BaseException:
+            pass
+    """,
+    "a server that reports it in its own way": """
+        try:
+            asyncio.run(work())
+        except BaseException:
+            sys.exit(3)
+    """,
+    "app.run": """
+        @app.on_startup
+        async def begin():
+            async def work():
+                print((await run(move, Point(1))).result.x)
+                os.kill(os.getpid(), 15)
+
+            app.working = asyncio.create_task(work())
+
+        app.run()
+    """,
+    "start_sync": """
+        app.start_sync()
+        print(app.wait_for_result_sync(app.submit_sync(move, Point(1)), 20).result.x)
+        app.stop_sync()
+    """,
+}
+
+
+class TestWithoutAGuard:
+    """A program that does not ask for `__name__ == '__main__'` is imported up to where it runs its app."""
+
+    @pytest.mark.parametrize("how", UNGUARDED)
+    def test_its_tasks_run(self, tmp_path: Path, how: str) -> None:
+        main = textwrap.dedent(WORK) + textwrap.dedent(UNGUARDED[how])
+
+        done = run(program(tmp_path, main, guard=False), folder=tmp_path)
+
+        assert (done.stdout, done.stderr) == ("2\n", "")
+
+    def test_also_as_a_module(self, tmp_path: Path) -> None:
+        program(tmp_path, textwrap.dedent(WORK) + "asyncio.run(work())", guard=False)
+
+        assert run("-m", "program", folder=tmp_path).stdout == "2\n"
+
+    def test_also_as_a_module_that_another_program_imports(self, tmp_path: Path) -> None:
+        program(tmp_path, textwrap.dedent(WORK) + "asyncio.run(work())", guard=False)
+
+        assert run("-c", "import program", folder=tmp_path).stdout == "2\n"
+
+    def test_a_web_module_that_starts_its_app_is_imported_whole(self, tmp_path: Path) -> None:
+        web = """
+            app.start_sync()
+
+            @app.task(cpu_bound=True)
+            def view():
+                return os.getpid()
+        """
+        program(tmp_path, web, guard=False)
+        server = tmp_path / "server.py"
+        server.write_text(
+            textwrap.dedent("""
+                import os
+                from program import app, view
+
+                @app.task(cpu_bound=True)
+                def below():
+                    return "below"
+
+                if __name__ == "__main__":
+                    for task in (view, below):
+                        print(app.wait_for_result_sync(app.submit_sync(task), 20).result not in (None, os.getpid()))
+                    app.stop_sync()
+            """)
+        )
+        assert run(server, folder=tmp_path).stdout == "True\nTrue\n"
+
+    def test_a_task_below_that_line_fails_and_says_what_to_do(self, tmp_path: Path) -> None:
+        main = """
+            app.start_sync()
+
+            @app.task(cpu_bound=True, max_retries=0)
+            def below():
+                pass
+
+            print(app.wait_for_result_sync(app.submit_sync(below), 20).error)
+            app.stop_sync()
+        """
+        path = program(tmp_path, main, guard=False)
+        line = path.read_text().splitlines().index("app.start_sync()") + 1
+
+        done = run(path, folder=tmp_path)
+
+        assert done.stdout == (
+            "TaskImportError: Task 'below' can't be found in a worker process: 'below' is not defined above line "
+            f"{line} of program.py, where the program begins, and a worker process imports it up to there. Define it "
+            "further up, or put what runs the program under `if __name__ == '__main__':`\n"
+        )
+
+    def test_what_fails_above_that_line_still_fails(self, tmp_path: Path) -> None:
+        main = """
+            import multiprocessing
+
+            if multiprocessing.parent_process() is not None:
+                raise LookupError("only here")
+            app.start_sync()
+            print(app.wait_for_result_sync(app.submit_sync(move, Point(1)), 20).error)
+            app.stop_sync()
+        """
+        done = run(program(tmp_path, main, guard=False), folder=tmp_path)
+
+        assert "WorkerLostError: The worker process ended with exit code 1 before it could run the task" in done.stdout
+        assert "LookupError: only here" in done.stderr
+
+
+class TestWithoutStandardStreams:
+    @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+    def test_what_a_task_prints_is_no_answer(self, tmp_path: Path, closed: str) -> None:
+        main = """
+            async def main():
+                async with app:
+                    await run(chat)
+                    Path("answer").write_text(str((await run(move, Point(1))).result.x))
+
+            asyncio.run(main())
+        """
+        path = program(tmp_path, main)
+        command = ["sh", "-c", f'exec "$0" "$1" {closed}', sys.executable, path]
+        subprocess.run(command, cwd=tmp_path, timeout=TIMEOUT, check=True, capture_output=True)
+
+        assert (tmp_path / "answer").read_text() == "2"
 
 
 CHAT = """

@@ -331,3 +331,137 @@ class TestRun:
 
         assert output.split("\n") == ["closed", "left", ""]
         assert process.returncode == 0
+
+
+SLOW_START = """
+    import asyncio
+    import contextlib
+    import signal
+    import sys
+    import time
+    from flowrra import Flowrra
+
+    app = Flowrra.from_urls()
+
+    @app.lifespan
+    @contextlib.asynccontextmanager
+    async def pool():
+        try:
+            yield
+        finally:
+            print("pool closed", flush=True)
+
+    WHAT_HANGS
+
+    app.on_shutdown(lambda: print("closed", flush=True))
+    app.run()
+    print("left", app.state, flush=True)
+"""
+
+HANGING_STARTS = {
+    "a hook that awaits": """
+    @app.on_startup
+    async def wait_for_a_database():
+        print("ready", flush=True)
+        while True:
+            await asyncio.sleep(0.05)
+    """,
+    "a hook that blocks": """
+    @app.on_startup
+    def wait_for_a_database():
+        print("ready", flush=True)
+        while True:
+            try:
+                time.sleep(3600)
+            except Exception:
+                pass
+    """,
+    "a lifespan": """
+    @app.lifespan
+    @contextlib.contextmanager
+    def database():
+        print("ready", flush=True)
+        time.sleep(3600)
+        yield
+    """,
+}
+
+STUBBORN_STARTS = {
+    "a hook that goes on": """
+    @app.on_startup
+    async def wait_for_a_database():
+        is_ready = False
+        while True:
+            try:
+                if not is_ready:
+                    is_ready = True
+                    print("ready", flush=True)
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                print("told", flush=True)
+    """,
+    "a clean-up that hangs": """
+    @app.on_startup
+    async def wait_for_a_database():
+        print("ready", flush=True)
+        await asyncio.sleep(3600)
+
+    @app.on_shutdown
+    def hang():
+        print("told", flush=True)
+        time.sleep(3600)
+    """,
+}
+
+
+class TestASignalWhileItStarts:
+    def start(self, what_hangs: str) -> subprocess.Popen[str]:
+        script = textwrap.dedent(SLOW_START.replace("    WHAT_HANGS", what_hangs))
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+    @pytest.mark.parametrize("what", HANGING_STARTS)
+    def test_cancels_the_start_and_cleans_up(self, what: str, number: signal.Signals) -> None:
+        with self.start(HANGING_STARTS[what]) as process:
+            process.send_signal(number)
+            output, errors = process.communicate(timeout=10)
+
+        lines = output.splitlines()
+        assert [line for line in lines if line != "closed"] == ["pool closed", "left stopped"]
+        assert ("closed" in lines) == (what != "a lifespan")  # what was not started is not closed
+        assert process.returncode == 0
+        assert errors == f"{number.name} while the app starts: its start is cancelled\n"
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+    @pytest.mark.parametrize("what", STUBBORN_STARTS)
+    def test_a_second_one_ends_the_process_at_once(self, what: str, number: signal.Signals) -> None:
+        with self.start(STUBBORN_STARTS[what]) as process:
+            process.send_signal(number)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "told\n"
+            process.send_signal(number)
+            process.communicate(timeout=5)
+
+        assert process.returncode == -number
+
+    def test_one_that_comes_as_it_has_started_stops_it(self) -> None:
+        last_hook = """
+    @app.on_startup
+    async def last():
+        try:
+            print("ready", flush=True)
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+        """
+        with self.start(last_hook) as process:
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=10)
+
+        assert output.splitlines() == ["closed", "pool closed", "left stopped"]
+        assert process.returncode == 0

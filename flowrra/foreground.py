@@ -1,0 +1,84 @@
+"""Runs an app until a signal ends it: what ``app.run()`` does on its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
+from typing import Any, Final
+
+logger = logging.getLogger(__name__)
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Foreground:
+    """One run of an app, from its start to its stop.
+
+    Args:
+        start: Starts the app; cancelled, it cleans up what it has started.
+        stop: Stops it, and waits for its tasks.
+        stop_now: Stops it, and waits for nothing.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Coroutine[Any, Any, None]],
+        stop: Callable[[], Coroutine[Any, Any, None]],
+        stop_now: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._start = start
+        self._stop = stop
+        self._stop_now = stop_now
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._has_signal = False
+
+    async def run(self) -> None:
+        """Run it on the running event loop, until a signal. Without signals in any but the main thread."""
+        self._loop = asyncio.get_running_loop()
+        self._starting = self._loop.create_task(self._start(), name="flowrra-start")
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        # Not the loop's own handlers: those are called by a loop that turns, and it may be blocked when a signal comes.
+        previous = {number: signal.signal(number, self._handle) for number in SIGNALS} if in_main_thread else {}
+        try:
+            if await self._has_started():
+                await self._serve()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._has_signal and not self._starting.done():
+            # Whatever its start is stuck in: no task has begun yet, and none is lost.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._has_signal = True
+        self._loop.call_soon_threadsafe(self._take, signal.Signals(number))
+        if asyncio.current_task(self._loop) is self._starting:
+            raise asyncio.CancelledError  # a start that blocks the loop just now can't be cancelled by it
+
+    def _take(self, number: signal.Signals) -> None:
+        self._signals.put_nowait(number)
+        if not self._starting.done() or self._starting.cancelled():
+            logger.warning("%s while the app starts: its start is cancelled", number.name)
+            self._starting.cancel()
+
+    async def _has_started(self) -> bool:
+        await asyncio.wait({self._starting})
+        if self._starting.cancelled() and self._has_signal:
+            return False
+        await self._starting
+        return True
+
+    async def _serve(self) -> None:
+        await self._signals.get()
+        stopping = asyncio.create_task(self._stop())
+        hurry = asyncio.create_task(self._signals.get())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._stop_now()
+        hurry.cancel()
+        await stopping
