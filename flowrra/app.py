@@ -36,10 +36,11 @@ from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
+from flowrra.ranges import PRIORITY
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.scheduler import Scheduler
-from flowrra.submission import Submission, SubmitOptions, check_priority
+from flowrra.submission import Submission, SubmitOptions
 from flowrra.task import TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
 
@@ -355,10 +356,10 @@ class Flowrra:
             ExecutorNotRunningError: The app is not started, or is stopping.
             TaskNotFoundError: That function or name is not registered; also a RuntimeError if nothing is.
             BackendError: The task could not be recorded or queued.
-            TypeError, ValueError: The priority is not a number.
+            TypeError, ValueError: The priority is not a finite number.
         """
-        if priority is not None and type(priority) is not int:
-            check_priority(priority)
+        if priority is not None:
+            PRIORITY.check("priority", priority)
         if self._loop is not asyncio.get_running_loop():
             options = SubmitOptions(priority=priority)
             return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from flowrra import ranges
 from flowrra.exceptions import TaskNotFoundError
 
 TaskFunction = TypeVar("TaskFunction", bound=Callable[..., Any])
@@ -46,13 +47,13 @@ class TaskDefinition:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_number("max_retries", self.max_retries, at_least=0, whole=True)
-        _check_number("retry_delay", self.retry_delay, at_least=0)
-        _check_number("priority", self.priority, whole=True)
-        _check_number("backoff", self.backoff, at_least=0)
-        _check_number("jitter", self.jitter, at_least=0, at_most=1)
+        ranges.RETRIES.check("max_retries", self.max_retries)
+        ranges.SECONDS.check("retry_delay", self.retry_delay)
+        ranges.WHOLE_PRIORITY.check("priority", self.priority)
+        ranges.BACKOFF.check("backoff", self.backoff)
+        ranges.JITTER.check("jitter", self.jitter)
         if self.timeout is not None:
-            _check_number("timeout", self.timeout, more_than=0)
+            ranges.SOME_SECONDS.check("timeout", self.timeout)
         _check_exception_types(self.retry_on)
 
     @property
@@ -68,27 +69,6 @@ def _check_name(name: object) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"A task's name must be encodable as UTF-8, {name!r} is not: {error}") from None
-
-
-def _check_number(
-    what: str,
-    value: object,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    more_than: float | None = None,
-    whole: bool = False,
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise TypeError(f"{what} must be {'an integer' if whole else 'a number'}, not {value!r}")
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ValueError(f"{what} must be finite, not {value!r}")
-    if at_least is not None and value < at_least:
-        raise ValueError(f"{what} must be at least {at_least}, not {value!r}")
-    if at_most is not None and value > at_most:
-        raise ValueError(f"{what} must be at most {at_most}, not {value!r}")
-    if more_than is not None and value <= more_than:
-        raise ValueError(f"{what} must be more than {more_than}, not {value!r}")
 
 
 def _check_exception_types(types: object) -> None:

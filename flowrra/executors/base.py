@@ -38,6 +38,7 @@ from flowrra.executors.leased import OPERATIONS, LeasedTasks
 from flowrra.executors.records import Records
 from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
+from flowrra.ranges import PRIORITY
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry
 from flowrra.submission import NO_OPTIONS, SubmitOptions
 from flowrra.task import (
@@ -238,6 +239,8 @@ class BaseTaskExecutor(ABC):
         self, task_func: Callable[..., Any] | str, /, *args: Any, priority: int | None = None, **kwargs: Any
     ) -> str:
         """Submit a task, by its function or its name; see :meth:`flowrra.Flowrra.submit`."""
+        if priority is not None:
+            PRIORITY.check("priority", priority)
         definition = self.registry.definition(task_func)
         return await self.accept(definition, args, kwargs, priority)
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import flowrra
-from flowrra import Flowrra, TaskResult
+from flowrra import Flowrra, Task, TaskResult
+from flowrra.codec import MAX_BACKOFF, MAX_DELAY, MAX_RETRIES
 from flowrra.events import event_bus
+from flowrra.executors.failures import retry_delay
 from flowrra.management import FlowrraManager
 from tests.core.apps import assert_counts_add_up, final, memory_app, numbers_of, record_of, until
 
@@ -156,10 +158,21 @@ class TestWhen:
         assert min(gaps) >= 0.2
         assert max(gaps) - min(gaps) > 0.05
 
+    @pytest.mark.parametrize("backoff", [2, 10**9, 1e9], ids=repr)
+    def test_the_delay_of_any_attempt_is_soon_computed(self, backoff: float) -> None:
+        task = Task("id", "name", (), {}, retry_delay=1, backoff=backoff, current_retry=MAX_RETRIES)
+
+        assert retry_delay(task) == 24 * 3600
+
+    def test_no_delay_stays_none_however_often_it_is_multiplied(self) -> None:
+        task = Task("id", "name", (), {}, retry_delay=0, backoff=MAX_BACKOFF, current_retry=MAX_RETRIES)
+
+        assert retry_delay(task) == 0
+
     async def test_an_absurd_backoff_does_not_break_the_worker(self) -> None:
         app = memory_app(io_workers=1)
 
-        @app.task(max_retries=2000, retry_delay=1e300, backoff=1e300)
+        @app.task(max_retries=MAX_RETRIES, retry_delay=MAX_DELAY, backoff=MAX_BACKOFF)
         async def failing() -> None:
             raise ValueError
 
