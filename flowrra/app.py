@@ -7,7 +7,8 @@ import inspect
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from itertools import groupby
@@ -35,10 +36,11 @@ from flowrra.executors.program_import import end_import, imports_another_module
 from flowrra.foreground import Foreground
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
-from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry
+from flowrra.ranges import PRIORITY, shown
+from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry, is_async
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.scheduler import Scheduler
-from flowrra.submission import Submission, SubmitOptions, check_priority
+from flowrra.submission import Submission, SubmitOptions
 from flowrra.task import TaskResult, new_task_id
 from flowrra.telemetry import Telemetry
 
@@ -231,7 +233,8 @@ class Flowrra:
             priority: Used when a submission names none; lower numbers run first.
             backoff: Each further delay is this many times the one before.
             jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
-            retry_on: The exceptions that are worth another attempt; raising :class:`flowrra.Reject` never is.
+            retry_on: The exceptions that are worth another attempt, be it in an exception group; raising
+                :class:`flowrra.Reject` never is, nor is a group that holds nothing else.
 
         Raises:
             TypeError: The function is of the wrong kind, or an option of the wrong type.
@@ -263,8 +266,8 @@ class Flowrra:
         return register(name) if callable(name) else register
 
     def _check_cpu_task(self, func: Callable[..., Any]) -> None:
-        if inspect.iscoroutinefunction(func):
-            raise TypeError(f"CPU task '{func.__name__}' must be a sync function (def)")
+        if is_async(func):
+            raise TypeError(f"CPU task '{getattr(func, '__name__', shown(func))}' must be a sync function (def)")
         if self.config.backend is None:
             raise ValueError("CPU-bound tasks require backend configuration: give Config(backend=...)")
 
@@ -343,7 +346,8 @@ class Flowrra:
         Args:
             task_func: A registered function or its name.
             *args, **kwargs: What it is called with.
-            priority: Lower numbers run first; default is the task's own, 0 unless it set one.
+            priority: Lower numbers run first; default is the task's own, 0 unless it set one. A task's own parameter of
+                that name is given through :meth:`options`: ``app.options(priority=…).submit(func, priority=…)``.
 
         Returns:
             The task's id, a random UUID.
@@ -352,10 +356,11 @@ class Flowrra:
             ExecutorNotRunningError: The app is not started, or is stopping.
             TaskNotFoundError: That function or name is not registered; also a RuntimeError if nothing is.
             BackendError: The task could not be recorded or queued.
-            TypeError, ValueError: The priority is not a number.
+            TypeError: The arguments don't fit the task's function.
+            TypeError, ValueError: The priority is not a finite number.
         """
-        if priority is not None and type(priority) is not int:
-            check_priority(priority)
+        if priority is not None:
+            PRIORITY.check("priority", priority)
         if self._loop is not asyncio.get_running_loop():
             options = SubmitOptions(priority=priority)
             return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))
@@ -398,8 +403,8 @@ class Flowrra:
         """Submit many tasks.
 
         Args:
-            calls: Of ``(function or name, args, kwargs)``. All are looked up before the first is submitted, and on
-                Redis a round trip carries many of them.
+            calls: Of ``(function or name, args, kwargs)``. All are looked up and checked before the first is
+                submitted, and on Redis a round trip carries many of them.
 
         Returns:
             The tasks' ids, in the same order.
@@ -408,10 +413,24 @@ class Flowrra:
             PartialSubmissionError: The server failed after some of them; it says which were queued.
             As :meth:`submit`.
         """
-        found = [(self._definition(func), tuple(args), kwargs) for func, args, kwargs in calls]
+        found = [self._checked_call(index, call) for index, call in enumerate(calls)]
         if self._loop is asyncio.get_running_loop():
             return await self._submit_many(found)
         return await self._on_own_loop(lambda: self._submit_many(found))
+
+    def _checked_call(self, index: int, call: Call) -> tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]:
+        try:
+            func, args, kwargs = call
+        except (TypeError, ValueError):
+            raise TypeError(f"calls[{index}] must be (function or name, args, kwargs), not {shown(call)}") from None
+        # The letters of a text, or the keys of a dict, are hardly meant to be arguments.
+        if isinstance(args, str | bytes | bytearray | Mapping | Set) or not isinstance(args, Iterable):
+            raise TypeError(f"args of calls[{index}] must be a tuple or a list of arguments, not {shown(args)}")
+        if not isinstance(kwargs, dict):
+            raise TypeError(f"kwargs of calls[{index}] must be a dict, not {shown(kwargs)}")
+        definition, args = self._definition(func), tuple(args)
+        definition.signature.check(definition.name, args, kwargs)
+        return definition, args, kwargs
 
     async def _submit_many(self, calls: list[tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
         ids: list[str] = []

@@ -101,7 +101,7 @@ def encode_task(task: Task, submitted_at: datetime | None, call: str) -> str:
         rest += f',"submitted_at":"{submitted_at.isoformat()}"'
     return _checked(
         f'{{"id":{_quoted(task.id)},"name":{_quoted(task.name)},'
-        f'"max_retries":{task.max_retries},"retry_delay":{_number(task.retry_delay)},'
+        f'"max_retries":{_number(task.max_retries)},"retry_delay":{_number(task.retry_delay)},'
         f'"current_retry":{task.current_retry},"priority":{_number(task.priority)},'
         f'"cpu_bound":{"true" if task.cpu_bound else "false"}{rest},{call}}}',
         what,

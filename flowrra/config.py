@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,11 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
+from flowrra import ranges
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.factory import get_backend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.factory import get_broker
+from flowrra.codec import MAX_DELAY
+from flowrra.ranges import Range
 
 if TYPE_CHECKING:
     from flowrra.scheduler.backends.base import BaseSchedulerBackend
@@ -31,9 +33,41 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _check_connection(max_connections: int, socket_timeout: float) -> None:
-    _require(max_connections >= 1, f"max_connections must be at least 1, not {max_connections!r}")
-    _require(socket_timeout >= 0, f"socket_timeout must be non-negative, not {socket_timeout!r}")
+def _text(what: str, value: object, *, required: str | None = None) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{what} must be a text, not a {type(value).__name__}")
+    _require(bool(value) or required is None, required or "")
+
+
+def _switch(what: str, value: object) -> None:
+    if value not in (True, False):  # a text such as "no" would count as True
+        raise TypeError(f"{what} must be True or False, not {ranges.shown(value)}")
+
+
+_NUMBERS = {
+    "max_connections": ranges.COUNT,
+    "socket_timeout": ranges.SECONDS,
+    "lease": Range(MIN_LEASE, MAX_DELAY, unit="seconds"),
+    "max_deliveries": ranges.COUNT,
+    "unknown_ttl": ranges.SOME_SECONDS,
+    "ttl": Range(1, MAX_DELAY, unit="second"),
+    "io_workers": ranges.COUNT,
+    "num_workers": ranges.COUNT,
+    "cpu_workers": ranges.COUNT,
+    "max_queue_size": ranges.COUNT,
+    "max_retries": ranges.RETRIES,
+    "retry_delay": ranges.SECONDS,
+    "max_tasks_per_child": ranges.COUNT,
+    "check_interval": ranges.SOME_SECONDS,
+}
+_OPTIONAL = ("ttl", "max_tasks_per_child")
+
+
+def _check_numbers(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None or name not in _OPTIONAL:
+            _NUMBERS[name].check(name, value)
 
 
 @dataclass
@@ -65,18 +99,11 @@ class BrokerConfig:
     unknown_ttl: float = 24 * 3600.0
 
     def __post_init__(self) -> None:
-        _require(bool(self.url), "Broker URL is required")
-        _require(bool(self.namespace), "namespace must not be empty")
-        _require(
-            self.lease >= MIN_LEASE and math.isfinite(self.lease),
-            f"lease must be at least {MIN_LEASE} seconds, not {self.lease!r}",
-        )
-        _require(self.max_deliveries >= 1, f"max_deliveries must be at least 1, not {self.max_deliveries!r}")
-        _require(
-            self.unknown_ttl > 0 and math.isfinite(self.unknown_ttl),
-            f"unknown_ttl must be positive and finite (seconds), not {self.unknown_ttl!r}",
-        )
-        _check_connection(self.max_connections, self.socket_timeout)
+        _text("Broker URL", self.url, required="Broker URL is required")
+        _text("namespace", self.namespace, required="namespace must not be empty")
+        _text("queue_key", self.queue_key)
+        _check_numbers(self, "max_connections", "socket_timeout", "lease", "max_deliveries", "unknown_ttl")
+        _switch("retry_on_timeout", self.retry_on_timeout)
 
     def create_broker(self, queue_suffix: str = "") -> BaseBroker:
         """A broker for this configuration; nothing is connected yet.
@@ -120,10 +147,10 @@ class BackendConfig:
     namespace: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
-        _require(bool(self.url), "Backend URL is required")
-        _require(bool(self.namespace), "namespace must not be empty")
-        _require(self.ttl is None or self.ttl >= 1, f"ttl must be at least 1 second, not {self.ttl!r}")
-        _check_connection(self.max_connections, self.socket_timeout)
+        _text("Backend URL", self.url, required="Backend URL is required")
+        _text("namespace", self.namespace, required="namespace must not be empty")
+        _check_numbers(self, "ttl", "max_connections", "socket_timeout")
+        _switch("retry_on_timeout", self.retry_on_timeout)
 
     def create_backend(self) -> BaseResultBackend:
         """A result backend for this configuration; nothing is connected yet.
@@ -186,12 +213,9 @@ class ExecutorConfig:
         self.retry_delay = retry_delay
         self.max_tasks_per_child = max_tasks_per_child
         self.consume = consume
-        for name in ("io_workers", "cpu_workers", "max_queue_size", "max_tasks_per_child"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} must be at least 1, not {value!r}")
-        for name in ("max_retries", "retry_delay"):
-            value = getattr(self, name)
-            _require(value >= 0 and math.isfinite(value), f"{name} must be non-negative and finite, not {value!r}")
+        _check_numbers(self, "io_workers", "cpu_workers", "max_queue_size", "max_retries", "retry_delay")
+        _check_numbers(self, "max_tasks_per_child")
+        _switch("consume", consume)
 
     @property
     def num_workers(self) -> int:
@@ -216,7 +240,8 @@ class SchedulerConfig:
     timezone: str | None = None
 
     def __post_init__(self) -> None:
-        _require(self.check_interval > 0, f"check_interval must be positive, not {self.check_interval!r}")
+        _check_numbers(self, "check_interval")
+        _switch("enabled", self.enabled)
         if self.timezone is not None:
             try:
                 ZoneInfo(self.timezone)
@@ -337,12 +362,15 @@ class _Environment:
             variable = self._prefix + part + name.upper()
             text = self._variables.get(variable, "")
             if text:
-                values[name] = self._parse(variable, text, parse)
+                values[name] = self._parse(variable, name, text, parse)
         return values
 
-    def _parse(self, variable: str, text: str, parse: Callable[[str], Value]) -> Value:
+    def _parse(self, variable: str, name: str, text: str, parse: Callable[[str], Value]) -> Value:
         try:
-            return parse(text)
+            value = parse(text)
         except ValueError:
             expected = {"int": "an integer", "float": "a number"}.get(parse.__name__, "a value")
-            raise ValueError(f"{variable} must be {expected}, not {text!r}") from None
+            raise ValueError(f"{variable} must be {expected}, not {ranges.shown(text)}") from None
+        if name in _NUMBERS:
+            _NUMBERS[name].check(f"{variable}: {name}", value)
+        return value

@@ -13,14 +13,20 @@ class FlowrraError(Exception):
 
 
 class TaskNotFoundError(FlowrraError):
-    """No task is registered under that name."""
+    """No task is registered under that name.
 
-    def __init__(self, task_name: str) -> None:
-        super().__init__(f"Task '{task_name}' not registered")
+    Args:
+        task_name: The name.
+        hint: What to do about it, if that is known.
+    """
+
+    def __init__(self, task_name: str, hint: str = "") -> None:
+        super().__init__(f"Task '{task_name}' not registered" + (f": {hint}" if hint else ""))
         self.task_name = task_name
+        self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_name,)
+        return type(self), (self.task_name, self.hint)
 
 
 class NoTasksRegisteredError(TaskNotFoundError, RuntimeError):
@@ -102,7 +108,7 @@ class PartialSubmissionError(BackendError):
 
 
 class Reject(FlowrraError):
-    """Raised by a task to fail at once, whatever retries it has left."""
+    """Raised by a task to fail at once, whatever retries it has left; so does an exception group of nothing else."""
 
 
 class SerializationError(Reject, BackendError):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from flowrra import ranges
 from flowrra.exceptions import TaskNotFoundError
+from flowrra.signatures import HOW_TO_GIVE_BOTH, TAKEN_BY_SUBMIT, Signature
 
 TaskFunction = TypeVar("TaskFunction", bound=Callable[..., Any])
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
@@ -30,7 +35,9 @@ class TaskDefinition:
         priority: Used when a submission names none; lower numbers run first.
         backoff: Each further delay is this many times the one before.
         jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
-        retry_on: The exceptions that are worth another attempt.
+        retry_on: The exceptions that are worth another attempt. An exception group is, if it is one of them or if one
+            of the exceptions in it is; but :class:`flowrra.Reject` never is, nor a group that holds nothing else.
+        signature: What it can be called with.
     """
 
     name: str
@@ -43,22 +50,27 @@ class TaskDefinition:
     backoff: float = 1.0
     jitter: float = 0.0
     retry_on: ExceptionTypes = Exception
+    signature: Signature = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_number("max_retries", self.max_retries, at_least=0, whole=True)
-        _check_number("retry_delay", self.retry_delay, at_least=0)
-        _check_number("priority", self.priority, whole=True)
-        _check_number("backoff", self.backoff, at_least=0)
-        _check_number("jitter", self.jitter, at_least=0, at_most=1)
+        ranges.RETRIES.check("max_retries", self.max_retries)
+        ranges.SECONDS.check("retry_delay", self.retry_delay)
+        ranges.WHOLE_PRIORITY.check("priority", self.priority)
+        ranges.BACKOFF.check("backoff", self.backoff)
+        ranges.JITTER.check("jitter", self.jitter)
         if self.timeout is not None:
-            _check_number("timeout", self.timeout, more_than=0)
+            ranges.SOME_SECONDS.check("timeout", self.timeout)
         _check_exception_types(self.retry_on)
+        object.__setattr__(self, "signature", Signature(self.func))
 
     @property
     def description(self) -> str | None:
         """The first line of the function's docstring."""
-        return (inspect.getdoc(self.func) or "").partition("\n")[0] or None
+        func = self.func
+        while isinstance(func, functools.partial):  # its own says what a partial is
+            func = func.func
+        return (inspect.getdoc(func) or "").partition("\n")[0] or None
 
 
 def _check_name(name: object) -> None:
@@ -70,31 +82,31 @@ def _check_name(name: object) -> None:
         raise ValueError(f"A task's name must be encodable as UTF-8, {name!r} is not: {error}") from None
 
 
-def _check_number(
-    what: str,
-    value: object,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    more_than: float | None = None,
-    whole: bool = False,
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise TypeError(f"{what} must be {'an integer' if whole else 'a number'}, not {value!r}")
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ValueError(f"{what} must be finite, not {value!r}")
-    if at_least is not None and value < at_least:
-        raise ValueError(f"{what} must be at least {at_least}, not {value!r}")
-    if at_most is not None and value > at_most:
-        raise ValueError(f"{what} must be at most {at_most}, not {value!r}")
-    if more_than is not None and value <= more_than:
-        raise ValueError(f"{what} must be more than {more_than}, not {value!r}")
-
-
 def _check_exception_types(types: object) -> None:
     for each in types if isinstance(types, tuple) else (types,):
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             raise TypeError(f"retry_on must be an exception class or a tuple of them, not {types!r}")
+
+
+def mark(func: Callable[..., Any], **attributes: Any) -> None:
+    """Set attributes of a function; of what takes none, such as a bound method, none."""
+    with contextlib.suppress(AttributeError):
+        for name, value in attributes.items():
+            setattr(func, name, value)
+
+
+def is_async(func: Callable[..., Any]) -> bool:
+    """Whether calling it makes a coroutine: an ``async def`` function or method, a partial of one, or an object with an
+    async ``__call__``."""
+    call = None if isinstance(func, type) else getattr(type(func), "__call__", None)  # noqa: B004 - see above
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(call)
+
+
+def _own_name(func: Callable[..., Any]) -> str:
+    name = getattr(func, "__name__", None)
+    if not isinstance(name, str):
+        raise TypeError(f"A {type(func).__name__} has no name of its own: give the task one, task(name=…)")
+    return name
 
 
 class TaskRegistry:
@@ -133,7 +145,7 @@ class TaskRegistry:
         """
 
         def register(func: TaskFunction) -> TaskFunction:
-            task_name = func.__name__ if name is None else name
+            task_name = _own_name(func) if name is None else name
             self.register(
                 TaskDefinition(task_name, func, cpu_bound, max_retries, retry_delay, **options),
             )
@@ -155,26 +167,44 @@ class TaskRegistry:
         if definition.name in self.by_name:
             raise ValueError(f"Task '{definition.name}' is already registered")
         self._check_function(definition)
-        self.by_name[definition.name] = definition
         self.by_function[func] = definition
-        attributes = {
-            "task_name": definition.name,
-            "cpu_bound": definition.cpu_bound,
-            "max_retries": definition.max_retries,
-            "retry_delay": definition.retry_delay,
-            "__flowrra_task__": True,
-        }
-        for attribute, value in attributes.items():
-            setattr(func, attribute, value)
+        self.by_name[definition.name] = definition
+        mark(
+            func,
+            task_name=definition.name,
+            cpu_bound=definition.cpu_bound,
+            max_retries=definition.max_retries,
+            retry_delay=definition.retry_delay,
+            __flowrra_task__=True,
+            __flowrra_function__=func,
+        )
+        if definition.signature.hides_priority:
+            warnings.warn(
+                f"Task '{definition.name}' has a parameter '{TAKEN_BY_SUBMIT}', which submit() takes for itself; "
+                + HOW_TO_GIVE_BOTH,
+                stacklevel=4,
+            )
 
     def _check_function(self, definition: TaskDefinition) -> None:
         func, name = definition.func, definition.name
+        if isinstance(func, staticmethod | classmethod):
+            kind = type(func).__name__
+            raise TypeError(
+                f"Task '{name}' must be a function, not a {kind}: put @task below @staticmethod, "
+                "or register a bound method once its class or object is there"
+            )
+        try:
+            hash(func)
+        except TypeError:
+            raise TypeError(
+                f"Task '{name}' must be hashable, to be found again; a {type(func).__name__} is not"
+            ) from None
         if not definition.cpu_bound:
-            if not inspect.iscoroutinefunction(func):
-                raise TypeError(f"IO task '{name}' must be an async function (async def)")
+            if not is_async(func):
+                raise TypeError(f"IO task '{name}' must be an async function (async def), not {_described(func)}")
             return
-        if inspect.iscoroutinefunction(func) or not callable(func):
-            raise TypeError(f"CPU task '{name}' must be a sync function (def)")
+        if is_async(func) or not callable(func):
+            raise TypeError(f"CPU task '{name}' must be a sync function (def), not {_described(func)}")
         if not hasattr(func, "__qualname__"):
             raise TypeError(f"CPU task '{name}' must be a function, not a {type(func).__name__}")
         if self.strict_cpu_checks and (func.__qualname__ != func.__name__ or not func.__name__.isidentifier()):
@@ -203,12 +233,51 @@ class TaskRegistry:
         Raises:
             TaskNotFoundError: Nothing is.
         """
-        by_key: dict[Any, TaskDefinition] = self.by_name if isinstance(task, str) else self.by_function
+        if isinstance(task, str):
+            found, name, hint = self.by_name.get(task), task, ""
+        else:
+            found, name = self._under_decorators(task), getattr(task, "__qualname__", None) or ranges.shown(task)
+            hint = "" if found else self._hint(task)
+        if found is None:
+            raise TaskNotFoundError(name, hint)
+        return found
+
+    def _of_function(self, func: Any) -> TaskDefinition | None:
         try:
-            return by_key[task]
-        except (KeyError, TypeError):  # TypeError: something unhashable was passed
-            name = task if isinstance(task, str) else getattr(task, "__qualname__", repr(task))
-            raise TaskNotFoundError(name) from None
+            return self.by_function.get(func)
+        except TypeError:  # something unhashable
+            return None
+
+    def _under_decorators(self, func: Any) -> TaskDefinition | None:
+        """What is registered for a function, or for one that decorators above ``@task`` have wrapped."""
+        found = self._of_function(func)
+        if found is not None or inspect.ismethod(func):  # a method shows its function's attributes, and is another one
+            return found
+        try:
+            inner = inspect.unwrap(func, stop=lambda each: self._of_function(each) is not None)
+        except ValueError:  # they go round in circles
+            inner = func
+        # functools.wraps copies the mark; so do decorators that leave out __wrapped__.
+        marked = (getattr(each, "__flowrra_function__", None) for each in (inner, func))
+        return next(filter(None, map(self._of_function, (inner, *marked))), None)
+
+    def _hint(self, task: Any) -> str:
+        """What to do about something that is no task, where it holds one."""
+        if inspect.ismethod(task) and (found := self._of_function(task.__func__)):
+            where = task.__func__.__qualname__
+            return (
+                f"its function is the task '{found.name}', and takes the object first: submit({where}, object, …), "
+                "or register the bound method itself"
+            )
+        if isinstance(task, functools.partial) and (found := self._under_decorators(task.func)):
+            return f"it is a partial of the task '{found.name}': give all arguments to submit, or register the partial"
+        held = [*_closed_over(task), *getattr(task, "__dict__", {}).values()]
+        for found in filter(None, map(self._of_function, held)):
+            return (
+                f"a decorator above @task hides the task '{found.name}' in it: use functools.wraps in the decorator, "
+                "put @task above it, or submit by the name"
+            )
+        return ""
 
     def definitions(self) -> list[TaskDefinition]:
         """Everything registered, in the order of registration."""
@@ -229,6 +298,9 @@ class TaskRegistry:
             return False
         if self.by_function.get(definition.func) is definition:
             del self.by_function[definition.func]
+            for other in self.by_name.values():  # the function may be another task, too
+                if other.func == definition.func:
+                    self.by_function[other.func] = other
         return True
 
     def __len__(self) -> int:
@@ -236,3 +308,16 @@ class TaskRegistry:
 
     def __contains__(self, name: object) -> bool:
         return name in self.by_name
+
+
+def _described(func: Any) -> str:
+    return getattr(func, "__qualname__", None) or ranges.shown(func)
+
+
+def _closed_over(func: Any) -> list[Any]:
+    """What a function takes from around it."""
+    values = []
+    for cell in getattr(func, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # it is empty yet
+            values.append(cell.cell_contents)
+    return values

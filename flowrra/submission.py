@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from flowrra.codec import MAX_PRIORITY
+from flowrra import ranges
 
 MAX_HEADERS_SIZE = 8192
 
@@ -42,20 +42,25 @@ class SubmitOptions:
 
     def __post_init__(self) -> None:
         if self.priority is not None:
-            check_priority(self.priority)
+            ranges.PRIORITY.check("priority", self.priority)
         if self.countdown is not None and self.eta is not None:
             raise ValueError("Give either countdown or eta, not both")
-        if self.countdown is not None and not _is_number(self.countdown, at_least=0):
-            raise ValueError(f"countdown must be a finite, non-negative number of seconds, not {self.countdown!r}")
-        if not isinstance(self.eta, datetime | None):
-            raise TypeError(f"eta must be a datetime, not {self.eta!r}")
+        if self.countdown is not None:
+            ranges.SECONDS.check("countdown", self.countdown)
+        if self.eta is not None:
+            _check_eta(self.eta)
         if self.task_id is not None and (type(self.task_id) is not str or not self.task_id):
-            raise ValueError(f"task_id must be a non-empty text, not {self.task_id!r}")
+            raise ValueError(f"task_id must be a non-empty text, not {ranges.shown(self.task_id)}")
         if self.task_id is not None:
             self.task_id.encode()  # one that can't be sent would spoil those that are sent with it
-        if self.timeout is not None and not (_is_number(self.timeout, at_least=0) and self.timeout):
-            raise ValueError(f"timeout must be a finite, positive number of seconds, not {self.timeout!r}")
+        if self.timeout is not None:
+            ranges.SOME_SECONDS.check("timeout", self.timeout)
         check_headers(self.headers)
+        if self.max_retries is not None:
+            ranges.RETRIES.check("max_retries", self.max_retries)
+        if self.retry_delay is not None:
+            ranges.SECONDS.check("retry_delay", self.retry_delay)
+        ranges.SECONDS.check("remember", self.remember)
 
     @property
     def delay(self) -> float:
@@ -63,25 +68,23 @@ class SubmitOptions:
         if self.countdown is not None:
             return self.countdown
         if self.eta is not None:
-            return max(0.0, (self.eta.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+            return max(0.0, _seconds_until(self.eta))
         return 0.0
 
 
-def check_priority(priority: object) -> None:
-    """Refuse a priority that can't be ordered.
-
-    Raises:
-        TypeError, ValueError: It is no number, or not a finite one.
-    """
-    if not isinstance(priority, int | float):
-        raise TypeError(f"priority must be a number, lower ones run first, not {priority!r}")
-    if not abs(priority) <= MAX_PRIORITY:
-        given = repr(priority) if isinstance(priority, float) else "an integer of more digits"
-        raise ValueError(f"priority must be finite, from -{MAX_PRIORITY} to {MAX_PRIORITY}, not {given}")
+def _seconds_until(eta: datetime) -> float:
+    return (eta.astimezone(UTC) - datetime.now(UTC)).total_seconds()
 
 
-def _is_number(value: object, *, at_least: float) -> bool:
-    return isinstance(value, int | float) and at_least <= value < float("inf")
+def _check_eta(eta: object) -> None:
+    if not isinstance(eta, datetime):
+        raise TypeError(f"eta must be a datetime, not {ranges.shown(eta)}")
+    try:
+        seconds = _seconds_until(eta)
+    except (OverflowError, ValueError, OSError) as error:
+        raise ValueError(f"eta must be a time that exists in UTC too, not {eta!r}: {error}") from None
+    if seconds > ranges.SECONDS.most:
+        raise ValueError(f"eta must be at most {ranges.SECONDS.most:g} seconds ahead, not {seconds:g} ({eta!r})")
 
 
 def check_headers(headers: dict[Any, Any]) -> None:

@@ -17,6 +17,7 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.logs import mask_secrets
 
 _FORM = "expected 'module:attribute', such as 'shop.tasks:app'"
+_FACTORY_FORM = "expected an app, or a function without required arguments that returns one"
 _TARGET = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 _ANSWERS = ("get_stats", "health_check")
 
@@ -86,6 +87,8 @@ def _import(name: str) -> Any:
 async def resolve_target(found: Any, text: str) -> Target:
     """The app itself, or what the function `found` returns (awaited if need be). Raises UsageError."""
     if not is_app(found) and callable(found):
+        if needed := _required_arguments(found):
+            raise UsageError(f"{text!r} is called without arguments, and needs {needed}; {_FACTORY_FORM}")
         try:
             found = found()
             if inspect.isawaitable(found):
@@ -98,6 +101,15 @@ async def resolve_target(found: Any, text: str) -> Target:
             "async get_stats() and health_check(), or a function that returns one"
         )
     return Target(found, manager_of(found))
+
+
+def _required_arguments(function: Any) -> str:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # it has no signature; calling it will tell
+        return ""
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return ", ".join(each.name for each in parameters if each.default is each.empty and each.kind not in optional)
 
 
 def is_app(value: Any) -> bool:

@@ -38,7 +38,8 @@ from flowrra.executors.leased import OPERATIONS, LeasedTasks
 from flowrra.executors.records import Records
 from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
-from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry
+from flowrra.ranges import PRIORITY
+from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
 from flowrra.task import (
     CANCELLED,
@@ -232,12 +233,14 @@ class BaseTaskExecutor(ABC):
     def adopt(self, definition: TaskDefinition) -> None:
         """Count a task's numbers from now on, and mark its function as this executor's."""
         self._telemetry.register(definition.name, self.kind)
-        definition.func._executor = self  # type: ignore[attr-defined]
+        mark(definition.func, _executor=self)
 
     async def submit(
         self, task_func: Callable[..., Any] | str, /, *args: Any, priority: int | None = None, **kwargs: Any
     ) -> str:
         """Submit a task, by its function or its name; see :meth:`flowrra.Flowrra.submit`."""
+        if priority is not None:
+            PRIORITY.check("priority", priority)
         definition = self.registry.definition(task_func)
         return await self.accept(definition, args, kwargs, priority)
 
@@ -263,7 +266,11 @@ class BaseTaskExecutor(ABC):
         Raises:
             ExecutorNotRunningError: It isn't started, or stops before there is room.
             BackendError: The task could not be recorded or queued.
+            TypeError: The arguments don't fit the task's function.
         """
+        # Most calls have a shape that was checked before: that is all they are asked for.
+        if ((len(args), *kwargs) if kwargs else len(args)) not in definition.signature.fitting:
+            definition.signature.check(definition.name, args, kwargs)
         if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
             await self._admit()
         task, record = self._new_task(definition, args, kwargs, priority, options)

@@ -34,9 +34,10 @@ class RemoteTraceback(Exception):
 def retry_delay(task: Task) -> float:
     """Seconds until the next attempt: ``retry_delay * backoff**n``, by chance up to ``jitter`` of it more or less."""
     delay = task.retry_delay
-    if task.backoff != 1.0:
+    if task.backoff != 1.0 and delay:
         try:
-            delay = min(delay * task.backoff**task.current_retry, max(delay, MAX_BACKOFF_DELAY))
+            # As floats: integers would grow to any length, and take any time.
+            delay = min(delay * float(task.backoff) ** task.current_retry, max(delay, MAX_BACKOFF_DELAY))
         except OverflowError:
             delay = max(delay, MAX_BACKOFF_DELAY)
     if task.jitter:

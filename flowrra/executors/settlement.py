@@ -12,7 +12,8 @@ from flowrra.codec import MAX_DELAY
 from flowrra.exceptions import Reject, SerializationError, TaskNotFoundError, TaskTimeoutError
 from flowrra.executors.failures import class_name, describe, format_traceback, retry_delay
 from flowrra.executors.job import Interrupt, Job
-from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING
+from flowrra.registry import ExceptionTypes
+from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, Task
 
 logger = logging.getLogger(__name__)
 
@@ -107,12 +108,38 @@ def _as_seen(job: Job, error: BaseException) -> BaseException:
 
 def _is_worth_a_retry(job: Job, error: BaseException) -> bool:
     task, retry_on = job.task, job.definition.retry_on
-    if task.current_retry >= task.max_retries or isinstance(error, Reject):
+    if task.current_retry >= task.max_retries:
         return False
-    if isinstance(error, TaskNotFoundError) and error.task_name == task.name:  # it was unregistered meanwhile
-        return False
+    leaves = [leaf for leaf in _leaves(error) if not _is_final(leaf, task)]
+    return bool(leaves) and (isinstance(error, retry_on) or any(_matches(leaf, retry_on) for leaf in leaves))
+
+
+def _is_final(error: BaseException, task: Task) -> bool:
+    # That a task of this name is not found: it was unregistered meanwhile.
+    return isinstance(error, Reject) or (isinstance(error, TaskNotFoundError) and error.task_name == task.name)
+
+
+def _matches(error: BaseException, retry_on: ExceptionTypes) -> bool:
     # A cancellation that nobody here asked for is a failure like any other.
     return isinstance(error, retry_on) or (retry_on is Exception and isinstance(error, asyncio.CancelledError))
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in a group and the groups in it, each once; of what is no group, itself."""
+    leaves: dict[int, BaseException] = {}
+    seen = {id(error)}
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, BaseExceptionGroup):
+            leaves[id(each)] = each
+            continue
+        # Not through the class of the group, which is user code.
+        for inner in BaseExceptionGroup.exceptions.__get__(each):
+            if id(inner) not in seen:
+                seen.add(id(inner))
+                waiting.append(inner)
+    return list(leaves.values())
 
 
 def count_failure(job: Job, seconds: float) -> None:

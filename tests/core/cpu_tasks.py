@@ -33,6 +33,10 @@ def burn(seconds: float) -> int:
     return os.getpid()
 
 
+def reject_in_a_group() -> None:
+    raise ExceptionGroup("all", [Reject("never again")])
+
+
 def who_am_i() -> tuple[str, str, int, dict[str, str]] | None:
     task = current_task()
     return None if task is None else (task.id, task.name, task.attempt, task.headers)

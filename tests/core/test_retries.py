@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 import flowrra
-from flowrra import Flowrra, TaskResult
+from flowrra import Flowrra, Reject, Task, TaskResult
+from flowrra.codec import MAX_BACKOFF, MAX_DELAY, MAX_RETRIES
 from flowrra.events import event_bus
+from flowrra.exceptions import SerializationError
+from flowrra.executors.failures import retry_delay
 from flowrra.management import FlowrraManager
-from tests.core.apps import assert_counts_add_up, final, memory_app, numbers_of, record_of, until
+from tests.core import cpu_tasks
+from tests.core.apps import assert_counts_add_up, cpu_app, final, memory_app, numbers_of, record_of, until
 
 
 async def run(app: Flowrra, task: Any, *args: Any) -> TaskResult:
@@ -156,10 +160,21 @@ class TestWhen:
         assert min(gaps) >= 0.2
         assert max(gaps) - min(gaps) > 0.05
 
+    @pytest.mark.parametrize("backoff", [2, 10**9, 1e9], ids=repr)
+    def test_the_delay_of_any_attempt_is_soon_computed(self, backoff: float) -> None:
+        task = Task("id", "name", (), {}, retry_delay=1, backoff=backoff, current_retry=MAX_RETRIES)
+
+        assert retry_delay(task) == 24 * 3600
+
+    def test_no_delay_stays_none_however_often_it_is_multiplied(self) -> None:
+        task = Task("id", "name", (), {}, retry_delay=0, backoff=MAX_BACKOFF, current_retry=MAX_RETRIES)
+
+        assert retry_delay(task) == 0
+
     async def test_an_absurd_backoff_does_not_break_the_worker(self) -> None:
         app = memory_app(io_workers=1)
 
-        @app.task(max_retries=2000, retry_delay=1e300, backoff=1e300)
+        @app.task(max_retries=MAX_RETRIES, retry_delay=MAX_DELAY, backoff=MAX_BACKOFF)
         async def failing() -> None:
             raise ValueError
 
@@ -447,3 +462,85 @@ class TestWhatTheRecordSays:
             record = await final(app, task_id)
 
         assert (record.args, record.kwargs, record.submitted_at) == ((1,), {"b": 2}, submitted_at)
+
+
+class TestGroups:
+    """An exception group counts by what is in it."""
+
+    REJECTED = ExceptionGroup("all", [Reject("a"), ExceptionGroup("inner", [Reject("b"), SerializationError("c")])])
+    MIXED = ExceptionGroup("some", [Reject("a"), ExceptionGroup("inner", [TypeError("b"), OSError("c")])])
+    CANCELLED = BaseExceptionGroup("cancelled", [asyncio.CancelledError()])
+
+    @pytest.mark.parametrize(
+        ("error", "retry_on", "attempts"),
+        [
+            (REJECTED, Exception, 1),
+            (REJECTED, ExceptionGroup, 1),
+            (MIXED, Exception, 2),
+            (MIXED, OSError, 2),
+            (MIXED, (KeyError, TypeError), 2),
+            (MIXED, ExceptionGroup, 2),
+            (MIXED, KeyError, 1),
+            (MIXED, Reject, 1),
+            (CANCELLED, Exception, 2),
+            (CANCELLED, OSError, 1),
+            (BaseExceptionGroup("exit", [SystemExit(1)]), Exception, 1),
+            (BaseExceptionGroup("exit", [SystemExit(1), ValueError()]), Exception, 2),
+        ],
+        ids=str,
+    )
+    async def test_it_is_retried_for_any_of_its_own_but_never_for_rejects(
+        self, error: BaseException, retry_on: Any, attempts: int
+    ) -> None:
+        app = memory_app()
+
+        @app.task(max_retries=1, retry_delay=0, retry_on=retry_on)
+        async def failing() -> None:
+            raise error
+
+        record = await run(app, failing)
+
+        assert record.status == "failed"
+        assert record.retries + 1 == attempts
+
+    async def test_one_from_a_task_group(self) -> None:
+        app = memory_app()
+
+        @app.task(max_retries=2, retry_delay=0)
+        async def failing() -> None:
+            async def reject() -> None:
+                raise Reject("never again")
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(reject())
+
+        assert (await run(app, failing)).retries == 0
+
+    async def test_one_from_a_worker_process(self) -> None:
+        app = cpu_app()
+        app.task(cpu_bound=True, max_retries=2, retry_delay=0)(cpu_tasks.reject_in_a_group)
+        async with app:
+            record = await final(app, await app.submit(cpu_tasks.reject_in_a_group), within=20)
+
+        assert record.retries == 0
+        assert "never again" in str(record.traceback)
+
+    async def test_one_of_any_depth_and_any_sharing_is_soon_judged(self) -> None:
+        app = memory_app()
+        error: Exception = Reject("at the bottom")
+        for _ in range(200):
+            error = ExceptionGroup("twice", [error, error])
+        app_task = app.task(max_retries=1)
+
+        @app_task
+        async def failing() -> None:
+            raise NamedGroup("outside", [error])
+
+        class NamedGroup(ExceptionGroup[Exception]):
+            """Prints nothing of what is in it, which would take for ever."""
+
+            @property
+            def exceptions(self) -> Any:  # type: ignore[override]
+                return ()
+
+        assert (await run(app, failing)).retries == 0

@@ -112,20 +112,6 @@ class TestOneCall:
 
         assert bench.ran == ["by name"]
 
-    async def test_wrong_arguments_fail_the_task_and_not_the_submission(self) -> None:
-        app = memory_app()
-
-        @app.task(max_retries=0)
-        async def job(a: int) -> int:
-            return a
-
-        async with app:
-            record = await final(app, await app.submit(job))
-
-        assert record.status == "failed"
-        assert record.error is not None
-        assert "TypeError" in record.error
-
 
 class TestRefusals:
     async def test_before_start(self) -> None:

@@ -62,7 +62,11 @@ async def test_an_object_that_answers_for_itself_is_its_own_manager(name: str) -
         ("leaves:app", r"importing 'leaves' failed: SystemExit: 5 \(at .*leaves\.py:5\)"),
         ("plain:number", "'plain:number' is no app but 17; expected a flowrra.Flowrra, an object with async"),
         ("plain:make_number", "'plain:make_number' is no app but 17"),
-        ("plain:Duck.get_stats", "calling 'plain:Duck.get_stats' failed: TypeError: .* missing 1 required"),
+        ("plain:Duck.get_stats", "'plain:Duck.get_stats' is called without arguments, and needs self; expected an"),
+        (
+            "plain:make_for",
+            "'plain:make_for' is called without arguments, and needs stage, region; expected an app, or",
+        ),
         ("plain:fail", r"calling 'plain:fail' failed: ValueError: no way \(at .*plain\.py:\d+\)"),
     ],
 )

@@ -37,6 +37,10 @@ def make() -> Flowrra:
     return Flowrra()
 
 
+def make_for(stage: str, region: str, *, debug: bool = False) -> Flowrra:
+    raise AssertionError((stage, region, debug))
+
+
 async def make_later() -> Flowrra:
     return Flowrra()
 
