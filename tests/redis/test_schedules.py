@@ -7,15 +7,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+import redis
+import sqlalchemy as sa
+
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
+from flowrra.scheduler.backends.sql import RUNS, SqlSchedulerBackend
 from tests.core.apps import until
 from tests.redis.apps import Gate, redis_app
 
 
-def sharing(url: str, path: Path, gate: Gate, count: int) -> list[Flowrra]:
+def sharing(url: str, path: Path, gate: Gate, count: int, **options: Any) -> list[Flowrra]:
     """Apps as in several processes: the same queue, results and schedules, nothing else."""
-    apps = [redis_app(url) for _ in range(count)]
+    apps = [redis_app(url, **options) for _ in range(count)]
     for app in apps:
         app.create_scheduler(str(path), check_interval=0.2)
 
@@ -63,3 +68,36 @@ async def test_a_run_is_skipped_while_another_process_still_runs_the_one_before(
         assert gate.begun == [1]
         gate.opened.set()
         await until(lambda: len(gate.begun) > 1)
+
+
+async def leave_unrecorded(app: Flowrra, run_id: str) -> None:
+    """What a scheduler leaves that is killed when it has submitted a run, and before it records that."""
+    assert app.scheduler is not None
+    store = app.scheduler.backend
+    assert isinstance(store, SqlSchedulerBackend)
+    change = sa.update(RUNS).where(RUNS.c.id == run_id)
+    await store._write(change.values(result="claimed", lease=1, fired=None, owner="killed"))
+
+
+@pytest.mark.parametrize("results", ["expired", "none"])
+async def test_a_run_that_was_submitted_and_not_recorded_is_run_once(
+    url: str, tmp_path: Path, look: redis.Redis, results: str
+) -> None:
+    gate = Gate()
+    gate.opened.set()
+    apps = sharing(url, tmp_path / "s.db", gate, 2, **({"backend": None} if results == "none" else {}))
+    async with apps[0], asyncio.timeout(10):
+        manager = FlowrraManager(apps[0])
+        await manager.create_schedule_once("work", datetime.now(), (1,))  # noqa: DTZ005 - schedules are local
+        while await runs_of(apps, "submitted") == 0 or not gate.begun:
+            await asyncio.sleep(0.01)
+        [run] = await manager.list_schedule_runs()
+        await apps[0].wait_for_result(run["task_id"])
+    look.delete(f"flowrra:task:{run['task_id']}")
+    await leave_unrecorded(apps[1], run["task_id"])
+    async with apps[1], asyncio.timeout(10):
+        while await runs_of(apps, "submitted") < 2:
+            await asyncio.sleep(0.01)
+        await apps[1].submit("work", 2)  # behind what may have been queued
+        await until(lambda: 2 in gate.begun)
+    assert gate.begun == [1, 2]
