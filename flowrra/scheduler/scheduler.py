@@ -303,6 +303,7 @@ class Scheduler:
         task = await self.backend.get(task_id)
         if task is None:
             raise ValueError(f"Scheduled task '{task_id}' not found")
+        await self._clock.look()
         await self.backend.set_enabled(task_id, enabled, self._first_run(task) if enabled else None)
         self._changed.set()
 
@@ -393,7 +394,7 @@ class Scheduler:
         """Do what is to be done now; the seconds until there is more."""
         try:
             async with asyncio.timeout(TURN_TIMEOUT):
-                await self._clock.look()
+                await self._follow_clock()
                 is_recorded = await self._recorded(self._submissions.record())
                 await self._submissions.beat()
                 await self._look_round()
@@ -410,6 +411,14 @@ class Scheduler:
         self.store_error = None
         beat = self._submissions.next_beat()
         return delay if beat is None else min(delay, beat)
+
+    async def _follow_clock(self) -> None:
+        await self._clock.look()
+        if not self._clock.was_put_back:
+            return
+        if count := await self.backend.catch_up_with_clock(self._clock.micros()):
+            logger.warning("the clock was put back: intervals start anew schedules=%d", count)
+        self._clock.was_put_back = False
 
     async def _wait(self, delay: float) -> None:
         """Until something changed, at most for so many seconds."""

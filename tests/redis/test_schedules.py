@@ -16,6 +16,8 @@ from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends.sql import RUNS, SqlSchedulerBackend
 from tests.core.apps import until
 from tests.redis.apps import Gate, redis_app
+from tests.scheduler.processes import program
+from tests.scheduler.program import make_app
 
 
 def sharing(url: str, path: Path, gate: Gate, count: int, **options: Any) -> list[Flowrra]:
@@ -101,3 +103,45 @@ async def test_a_run_that_was_submitted_and_not_recorded_is_run_once(
         await apps[1].submit("work", 2)  # behind what may have been queued
         await until(lambda: 2 in gate.begun)
     assert gate.begun == [1, 2]
+
+
+async def test_a_run_counts_as_running_while_the_process_lives_that_has_its_task_in_memory(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = 2.0
+    monkeypatch.setattr("flowrra.scheduler.backends.sql.LEASE", round(lease * 1e6))
+    path = str(tmp_path / "s.db")
+    app = make_app(path, "", url)
+    async with program(path, results=url, lease=lease) as other, asyncio.timeout(20):
+        await FlowrraManager(app).create_schedule_interval("hold", 0.2, ("other",), max_running=1)
+        assert (await other.next_run())[0] == "other"
+        async with app:
+            manager = FlowrraManager(app)
+            await asyncio.sleep(2 * lease)  # it is alive, and says so
+            stats = await manager.get_schedule_run_stats()
+            assert stats is not None
+            assert stats["runs"]["hold"]["submitted"] == 0
+            await other.kill()
+            async with asyncio.timeout(2 * lease):
+                while (await manager.get_schedule_run_stats() or {})["runs"]["hold"]["submitted"] == 0:
+                    await asyncio.sleep(0.05)
+            await app.stop(wait=False)
+
+
+async def test_a_run_that_no_queue_knows_any_more_does_not_run_for_ever(
+    url: str, tmp_path: Path, look: redis.Redis
+) -> None:
+    gate = Gate()
+    [app] = sharing(url, tmp_path / "s.db", gate, 1)
+    async with app, asyncio.timeout(10):
+        manager = FlowrraManager(app)
+        await manager.create_schedule_interval("work", 0.1, (1,), max_running=1)
+        while await runs_of([app], "skipped") == 0:
+            await asyncio.sleep(0.02)
+        [submitted] = [run for run in await manager.list_schedule_runs() if run["result"] == "submitted"]
+        look.hdel("flowrra:queue:io:tasks", submitted["task_id"])  # as after a failover that lost writes
+        await until(lambda: len(gate.begun) > 1)
+        record = await app.get_result(submitted["task_id"])
+        assert record is not None
+        assert not record.is_complete
+        gate.opened.set()

@@ -45,6 +45,11 @@ class Clock:
             self._wake.set()
             await self._asleep.wait()
 
+    def put_back(self, seconds: float) -> None:
+        """Set it; what sleeps goes on sleeping for as long as it meant to."""
+        self.at -= seconds
+        self._until -= seconds
+
     async def run(self, span: timedelta) -> None:
         """Let it run, waking the scheduler whenever that wants to."""
         await self._asleep.wait()

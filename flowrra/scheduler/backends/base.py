@@ -102,6 +102,11 @@ class BaseSchedulerBackend(ABC):
         """The time of the server's clock, in seconds since 1970; None if it has none but the host's."""
         return None
 
+    async def catch_up_with_clock(self, now: int) -> int:
+        """After the clock was put back: let no interval wait for longer than it lasts, and no claim last longer than
+        one does; how many schedules were changed."""
+        return 0
+
     async def renew(self, claimed: Collection[str], running: Collection[str], owner: str, now: int) -> None:
         """Keep claimed runs, by their ids, from being taken over while their submission takes its time, and say that
         the process lives that has the tasks of others in its memory."""

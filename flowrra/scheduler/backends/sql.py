@@ -26,6 +26,7 @@ from flowrra.scheduler.models import (
     ScheduleType,
     definition_key,
     fire,
+    following,
     latest_start,
     local,
     micros,
@@ -34,6 +35,7 @@ from flowrra.scheduler.models import (
 
 # Microseconds: a run that was claimed and not submitted for so long belongs to whoever takes it next.
 LEASE = 30_000_000
+SECOND = 1_000_000
 MOST_RUNS = 10_000
 # Runs that a process settles before it removes some of the oldest ones beyond MOST_RUNS, and how many at the most.
 MODE_ATTEMPTS = 600
@@ -289,6 +291,27 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             await connection.execute(ran.values(last_run_at=local(now)))
         return run
 
+    async def clock(self) -> float | None:
+        query = _CLOCKS.get(self._url.get_backend_name())
+        return None if query is None else float((await self._read(sa.select(query.label("now"))))[0]["now"])
+
+    async def catch_up_with_clock(self, now: int) -> int:
+        waiting = SCHEDULES.select().where(
+            SCHEDULES.c.enabled == _TRUE,
+            SCHEDULES.c.schedule_type == ScheduleType.INTERVAL.value,
+            SCHEDULES.c.due > now + SECOND,
+        )
+        changed = 0
+        for row in await self._read(waiting):
+            task, fault = _read_row(row)
+            due = None if fault else _due_anew(task, row["due"], now)
+            if due is None:
+                continue
+            change = SCHEDULES.update().where(SCHEDULES.c.id == task.id, SCHEDULES.c.due == row["due"])
+            changed += await self._write(change.values(due=due, next_run_at=local(due)))
+        await self._write(RUNS.update().where(RUNS.c.lease > now + LEASE).values(lease=now + LEASE))
+        return changed
+
     async def renew(self, claimed: Collection[str], running: Collection[str], owner: str, now: int) -> None:
         own = RUNS.update().where(RUNS.c.owner == owner)
         if claimed:
@@ -369,6 +392,11 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
 
 _TRUE = sa.literal(True, _flag)
+_CLOCKS: dict[str, sa.ColumnElement[Any]] = {
+    "postgresql": sa.extract("epoch", sa.func.clock_timestamp()),
+    # Whatever the session's time zone is.
+    "mysql": sa.func.timestampdiff(sa.text("MICROSECOND"), "1970-01-01", sa.func.utc_timestamp(6)) / 1e6,
+}
 _ADVANCE = (
     SCHEDULES.update()
     .where(SCHEDULES.c.id == sa.bindparam("of"))
@@ -489,6 +517,18 @@ def _tells_overlap() -> sa.ColumnElement[bool]:
         .scalar_subquery()
     )
     return sa.and_(RUNS.c.result == "submitted", limited, hundredth.is_(None))
+
+
+def _due_anew(task: ScheduledTask, due: int, now: int) -> int | None:
+    """When an interval that waits for a time that was there before is due; None if it waits as it should."""
+    latest_change = max(at for at in (task.last_run_at, task.created_at, task.updated_at) if at is not None)
+    if micros(latest_change) <= now + SECOND:
+        return None  # whoever has made it wait for long meant to
+    try:
+        anew = following(task, now)
+    except (ValueError, OverflowError):
+        return None
+    return anew if anew is not None and due > anew + SECOND else None
 
 
 def _advance(row: Any, last: datetime | None, due: int | None, broken: str | None) -> dict[str, Any]:
