@@ -144,7 +144,7 @@ class Flowrra:
             backend = config.create_backend()
         zone = None if timezone is None else ZoneInfo(timezone)
         self._scheduler = Scheduler(backend, self._registry, check_interval, timezone=zone)
-        self._scheduler.use_app(self._submit_anywhere, self.get_result)
+        self._scheduler.use_app(self._submit_anywhere, self.get_result, lambda: self.executors)
         return self._scheduler
 
     @property

@@ -72,12 +72,14 @@ class ScheduledTask:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One due time of a schedule, claimed by one scheduler; ``id`` is the id of its task as well."""
+    """One due time of a schedule, claimed by one scheduler; ``id`` is the id of its task as well, and ``until`` the
+    instant until which its submission is tried."""
 
     id: str
     schedule: ScheduledTask
     due: int
     attempts: int
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,9 @@ class LocalZone(tzinfo):
 
 
 LOCAL = LocalZone()
-# How often the submission of a run is tried.
-MOST_ATTEMPTS = 5
+# Microseconds between two tries of a submission, at first and at the most.
+RETRY = 1_000_000
+LONGEST_RETRY = 10_000_000
 MOST_COUNTED = 20_000
 
 
@@ -125,6 +128,17 @@ def micros(at: datetime) -> int:
 def local(instant: int) -> datetime:
     """That instant as a naive local time; ``fold`` tells the two passes of a doubled hour apart."""
     return datetime.fromtimestamp(instant / 1_000_000)  # noqa: DTZ006 - the public datetimes of schedules are local
+
+
+def latest_start(task: ScheduledTask, due: int) -> int:
+    """Until when the run that was due then may still happen."""
+    return due + round(task.misfire_grace * 1_000_000)
+
+
+def retry_at(run: Run, now: int) -> int | None:
+    """When a run that could not be submitted just now is tried again; None if it would be too late by then."""
+    at = now + min(RETRY * 2 ** min(run.attempts, 10), LONGEST_RETRY)
+    return at if at <= run.until else None
 
 
 def check(task: ScheduledTask) -> None:
@@ -186,5 +200,5 @@ def fire(task: ScheduledTask, due: int, now: int, zone: tzinfo = LOCAL) -> Firin
         latest, after, skipped = after, following(task, after, zone), skipped + 1
         if skipped == MOST_COUNTED:  # of a schedule that was away for weeks, the rest isn't counted
             after = following(task, now, zone)
-    in_time = now - latest <= task.misfire_grace * 1_000_000
+    in_time = now <= latest_start(task, latest)
     return Firing(latest if in_time else None, after, skipped)

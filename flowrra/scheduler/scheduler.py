@@ -6,47 +6,34 @@ import asyncio
 import logging
 import time
 import uuid
-from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, TypedDict, Unpack
 
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
+from flowrra.scheduler.clock import SharedClock
 from flowrra.scheduler.cron import CronExpression
-from flowrra.scheduler.models import (
-    LOCAL,
-    MOST_ATTEMPTS,
-    Run,
-    ScheduledTask,
-    ScheduleType,
-    check,
-    following,
-    local,
-    micros,
-)
-from flowrra.submission import SubmitOptions
-from flowrra.task import TaskResult
+from flowrra.scheduler.figures import LAG_BOUNDS, RESULTS, RunFigures
+from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, check, following, local, micros
+from flowrra.scheduler.submissions import Submissions, describe
+from flowrra.scheduler.target import SUBMIT_TIMEOUT, Executors, GetResult, Submit, SubmitRun, Target
+
+__all__ = ["LAG_BOUNDS", "RESULTS", "ScheduleExtras", "Scheduler"]
 
 logger = logging.getLogger(__name__)
 
-LAG_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
-RESULTS = ("submitted", "missed", "collapsed", "skipped", "failed")
 BATCH = 100
 MOST_LISTED_RUNS = 1_000
-# Seconds: less than a claim lasts, so that nobody else submits meanwhile.
-SUBMIT_TIMEOUT = 20.0
 STORE_RETRY = 1.0
 STOP_TIMEOUT = 5.0
-# Seconds for all that is done between two waits: longer than a submit and the store's own time-outs.
+# Seconds that a broker has to tell the time.
+CLOCK_TIMEOUT = 0.5
+# Seconds that a stop leaves to submissions that are under way.
+FINISH_TIMEOUT = 1.0
+# Seconds for all that is done between two waits: longer than the store's own time-outs.
 TURN_TIMEOUT = 45.0
-# Of a schedule with max_running, so many of the latest runs are looked at.
-LOOK_BACK = 100
-
-Submit = Callable[..., Awaitable[Any]]
-SubmitRun = Callable[[str, tuple[Any, ...], dict[str, Any], SubmitOptions], Awaitable[str]]
-GetResult = Callable[[str], Awaitable[TaskResult | None]]
 
 
 class ScheduleExtras(TypedDict, total=False):
@@ -66,7 +53,8 @@ class Scheduler:
         check_interval: Seconds after which changes made by other processes are noticed.
         io_executor, cpu_executor: What runs the tasks, unless a submit callback is set.
         timezone: The zone that cron expressions are read in; None is the server's.
-        now, sleep: The clock, in seconds since 1970, and a wait on it, in seconds.
+        now: The clock, in seconds since 1970; None is the store's, the broker's, or else the host's.
+        sleep: A wait on it, in seconds.
 
     Attributes:
         expected_at: Until when, on the monotonic clock, its loop has to turn; None before its start.
@@ -82,7 +70,7 @@ class Scheduler:
         cpu_executor: BaseTaskExecutor | None = None,
         *,
         timezone: tzinfo | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
         self.backend = backend
@@ -93,19 +81,30 @@ class Scheduler:
         self.zone = LOCAL if timezone is None else timezone
         self.expected_at: float | None = None
         self.store_error: str | None = None
-        self._now, self._sleep = now, sleep
-        self._owner = uuid.uuid4().hex
-        self._callback: Submit | None = None
-        self._submit_run: SubmitRun | None = None
-        self._get_result: GetResult | None = None
+        self._sleep = sleep
+        self._target = Target(registry, self._own_executors)
+        self._clock = SharedClock(time.time, self._shared_time) if now is None else SharedClock(now, _no_time)
+        self._figures = RunFigures()
+        self._submissions = Submissions(
+            backend, registry, self._target, self._figures, self._clock.micros, lambda: self._changed.set()
+        )
         self._look_round_at = 0.0
         self._loop_task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._stopping = False
-        self._runs: dict[str, dict[str, int]] = {}
-        self._lag = [0] * (len(LAG_BOUNDS) + 1)
-        self._lag_sum = 0.0
-        self._store_errors = {"claim": 0, "settle": 0}
+
+    def _own_executors(self) -> Mapping[str, BaseTaskExecutor]:
+        both = {"io": self.io_executor, "cpu": self.cpu_executor}
+        return {kind: executor for kind, executor in both.items() if executor is not None}
+
+    async def _shared_time(self) -> float | None:
+        """The time of the store's clock; of the broker's where that has none, and None without either."""
+        if (found := await self.backend.clock()) is not None:
+            return found
+        for broker in self._target.brokers():
+            async with asyncio.timeout(CLOCK_TIMEOUT):
+                return await broker.clock()
+        return None
 
     @property
     def is_running(self) -> bool:
@@ -115,21 +114,22 @@ class Scheduler:
 
     def set_submit_callback(self, callback: Submit) -> None:
         """Submit by ``await callback(task_func, *args, **kwargs)`` rather than to the executors."""
-        self._callback = callback
+        self._target.callback = callback
 
-    def use_app(self, submit: SubmitRun, get_result: GetResult) -> None:
+    def use_app(self, submit: SubmitRun, get_result: GetResult, executors: Executors) -> None:
         """Submit to an app, with the ids, retries and priorities of the schedules."""
-        self._submit_run, self._get_result = submit, get_result
+        self._target.use_app(submit, get_result, executors)
 
     async def start(self) -> None:
         """Start; a no-op if it runs. ValueError if there is nothing to submit to."""
         if self.is_running:
             return
-        if not (self._callback or self._submit_run or self.io_executor or self.cpu_executor):
+        if not self._target.is_there:
             raise ValueError("The scheduler requires either a submit callback or an executor")
         self._changed = asyncio.Event()
         self._stopping = False
         self._look_round_at = 0.0
+        self._submissions.begin()
         self.expected_at = time.monotonic() + TURN_TIMEOUT
         self._loop_task = asyncio.create_task(self._run(), name="flowrra-scheduler")
 
@@ -145,8 +145,17 @@ class Scheduler:
         # What was submitted is to be recorded: after a restart it would be submitted again.
         await asyncio.wait({task}, timeout=STOP_TIMEOUT)
         task.cancel()
-        await asyncio.wait({task}, timeout=STOP_TIMEOUT)
-        await self.backend.close()
+        closing = asyncio.create_task(self._close_store(), name="flowrra-scheduler-close")
+        await asyncio.wait({task, closing}, timeout=STOP_TIMEOUT)
+        if not closing.done():
+            closing.cancel()
+            logger.warning("schedule store was not closed within %g s, and is left to itself", STOP_TIMEOUT)
+
+    async def _close_store(self) -> None:
+        try:
+            await self.backend.close()
+        except Exception:
+            logger.exception("schedule store could not be closed")
 
     # ── schedules ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,7 +259,7 @@ class Scheduler:
             task_id or str(uuid.uuid4()), task_name, kind, schedule, tuple(args), dict(kwargs or {}), **extras
         )
         check(task)
-        if task.max_running is not None and self._callback is not None:
+        if task.max_running is not None and self._target.callback is not None:
             raise ValueError("max_running needs to know when tasks end, which a submit callback doesn't tell")
         return task
 
@@ -260,6 +269,7 @@ class Scheduler:
         zone: dict[str, Any] = {} if task.timezone is None else {"timezone": task.timezone}
         if (same := await self.backend.find_by_definition(*sought, **zone)) is not None:
             return same.id
+        await self._clock.look()
         task.next_run_at = self._first_run(task)
         try:
             await self.backend.create(task)
@@ -267,17 +277,14 @@ class Scheduler:
             if (same := await self.backend.find_by_definition(*sought, **zone)) is None:
                 raise
             return same.id
-        self._know(task.task_name)
+        self._figures.know(task.task_name)
         self._changed.set()
         return task.id
-
-    def _micros(self) -> int:
-        return round(self._now() * 1_000_000)
 
     def _first_run(self, task: ScheduledTask) -> datetime | None:
         if task.schedule_type is ScheduleType.ONE_TIME:
             return local(micros(datetime.fromisoformat(task.schedule)))
-        due = following(task, self._micros(), self.zone)
+        due = following(task, self._clock.micros(), self.zone)
         return None if due is None else local(due)
 
     async def unschedule(self, task_id: str) -> bool:
@@ -296,6 +303,7 @@ class Scheduler:
         task = await self.backend.get(task_id)
         if task is None:
             raise ValueError(f"Scheduled task '{task_id}' not found")
+        await self._clock.look()
         await self.backend.set_enabled(task_id, enabled, self._first_run(task) if enabled else None)
         self._changed.set()
 
@@ -309,18 +317,30 @@ class Scheduler:
             ValueError: The schedule is not found.
             Exception: What the submission raised; it isn't tried again.
         """
-        run = await self.backend.begin_run(schedule_id, self._micros(), self._owner)
+        await self._clock.look()
+        run = await self.backend.begin_run(schedule_id, self._clock.micros(), self._submissions.owner)
         if run is None:
             raise ValueError(f"Scheduled task '{schedule_id}' not found")
         try:
-            await self._submit(run)
+            await self._target.submit(run, self._clock.micros(), SUBMIT_TIMEOUT)
         except Exception as error:
-            self._count(run.schedule.task_name, "failed")
-            await self._settle([run], {run.id: _text(error)})
+            self._figures.count(run.schedule.task_name, "failed")
+            await self._recorded(self.backend.settle([run], self._clock.micros(), {run.id: describe(error)}))
             raise
-        self._observe(run)
-        await self._settle([run], {})
+        self._submissions.observe(run)
+        await self._recorded(self.backend.settle([run], self._clock.micros(), {}))
         return run.id
+
+    async def _recorded(self, recording: Awaitable[None]) -> bool:
+        """Whether runs could be recorded. If not, that is tried again, or they are submitted again and found known."""
+        try:
+            await recording
+        except Exception as error:
+            self._figures.store_errors["settle"] += 1
+            self.store_error = describe(error)
+            logger.exception("runs could not be settled")
+            return False
+        return True
 
     async def list_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """The latest runs; see ``FlowrraManager.list_schedule_runs``."""
@@ -340,7 +360,8 @@ class Scheduler:
 
     async def stats(self) -> dict[str, Any]:
         """The figures of ``FlowrraManager.get_scheduler_stats``."""
-        found = await self.backend.figures(self._micros())
+        await self._clock.look()
+        found = await self.backend.figures(self._clock.micros())
         by_task = await self.backend.count_by_task()
         unknown = sum(count for name, count in by_task.items() if not self.registry.is_registered(name))
         return {
@@ -356,40 +377,48 @@ class Scheduler:
 
     def run_stats(self) -> dict[str, Any]:
         """What this process did: the figures of ``FlowrraManager.get_schedule_run_stats``."""
-        return {
-            "runs": {name: counts.copy() for name, counts in self._runs.copy().items()},
-            "lag": {"bounds": LAG_BOUNDS, "counts": tuple(self._lag), "sum": self._lag_sum},
-            "store_errors": self._store_errors.copy(),
-        }
-
-    def _know(self, task_name: str) -> None:
-        self._runs.setdefault(task_name, dict.fromkeys(RESULTS, 0))
-
-    def _count(self, task_name: str, result: str, count: int = 1) -> None:
-        self._know(task_name)
-        self._runs[task_name][result] += count
+        return self._figures.all()
 
     # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self) -> None:
         while not self._stopping:
             self._changed.clear()
-            try:
-                unsettled = self._store_errors["settle"]
-                async with asyncio.timeout(TURN_TIMEOUT):
-                    await self._look_round()
-                    delay = await self._fire_due()
-                if unsettled == self._store_errors["settle"]:
-                    self.store_error = None
-            except Exception as error:
-                self._store_errors["claim"] += 1
-                self.store_error = _text(error)
-                logger.exception("schedules could not be read or claimed")
-                delay = STORE_RETRY
-            delay = min(delay, self.check_interval)
+            delay = min(await self._turn(), self.check_interval)
             self.expected_at = time.monotonic() + max(0.0, delay) + TURN_TIMEOUT
             if delay > 0:
                 await self._wait(delay)
+        await self._recorded(self._submissions.finish(FINISH_TIMEOUT))
+
+    async def _turn(self) -> float:
+        """Do what is to be done now; the seconds until there is more."""
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT):
+                await self._follow_clock()
+                is_recorded = await self._recorded(self._submissions.record())
+                await self._submissions.beat()
+                await self._look_round()
+                is_more = await self._fire_due()
+                is_recorded = await self._recorded(self._submissions.record()) and is_recorded
+                delay = 0.0 if is_more else await self._next_due_in()
+        except Exception as error:
+            self._figures.store_errors["claim"] += 1
+            self.store_error = describe(error)
+            logger.exception("schedules could not be read or claimed")
+            return STORE_RETRY
+        if not is_recorded:
+            return min(delay, STORE_RETRY)
+        self.store_error = None
+        beat = self._submissions.next_beat()
+        return delay if beat is None else min(delay, beat)
+
+    async def _follow_clock(self) -> None:
+        await self._clock.look()
+        if not self._clock.was_put_back:
+            return
+        if count := await self.backend.catch_up_with_clock(self._clock.micros()):
+            logger.warning("the clock was put back: intervals start anew schedules=%d", count)
+        self._clock.was_put_back = False
 
     async def _wait(self, delay: float) -> None:
         """Until something changed, at most for so many seconds."""
@@ -407,7 +436,7 @@ class Scheduler:
             return
         for name in await self.backend.count_by_task():
             if self.registry.is_registered(name):
-                self._know(name)
+                self._figures.know(name)
         for task in await self.backend.list_broken(BATCH):
             try:
                 next_run = self._first_run(task)
@@ -417,116 +446,25 @@ class Scheduler:
                 logger.info("broken schedule was mended schedule=%s", task.id)
         self._look_round_at = time.monotonic() + self.check_interval
 
-    async def _fire_due(self) -> float:
-        """Submit what is due; the seconds until something is due next."""
-        now = self._micros()
-        # Others may know the tasks that this process doesn't.
-        known = self.registry.list_tasks()
-        claims = await self.backend.claim(now, self.zone, self._owner, BATCH, known)
-        for result, counts in (("missed", claims.missed), ("collapsed", claims.collapsed)):
-            for name, count in counts.items():
-                self._count(name, result, count)
+    async def _fire_due(self) -> bool:
+        """Submit what is due; whether there may be more."""
+        # Others may know the tasks that this process doesn't, and have room in the queues that are full here.
+        known = self._submissions.tasks_with_room()
+        claims = await self.backend.claim(self._clock.micros(), self.zone, self._submissions.owner, BATCH, known)
+        for result in ("missed", "collapsed", "skipped"):
+            for name, count in getattr(claims, result).items():
+                self._figures.count(name, result, count)
                 logger.warning("due times were %s task=%s count=%d", result, name, count)
-        if claims.runs:
-            await self._submit_all(claims.runs)
-        if claims.more:
-            return 0.0
-        due = await self.backend.next_due(known)
-        return self.check_interval if due is None else max(0.0, due / 1_000_000 - self._now())
+        await self._submissions.start(claims.runs)
+        return claims.more
 
-    async def _submit_all(self, runs: list[Run]) -> None:
-        outcomes = await asyncio.gather(*(self._submit_unless_full(run) for run in runs), return_exceptions=True)
-        errors: dict[str, str] = {}
-        skipped: set[str] = set()
-        for run, outcome in zip(runs, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                errors[run.id] = _text(outcome)
-                if run.attempts >= MOST_ATTEMPTS:
-                    self._count(run.schedule.task_name, "failed")
-                logger.error(
-                    "run was not submitted schedule=%s attempt=%d of %d error=%s",
-                    run.schedule.id,
-                    run.attempts,
-                    MOST_ATTEMPTS,
-                    errors[run.id],
-                )
-            elif outcome:
-                self._observe(run)
-            else:
-                skipped.add(run.id)
-                self._count(run.schedule.task_name, "skipped")
-                logger.warning("run was skipped: max_running=%d schedule=%s", run.schedule.max_running, run.schedule.id)
-        await self._settle(runs, errors, skipped)
-
-    async def _submit_unless_full(self, run: Run) -> bool:
-        """Whether it was submitted: not if as many tasks of its schedule as may run haven't ended."""
-        most = run.schedule.max_running
-        if most is not None and self._callback is None and await self._count_unfinished(run, most) >= most:
-            return False
-        await self._submit(run)
-        return True
-
-    async def _count_unfinished(self, run: Run, most: int) -> int:
-        unfinished = 0
-        for other in await self.backend.list_runs(run.schedule.id, LOOK_BACK, ("claimed", "submitted")):
-            # What is being submitted elsewhere goes first if it is due first.
-            waiting = other["result"] == "claimed" and other["due"] < run.due
-            running = other["result"] == "submitted" and not await self._has_ended(run, other["id"])
-            unfinished += other["id"] != run.id and (waiting or running)
-            if unfinished == most:
-                break
-        return unfinished
-
-    async def _has_ended(self, run: Run, task_id: str) -> bool:
-        """Also if nothing is known of it (any more)."""
-        if self._get_result is not None:
-            record = await self._get_result(task_id)
-        else:
-            record = await self._executor(run.schedule.task_name).get_result(task_id)
-        return record is None or record.is_complete
-
-    async def _settle(self, runs: list[Run], errors: dict[str, str], skipped: Collection[str] = frozenset()) -> None:
-        """Record what became of runs. If that fails they are submitted again after a while, which changes nothing:
-        their tasks exist."""
-        try:
-            await self.backend.settle(runs, self._micros(), errors, skipped)
-        except Exception as error:
-            self._store_errors["settle"] += 1
-            self.store_error = _text(error)
-            logger.exception("runs could not be settled")
-
-    def _observe(self, run: Run) -> None:
-        lag = max(0.0, self._now() - run.due / 1_000_000)
-        self._lag[bisect_left(LAG_BOUNDS, lag)] += 1
-        self._lag_sum += lag
-        self._count(run.schedule.task_name, "submitted")
-
-    async def _submit(self, run: Run) -> None:
-        task = run.schedule
-        options = SubmitOptions(
-            priority=-task.priority, task_id=run.id, max_retries=task.max_retries, retry_delay=task.retry_delay
-        )
-        async with asyncio.timeout(SUBMIT_TIMEOUT):
-            if self._callback is not None:
-                await self._callback(self.registry.get_or_raise(task.task_name), *task.args, **task.kwargs)
-            elif self._submit_run is not None:
-                await self._submit_run(task.task_name, task.args, task.kwargs, options)
-            else:
-                await self._submit_to_executor(task, options)
-
-    async def _submit_to_executor(self, task: ScheduledTask, options: SubmitOptions) -> None:
-        definition = self.registry.definition(task.task_name)
-        await self._executor(task.task_name).accept_once(definition, task.args, task.kwargs, options)
-
-    def _executor(self, task_name: str) -> BaseTaskExecutor:
-        executor = self.cpu_executor if self.registry.definition(task_name).cpu_bound else self.io_executor
-        if executor is None:
-            raise ValueError(f"The scheduler has no executor for task '{task_name}'")
-        return executor
+    async def _next_due_in(self) -> float:
+        due = await self.backend.next_due(self._submissions.tasks_with_room())
+        return self.check_interval if due is None else max(0.0, due / 1e6 - self._clock.now())
 
 
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+async def _no_time() -> None:
+    """There is no shared clock."""
 
 
 def _run_seen(row: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class Clock:
             self._wake.set()
             await self._asleep.wait()
 
+    def put_back(self, seconds: float) -> None:
+        """Set it; what sleeps goes on sleeping for as long as it meant to."""
+        self.at -= seconds
+        self._until -= seconds
+
     async def run(self, span: timedelta) -> None:
         """Let it run, waking the scheduler whenever that wants to."""
         await self._asleep.wait()
@@ -134,14 +139,44 @@ async def test_a_short_grace_skips_all_that_came_due_while_away(world: World) ->
     assert world.submitted == [START + timedelta(minutes=11)]
 
 
-async def test_a_submit_that_fails_is_tried_five_times_and_failed_once(world: World) -> None:
+async def test_a_submit_that_fails_is_tried_until_its_grace_ends_and_failed_once(world: World) -> None:
+    await world.scheduler.schedule_once("note", START, misfire_grace=120)
+    world.refusing = True
+    await world.scheduler.start()
+    await world.clock.run(timedelta(seconds=100))
+    [run] = await world.scheduler.list_runs()
+    assert (run["result"], world.counts()) == ("claimed", {})
+    await world.clock.run(timedelta(minutes=5))
+    [run] = await world.scheduler.list_runs()
+    assert (run["result"], run["error"]) == ("failed", "ConnectionError: as planned")
+    assert world.counts() == {"failed": 1}
+
+
+@pytest.mark.parametrize("outage", [timedelta(minutes=1), timedelta(minutes=30)])
+async def test_a_broker_that_was_away_when_a_run_was_due_gets_it_soon_after_it_is_back(
+    world: World, outage: timedelta
+) -> None:
     await world.scheduler.schedule_once("note", START)
     world.refusing = True
     await world.scheduler.start()
-    await world.clock.run(timedelta(minutes=5))
-    [run] = await world.scheduler.list_runs()
-    assert (run["result"], run["attempts"], run["error"]) == ("failed", 5, "ConnectionError: as planned")
-    assert world.counts() == {"failed": 1}
+    await world.clock.run(outage)
+    world.refusing = False
+    await world.clock.run(timedelta(seconds=10))
+    assert world.counts() == {"submitted": 1}
+
+
+async def test_an_outage_is_logged_now_and_then_and_not_with_each_try(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.scheduler.schedule_once("note", START)
+    world.refusing = True
+    await world.scheduler.start()
+    await world.clock.run(timedelta(minutes=15))
+    assert 5 < len(caplog.records) < 12
+    world.refusing = False
+    with caplog.at_level("INFO"):
+        await world.clock.run(timedelta(seconds=10))
+    assert "run was submitted" in caplog.messages[-1]
 
 
 async def test_a_submit_that_fails_at_first_is_one_run(world: World) -> None:

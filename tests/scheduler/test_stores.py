@@ -117,6 +117,45 @@ async def test_a_run_whose_scheduler_is_gone_is_taken_after_its_lease_and_a_sett
     assert await store.next_due() is None
 
 
+async def test_a_run_that_is_still_being_submitted_is_not_taken_over(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    [run] = (await store.claim(micros(NOW), LOCAL, "slow", 10)).runs
+    await store.renew([run.id], [], "slow", micros(NOW) + LEASE - 1)
+    assert (await store.claim(micros(NOW) + LEASE, LOCAL, "other", 10)).runs == []
+    [again] = (await store.claim(micros(NOW) + 2 * LEASE, LOCAL, "other", 10)).runs
+    await store.renew([run.id], [], "slow", micros(NOW) + 3 * LEASE)  # too late: it is another's
+    [third] = (await store.claim(micros(NOW) + 3 * LEASE, LOCAL, "third", 10)).runs
+    assert again.id == third.id == run.id
+
+
+async def test_a_run_whose_scheduler_is_gone_is_missed_once_its_grace_has_ended(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a", misfire_grace=60.0))
+    await store.claim(micros(NOW), LOCAL, "killed", 10)
+    claims = await store.claim(micros(NOW) + 60 * SECOND, LOCAL, "late", 10)
+    assert (claims.runs, claims.missed) == ([], {"note": 1})
+    assert [run["result"] for run in await store.list_runs("a", 10)] == ["missed"]
+    assert await store.next_due() is None
+
+
+async def test_a_run_whose_schedule_was_deleted_before_it_was_submitted_is_counted(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    await store.claim(micros(NOW), LOCAL, "killed", 10)
+    await store.delete("a")
+    claims = await store.claim(micros(NOW) + LEASE, LOCAL, "other", 10)
+    assert (claims.runs, claims.skipped) == ([], {"note": 1})
+    assert [run["result"] for run in await store.list_runs("a", 10)] == ["skipped"]
+
+
+async def test_an_error_that_is_told_late_undoes_no_submission(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    [run] = (await store.claim(micros(NOW), LOCAL, "slow", 10)).runs
+    [again] = (await store.claim(micros(NOW) + LEASE, LOCAL, "other", 10)).runs
+    await store.settle([again], micros(NOW) + LEASE, {})
+    await store.settle([run], micros(NOW) + LEASE, {run.id: "OSError: too late"})
+    [listed] = await store.list_runs("a", 10)
+    assert (listed["result"], listed["lease"]) == ("submitted", None)
+
+
 async def test_a_schedule_that_is_disabled_stays_so_and_one_that_is_enabled_keeps_its_due_time(
     store: SqlSchedulerBackend,
 ) -> None:

@@ -65,8 +65,30 @@ class Clock:
 
     def put_forward(self, seconds: float) -> None:
         """So many whole seconds before the true time from now on; back, if negative."""
-        with self._offset.open("r+b") as file:
-            file.write(struct.pack("d", seconds))
+        put_ahead(self._offset, seconds)
+
+
+def clock_environment(folder: Path) -> tuple[dict[str, str], Path]:
+    """The environment of a process whose clock shows the true time at first, and the file that says by how much it is
+    ahead.
+
+    Args:
+        folder: For the library and that file.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler is on the path: apt-get install gcc libc6-dev")
+    source, library, offset = folder / "clock.c", folder / "clock.so", folder / "offset"
+    source.write_text(SHIM)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    put_ahead(offset, 0.0)
+    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)}, offset
+
+
+def put_ahead(offset: Path, seconds: float) -> None:
+    """Have the clock of the processes that read this file show so many whole seconds more than the true time."""
+    with offset.open("r+b" if offset.exists() else "wb") as file:
+        file.write(struct.pack("d", seconds))
 
 
 @contextmanager
@@ -76,14 +98,8 @@ def server_with_clock(folder: Path) -> Iterator[Clock]:
     Args:
         folder: For the library and the offset.
     """
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler is on the path: apt-get install gcc libc6-dev")
-    source, library, offset = folder / "clock.c", folder / "clock.so", folder / "offset"
-    source.write_text(SHIM)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    offset.write_bytes(struct.pack("d", 0.0))
-    os.environ |= {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)}
+    environment, offset = clock_environment(folder)
+    os.environ |= environment
     server = ValkeyServer()
     try:
         server.start()

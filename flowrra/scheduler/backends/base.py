@@ -11,12 +11,13 @@ from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
 
 
 class Claims(NamedTuple):
-    """Runs that are this scheduler's to submit; missed and collapsed due times by task name; whether there may be
-    more."""
+    """Runs that are this scheduler's to submit; missed, collapsed and skipped due times by task name; whether there may
+    be more."""
 
     runs: list[Run]
     missed: dict[str, int]
     collapsed: dict[str, int]
+    skipped: dict[str, int]
     more: bool
 
 
@@ -97,11 +98,25 @@ class BaseSchedulerBackend(ABC):
         """Claim a run that is due now, whatever the schedule says, and is tried once; None if there is no schedule."""
         raise NotImplementedError("This schedule store has no runs; inherit from SqlSchedulerBackend")
 
+    async def clock(self) -> float | None:
+        """The time of the server's clock, in seconds since 1970; None if it has none but the host's."""
+        return None
+
+    async def catch_up_with_clock(self, now: int) -> int:
+        """After the clock was put back: let no interval wait for longer than it lasts, and no claim last longer than
+        one does; how many schedules were changed."""
+        return 0
+
+    async def renew(self, claimed: Collection[str], running: Collection[str], owner: str, now: int) -> None:
+        """Keep claimed runs, by their ids, from being taken over while their submission takes its time, and say that
+        the process lives that has the tasks of others in its memory."""
+        raise NotImplementedError
+
     async def settle(
         self, runs: Sequence[Run], now: int, errors: dict[str, str], skipped: Collection[str] = frozenset()
     ) -> None:
         """Record what was submitted, and by id what was skipped, and what failed and why; the latter is claimed again
-        later."""
+        later, while it may still happen."""
         raise NotImplementedError
 
     async def next_due(self, known: Collection[str] | None = None) -> int | None:

@@ -21,19 +21,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
 from flowrra.scheduler.models import (
-    MOST_ATTEMPTS,
     Run,
     ScheduledTask,
     ScheduleType,
     definition_key,
     fire,
+    following,
+    latest_start,
     local,
     micros,
+    retry_at,
 )
 
 # Microseconds: a run that was claimed and not submitted for so long belongs to whoever takes it next.
 LEASE = 30_000_000
-RETRY = 1_000_000
+SECOND = 1_000_000
 MOST_RUNS = 10_000
 # Runs that a process settles before it removes some of the oldest ones beyond MOST_RUNS, and how many at the most.
 MODE_ATTEMPTS = 600
@@ -115,6 +117,8 @@ RUNS = sa.Table(
     sa.Column("fired", sa.BigInteger),
     sa.Column("lease", sa.BigInteger),
     sa.Column("owner", _name),
+    sa.Column("task_name", _name),
+    sa.Column("alive", sa.BigInteger),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("result", sa.String(16), nullable=False),
     sa.Column("error", sa.Text),
@@ -279,13 +283,41 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         task, fault = _read_row(rows[0])
         if fault is not None:
             raise ValueError(f"Scheduled task '{schedule_id}' is broken: {fault}")
-        run = Run(f"{schedule_id}@{now}", task, now, MOST_ATTEMPTS)
+        run = Run(f"{schedule_id}@{now}", task, now, 1, until=now)
         engine = await self._open()
         async with engine.begin() as connection:
             await connection.execute(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
             ran = SCHEDULES.update().where(SCHEDULES.c.id == schedule_id)
             await connection.execute(ran.values(last_run_at=local(now)))
         return run
+
+    async def clock(self) -> float | None:
+        query = _CLOCKS.get(self._url.get_backend_name())
+        return None if query is None else float((await self._read(sa.select(query.label("now"))))[0]["now"])
+
+    async def catch_up_with_clock(self, now: int) -> int:
+        waiting = SCHEDULES.select().where(
+            SCHEDULES.c.enabled == _TRUE,
+            SCHEDULES.c.schedule_type == ScheduleType.INTERVAL.value,
+            SCHEDULES.c.due > now + SECOND,
+        )
+        changed = 0
+        for row in await self._read(waiting):
+            task, fault = _read_row(row)
+            due = None if fault else _due_anew(task, row["due"], now)
+            if due is None:
+                continue
+            change = SCHEDULES.update().where(SCHEDULES.c.id == task.id, SCHEDULES.c.due == row["due"])
+            changed += await self._write(change.values(due=due, next_run_at=local(due)))
+        await self._write(RUNS.update().where(RUNS.c.lease > now + LEASE).values(lease=now + LEASE))
+        return changed
+
+    async def renew(self, claimed: Collection[str], running: Collection[str], owner: str, now: int) -> None:
+        own = RUNS.update().where(RUNS.c.owner == owner)
+        if claimed:
+            await self._write(own.where(RUNS.c.id.in_(claimed), RUNS.c.lease.is_not(None)).values(lease=now + LEASE))
+        if running:
+            await self._write(own.where(RUNS.c.id.in_(running)).values(alive=now + LEASE))
 
     async def settle(
         self, runs: Sequence[Run], now: int, errors: dict[str, str], skipped: Collection[str] = frozenset()
@@ -360,6 +392,11 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
 
 _TRUE = sa.literal(True, _flag)
+_CLOCKS: dict[str, sa.ColumnElement[Any]] = {
+    "postgresql": sa.extract("epoch", sa.func.clock_timestamp()),
+    # Whatever the session's time zone is.
+    "mysql": sa.func.timestampdiff(sa.text("MICROSECOND"), "1970-01-01", sa.func.utc_timestamp(6)) / 1e6,
+}
 _ADVANCE = (
     SCHEDULES.update()
     .where(SCHEDULES.c.id == sa.bindparam("of"))
@@ -367,14 +404,19 @@ _ADVANCE = (
 )
 _SETTLE = (
     RUNS.update()
-    .where(RUNS.c.id == sa.bindparam("of"))
-    .values({name: sa.bindparam(f"new_{name}") for name in ("fired", "lease", "result", "error")})
+    # What another scheduler has submitted meanwhile stays so.
+    .where(
+        RUNS.c.id == sa.bindparam("of"), sa.or_(RUNS.c.result == "claimed", sa.bindparam("done", type_=sa.Integer) == 1)
+    )
+    .values({name: sa.bindparam(f"new_{name}") for name in ("fired", "lease", "alive", "result", "error")})
 )
 _TAKE = (
     RUNS.update()
     .where(RUNS.c.id == sa.bindparam("of"))
     .values(lease=sa.bindparam("new_lease"), owner=sa.bindparam("new_owner"), attempts=RUNS.c.attempts + 1)
 )
+
+_END = RUNS.update().where(RUNS.c.id == sa.bindparam("of")).values(lease=None, result=sa.bindparam("new_result"))
 
 
 def _due(now: int) -> sa.Select[Any]:
@@ -399,7 +441,8 @@ def _claim(
     """Claim within a transaction; rows that another scheduler is claiming are passed over."""
     query = _due(now).where(_is_known(known)).limit(limit)
     rows = list(connection.execute(query.with_for_update(skip_locked=True)).mappings())
-    claims = Claims(_retake(connection, now, owner, limit, known), {}, {}, len(rows) == limit)
+    claims = Claims([], {}, {}, {}, len(rows) == limit)
+    _retake(connection, now, owner, limit, known, claims)
     advances, runs = [], []
     for row in rows:
         task, fault = _read_row(row)
@@ -413,12 +456,10 @@ def _claim(
             continue
         last = task.last_run_at if firing.due is None else local(now)
         advances.append(_advance(row, last, firing.following, None))
-        if firing.collapsed:
-            claims.collapsed[task.task_name] = claims.collapsed.get(task.task_name, 0) + firing.collapsed
-        if firing.due is None:
-            claims.missed[task.task_name] = claims.missed.get(task.task_name, 0) + 1
+        _add(claims.collapsed, task.task_name, firing.collapsed)
+        _add(claims.missed, task.task_name, int(firing.due is None))
         due = row["due"] if firing.due is None else firing.due
-        run = Run(f"{task.id}@{due}", task, due, 1)
+        run = Run(f"{task.id}@{due}", task, due, 1, latest_start(task, due))
         missed = firing.due is None
         runs.append(_run_row(run, owner, None if missed else now + LEASE, "missed" if missed else "claimed"))
         if not missed:
@@ -430,21 +471,38 @@ def _claim(
     return claims
 
 
-def _retake(connection: Connection, now: int, owner: str, limit: int, known: Collection[str] | None) -> list[Run]:
-    """Runs that were claimed and not submitted in time: their scheduler is gone, or its submission failed."""
+def _retake(
+    connection: Connection, now: int, owner: str, limit: int, known: Collection[str] | None, claims: Claims
+) -> None:
+    """Claim runs that were claimed and not submitted in time: their scheduler is gone, or its submission failed."""
     query = RUNS.select().where(RUNS.c.lease <= now, _is_of_known(known)).limit(limit).with_for_update(skip_locked=True)
     rows = list(connection.execute(query).mappings())
     if not rows:
-        return []
+        return
     ids = {row["schedule_id"] for row in rows}
     found = connection.execute(SCHEDULES.select().where(SCHEDULES.c.id.in_(ids))).mappings()
     schedules = {row["id"]: task for row in found for task, fault in [_read_row(row)] if fault is None}
-    connection.execute(_TAKE, [{"of": row["id"], "new_lease": now + LEASE, "new_owner": owner} for row in rows])
-    gone = [row["id"] for row in rows if row["schedule_id"] not in schedules]
-    if gone:  # the schedule was deleted meanwhile, or spoilt
-        connection.execute(RUNS.update().where(RUNS.c.id.in_(gone)).values(lease=None, result="skipped"))
-    kept = [row for row in rows if row["schedule_id"] in schedules]
-    return [Run(row["id"], schedules[row["schedule_id"]], row["due"], row["attempts"] + 1) for row in kept]
+    taken, ended = [], []
+    for row in rows:
+        task = schedules.get(row["schedule_id"])
+        if task is None:  # it was deleted meanwhile, or spoilt
+            ended.append({"of": row["id"], "new_result": "skipped"})
+            _add(claims.skipped, row["task_name"])
+        elif now > (until := latest_start(task, row["due"])):
+            ended.append({"of": row["id"], "new_result": "missed"})
+            _add(claims.missed, task.task_name)
+        else:
+            taken.append({"of": row["id"], "new_lease": now + LEASE, "new_owner": owner})
+            claims.runs.append(Run(row["id"], task, row["due"], row["attempts"] + 1, until))
+    for change, rows_of_it in ((_TAKE, taken), (_END, ended)):
+        if rows_of_it:
+            connection.execute(change, rows_of_it)
+
+
+def _add(counts: dict[str, int], task_name: str | None, count: int = 1) -> None:
+    """Runs that were claimed by an earlier version don't say which task they are of."""
+    if task_name is not None and count:
+        counts[task_name] = counts.get(task_name, 0) + count
 
 
 def _tells_overlap() -> sa.ColumnElement[bool]:
@@ -461,6 +519,18 @@ def _tells_overlap() -> sa.ColumnElement[bool]:
     return sa.and_(RUNS.c.result == "submitted", limited, hundredth.is_(None))
 
 
+def _due_anew(task: ScheduledTask, due: int, now: int) -> int | None:
+    """When an interval that waits for a time that was there before is due; None if it waits as it should."""
+    latest_change = max(at for at in (task.last_run_at, task.created_at, task.updated_at) if at is not None)
+    if micros(latest_change) <= now + SECOND:
+        return None  # whoever has made it wait for long meant to
+    try:
+        anew = following(task, now)
+    except (ValueError, OverflowError):
+        return None
+    return anew if anew is not None and due > anew + SECOND else None
+
+
 def _advance(row: Any, last: datetime | None, due: int | None, broken: str | None) -> dict[str, Any]:
     return {
         "of": row["id"],
@@ -475,18 +545,17 @@ def _advance(row: Any, last: datetime | None, due: int | None, broken: str | Non
 
 def _run_row(run: Run, owner: str, lease: int | None, result: str) -> dict[str, Any]:
     row = {"id": run.id, "schedule_id": run.schedule.id, "due": run.due, "lease": lease, "owner": owner}
-    return {**row, "attempts": 1, "result": result}
+    return {**row, "task_name": run.schedule.task_name, "attempts": 1, "result": result}
 
 
 def _settled(run: Run, now: int, error: str | None, skipped: bool) -> dict[str, Any]:
-    row = {"of": run.id, "new_fired": None if error or skipped else now, "new_error": error}
+    row = {"of": run.id, "done": 0, "new_fired": None, "new_lease": None, "new_alive": None, "new_error": error}
     if skipped:
-        return {**row, "new_lease": None, "new_result": "skipped"}
+        return {**row, "new_result": "skipped"}
     if error is None:
-        return {**row, "new_lease": None, "new_result": "submitted"}
-    if run.attempts >= MOST_ATTEMPTS:
-        return {**row, "new_lease": None, "new_result": "failed"}
-    return {**row, "new_lease": now + RETRY * 2**run.attempts, "new_result": "claimed"}
+        return {**row, "done": 1, "new_fired": now, "new_alive": now + LEASE, "new_result": "submitted"}
+    again = retry_at(run, now)
+    return {**row, "new_lease": again, "new_result": "failed" if again is None else "claimed"}
 
 
 def _insert_once(dialect: str) -> Any:
@@ -589,11 +658,12 @@ def upgrade(connection: Connection) -> None:
 def _upgrade_alone(connection: Connection) -> None:
     _metadata.create_all(connection)
     inspector = sa.inspect(connection)
-    present = {column["name"] for column in inspector.get_columns(SCHEDULES.name)}
-    for column in SCHEDULES.columns:
-        if column.name not in present:
-            specification = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-            connection.execute(sa.text(f"ALTER TABLE {SCHEDULES.name} ADD COLUMN {specification}"))
+    for table in (SCHEDULES, RUNS):
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                specification = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {specification}"))
     for index in SCHEDULES.indexes:
         index.create(connection, checkfirst=True)
     _fill(connection)

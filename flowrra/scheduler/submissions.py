@@ -1,0 +1,214 @@
+"""The runs that a scheduler has claimed and not recorded yet. Each is on its way by itself: one whose queue is full or
+whose broker is away holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from flowrra.registry import TaskRegistry
+from flowrra.scheduler.backends.base import BaseSchedulerBackend
+from flowrra.scheduler.figures import RunFigures
+from flowrra.scheduler.models import Run, retry_at
+from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
+
+logger = logging.getLogger(__name__)
+
+# Runs of one queue that may be on their way at a time.
+MOST_UNDER_WAY = 100
+# Seconds for which new runs are waited for, so that those that take no longer are recorded together.
+PATIENCE = 0.1
+# Seconds between two signs of life: a third of the time for which they count.
+BEAT = 10.0
+# Of a schedule with max_running, so many of the latest runs are looked at.
+LOOK_BACK = 100
+
+
+class _UnderWay(NamedTuple):
+    run: Run
+    cpu_bound: bool
+    submission: asyncio.Task[bool]  # whether it was submitted, and not skipped
+
+
+class Submissions:
+    """Submits runs and records what became of them.
+
+    Args:
+        backend: The schedule store.
+        registry: The tasks.
+        target: Where runs are submitted to.
+        figures: Where they are counted.
+        now: The time, in microseconds since 1970.
+        on_end: Called when a run has ended after all that were waited for.
+
+    Attributes:
+        owner: The name under which this process claims runs.
+    """
+
+    def __init__(
+        self,
+        backend: BaseSchedulerBackend,
+        registry: TaskRegistry,
+        target: Target,
+        figures: RunFigures,
+        now: Callable[[], int],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._registry = registry
+        self._target = target
+        self._figures = figures
+        self._now = now
+        self._on_end = on_end
+        self._under_way: dict[str, _UnderWay] = {}
+        # By schedule, its runs whose tasks this process has in memory, as far as others must know that it lives.
+        self._kept_alive: dict[str, set[str]] = {}
+        self._beat_at = 0.0
+        self.owner = uuid.uuid4().hex
+
+    def begin(self) -> None:
+        """Start anew, under a new name: what there was in memory has gone."""
+        self.owner = uuid.uuid4().hex
+        self._under_way.clear()
+        self._kept_alive.clear()
+        self._beat_at = 0.0
+
+    def tasks_with_room(self) -> list[str]:
+        """The tasks of whose queue no more runs are under way than may be."""
+        busy = Counter(each.cpu_bound for each in self._under_way.values())
+        return [each.name for each in self._registry.definitions() if busy[each.cpu_bound] < MOST_UNDER_WAY]
+
+    def next_beat(self) -> float | None:
+        """Seconds until the next sign of life is due; None if none is."""
+        has_any = self._under_way or self._kept_alive
+        return max(0.0, self._beat_at - time.monotonic()) if has_any else None
+
+    # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self, runs: Iterable[Run]) -> None:
+        """Submit runs; those that take long go on by themselves."""
+        started = [self._start(run) for run in runs if run.id not in self._under_way]
+        if not started:
+            return
+        _, late = await asyncio.wait(started, timeout=PATIENCE)
+        for submission in late:
+            submission.add_done_callback(lambda _: self._on_end())
+
+    def _start(self, run: Run) -> asyncio.Task[bool]:
+        submission = asyncio.create_task(self._submit_unless_full(run), context=contextvars.Context())
+        cpu_bound = self._registry.definition(run.schedule.task_name).cpu_bound
+        self._under_way[run.id] = _UnderWay(run, cpu_bound, submission)
+        return submission
+
+    async def _submit_unless_full(self, run: Run) -> bool:
+        """Whether it was submitted: not if as many tasks of its schedule as may run haven't ended."""
+        most = run.schedule.max_running
+        if most is not None and self._target.callback is None and await self._count_unfinished(run, most) >= most:
+            return False
+        # A queue in memory that is full delays its runs, for as long as it is.
+        waits = self._target.is_in_memory(run.schedule.task_name)
+        await self._target.submit(run, self._now(), None if waits else SUBMIT_TIMEOUT)
+        self.observe(run)
+        return True
+
+    def observe(self, run: Run) -> None:
+        """Count a run that was submitted just now."""
+        self._figures.observe(run.schedule.task_name, (self._now() - run.due) / 1e6)
+        if run.schedule.max_running is not None and self._target.is_in_memory(run.schedule.task_name):
+            self._kept_alive.setdefault(run.schedule.id, set()).add(run.id)
+
+    async def _count_unfinished(self, run: Run, most: int) -> int:
+        unfinished, kept_alive = 0, set[str]()
+        for other in await self._backend.list_runs(run.schedule.id, LOOK_BACK, ("claimed", "submitted")):
+            if other["id"] == run.id:
+                continue
+            # What is being submitted elsewhere goes first if it is due first.
+            waiting = other["result"] == "claimed" and other["due"] < run.due
+            running = other["result"] == "submitted" and await self._is_unfinished(run, other)
+            unfinished += waiting or running
+            if running and other["owner"] == self.owner:
+                kept_alive.add(other["id"])
+            if unfinished == most:
+                break
+        self._kept_alive[run.schedule.id] = kept_alive
+        return unfinished
+
+    async def _is_unfinished(self, run: Run, other: dict[str, object]) -> bool:
+        """Whether a run's task waits or runs; what a process had in its memory has gone with it."""
+        name = run.schedule.task_name
+        if self._target.is_in_memory(name) and other["owner"] != self.owner:
+            alive = other.get("alive")
+            if not (isinstance(alive, int) and alive > self._now()):
+                return False
+        return await self._target.is_unfinished(name, str(other["id"]))
+
+    # ── recording ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def record(self) -> None:
+        """Record what became of the runs that have ended. What can't be recorded stays under way, for the next time."""
+        ended = [each for each in self._under_way.values() if each.submission.done()]
+        if not ended:
+            return
+        errors: dict[str, str] = {}
+        skipped: set[str] = set()
+        for run, _, submission in ended:
+            if (error := _error_of(submission)) is not None:
+                errors[run.id] = error
+            elif not submission.result():
+                skipped.add(run.id)
+        now = self._now()
+        await self._backend.settle([each.run for each in ended], now, errors, skipped)
+        for run, _, _ in ended:
+            del self._under_way[run.id]
+            if run.id in errors:
+                self._tell_of_error(run, errors[run.id], retry_at(run, now))
+            elif run.id in skipped:
+                self._figures.count(run.schedule.task_name, "skipped")
+                logger.warning("run was skipped: max_running=%d schedule=%s", run.schedule.max_running, run.schedule.id)
+            elif run.attempts > 1:
+                logger.info("run was submitted schedule=%s attempt=%d", run.schedule.id, run.attempts)
+
+    def _tell_of_error(self, run: Run, error: str, again: int | None) -> None:
+        if again is None:
+            self._figures.count(run.schedule.task_name, "failed")
+            text = "run failed: it can't be submitted in time schedule=%s attempts=%d error=%s"
+            logger.error(text, run.schedule.id, run.attempts, error)
+        elif run.attempts.bit_count() == 1:  # a broker that is away for long is told of now and then
+            text = "run was not submitted, trying again schedule=%s attempt=%d error=%s"
+            logger.warning(text, run.schedule.id, run.attempts, error)
+
+    async def beat(self) -> None:
+        """Give a sign of life, if it is time: what is under way is not taken over, what runs in memory still does."""
+        if self.next_beat() != 0.0:
+            return
+        kept_alive = set[str]().union(*self._kept_alive.values())
+        await self._backend.renew(list(self._under_way), kept_alive, self.owner, self._now())
+        self._beat_at = time.monotonic() + BEAT
+
+    async def finish(self, timeout: float) -> None:
+        """Let what is under way end, cancel what takes longer, and record it all."""
+        submissions = {each.submission for each in self._under_way.values()}
+        if submissions:
+            _, late = await asyncio.wait(submissions, timeout=timeout)
+            for submission in late:
+                submission.cancel()
+            await asyncio.wait(submissions, timeout=timeout)
+        await self.record()
+
+
+def _error_of(submission: asyncio.Task[bool]) -> str | None:
+    if submission.cancelled():
+        return "CancelledError: the scheduler stopped before it was queued"
+    error = submission.exception()
+    return None if error is None else describe(error)
+
+
+def describe(error: BaseException) -> str:
+    """An error as it is recorded."""
+    return f"{type(error).__name__}: {error}"
