@@ -7,7 +7,6 @@ import inspect
 import logging
 import os
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
