@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from json.encoder import c_make_encoder  # type: ignore[attr-defined]
@@ -16,15 +15,11 @@ from typing import Any, NamedTuple
 
 from flowrra import rebuilding, tags
 from flowrra.exceptions import BackendError, SerializationError
+from flowrra.ranges import MAX_BACKOFF, MAX_DELAY, MAX_PRIORITY, MAX_RETRIES
 from flowrra.task import Task, TaskResult
 
 # Bytes: an entry that is larger is refused, as it would hold up everybody else's.
 MAX_SIZE = 64 * 1024 * 1024
-# The bounds of what a task says of itself: numbers that every part of the way can hold. The first is 100 years.
-MAX_DELAY = 100 * 365 * 24 * 3600.0
-MAX_RETRIES = 2**31 - 1
-MAX_BACKOFF = 1e9
-MAX_PRIORITY = sys.float_info.max
 
 _FIELDS = frozenset({"submitted_at", *(field.name for field in dataclasses.fields(Task))})
 _ARGS_MARK = ',"args":['
