@@ -100,6 +100,13 @@ class LoopMonitor:
             self._timer.cancel()
         self._timer = self._loop = None
 
+    def forked(self) -> None:
+        """In a forked child: nothing is watched, and nothing was counted."""
+        self._stopped = threading.Event()
+        self._timer = self._loop = None
+        self.set_bounds(self._bounds)
+        self.stalls, self.last_stall = 0, None
+
     # ── on the loop ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _schedule(self) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, TypedDict, Unpack
 
 from flowrra.executors.base import BaseTaskExecutor
+from flowrra.forks import tell_of_forks
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.cron import CronExpression
@@ -94,18 +95,23 @@ class Scheduler:
         self.expected_at: float | None = None
         self.store_error: str | None = None
         self._now, self._sleep = now, sleep
-        self._owner = uuid.uuid4().hex
+        self.forked()
+        tell_of_forks(self)
         self._callback: Submit | None = None
         self._submit_run: SubmitRun | None = None
         self._get_result: GetResult | None = None
         self._look_round_at = 0.0
-        self._loop_task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._stopping = False
         self._runs: dict[str, dict[str, int]] = {}
         self._lag = [0] * (len(LAG_BOUNDS) + 1)
         self._lag_sum = 0.0
         self._store_errors = {"claim": 0, "settle": 0}
+
+    def forked(self) -> None:
+        """It claims what is due by a name of its own, and does not run in a process that was forked from its own."""
+        self._owner = uuid.uuid4().hex
+        self._loop_task: asyncio.Task[None] | None = None
 
     @property
     def is_running(self) -> bool:
