@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 from flowrra._version import __version__
 from flowrra.app_thread import AppThread
 from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.fitness import FitnessMonitor
 from flowrra.config import BackendConfig, BrokerConfig, Config, SchedulerConfig
 from flowrra.events import EventPublisher
@@ -26,13 +27,15 @@ from flowrra.exceptions import (
     ExecutorNotRunningError,
     NoTasksRegisteredError,
     PartialSubmissionError,
+    ResultNotFoundError,
+    SubmittedInWorkerProcessError,
     TaskNotFoundError,
     TaskTimeoutError,
 )
 from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
-from flowrra.executors.program_import import end_import, imports_another_module
+from flowrra.executors.program_import import end_import, imports_another_module, is_worker_process
 from flowrra.foreground import Foreground
 from flowrra.forks import detach_loop, leave_to_parent, tell_of_forks
 from flowrra.loop_monitor import LoopMonitor
@@ -531,6 +534,13 @@ class Flowrra:
             raise
         except TimeoutError:
             raise TaskTimeoutError(task_id, timeout) from None
+        except ResultNotFoundError as error:
+            if is_worker_process() and isinstance(results, InMemoryBackend):
+                raise BackendError(
+                    "A CPU-bound task runs in a worker process, and can't see results in its app's memory: "
+                    "wait for them in an async task, and submit this one with what they are"
+                ) from error
+            raise
 
     def wait_for_result_sync(self, task_id: str, timeout: float | None = None) -> TaskResult:
         """:meth:`wait_for_result` for code without an event loop, from any thread.
@@ -588,7 +598,7 @@ class Flowrra:
         if self._starts_on_use:
             self.start_sync()
         if self._state == "stopped" or self._loop is None or self._loop.is_closed():
-            raise ExecutorNotRunningError
+            raise SubmittedInWorkerProcessError if is_worker_process() else ExecutorNotRunningError
         return self._loop
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
