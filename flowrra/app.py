@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
@@ -26,14 +27,17 @@ from flowrra.exceptions import (
     ExecutorNotRunningError,
     NoTasksRegisteredError,
     PartialSubmissionError,
+    ResultNotFoundError,
+    SubmittedInWorkerProcessError,
     TaskNotFoundError,
     TaskTimeoutError,
 )
 from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
-from flowrra.executors.program_import import end_import, imports_another_module
+from flowrra.executors.program_import import end_import, imports_another_module, is_worker_process
 from flowrra.foreground import Foreground
+from flowrra.forks import detach_loop, leave_to_parent, tell_of_forks
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.ranges import PRIORITY, shown
@@ -65,7 +69,7 @@ class Flowrra:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = Config() if config is None else config
-        self.id = f"{socket.gethostname()}-{os.getpid()}-{new_task_id()[:8]}"
+        self.id = _new_id()
         self.telemetry = Telemetry()
         self.events = EventPublisher()
         self.loop_monitor = LoopMonitor(self._name_task)
@@ -83,12 +87,16 @@ class Flowrra:
         self._state: State = "stopped"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: AppThread | None = None
+        # Held while the thread is started; and whether it is to be started by the first use, as the parent had one.
+        self._thread_starts = threading.Lock()
+        self._starts_on_use = False
         self._resources = AsyncExitStack()
         # Between open() and begin() of the executors the startup hooks run: tasks are accepted, and none runs.
         self._has_begun = False
         if (store := self.config.create_scheduler_backend()) is not None:
             assert self.config.scheduler is not None  # noqa: S101 - it made the store
             self.create_scheduler(store, self.config.scheduler.check_interval, self.config.scheduler.timezone)
+        tell_of_forks(self)
 
     @classmethod
     def from_urls(cls, broker: str | None = None, backend: str | None = None) -> Self:
@@ -99,6 +107,37 @@ class Flowrra:
                 backend=BackendConfig(url=backend) if backend else None,
             )
         )
+
+    def forked(self) -> None:
+        """In a forked child: it is another app, which is stopped, and has nothing to run."""
+        self.id = _new_id()
+        self._thread_starts = threading.Lock()
+        if self._state == "stopped":
+            return
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.forked()
+            self._starts_on_use = True
+        elif self._loop is not None:
+            detach_loop(self._loop, with_connections=False)
+        leave_to_parent(self._resources, self._io_executor, self._cpu_executor)
+        self._state, self._loop, self.started_at, self._has_begun = "stopped", None, None, False
+        self._resources = AsyncExitStack()
+        self.telemetry.reset()
+        self.events = EventPublisher(self.events.bus)
+        self.loop_monitor.forked()
+        self.broker_fitness = FitnessMonitor(self._unfitness)
+        if self._io_executor is not None:
+            self._io_executor = self._renewed(self._io_executor)
+        if self._cpu_executor is not None:
+            self._cpu_executor = self._renewed(self._cpu_executor)
+
+    def _renewed(self, executor: BaseTaskExecutor) -> BaseTaskExecutor:
+        new = self._new_executor(executor.kind == "cpu")
+        for definition in self._registry.by_name.values():
+            if definition.func._executor is executor:  # type: ignore[attr-defined]  # adopt() has set it
+                new.adopt(definition)
+        return new
 
     # ── what can be asked of it, from any thread ────────────────────────────────────────────────────────────
 
@@ -517,6 +556,13 @@ class Flowrra:
             raise
         except TimeoutError:
             raise TaskTimeoutError(task_id, timeout) from None
+        except ResultNotFoundError as error:
+            if is_worker_process() and isinstance(results, InMemoryBackend):
+                raise BackendError(
+                    "A CPU-bound task runs in a worker process, and can't see results in its app's memory: "
+                    "wait for them in an async task, and submit this one with what they are"
+                ) from error
+            raise
         if type(results) is not InMemoryBackend:
             rebuild_result(record, self._registry)
         return record
@@ -574,8 +620,10 @@ class Flowrra:
 
     def _live_loop(self) -> asyncio.AbstractEventLoop:
         end_import()
+        if self._starts_on_use:
+            self.start_sync()
         if self._state == "stopped" or self._loop is None or self._loop.is_closed():
-            raise ExecutorNotRunningError
+            raise SubmittedInWorkerProcessError if is_worker_process() else ExecutorNotRunningError
         return self._loop
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -671,8 +719,11 @@ class Flowrra:
         """:meth:`start` for programs without an event loop: the app gets one of its own, in a thread. A no-op if it
         runs there.
 
-        :meth:`submit_sync` and :meth:`wait_for_result_sync` then work from every thread. A server that forks calls this
-        in its workers, after the fork; with ``ExecutorConfig(consume=False)`` tasks are only submitted there.
+        :meth:`submit_sync` and :meth:`wait_for_result_sync` then work from every thread. With
+        ``ExecutorConfig(consume=False)`` tasks are only submitted there.
+
+        A process that is forked later (a server's worker, ``gunicorn --preload``) has an app of its own: it starts when
+        it is first used there, or by calling this. What waits in memory stays the parent's, and its results too.
 
         Raises:
             As :meth:`start`.
@@ -680,20 +731,22 @@ class Flowrra:
         if imports_another_module():
             return
         end_import()
-        if self._thread is not None and self._state == "running":
-            return
-        thread = AppThread()
-        thread.start()
-        try:
-            thread.call(self.start)
-        except BaseException:
-            thread.stop()
-            raise
-        self._thread = thread
+        with self._thread_starts:
+            self._starts_on_use = False
+            if self._thread is not None and self._state == "running":
+                return
+            thread = AppThread()
+            thread.start()
+            try:
+                thread.call(self.start)
+            except BaseException:
+                thread.stop()
+                raise
+            self._thread = thread
 
     def stop_sync(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """:meth:`stop` for an app that :meth:`start_sync` started; a no-op for any other."""
-        thread, self._thread = self._thread, None
+        thread, self._thread, self._starts_on_use = self._thread, None, False
         if thread is None:
             return
         try:
@@ -729,6 +782,10 @@ class Flowrra:
 
     async def _run(self, shutdown_timeout: float) -> None:
         await Foreground(self.start, lambda: self.stop(timeout=shutdown_timeout), lambda: self.stop(wait=False)).run()
+
+
+def _new_id() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{new_task_id()[:8]}"
 
 
 async def _call_hook(hook: Hook) -> None:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from flowrra.forks import detach_loop
+
 
 class AppThread:
     """An event loop in a daemon thread, from :meth:`start` to :meth:`stop`."""
@@ -33,6 +35,10 @@ class AppThread:
     def call(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Carry out a coroutine on the loop, and return when it is done. Raises what it raises."""
         asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    def forked(self) -> None:
+        """In a forked child: leave the loop to the parent."""
+        detach_loop(self._loop, with_connections=True)
 
     def stop(self) -> None:
         """End the loop and the thread."""

@@ -71,6 +71,17 @@ class ExecutorNotRunningError(FlowrraError):
         return type(self), ()
 
 
+class SubmittedInWorkerProcessError(ExecutorNotRunningError):
+    """A CPU-bound task tried to submit a task, or to cancel one: its app does not run in its process."""
+
+    def __init__(self) -> None:
+        FlowrraError.__init__(
+            self,
+            "A CPU-bound task runs in a worker process, where its app does not run: it can't submit tasks. Return what "
+            "they need, and submit them from an async task that awaits the result",
+        )
+
+
 class BackendError(FlowrraError):
     """A result backend or a broker could not do what it was asked."""
 

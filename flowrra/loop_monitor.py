@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -76,6 +77,7 @@ class LoopMonitor:
         # Seconds in which this process ran, as the watching thread counts them, and what that was at the last beat.
         self._ran = 0.0
         self._ran_at_beat = 0.0
+        self._reported_beat: datetime | None = None
         self.stalls = 0
         self.last_stall: Blockade | None = None
 
@@ -89,9 +91,11 @@ class LoopMonitor:
         """Begin on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
+        self._stopped.set()  # that of a loop that was left without stop()
         self._stopped = threading.Event()
         self._schedule()
-        threading.Thread(target=self._watch, args=(self._stopped,), name="flowrra-loop-monitor", daemon=True).start()
+        watched = (weakref.ref(self), weakref.ref(self._loop), self._stopped)
+        threading.Thread(target=_watch, args=watched, name="flowrra-loop-monitor", daemon=True).start()
 
     def stop(self) -> None:
         """End; what was counted stays."""
@@ -99,6 +103,13 @@ class LoopMonitor:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop = None
+
+    def forked(self) -> None:
+        """In a forked child: nothing is watched, and nothing was counted."""
+        self._stopped = threading.Event()
+        self._timer = self._loop = None
+        self.set_bounds(self._bounds)
+        self.stalls, self.last_stall = 0, None
 
     # ── on the loop ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,16 +141,12 @@ class LoopMonitor:
 
     # ── from the watching thread ────────────────────────────────────────────────────────────────────────────
 
-    def _watch(self, stopped: threading.Event) -> None:
-        last = time.monotonic()
-        reported_beat = None
-        while not stopped.wait(WATCH_INTERVAL):
-            now = time.monotonic()
-            self._ran += min(now - last, 2 * WATCH_INTERVAL)
-            last = now
-            if self.overdue() > STALL_THRESHOLD and reported_beat != self._beat_at:
-                reported_beat = self._beat_at
-                self._report()
+    def count_time(self, seconds: float) -> None:
+        """Tell it that this process ran for so long, and have it report a loop that is held up."""
+        self._ran += min(seconds, 2 * WATCH_INTERVAL)
+        if self.overdue() > STALL_THRESHOLD and self._reported_beat != self._beat_at:
+            self._reported_beat = self._beat_at
+            self._report()
 
     def _report(self) -> None:
         self.last_stall = blockade = self._blockade()
@@ -188,6 +195,20 @@ class LoopMonitor:
     def is_dead(self) -> bool:
         """Whether the loop was closed, or left, while it was watched."""
         return self._loop is not None and (self._loop.is_closed() or not self._loop.is_running())
+
+
+def _watch(
+    monitor: weakref.ref[LoopMonitor], loop: weakref.ref[asyncio.AbstractEventLoop], stopped: threading.Event
+) -> None:
+    """The watching thread. It keeps neither alive, and ends with the first of them."""
+    last = time.monotonic()
+    while not stopped.wait(WATCH_INTERVAL):
+        own, watched, now = monitor(), loop(), time.monotonic()
+        if own is None or watched is None or watched.is_closed():
+            return
+        own.count_time(now - last)
+        last = now
+        del own, watched
 
 
 def _format_own_frames(frame: FrameType) -> str:

@@ -206,6 +206,10 @@ class Telemetry:
             raise RuntimeError("Histogram bounds can't change once tasks were submitted; set them before")
         self._run_bounds = self._run_bounds if run_bounds is None else check_bounds(run_bounds)
         self._wait_bounds = self._wait_bounds if wait_bounds is None else check_bounds(wait_bounds)
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from 0."""
         for name, telemetry in self.tasks.items():
             self.tasks[name] = TaskTelemetry(telemetry.executor, self._run_bounds, self._wait_bounds)
 

@@ -12,6 +12,7 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.record_size import RECORD_SIZE, SMALL, is_small, record_size
 from flowrra.copying import SCALARS, copied
 from flowrra.exceptions import BackendError
+from flowrra.forks import tell_of_forks
 from flowrra.task import COMPLETE_STATUSES, TaskResult, TaskStatus
 
 DEFAULT_MAX_RESULTS = 100_000
@@ -66,6 +67,14 @@ class InMemoryBackend(BaseResultBackend):
         self._expires_at = time.monotonic() + max_age
         self._lock = threading.Lock()
         self._waiters: dict[str, list[asyncio.Future[TaskResult]]] = {}
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """In a forked child: what has not finished is the parent's, and nobody would ever complete it here."""
+        self._lock = threading.Lock()
+        self._waiters.clear()
+        for task_id in self._records.keys() - self._finished.keys():
+            del self._records[task_id]
 
     async def store(self, task_id: str, result: TaskResult) -> None:
         self.keep(task_id, result)

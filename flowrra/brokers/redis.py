@@ -39,6 +39,7 @@ from flowrra.brokers.redis_fitness import unfitness
 from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
+from flowrra.forks import tell_of_forks
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, run_script_in_thread
 from flowrra.task import SUCCESS, Task, TaskResult
 
@@ -121,12 +122,17 @@ class RedisBroker(LeasingBroker):
         self.max_deliveries = max_deliveries
         self.unknown_ttl = unknown_ttl
         # By it the server knows whose hold a lease is.
-        self._token = secrets.token_hex(8)
+        self.forked()
+        tell_of_forks(self)
         self._results: RedisBackend | None = None
         self._waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
             weakref.WeakKeyDictionary()
         )
         self._thread_client: redis.Redis | None = None
+
+    def forked(self) -> None:
+        """Leases are held by this name: not by that of the parent, nor by that of another child."""
+        self._token = secrets.token_hex(8)
 
     def with_suffix(self, suffix: str) -> RedisBroker:
         return RedisBroker(

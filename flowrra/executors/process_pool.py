@@ -28,6 +28,7 @@ from flowrra.executors import messages
 from flowrra.executors.failures import RemoteTraceback
 from flowrra.executors.program_import import Launcher, main_module
 from flowrra.executors.worker_process import PROCESS_NAME, TERMINATION_GRACE, serve
+from flowrra.forks import leave_to_parent
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,6 @@ class WorkerProcess:
         finally:
             theirs.close()
         self.pid = self._process.pid
-        self._owner = os.getpid()
         self._pidfd = _open_pidfd(self.pid)
         _living.add(self)
         self._loop.add_reader(self._socket, self._read)
@@ -316,14 +316,16 @@ class WorkerProcess:
         with contextlib.suppress(ValueError):  # it still runs, or someone else has waited for it
             self._process.close()
 
-    def end_at_exit(self) -> int | None:
+    def disown(self) -> None:
+        """In a forked child: have multiprocessing not wait for it."""
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]  # there is no other way
+
+    def end_at_exit(self) -> int:
         """Tell it to end, without a loop.
 
         Returns:
-            What becomes readable when it has; None if it isn't this process's.
+            What becomes readable when it has.
         """
-        if self._owner != os.getpid():  # this one was forked from its parent
-            return None
         self._close_own_end()
         self._process.terminate()
         return self._process.sentinel
@@ -468,7 +470,7 @@ _living: set[WorkerProcess] = set()
 
 def _end_living() -> None:
     """At the end of this process, end those that are left."""
-    left = {sentinel for process in tuple(_living) if (sentinel := process.end_at_exit()) is not None}
+    left = {process.end_at_exit() for process in tuple(_living)}
     deadline = time.monotonic() + TERMINATION_GRACE
     while left and (seconds := deadline - time.monotonic()) > 0:
         left.difference_update(connection.wait(left, seconds))
@@ -476,5 +478,14 @@ def _end_living() -> None:
         process.kill()
 
 
+def _leave_living() -> None:
+    """In a forked child: they are the parent's, to end and to wait for."""
+    leave_to_parent(*_living)
+    for process in _living:
+        process.disown()
+    _living.clear()
+
+
+os.register_at_fork(after_in_child=_leave_living)
 # After multiprocessing's own, and so called before it.
 atexit.register(_end_living)

@@ -34,7 +34,9 @@ class _Beginning(NamedTuple):
     line: int
 
 
-# Whether a module is imported now, and the modules whose import ended where they run the app, by name.
+# Whether this is a worker process, whether it imports a module now, and the modules whose import ended where they run
+# the app, by name.
+_is_worker_process = False
 _is_importing = False
 _beginnings: dict[str, _Beginning] = {}
 
@@ -79,6 +81,8 @@ def import_main(main: dict[str, str]) -> None:
     Raises:
         BaseException: Whatever the module raises.
     """
+    global _is_worker_process
+    _is_worker_process = True
     own: Any = process.current_process()
     own._inheriting = True  # a program that starts processes there is told by multiprocessing how to avoid it
     try:
@@ -117,6 +121,11 @@ def _importing() -> Iterator[None]:
         sys.modules.update({name: beginning.module for name, beginning in _beginnings.items()})
     finally:
         _is_importing = False
+
+
+def is_worker_process() -> bool:
+    """Whether this process runs CPU-bound tasks for an app in another one."""
+    return _is_worker_process
 
 
 def end_import() -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, TypedDict, Unpack
 
 from flowrra.executors.base import BaseTaskExecutor
+from flowrra.forks import tell_of_forks
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
@@ -88,8 +89,9 @@ class Scheduler:
         self._submissions = Submissions(
             backend, registry, self._target, self._figures, self._clock.micros, lambda: self._changed.set()
         )
+        self.forked()
+        tell_of_forks(self)
         self._look_round_at = 0.0
-        self._loop_task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -105,6 +107,11 @@ class Scheduler:
             async with asyncio.timeout(CLOCK_TIMEOUT):
                 return await broker.clock()
         return None
+
+    def forked(self) -> None:
+        """It claims what is due by a name of its own, and does not run in a process that was forked from its own."""
+        self._submissions.begin()
+        self._loop_task: asyncio.Task[None] | None = None
 
     @property
     def is_running(self) -> bool:

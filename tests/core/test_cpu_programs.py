@@ -377,6 +377,54 @@ class TestWithoutStandardStreams:
         assert (tmp_path / "answer").read_text() == "2"
 
 
+class TestSubmittingFromATask:
+    """The app does not run in a worker process."""
+
+    @pytest.mark.parametrize(
+        "submit",
+        [
+            "app.submit_sync(move, point)",
+            "asyncio.run(app.submit(move, point))",
+            "asyncio.run(app.options(countdown=1).submit(move, point))",
+            "asyncio.run(app.submit_many([(move, (point,), {})]))",
+        ],
+    )
+    def test_it_is_refused_and_says_what_to_do(self, tmp_path: Path, submit: str) -> None:
+        main = """
+            async def main():
+                async with app:
+                    print((await run(more, Point(1))).error)
+
+            asyncio.run(main())
+        """
+        path = program(tmp_path, main)
+        task = f"@app.task(cpu_bound=True, max_retries=0)\ndef more(point):\n    return {submit}\n\n\n"
+        path.write_text(path.read_text().replace("if __name__", task + "if __name__"))
+
+        assert run(path, folder=tmp_path).stdout == (
+            "SubmittedInWorkerProcessError: A CPU-bound task runs in a worker process, where its app does not run: it "
+            "can't submit tasks. Return what they need, and submit them from an async task that awaits the result\n"
+        )
+
+    def test_nor_can_it_wait_for_a_result_in_the_app_s_memory(self, tmp_path: Path) -> None:
+        main = """
+            async def main():
+                async with app:
+                    task_id = await app.submit(move, Point(1))
+                    print((await run(wait, task_id)).error)
+
+            asyncio.run(main())
+        """
+        path = program(tmp_path, main)
+        task = "@app.task(cpu_bound=True, max_retries=0)\ndef wait(id):\n    app.wait_for_result_sync(id, 5)\n\n\n"
+        path.write_text(path.read_text().replace("if __name__", task + "if __name__"))
+
+        assert run(path, folder=tmp_path).stdout == (
+            "BackendError: A CPU-bound task runs in a worker process, and can't see results in its app's memory: wait "
+            "for them in an async task, and submit this one with what they are\n"
+        )
+
+
 CHAT = """
     async def main():
         async with app:

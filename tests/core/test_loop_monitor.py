@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from flowrra.management import FlowrraManager
-from tests.core.apps import memory_app
+from tests.core.apps import memory_app, until
 
 
 async def test_while_a_task_blocks_the_loop_other_threads_see_which_one_and_where(
@@ -114,3 +115,42 @@ def test_a_process_that_was_stopped_is_not_blamed_on_the_loop() -> None:
 
     assert [(stalls, last_stall) for stalls, _, last_stall in answers] == [("0", "None")] * len(answers)
     assert max(float(lag) for _, lag, _ in answers) < 1
+
+
+def watching() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "flowrra-loop-monitor"]
+
+
+def test_it_ends_with_a_loop_that_is_closed_without_stopping_the_app() -> None:
+    app = memory_app()
+    asyncio.run(app.start())
+    for thread in watching():
+        thread.join(timeout=5)
+
+    assert watching() == []
+    assert app.loop_monitor.is_dead()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_it_ends_with_an_app_and_a_loop_that_nobody_holds() -> None:
+    def leave() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(memory_app().start())
+
+    leave()
+    gc.collect()
+    for thread in watching():
+        thread.join(timeout=5)
+
+    assert watching() == []
+
+
+def test_an_app_that_starts_again_on_another_loop_has_one_watch() -> None:
+    app = memory_app()
+
+    async def life() -> None:
+        await app.start()
+        await until(lambda: len(watching()) == 1)
+
+    asyncio.run(life())
+    asyncio.run(life())

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from flowrra.forks import leave_to_parent, tell_of_forks
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend, upgrade
 
 MEMORY = ":memory:"
@@ -27,6 +28,12 @@ class SQLiteSchedulerBackend(SqlSchedulerBackend):
         turns: dict[str, Any] = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
         options = turns if database_path == MEMORY else {}
         super().__init__(sa.URL.create("sqlite+aiosqlite", database=database_path), **options)
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """In a forked child: what was in memory is the parent's, with the thread that held it."""
+        leave_to_parent(self._memory)
+        self._memory = None
 
     async def _open(self) -> AsyncEngine:
         if self.database_path != MEMORY:
