@@ -67,7 +67,7 @@ class Flowrra:
         self.config = Config() if config is None else config
         self.id = f"{socket.gethostname()}-{os.getpid()}-{new_task_id()[:8]}"
         self.telemetry = Telemetry()
-        self.events = EventPublisher()
+        self.events = EventPublisher(app=self.id)
         self.loop_monitor = LoopMonitor(self._name_task)
         self.broker_fitness = FitnessMonitor(self._unfitness)
         self.started_at: datetime | None = None
