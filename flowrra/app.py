@@ -71,7 +71,7 @@ class Flowrra:
         self.config = Config() if config is None else config
         self.id = _new_id()
         self.telemetry = Telemetry()
-        self.events = EventPublisher()
+        self.events = EventPublisher(app=self.id)
         self.loop_monitor = LoopMonitor(self._name_task)
         self.broker_fitness = FitnessMonitor(self._unfitness)
         self.started_at: datetime | None = None

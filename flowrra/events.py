@@ -38,7 +38,8 @@ class EventBus:
     """A list of subscribers: functions, async or plain, that take an event.
 
     An event is a dict with a ``type``; a change of a task is
-    ``{"type": "task.update", "task": TaskResult.to_dict}``.
+    ``{"type": "task.update", "app": Flowrra.id, "task": TaskResult.to_dict}``. The bus of all apps of a process tells
+    by ``app`` whose task it was; of an executor without an app it is None.
 
     Attributes:
         subscribers: Who is subscribed now, in order of subscription; for reading only.
@@ -128,22 +129,32 @@ class _Mailbox:
         """Return once everything was handed over."""
         await self._empty.wait()
 
-    def close(self) -> None:
+    def close(self) -> int:
+        """End it. Returns how many events it still had: they are not handed over any more."""
         self._is_closed = True
-        self._worker.cancel()
+        if not self._loop.is_closed():
+            self._worker.cancel()
+        left = len(self._events)
+        self._events.clear()
+        return left
 
 
 class EventPublisher:
     """Publishes the changes of an app's tasks to a bus: each subscriber has a bounded mailbox and its own pace.
 
+    Args:
+        bus: Where they are published.
+        app: The id of the app.
+
     Attributes:
         bus: The bus.
-        dropped: Events that a subscriber was too slow for.
+        dropped: Events that a subscriber was too slow for, be it while the app ran or at its stop.
         errors: Events that a subscriber failed on.
     """
 
-    def __init__(self, bus: EventBus = event_bus) -> None:
+    def __init__(self, bus: EventBus = event_bus, app: str | None = None) -> None:
         self.bus = bus
+        self._app = app
         self._mailboxes: dict[Subscriber, _Mailbox] = {}
         self.dropped = 0
         self.errors = 0
@@ -155,7 +166,8 @@ class EventPublisher:
         """
         for subscriber in self.bus.subscribers:
             try:
-                self._mailbox(subscriber).put({"type": "task.update", "task": record.copy().to_dict})
+                event = {"type": "task.update", "app": self._app, "task": record.copy().to_dict}
+                self._mailbox(subscriber).put(event)
             except Exception:  # user code: it may not be hashable, or raise when it is compared
                 if self.errors % 1000 == 0:
                     logger.exception("event not handed to subscriber subscriber=%r", type(subscriber))
@@ -164,13 +176,26 @@ class EventPublisher:
     def _mailbox(self, subscriber: Subscriber) -> _Mailbox:
         mailbox = self._mailboxes.get(subscriber)
         if mailbox is None or not mailbox.belongs_to(asyncio.get_running_loop()):
-            self._close_mailboxes_except(self.bus.subscribers)
+            self._close_unsubscribed()
+            if mailbox is not None:
+                self._close_mailbox(subscriber)
             mailbox = self._mailboxes[subscriber] = _Mailbox(subscriber, self)
         return mailbox
 
-    def _close_mailboxes_except(self, subscribers: tuple[Subscriber, ...]) -> None:
-        for subscriber in [each for each in self._mailboxes if each not in subscribers]:
-            self._mailboxes.pop(subscriber).close()
+    def _close_unsubscribed(self) -> None:
+        for subscriber in [each for each in self._mailboxes if each not in self.bus.subscribers]:
+            self._mailboxes.pop(subscriber).close()  # what it still had is wanted no more
+
+    def _close_mailbox(self, subscriber: Subscriber) -> None:
+        left = self._mailboxes.pop(subscriber).close()
+        if left:
+            self.dropped += left
+            logger.warning(
+                "event subscriber too slow, events dropped at the stop subscriber=%r dropped=%d dropped_total=%d",
+                subscriber,
+                left,
+                self.dropped,
+            )
 
     def count_drop(self, subscriber: Subscriber) -> None:
         """Count an event that found a full mailbox; the first of a thousand is logged."""
@@ -184,10 +209,15 @@ class EventPublisher:
 
     async def close(self) -> None:
         """Give the mailboxes a moment to empty, then let them go."""
-        mailboxes = list(self._mailboxes.values())
-        if mailboxes:
-            flushes = [asyncio.ensure_future(mailbox.flush()) for mailbox in mailboxes]
-            _, late = await asyncio.wait(flushes, timeout=FLUSH_TIMEOUT)
-            for flush in late:
+        self._close_unsubscribed()
+        loop = asyncio.get_running_loop()
+        alive = [mailbox for mailbox in self._mailboxes.values() if mailbox.belongs_to(loop)]
+        flushes = [loop.create_task(mailbox.flush()) for mailbox in alive]
+        try:
+            if flushes:
+                await asyncio.wait(flushes, timeout=FLUSH_TIMEOUT)
+        finally:
+            for flush in flushes:
                 flush.cancel()
-        self._close_mailboxes_except(())
+            for subscriber in list(self._mailboxes):
+                self._close_mailbox(subscriber)

@@ -438,7 +438,7 @@ EVENT_LOOP_STALLS = Metric(
 EVENT_SUBSCRIBER_DROPPED = Metric(
     "flowrra_event_subscriber_dropped_total",
     "counter",
-    "Events dropped because a subscriber was too slow.",
+    "Events dropped because a subscriber was too slow, be it at the app's stop.",
     "flowrra.event_subscriber.dropped",
 )
 EVENT_SUBSCRIBER_ERRORS = Metric(

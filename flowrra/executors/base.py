@@ -252,6 +252,7 @@ class BaseTaskExecutor(ABC):
         kwargs: dict[str, Any],
         priority: int | None = None,
         options: SubmitOptions = NO_OPTIONS,
+        is_recorded: bool = False,
     ) -> str:
         """Take on a task. Waits while the queue is full, unless a task calls it: that could be a deadlock.
 
@@ -260,6 +261,7 @@ class BaseTaskExecutor(ABC):
             args, kwargs: What it is called with.
             priority: Lower numbers run first; None is what ``options`` or else the definition says.
             options: The other options of the submission.
+            is_recorded: Whether a leasing broker's task has its record already, and is only to be queued.
 
         Returns:
             The task's id.
@@ -277,7 +279,7 @@ class BaseTaskExecutor(ABC):
         task, record = self._new_task(definition, args, kwargs, priority, options)
         delay = 0.0 if options is NO_OPTIONS else options.delay
         if self._leased is not None:
-            return await self._accept_leased(self._leased, task, record, delay, options.remember)
+            return await self._accept_leased(self._leased, task, record, delay, options.remember, is_recorded)
         telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
         job = Job(task, record, definition, telemetry, time.monotonic() + delay)
         if job.has_changeable_arguments:
@@ -330,13 +332,13 @@ class BaseTaskExecutor(ABC):
         return task, TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
 
     async def _accept_leased(
-        self, leased: LeasedTasks, task: Task, record: TaskResult, delay: float, remember: float
+        self, leased: LeasedTasks, task: Task, record: TaskResult, delay: float, remember: float, is_recorded: bool
     ) -> str:
         entry = leased.entry(task, record, delay, remember)
         # Told first: its worker, which may be this process, tells what comes next.
         self.publish(record)
         try:
-            if not leased.keeps_records:
+            if not leased.keeps_records and not is_recorded:
                 await self.results.store(task.id, record)
             is_new = await leased.submit(entry)
         except BaseException as error:
@@ -410,12 +412,29 @@ class BaseTaskExecutor(ABC):
         try:
             known = await self.results.get(task_id)
             # One that could not be queued was never a task: this is the next try.
-            if known is not None and not (known.status is CANCELLED and (known.error or "").startswith("not queued: ")):
-                return task_id
-            return await self.accept(definition, args, kwargs, options=options)
+            if known is None or (known.status is CANCELLED and (known.error or "").startswith("not queued: ")):
+                return await self.accept(definition, args, kwargs, options=options)
+            if await self._is_lost(known):
+                logger.warning(
+                    "task is recorded, and in no queue: queued again task=%s id=%s", known.task_name, task_id
+                )
+                return await self.accept(definition, args, kwargs, options=options, is_recorded=True)
+            return task_id
         finally:
             del self._accepting[task_id]
             accepting.set_result(None)
+
+    async def _is_lost(self, known: TaskResult) -> bool:
+        """Whether an unfinished record is all that is left of a task, as when its submitter was killed before it was
+        queued. Records in memory don't tell: they don't hear of what other processes do."""
+        leased = self._leased
+        if leased is None or leased.keeps_records or self._memory is not None or known.is_complete:
+            return False
+        if await leased.has(known.task_id):
+            return False
+        # It may have ended just now: an outcome is recorded before the broker forgets the task.
+        latest = await self.results.get(known.task_id)
+        return latest is None or not latest.is_complete
 
     async def _store_accepted(self, record: TaskResult) -> None:
         """Store the record of a new task on a backend that takes its time, while its place in the queue is kept."""

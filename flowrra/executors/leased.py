@@ -152,6 +152,14 @@ class LeasedTasks:
         """
         return await self._submissions.add(entry)
 
+    async def has(self, task_id: str) -> bool:
+        """Whether anything is still to come of a task.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+        return await self._broker.has(task_id)
+
     async def submit_many(self, tasks: Sequence[tuple[Task, TaskResult]]) -> None:
         """Queue tasks, many in one request. While the server has some of them, the next ones are encoded.
 

@@ -414,6 +414,90 @@ class TestIsolation:
             await until(lambda: followed)
             assert (await final(app, followed[0])).status == "success"
 
+    async def test_what_a_slow_subscriber_did_not_get_before_the_stop_is_counted_and_logged(
+        self, subscribe: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("flowrra.events.FLUSH_TIMEOUT", 0.05)
+        app = memory_app()
+        listener, begun = subscribe(Listener()), []
+
+        @subscribe
+        async def stuck(event: Event) -> None:
+            begun.append(event)
+            await asyncio.Event().wait()
+
+        @app.task()
+        async def job() -> None: ...
+
+        async with app:
+            for task_id in [await app.submit(job) for _ in range(5)]:
+                await final(app, task_id)
+
+        assert (len(listener.events), len(begun)) == (15, 1)
+        assert (await FlowrraManager(app).get_runtime_stats())["subscriber_dropped"] == 14
+        (line,) = [line for line in caplog.messages if "dropped at the stop" in line]
+        assert "stuck" in line
+        assert "dropped=14" in line
+
+    async def test_what_nobody_wants_any_more_is_not_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("flowrra.events.FLUSH_TIMEOUT", 0.05)
+        app = memory_app()
+
+        async def stuck(event: Event) -> None:
+            await asyncio.Event().wait()
+
+        @app.task()
+        async def job() -> None: ...
+
+        event_bus.subscribe(stuck)
+        async with app:
+            await final(app, await app.submit(job))
+            await event_bus.unsubscribe(stuck)
+
+        assert app.events.dropped == 0
+
+    def test_what_was_left_on_a_loop_that_is_gone_is_counted(self, subscribe: Any) -> None:
+        app = memory_app()
+
+        @subscribe
+        async def stuck(event: Event) -> None:
+            await asyncio.Event().wait()
+
+        @app.task()
+        async def job() -> None: ...
+
+        async def leave() -> None:
+            await app.start()
+            await final(app, await app.submit(job))
+
+        async def stop() -> None:
+            await app.stop()
+            async with app:
+                await app.submit(job)
+
+        asyncio.run(leave())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("flowrra.events.FLUSH_TIMEOUT", 0.05)
+            asyncio.run(stop())
+
+        assert app.events.dropped == 2 + 2
+
+    async def test_each_says_whose_it_is(self, subscribe: Any) -> None:
+        apps = [memory_app(), memory_app()]
+        listener = subscribe(Listener())
+
+        async def shared() -> None: ...
+
+        owners = {}
+        async with apps[0], apps[1]:
+            for app in apps:
+                app.task()(shared)
+                owners[await app.submit("shared")] = app.id
+            await until(lambda: len(listener.events) == 6)
+
+        assert {event["task"]["task_id"]: event["app"] for event in listener.events} == owners
+        assert len(set(owners.values())) == 2
+
     async def test_two_apps_on_one_bus_each_tell_their_own(self, subscribe: Any) -> None:
         first, second = memory_app(), memory_app()
         listener = subscribe(Listener())

