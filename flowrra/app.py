@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from flowrra._version import __version__
 from flowrra.app_thread import AppThread
 from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.fitness import FitnessMonitor
 from flowrra.config import BackendConfig, BrokerConfig, Config, SchedulerConfig
 from flowrra.events import EventPublisher
@@ -36,6 +37,7 @@ from flowrra.foreground import Foreground
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.ranges import PRIORITY, shown
+from flowrra.rebuilding import rebuild_result
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry, is_async
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.scheduler import Scheduler
@@ -491,7 +493,10 @@ class Flowrra:
 
     async def get_result(self, task_id: str) -> TaskResult | None:
         """The record of a task as it stands now; None if it is unknown. Works in any state of the app, on any loop."""
-        return await self.results.get(task_id)
+        record = await self.results.get(task_id)
+        if record is not None and type(self.results) is not InMemoryBackend:
+            rebuild_result(record, self._registry)
+        return record
 
     async def wait_for_result(self, task_id: str, timeout: float | None = None) -> TaskResult:
         """The record of a task once it is complete. A failed or cancelled task is returned, not raised.
@@ -507,11 +512,14 @@ class Flowrra:
         """
         results = self.results if self._results is None else self._results
         try:
-            return await results.wait_for_known(task_id, timeout)
+            record = await results.wait_for_known(task_id, timeout)
         except TaskTimeoutError:
             raise
         except TimeoutError:
             raise TaskTimeoutError(task_id, timeout) from None
+        if type(results) is not InMemoryBackend:
+            rebuild_result(record, self._registry)
+        return record
 
     def wait_for_result_sync(self, task_id: str, timeout: float | None = None) -> TaskResult:
         """:meth:`wait_for_result` for code without an event loop, from any thread.

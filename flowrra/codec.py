@@ -1,6 +1,7 @@
-"""Tasks and records as JSON: what travels through a server, and stays readable by flowrra 0.1.8.
+"""Tasks and records as JSON: what travels through a server.
 
-Only what JSON has: text, numbers, true, false, null, lists, and dicts with text as keys. Tuples come back as lists.
+What JSON has, stands there as it is, for flowrra 0.1.8 and other languages to read; what it lacks is tagged, see
+``tags.py``.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from json.encoder import c_make_encoder  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
+from flowrra import rebuilding, tags
 from flowrra.exceptions import BackendError, SerializationError
 from flowrra.task import Task, TaskResult
 
@@ -27,8 +31,17 @@ _ARGS_MARK = ',"args":['
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_WRITABLE = (
+    "Pass None, booleans, numbers, text, bytes, dates and times, UUIDs, decimals, lists, tuples, sets, dicts with text "
+    "as keys, and what an annotation tells how to rebuild"
+)
+_MARK = tags.MARK
+_MARK_BYTES = _MARK.encode()
+
 _quoted = json.encoder.encode_basestring_ascii
+_encoder = json.JSONEncoder(separators=(",", ":"))
+# Made once: JSONEncoder makes it anew for each text, which takes longer than to write most of them.
+_chunks = c_make_encoder and c_make_encoder(None, _encoder.default, _quoted, None, ":", ",", False, False, True)
 
 
 class QueuedTask(NamedTuple):
@@ -64,15 +77,38 @@ def _number(value: float) -> str:
     return repr(value) if type(value) in (int, float) else json.dumps(value)
 
 
-def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], task_name: str | None) -> str:
+def encode_call(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    task_name: str | None,
+    function: Callable[..., Any] | None = None,
+) -> str:
     """A task's arguments as text. It is made once, when the task is submitted, and kept: what an attempt does to its
     arguments reaches neither the next attempt nor the record.
 
+    Args:
+        args, kwargs: The arguments.
+        task_name: The task's name.
+        function: What they are for, if a worker is to call it with what it reads from the text: it must then be able
+            to rebuild, by the function's annotations, what has no type in the text.
+
     Raises:
-        SerializationError: They hold what JSON doesn't have, or are too large.
+        SerializationError: They hold what can't be written, or not be rebuilt, or are too large.
     """
     what = f"The arguments of task '{task_name}'"
-    return _checked(f'"args":{_encoded(args, what)},"kwargs":{_encoded(kwargs, what)}', what)
+    try:
+        if tags.are_plain(args) and (not kwargs or tags.is_plain(kwargs)):
+            text = _call_of(args, kwargs)
+            if _MARK not in text:
+                return _checked(text, what)
+        text = _call_of(*rebuilding.written_call(args, kwargs, function))
+    except Exception as error:  # it is user code, and may raise anything
+        raise _unwritable(what, error) from error
+    return _checked(text, what)
+
+
+def _call_of(args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    return f'"args":{_encode(args) if args else "[]"},"kwargs":{_encode(kwargs) if kwargs else "{}"}'
 
 
 def encode_task(task: Task, submitted_at: datetime | None, call: str) -> str:
@@ -123,6 +159,8 @@ def decode_task(data: bytes) -> QueuedTask:
         raise ValueError("it has no id or no name")
     if not isinstance(args or [], list) or not isinstance(kwargs or {}, dict):
         raise ValueError("its arguments are no list, or no dict")
+    if _MARK in text:
+        args, kwargs = _untagged(lambda: (tags.read(args), tags.read_values(kwargs or {})))
     timeout, submitted_at = fields.get("timeout"), fields.get("submitted_at")
     try:
         task = Task(
@@ -224,7 +262,14 @@ def decode_record(data: bytes) -> TaskResult:
         BackendError: It is no record.
     """
     try:
-        return TaskResult.from_dict(_decoded(data))
+        fields = _decoded(data)
+        if _MARK_BYTES in data:
+            args, kwargs, result = (fields.get(key) for key in ("args", "kwargs", "result"))
+            args, kwargs, result = _untagged(
+                lambda: (tags.read(args), tags.read_values(kwargs or {}), tags.read(result))
+            )
+            fields.update(args=args, kwargs=kwargs, result=result)
+        return TaskResult.from_dict(fields)
     except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise BackendError(f"A task's record can't be read: {type(error).__name__}: {error}") from None
 
@@ -240,20 +285,41 @@ def _encoded(value: Any, what: str) -> str:
     kind = type(value)
     if kind is str:
         return _quoted(value)
-    if (kind is tuple or kind is dict) and not value:
-        return "{}" if kind is dict else "[]"
+    if kind is dict and not value:
+        return "{}"
     try:
-        return _encode(value)
+        if tags.is_plain(value):
+            text = _encode(value)
+            if _MARK not in text:
+                return text
+        return _encode(tags.Writer().write(value))
     except Exception as error:  # it is user code, and may raise anything
-        raise SerializationError(
-            f"{what} can't be written as JSON: {error}. Pass text, numbers, booleans, None, lists and dicts"
-        ) from error
+        raise _unwritable(what, error) from error
+
+
+def _encode(value: Any) -> str:
+    """What is plain, as JSON."""
+    return _encoder.encode(value) if _chunks is None else "".join(_chunks(value, 0))
+
+
+def _unwritable(what: str, error: Exception) -> SerializationError:
+    if isinstance(error, SerializationError):  # it says all
+        return error
+    reason = "they are nested too deeply, or contain themselves" if isinstance(error, RecursionError) else str(error)
+    return SerializationError(f"{what} can't be written as JSON: {reason}. {_WRITABLE}")
 
 
 def _checked(text: str, what: str) -> str:
     if len(text) > MAX_SIZE:
         raise SerializationError(f"{what} would take {len(text):,} bytes as JSON, at most {MAX_SIZE:,} are allowed")
     return text
+
+
+def _untagged(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _decoded(data: str | bytes) -> dict[str, Any]:

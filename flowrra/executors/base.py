@@ -39,6 +39,7 @@ from flowrra.executors.records import Records
 from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
 from flowrra.ranges import PRIORITY
+from flowrra.rebuilding import rebuild_result
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
 from flowrra.task import (
@@ -504,7 +505,10 @@ class BaseTaskExecutor(ABC):
 
     async def get_result(self, task_id: str) -> TaskResult | None:
         """The record of a task; None if it is unknown."""
-        return await self.results.get(task_id)
+        record = await self.results.get(task_id)
+        if record is not None and self._memory is None:
+            rebuild_result(record, self.registry)
+        return record
 
     async def wait_for_result(self, task_id: str, timeout: float | None = None) -> TaskResult:
         """The record of a task once it is complete, whatever became of it. An unknown one is waited for.
@@ -517,11 +521,14 @@ class BaseTaskExecutor(ABC):
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
         """
         try:
-            return await self.results.wait_for(task_id, timeout)
+            record = await self.results.wait_for(task_id, timeout)
         except TaskTimeoutError:
             raise
         except TimeoutError:
             raise TaskTimeoutError(task_id, timeout) from None
+        if self._memory is None:
+            rebuild_result(record, self.registry)
+        return record
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -554,6 +561,8 @@ class BaseTaskExecutor(ABC):
             definition = self.registry.by_name.get(task.name)
             if definition is None:  # it was unregistered meanwhile
                 raise TaskNotFoundError(task.name)
+            if self.broker is not None:
+                job.rebuild_arguments(definition.func)
             if self._middlewares:
                 value = await self._call_in_middlewares(definition.func, job)
             else:

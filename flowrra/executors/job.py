@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 from flowrra.copying import SCALARS, copied
+from flowrra.rebuilding import rebuilt_call
 from flowrra.registry import TaskDefinition
 from flowrra.task import Task, TaskResult
 from flowrra.telemetry import TaskTelemetry
@@ -91,6 +94,18 @@ class Job:
         task = self.task
         task.args = self.record.args = copied(task.args)
         task.kwargs = self.record.kwargs = copied(task.kwargs)
+
+    def rebuild_arguments(self, function: Callable[..., Any]) -> None:
+        """Make of what was read from a broker what the function's annotations say. The record keeps what was read.
+
+        Raises:
+            SerializationError: An argument does not fit its annotation.
+        """
+        task = self.task
+        args, kwargs = rebuilt_call(function, task.args, task.kwargs)
+        if args is not task.args:
+            task.args, task.kwargs = args, kwargs
+            self.has_changeable_arguments = True
 
     def shown(self) -> Task:
         """The task as the code of its current attempt sees it."""

@@ -137,9 +137,9 @@ class LeasedTasks:
         """A task as it is queued.
 
         Raises:
-            SerializationError: Its arguments can't be written as JSON.
+            SerializationError: Its arguments can't be written as JSON, or not be rebuilt from it.
         """
-        call = codec.encode_call(task.args, task.kwargs, task.name)
+        call = codec.encode_call(task.args, task.kwargs, task.name, self._executor.registry.get(task.name))
         kept = codec.encode_record(record, call) if self.keeps_records else None
         text = codec.encode_task(task, record.submitted_at, call)
         return Entry(task.id, task.priority, delay, text, kept, remember)

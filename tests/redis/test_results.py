@@ -7,8 +7,6 @@ import datetime as dt
 import json
 import logging
 import time
-import uuid
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -287,9 +285,7 @@ class TestLists:
 
 class TestJson:
     @pytest.mark.parametrize(
-        "value",
-        [dt.datetime(2026, 1, 1, tzinfo=dt.UTC), b"bytes", uuid.UUID(int=1), Decimal(1), {1, 2}, object()],
-        ids=lambda value: type(value).__name__,
+        "value", [object(), {1: 2}, asyncio.Event(), 10**5000], ids=["object", "key", "event", "too many digits"]
     )
     async def test_other_values_are_refused_at_submit(self, url: str, look: redis.Redis, value: Any) -> None:
         async with with_tasks(redis_app(url)) as app:
@@ -308,9 +304,9 @@ class TestJson:
             app = redis_app(url, backend=backend)
 
             @app.task(name="odd")
-            async def odd() -> set[int]:
+            async def odd() -> object:
                 runs.append(1)
-                return {1}
+                return object()
 
             async with app:
                 record = await final(app, await app.submit("odd"))
@@ -321,7 +317,7 @@ class TestJson:
 
     async def test_values_pass_as_json_does(self, url: str) -> None:
         async with with_tasks(redis_app(url)) as app:
-            task_id = await app.submit("echo", (1, (2, 3)), {1: 2}, "ü\ud800\x00", 2**70, 1.5, None, True, key="q'\"")
+            task_id = await app.submit("echo", [1, [2, 3]], {"1": 2}, "ü\ud800\x00", 2**70, 1.5, None, True, key="q'\"")
             record = await final(app, task_id)
             assert (await record_of(app, task_id)).args == record.args
 
