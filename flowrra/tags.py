@@ -8,6 +8,7 @@ them; see ``rebuilding.py``.
 from __future__ import annotations
 
 import binascii
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -257,14 +258,18 @@ def _write_dataclass(writer: Writer, value: Any, depth: int) -> Any:
 def _write_model(writer: Writer, value: Any, depth: int) -> Any:
     kind = type(value)
     writer.declared = writer.declared or kind
+    fields = dumped(value, "python")
     try:
-        return writer.write(dumped(value, "python"), depth)
+        return writer.write(fields, depth)
     except UnwritableError:
-        # It holds a class that pydantic knows as text, such as a URL, or shows as another text, such as a secret.
+        # A field is of a class that pydantic knows as text, such as a URL, or shows as another text, such as a secret.
         found = dumped(value, "json")
-        if validated(kind, found) != value:
+        for name, field in fields.items() if isinstance(fields, dict) else ():
+            with contextlib.suppress(UnwritableError):
+                found[name] = writer.write(field, depth + 1)
+        if validated(kind, read(found)) != value:
             raise
-        return writer.write(found, depth)
+        return found
 
 
 def dumped(model: Any, mode: str) -> Any:
