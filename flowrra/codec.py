@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from json.encoder import c_make_encoder  # type: ignore[attr-defined]
@@ -16,15 +15,11 @@ from typing import Any, NamedTuple
 
 from flowrra import rebuilding, tags
 from flowrra.exceptions import BackendError, SerializationError
+from flowrra.ranges import MAX_BACKOFF, MAX_DELAY, MAX_PRIORITY, MAX_RETRIES
 from flowrra.task import Task, TaskResult
 
 # Bytes: an entry that is larger is refused, as it would hold up everybody else's.
 MAX_SIZE = 64 * 1024 * 1024
-# The bounds of what a task says of itself: numbers that every part of the way can hold. The first is 100 years.
-MAX_DELAY = 100 * 365 * 24 * 3600.0
-MAX_RETRIES = 2**31 - 1
-MAX_BACKOFF = 1e9
-MAX_PRIORITY = sys.float_info.max
 
 _FIELDS = frozenset({"submitted_at", *(field.name for field in dataclasses.fields(Task))})
 _ARGS_MARK = ',"args":['
@@ -101,10 +96,27 @@ def encode_call(
             text = _call_of(args, kwargs)
             if _MARK not in text:
                 return _checked(text, what)
-        text = _call_of(*rebuilding.written_call(args, kwargs, function))
+        text = _call_of(*written_call(args, kwargs, task_name, function))
     except Exception as error:  # it is user code, and may raise anything
         raise _unwritable(what, error) from error
     return _checked(text, what)
+
+
+def written_call(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    task_name: str | None,
+    function: Callable[..., Any] | None = None,
+) -> tuple[list[Any], dict[str, Any]]:
+    """:func:`encode_call`, but as what JSON has rather than as its text.
+
+    Raises:
+        SerializationError: As there.
+    """
+    try:
+        return rebuilding.written_call(args, kwargs, function)
+    except Exception as error:  # it is user code, and may raise anything
+        raise _unwritable(f"The arguments of task '{task_name}'", error) from error
 
 
 def _call_of(args: Sequence[Any], kwargs: dict[str, Any]) -> str:

@@ -15,8 +15,7 @@ from flowrra.backends.factory import get_backend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.factory import get_broker
-from flowrra.codec import MAX_DELAY
-from flowrra.ranges import Range
+from flowrra.ranges import MAX_DELAY, Range
 
 if TYPE_CHECKING:
     from flowrra.scheduler.backends.base import BaseSchedulerBackend

@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowrra import tags
 from flowrra.exceptions import SerializationError
-from flowrra.registry import TaskRegistry
 from flowrra.tags import UnwritableError, Writer
 from flowrra.task import TaskResult
+
+if TYPE_CHECKING:
+    from flowrra.registry import TaskRegistry
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ _TEXT = frozenset({str})
 _ZONE_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
 
 
-class UnwritableError(Exception):
+class UnwritableError(TypeError):
     """A value, or something in it, can't be written.
 
     Args:

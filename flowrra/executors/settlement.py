@@ -8,10 +8,10 @@ import logging
 from datetime import UTC, datetime
 
 from flowrra import telemetry as counters
-from flowrra.codec import MAX_DELAY
 from flowrra.exceptions import Reject, SerializationError, TaskNotFoundError, TaskTimeoutError
 from flowrra.executors.failures import class_name, describe, format_traceback, retry_delay
 from flowrra.executors.job import Interrupt, Job
+from flowrra.ranges import MAX_DELAY
 from flowrra.registry import ExceptionTypes
 from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, Task
 

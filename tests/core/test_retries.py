@@ -10,11 +10,11 @@ import pytest
 
 import flowrra
 from flowrra import Flowrra, Reject, Task, TaskResult
-from flowrra.codec import MAX_BACKOFF, MAX_DELAY, MAX_RETRIES
 from flowrra.events import event_bus
 from flowrra.exceptions import SerializationError
 from flowrra.executors.failures import retry_delay
 from flowrra.management import FlowrraManager
+from flowrra.ranges import MAX_BACKOFF, MAX_DELAY, MAX_RETRIES
 from tests.core import cpu_tasks
 from tests.core.apps import assert_counts_add_up, cpu_app, final, memory_app, numbers_of, record_of, until
 
