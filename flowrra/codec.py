@@ -96,10 +96,27 @@ def encode_call(
             text = _call_of(args, kwargs)
             if _MARK not in text:
                 return _checked(text, what)
-        text = _call_of(*rebuilding.written_call(args, kwargs, function))
+        text = _call_of(*written_call(args, kwargs, task_name, function))
     except Exception as error:  # it is user code, and may raise anything
         raise _unwritable(what, error) from error
     return _checked(text, what)
+
+
+def written_call(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    task_name: str | None,
+    function: Callable[..., Any] | None = None,
+) -> tuple[list[Any], dict[str, Any]]:
+    """:func:`encode_call`, but as what JSON has rather than as its text.
+
+    Raises:
+        SerializationError: As there.
+    """
+    try:
+        return rebuilding.written_call(args, kwargs, function)
+    except Exception as error:  # it is user code, and may raise anything
+        raise _unwritable(f"The arguments of task '{task_name}'", error) from error
 
 
 def _call_of(args: Sequence[Any], kwargs: dict[str, Any]) -> str:

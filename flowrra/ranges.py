@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-# The bounds of what a task says of itself, in a submission and in a queue: numbers that every part of the way can hold.
-# The first is 100 years, in seconds.
+# The bounds of what a task says of itself: numbers that every part of the way can hold. The first is 100 years.
 MAX_DELAY = 100 * 365 * 24 * 3600.0
 MAX_RETRIES = 2**31 - 1
 MAX_BACKOFF = 1e9
 MAX_PRIORITY = sys.float_info.max
+
 MAX_SHOWN = 100
 
 

@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowrra import tags
 from flowrra.exceptions import SerializationError
-from flowrra.registry import TaskRegistry
 from flowrra.tags import UnwritableError, Writer
 from flowrra.task import TaskResult
+
+if TYPE_CHECKING:
+    from flowrra.registry import TaskRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class _Parameter(NamedTuple):
     fault: str = "it has no annotation"
 
 
-class _Signature(NamedTuple):
+class _Annotations(NamedTuple):
     """What a function's annotations say of its parameters and its result.
 
     Attributes:
@@ -86,7 +88,7 @@ def written_call(
         UnwritableError: One can't be written, or could not be rebuilt for the function.
         Exception: What a user's class raises.
     """
-    known = _NOTHING_KNOWN if function is None else _signature(function)
+    known = _NOTHING_KNOWN if function is None else _annotations_of(function)
     for key in kwargs:
         if not isinstance(key, str):
             raise UnwritableError(f"{key!r} is no keyword")
@@ -138,7 +140,7 @@ def rebuilt_call(
     Raises:
         SerializationError: One does not fit its annotation.
     """
-    known = _signature(function)
+    known = _annotations_of(function)
     if not known.rebuilds:
         return args, kwargs
     parameters = known.of_positional(len(args))
@@ -166,7 +168,7 @@ def rebuild_result(record: TaskResult, registry: TaskRegistry) -> None:
     definition = registry.by_name.get(name) if isinstance(name, str) else None
     if definition is None or record.result is None:
         return
-    build = _signature(definition.func).result
+    build = _annotations_of(definition.func).result
     if build is None:
         return
     try:
@@ -204,11 +206,11 @@ def _is_alike(value: Any, other: Any) -> bool:
 
 # ── annotations ─────────────────────────────────────────────────────────────────────────────────────────────
 
-_NOTHING_KNOWN = _Signature((), {}, (None, None), None, False)
+_NOTHING_KNOWN = _Annotations((), {}, (None, None), None, False)
 
 
 @lru_cache(maxsize=1024)
-def _signature(function: Callable[..., Any]) -> _Signature:
+def _annotations_of(function: Callable[..., Any]) -> _Annotations:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # it is written in C, and says nothing
@@ -229,7 +231,7 @@ def _signature(function: Callable[..., Any]) -> _Signature:
 
     kind = inspect.Parameter
     further = tuple(next(iter(of_kinds(each)), None) for each in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD))
-    return _Signature(
+    return _Annotations(
         tuple(of_kinds(kind.POSITIONAL_ONLY, kind.POSITIONAL_OR_KEYWORD)),
         {each.name: each for each in of_kinds(kind.POSITIONAL_OR_KEYWORD, kind.KEYWORD_ONLY)},
         (further[0], further[1]),

@@ -23,6 +23,8 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from flowrra.ranges import shown
+
 logger = logging.getLogger(__name__)
 
 MARK = "__flowrra__"
@@ -34,7 +36,7 @@ _TEXT = frozenset({str})
 _ZONE_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
 
 
-class UnwritableError(Exception):
+class UnwritableError(TypeError):
     """A value, or something in it, can't be written.
 
     Args:
@@ -125,11 +127,11 @@ class Writer:
         found = {}
         for key, value in values:
             if not isinstance(key, str):
-                raise UnwritableError(f"has the key {_short(key)} ({type(key).__qualname__}), and keys must be text")
+                raise UnwritableError(f"has the key {shown(key)} ({type(key).__qualname__}), and keys must be text")
             try:
                 found[key] = self.write(value, depth)
             except UnwritableError as error:
-                raise error.within(f"[{_short(key)}]") from None
+                raise error.within(f"[{shown(key)}]") from None
         return found
 
 
@@ -292,11 +294,6 @@ def _by_name(kind: Any) -> dict[str, bool]:
     return {"by_name": True} if "by_name" in inspect.signature(kind.model_validate).parameters else {}
 
 
-def _short(key: object) -> str:
-    text = repr(key)
-    return text if len(text) <= 100 else f"{text[:100]}…"
-
-
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -324,7 +321,7 @@ def _read_tag(tag: dict[str, Any]) -> Any:
     name = tag[MARK]
     reader = _READERS.get(name) if isinstance(name, str) else None
     if reader is None:
-        raise ValueError(f"{_short(name)} is no type that is known here")
+        raise ValueError(f"{shown(name)} is no type that is known here")
     more = {key: value for key, value in tag.items() if key not in (MARK, "value")}
     try:
         return reader(tag["value"], **more)

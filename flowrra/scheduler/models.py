@@ -12,6 +12,7 @@ from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from flowrra.scheduler.cron import CronExpression
+from flowrra.tags import Writer
 
 
 class ScheduleType(Enum):
@@ -165,7 +166,8 @@ def definition_key(task: ScheduledTask) -> str:
     parts = [task.task_name, task.schedule_type.value, schedule, list(task.args), task.kwargs]
     if task.schedule_type is ScheduleType.CRON and task.timezone is not None:
         parts.append(task.timezone)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    # A tuple is a list there, as in flowrra 0.1.8, whose schedules are found again.
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=Writer().write).encode()).hexdigest()
 
 
 def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | None:

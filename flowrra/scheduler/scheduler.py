@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, TypedDict, Unpack
 
+from flowrra import codec
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.forks import tell_of_forks
 from flowrra.registry import TaskRegistry
@@ -266,6 +267,8 @@ class Scheduler:
             task_id or str(uuid.uuid4()), task_name, kind, schedule, tuple(args), dict(kwargs or {}), **extras
         )
         check(task)
+        if self.backend.keeps_text:  # what could not be rebuilt from it is refused now, and not when it is due
+            codec.encode_call(task.args, task.kwargs, task_name, self.registry.get(task_name))
         if task.max_running is not None and self._target.callback is not None:
             raise ValueError("max_running needs to know when tasks end, which a submit callback doesn't tell")
         return task

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowrra.brokers.base import LeasingBroker
 from flowrra.executors.base import BaseTaskExecutor
+from flowrra.rebuilding import rebuilt_call
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.models import Run
 from flowrra.submission import SubmitOptions
@@ -86,13 +87,15 @@ class Target:
             # Whoever submits it again, as its row in the store doesn't say yet that it was, finds it known.
             remember=min(max(0.0, (run.until - now) / 1e6) + REMEMBER_MORE, LONGEST_MEMORY),
         )
+        function = self._registry.get(task.task_name)
+        args, kwargs = (task.args, task.kwargs) if function is None else rebuilt_call(function, task.args, task.kwargs)
         if self.callback is not None:
-            await self.callback(self._registry.get_or_raise(task.task_name), *task.args, **task.kwargs)
+            await self.callback(self._registry.get_or_raise(task.task_name), *args, **kwargs)
         elif self._submit_run is not None:
-            await self._submit_run(task.task_name, task.args, task.kwargs, options)
+            await self._submit_run(task.task_name, args, kwargs, options)
         else:
             definition = self._registry.definition(task.task_name)
-            await self._executor(task.task_name).accept_once(definition, task.args, task.kwargs, options)
+            await self._executor(task.task_name).accept_once(definition, args, kwargs, options)
 
     async def is_unfinished(self, task_name: str, task_id: str) -> bool:
         """Whether anything is still to come of a task, as far as this process can know."""

@@ -447,7 +447,7 @@ async def test_a_result_that_does_not_fit_stays_plain_data(
 
 
 def test_in_memory_nothing_is_looked_at() -> None:
-    rebuilding._signature.cache_clear()
+    rebuilding._annotations_of.cache_clear()
 
     async def run() -> None:
         app = Flowrra(Config(executor=ExecutorConfig(io_workers=1)))
@@ -457,4 +457,4 @@ def test_in_memory_nothing_is_looked_at() -> None:
             assert record.result == ["no order", None, 1, {}]
 
     asyncio.run(run())
-    assert rebuilding._signature.cache_info().currsize == 0
+    assert rebuilding._annotations_of.cache_info().currsize == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import datetime, tzinfo
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
 
@@ -22,7 +22,13 @@ class Claims(NamedTuple):
 
 
 class BaseSchedulerBackend(ABC):
-    """Keeps schedules. Datetimes are naive local ones."""
+    """Keeps schedules. Datetimes are naive local ones.
+
+    Attributes:
+        keeps_text: Whether it writes arguments as JSON, so that those of some classes have to be rebuilt.
+    """
+
+    keeps_text: ClassVar[bool] = False
 
     @abstractmethod
     async def create(self, task: ScheduledTask) -> None:

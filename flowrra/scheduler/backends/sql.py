@@ -19,6 +19,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from flowrra import codec, tags
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
 from flowrra.scheduler.models import (
     Run,
@@ -145,6 +146,8 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         extra: The extra of flowrra that installs the driver.
         options: For ``create_async_engine``.
     """
+
+    keeps_text = True
 
     def __init__(self, url: sa.URL, extra: str | None = None, **options: Any) -> None:
         self._url = url
@@ -570,10 +573,12 @@ def _insert_once(dialect: str) -> Any:
 def _values(task: ScheduledTask) -> dict[str, Any]:
     values = {column.name: getattr(task, column.name) for column in _DEFINED}
     due = None if task.next_run_at is None else micros(task.next_run_at)
+    args, kwargs = codec.written_call(task.args, task.kwargs, task.task_name)
     return {
         **values,
         "schedule_type": task.schedule_type.value,
-        "args": list(task.args),
+        "args": args,
+        "kwargs": kwargs,
         "due": due,
         "definition": _key(task),
     }
@@ -596,7 +601,7 @@ def _read_row(row: Any) -> tuple[ScheduledTask, str | None]:
     for name, (read, stand_in) in _READERS.items():
         try:
             fields[name] = read(fields[name])
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             faults.append(f"{name} {fields[name]!r} can't be read: {error}")
             fields[name] = stand_in
     try:
@@ -613,7 +618,7 @@ def _arguments(kind: type[Any]) -> Callable[[Any], Any]:
         found = json.loads(value) if isinstance(value, str) else value  # 0.1.8 put text into PostgreSQL's JSON too
         if not isinstance(found, kind):
             raise TypeError(f"it is not a {kind.__name__}")
-        return tuple(found) if kind is list else found
+        return tuple(tags.read(found)) if kind is list else tags.read_values(found)
 
     return read
 
