@@ -97,9 +97,12 @@ class LocalZone(tzinfo):
     """The server's own zone, with its daylight saving."""
 
     def utcoffset(self, dt: datetime | None) -> timedelta:
-        """The offset at that local time."""
-        at = time.time() if dt is None else dt.replace(tzinfo=None).timestamp()
-        return timedelta(seconds=time.localtime(at).tm_gmtoff)
+        """The offset at that local time: in a gap, which clocks skip, the one before it if ``fold`` is 0, else the one
+        after; in a doubled hour that of its first pass, or its second."""
+        if dt is None:
+            return timedelta(seconds=time.localtime().tm_gmtoff)
+        clock = dt.replace(tzinfo=UTC).timestamp()
+        return timedelta(seconds=round(clock - dt.replace(tzinfo=None).timestamp()))
 
     def dst(self, dt: datetime | None) -> None:
         """Unknown."""
