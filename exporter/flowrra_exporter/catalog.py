@@ -479,6 +479,33 @@ COLLECTOR_DURATION = Metric(
     "seconds",
     scope="exporter",
 )
+REGISTERED_SUCCESS = Metric(
+    "flowrra_registered_collector_success",
+    "gauge",
+    "1 if what is registered with prometheus_client and of this class was collected in time; 0 if not: then what it "
+    "hasn't yielded is absent. Counters and the like are all 'prometheus_client'.",
+    "flowrra.registered_collector.success",
+    ("collector",),
+    scope="exporter",
+)
+REGISTERED_DURATION = Metric(
+    "flowrra_registered_collector_duration_seconds",
+    "gauge",
+    "How long the slowest of this class took that is registered with prometheus_client.",
+    "flowrra.registered_collector.duration",
+    ("collector",),
+    "seconds",
+    scope="exporter",
+)
+REGISTERED_DROPPED = Metric(
+    "flowrra_registered_series_dropped",
+    "gauge",
+    "Time series of what is registered with prometheus_client that are left out of this scrape, by reason: see "
+    "docs/own_metrics.md.",
+    "flowrra.registered_series.dropped",
+    ("collector", "reason"),
+    scope="exporter",
+)
 EXPORTER_SERIES = Metric(
     "flowrra_exporter_series",
     "gauge",

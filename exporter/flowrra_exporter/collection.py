@@ -136,7 +136,8 @@ class Collection:
             run.cancel()
 
     def _late(self, name: str) -> Outcome:
-        return Outcome(name, "not ready in time for this scrape", time.monotonic() - self._started, ())
+        so_far = self._collectors[name].so_far()
+        return Outcome(name, "not ready in time for this scrape", time.monotonic() - self._started, so_far)
 
     async def _run(self, collector: Collector) -> None:
         families: Sequence[AnyFamily] = ()
@@ -154,7 +155,7 @@ class Collection:
         except Exception as failure:  # a source can fail in any way; it's reported by the outcome
             error = f"{type(failure).__name__}: {failure}"
             logger.debug("collector %s failed", collector.name, exc_info=True)
-        if is_sources_fault:
+        if is_sources_fault and not collector.keeps_sources_apart:
             self._judge(collector.name, bool(error))
         seconds = time.monotonic() - self._started
         self._outcomes[collector.name] = Outcome(collector.name, error, seconds, families)
@@ -198,12 +199,13 @@ class Collections:
         if last is not None:
             self._hanging.update(last.running)
         self._hanging = {name: run for name, run in self._hanging.items() if not run.done()}
-        refused = dict.fromkeys(self._hanging, "has not answered an earlier scrape yet")
+        collectors = self._collectors()
+        apart = {collector.name for collector in collectors if collector.keeps_sources_apart}
+        refused = dict.fromkeys(self._hanging.keys() - apart, "has not answered an earlier scrape yet")
         for name, breaker in self._breakers.items():
             reason = breaker.refusal
             if reason is not None:
                 refused[name] = reason
-        collectors = self._collectors()
         names = {collector.name for collector in collectors}
         return Collection(
             collectors,

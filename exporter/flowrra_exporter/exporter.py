@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_REGISTRY_TIMEOUT = 1.0
 _FLUSH_SECONDS = 5.0
 """The longest that `close` waits for an OTLP receiver to take the last figures and spans."""
 
@@ -69,7 +68,7 @@ class Exporter:
         self._app = app
         self._mode = mode = "observer" if self.settings.observe else mode
         self._management: Management | None = None
-        self._python = PythonCollector(_REGISTRY_TIMEOUT, own_only=self.settings.observe)
+        self._python = PythonCollector(self.settings.collector_python_timeout, own_only=self.settings.observe)
         self._collectors: list[Collector] = self._chosen([self._python])
         self._server: ServerThread | None = None
         self._birthplace = Birthplace("the exporter")
@@ -92,7 +91,7 @@ class Exporter:
         self._collections = Collections(
             mode,
             lambda: self._collectors,
-            self.settings.collect_timeout,
+            max(self.settings.collect_timeout, self.settings.collector_python_timeout),
             lambda: None if self._otel is None else self._otel.exemplars,
         )
 
@@ -108,6 +107,11 @@ class Exporter:
             raise RuntimeError("the exporter doesn't serve yet; call serve() first")
         self._birthplace.check()
         return self._server
+
+    @property
+    def left_out(self) -> list[str]:
+        """What the last collection left out of the metrics that the program registered, in words."""
+        return self._python.left_out
 
     @property
     def management(self) -> Management | None:

@@ -17,6 +17,18 @@ async def rest() -> None:
     await asyncio.sleep(0)
 
 
+class ThreadPacer:
+    """The same in a thread without a loop. Call it between small pieces of work."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + SLICE_SECONDS
+
+    def __call__(self) -> None:
+        if time.perf_counter() >= self._until:
+            time.sleep(0)
+            self._until = time.perf_counter() + SLICE_SECONDS
+
+
 class Pacer:
     """Rests whenever a slice is used up. Call `pause_if_due` between small pieces of work."""
 

@@ -12,7 +12,6 @@ https://prometheus.io/docs/specs/om/open_metrics_spec/.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
@@ -25,13 +24,21 @@ from prometheus_client.samples import Sample
 from flowrra_exporter.catalog import TASK_RUN_DURATION, Metric
 from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
 from flowrra_exporter.pacing import SLICE_SECONDS
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, ForeignFamily, Labels, Number, Point
+from flowrra_exporter.samples import (
+    AnyFamily,
+    Distribution,
+    Family,
+    ForeignFamily,
+    Labels,
+    Number,
+    Point,
+    served_samples,
+)
 
 # Between clock readings: what takes a tenth of a millisecond or two when all of it is new.
 _LINES_IN_ONE_GO = 64
 _BLOCKS_IN_ONE_GO = 8
 _SPARE_PREPARED = 64
-_INVALID_NAME_CHARACTER = re.compile(r"[^a-zA-Z0-9_:]")
 
 
 class Format(Enum):
@@ -238,30 +245,18 @@ def _comments(name: str, type: str, help: str, unit: str, format: Format) -> str
     return f"# HELP {name} {help}\n# TYPE {name} {type}\n{unit_line}"
 
 
-# What prometheus_client collects: the user's own metrics and those of the process. Any type, any labels, so
-# nothing is prepared; the text format knows fewer types, whose samples then form families of their own.
+# What prometheus_client collects, as `foreign_families` has read it. Any type, any labels, so nothing is prepared; the
+# text format knows fewer types, whose samples then form families of their own.
 
 _TEXT_TYPES = {"info": "gauge", "stateset": "gauge", "gaugehistogram": "histogram", "unknown": "untyped"}
 _TEXT_SUFFIXES = {"counter": "_total", "info": "_info"}
 _OWN_FAMILY_IN_TEXT = ("_gsum", "_gcount")
 
 
-def valid_name(name: str) -> str:
-    """A metric or label name with every character that the formats don't know replaced by an underscore.
-
-    The 'underscores' escaping of https://prometheus.io/docs/instrumenting/escaping_schemes/: one name in the
-    newer quoted syntax would cost an older Prometheus the whole scrape.
-    """
-    name = _INVALID_NAME_CHARACTER.sub("_", name)
-    return f"_{name}" if name[:1].isdigit() else name
-
-
 def _foreign(family: ForeignFamily, format: Format) -> Iterator[str | None]:
-    name = valid_name(family.name)
-    samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+    name, samples = family.name, served_samples(family)
     if format is Format.OPENMETRICS:
-        unit = family.unit if family.unit and name.endswith(f"_{family.unit}") else ""
-        yield _comments(name, family.type, family.documentation, unit, format)
+        yield _comments(name, family.type, family.documentation, family.unit, format)
     else:
         # prometheus_client's own text output does the same: https://github.com/prometheus/client_python
         samples, extra = _split(samples, family)
@@ -270,7 +265,7 @@ def _foreign(family: ForeignFamily, format: Format) -> Iterator[str | None]:
     yield from _foreign_samples(samples, format)
     if format is Format.TEXT:
         for suffix, extra_samples in extra.items():
-            yield _comments(valid_name(family.name) + suffix, "gauge", family.documentation, "", format)
+            yield _comments(family.name + suffix, "gauge", family.documentation, "", format)
             yield from _foreign_samples(extra_samples, format)
 
 
@@ -288,8 +283,8 @@ def _split(samples: list[Sample], family: ForeignFamily) -> tuple[list[Sample], 
 
 def _foreign_samples(samples: list[Sample], format: Format) -> Iterator[str | None]:
     for sample in samples:
-        labels = _label_text(map(valid_name, sample.labels), map(str, sample.labels.values()))
-        line = f"{valid_name(sample.name)}{labels} {format_number(float(sample.value))}"
+        labels = _label_text(sample.labels, sample.labels.values())
+        line = f"{sample.name}{labels} {format_number(float(sample.value))}"
         yield f"{line}{_timestamp(sample, format)}{_exemplar(sample.exemplar, format)}\n"
         yield None
 

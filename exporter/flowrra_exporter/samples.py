@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from prometheus_client import Metric as PrometheusMetric
+from prometheus_client.samples import Sample
 
 from flowrra_exporter.catalog import Metric
 
 ForeignFamily: TypeAlias = PrometheusMetric
-"""A family of prometheus_client's registry: the user's own, or of the process."""
+"""A family of prometheus_client's registry, the user's own or of the process, as `foreign_families` reads it."""
 
 Number: TypeAlias = int | float
 Labels: TypeAlias = tuple[str, ...]
@@ -59,4 +60,15 @@ AnyFamily: TypeAlias = Family | ForeignFamily
 
 def series_of(family: AnyFamily) -> int:
     """How many time series a family is for Prometheus."""
-    return family.series() if isinstance(family, Family) else len(family.samples)
+    return family.series() if isinstance(family, Family) else len(served_samples(family))
+
+
+_WITH_CREATED = ("counter", "histogram", "summary")
+
+
+def served_samples(family: ForeignFamily) -> list[Sample]:
+    """A family's samples without the times at which they were created, which no format serves."""
+    if family.type not in _WITH_CREATED:
+        return family.samples
+    created = f"{family.name}_created"
+    return [sample for sample in family.samples if sample.name != created]

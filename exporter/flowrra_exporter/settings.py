@@ -74,6 +74,7 @@ class Settings:
     collector_health: bool = True
     collector_runtime: bool = True
     collector_python: bool = True
+    collector_python_timeout: float = 5.0
     histogram_run_duration_bounds: tuple[float, ...] | None = None
     histogram_queue_wait_bounds: tuple[float, ...] | None = None
     histogram_loop_lag_bounds: tuple[float, ...] | None = None
@@ -370,6 +371,13 @@ OPTIONS = (
             negatable=True,
         )
         for name, what in COLLECTORS.items()
+    ),
+    Option(
+        "--collector.python-timeout",
+        parse_seconds,
+        _SECONDS_FORM,
+        "Longest that a scrape waits for a collector that the program registered. [default: 5]",
+        "SECONDS",
     ),
     *(
         Option(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flowrra_exporter.collectors.base import Incomplete
 from flowrra_exporter.collectors.python import PythonCollector
+from flowrra_exporter.samples import Family, ForeignFamily
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily
 
@@ -70,7 +71,7 @@ async def test_where_names_clash_ours_wins_and_the_log_says_so_once(
             scrape = await service.get()
             assert scrape.value("flowrra_healthy") == 1
             assert scrape.value("flowrra_tasks_submitted_total", task="send_email") == 10
-            assert scrape.value("flowrra_exporter_series_dropped") == 3  # the counter's _created is the third
+            assert scrape.value("flowrra_exporter_series_dropped") == 2
     clashes = [record.getMessage() for record in caplog.records if "its name is taken" in record.getMessage()]
     assert len(clashes) == 2
     assert any("flowrra_healthy" in clash for clash in clashes)
@@ -106,7 +107,7 @@ async def test_a_users_collector_that_hangs_costs_one_deadline_and_one_thread(
         return [GaugeMetricFamily("late", "Late.", value=1)]
 
     register(Custom(hang))
-    service = await serve(ContractApp())
+    service = await serve(ContractApp(), collector_python_timeout=1.0)
     try:
         first, second = await service.get(), await service.get()
         for scrape in (first, second):
@@ -136,14 +137,26 @@ async def test_a_users_collector_may_be_slow_without_holding_up_probes(
         await scrape
 
 
-async def test_names_that_older_scrapers_cannot_read_are_escaped() -> None:
+async def collected(collector: PythonCollector) -> dict[str, ForeignFamily]:
+    """The registered families by their names, though some may have failed."""
+    try:
+        families = await collector.collect()
+    except Incomplete as incomplete:
+        families = incomplete.families
+    return {family.name: family for family in families if not isinstance(family, Family)}
+
+
+async def test_names_that_older_scrapers_cannot_read_are_escaped_and_told_apart() -> None:
     registry = CollectorRegistry()
     Gauge("shop.orders", "Dotted.", registry=registry).set(1)
     Gauge("shop_orders", "Underscored.", registry=registry).set(2)
-    collector = PythonCollector(1.0, registry)
-    families = await collector.collect()
-    assert [family.name for family in families] == ["shop.orders"]  # both would be shop_orders
-    assert collector.dropped == 1
+    Gauge("shop.till", "Dotted alone.", registry=registry).set(3)
+    families = await collected(PythonCollector(1.0, registry))
+    assert {name: family.samples[0].value for name, family in families.items()} == {
+        "U__shop_2e_orders": 1,
+        "shop_orders": 2,
+        "shop_till": 3,
+    }
 
 
 async def test_what_came_before_a_failure_is_kept() -> None:
@@ -151,9 +164,11 @@ async def test_what_came_before_a_failure_is_kept() -> None:
     Gauge("early", "Early.", registry=registry).set(1)
 
     def fail() -> Any:
+        yield GaugeMetricFamily("half", "The first half.", value=1)
         raise RuntimeError("gone")
 
     registry.register(Custom(fail))  # type: ignore[arg-type]
-    with pytest.raises(Incomplete, match="gone") as failure:
+    Gauge("later", "Registered after it.", registry=registry).set(1)
+    with pytest.raises(Incomplete, match="1 of 4 registered collectors fail: Custom: it raised RuntimeError: gone"):
         await PythonCollector(1.0, registry).collect()
-    assert [family.name for family in failure.value.families] == ["early"]
+    assert list(await collected(PythonCollector(1.0, registry))) == ["early", "later", "half"]

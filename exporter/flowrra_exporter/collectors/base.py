@@ -31,6 +31,11 @@ class Collector(ABC):
     name: ClassVar[str]
     shared: ClassVar[bool] = False
     """Whether all processes that share a broker see its figures. An observer has no other collectors."""
+    keeps_sources_apart: ClassVar[bool] = False
+    """Whether it has several sources, of which none costs the others anything.
+
+    Then it isn't left alone when some fail, and may be collected anew while an earlier collection waits for one.
+    """
     dropped: int = 0
     """How many time series it left out of its last families."""
 
@@ -41,6 +46,10 @@ class Collector(ABC):
         Raises whatever goes wrong: then the source is absent from the scrape. `Incomplete` carries what could
         be had.
         """
+
+    def so_far(self) -> Sequence[AnyFamily]:
+        """What a collection under way has by now, for a scrape that can't wait for the rest."""
+        return ()
 
 
 class ManagementCollector(Collector):

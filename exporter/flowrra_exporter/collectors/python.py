@@ -1,119 +1,217 @@
 """prometheus_client's default registry: the user's own metrics, and those of the process, the GC and Python.
 
-A user's collector can do anything, also hang: the registry is collected in a thread of its own with a
-deadline, and while that thread is still at it, no second one is started.
+A user's collector can do anything, also hang: each is collected by itself (`registry_runs`), what it yields is read
+with care (`foreign_families`), and what any of them costs is its own metrics.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Metric
+from prometheus_client.metrics import MetricWrapperBase
 
-from flowrra_exporter.catalog import RESERVED_NAMES
+from flowrra_exporter import catalog
 from flowrra_exporter.collectors.base import Collector, Incomplete
-from flowrra_exporter.prometheus import valid_name
-from flowrra_exporter.samples import ForeignFamily
+from flowrra_exporter.foreign_families import Found, LeftOut, merged
+from flowrra_exporter.registry_runs import Round, Run, Source
+from flowrra_exporter.samples import AnyFamily, Family, ForeignFamily
 
 logger = logging.getLogger(__name__)
 
+MAX_LABELS = 50
+"""So many collectors have a label of their own; the others share OTHER."""
+OTHER = "__other__"
 _OF_THE_PROCESS = ("process_", "python_")
+_LIBRARY = "prometheus_client"
+_MAX_MESSAGES = 200
 
 
 class PythonCollector(Collector):
-    """process_*, python_*, and whatever else the app registered.
+    """process_*, python_*, and whatever else the app registered; and how its collectors fared.
 
-    `timeout` is in seconds. Where a name is one of ours, or taken by another of theirs, the family is left
-    out and that is logged once; `dropped` is the number of time series that this cost in the last collection. With
-    `own_only` the families that the app registered are left out: an app that doesn't run here counts nothing here.
+    `timeout` is in seconds, for each registered collector. `dropped` is the number of time series that were left out of
+    the last collection. With `own_only` the collectors that the app registered are left out: an app that doesn't run
+    here counts nothing here.
     """
 
     name = "python"
+    keeps_sources_apart = True
 
     def __init__(self, timeout: float, registry: CollectorRegistry = REGISTRY, own_only: bool = False) -> None:
         self.dropped = 0
+        self.left_out: list[str] = []
+        """What was left out of the last collection, in words."""
         self._own_only = own_only
         self._timeout = timeout
         self._registry = registry
-        self._run: _Run | None = None
-        self._clashes: set[str] = set()
+        self._sources: dict[int, Source] = {}
+        self._labels: set[str] = set()
+        self._forsaken: list[Run] = []
+        self._target_info = (_TargetInfo(registry), ("target",))
+        self._round: Round | None = None
+        self._log = _Log()
 
-    async def collect(self) -> Sequence[ForeignFamily]:
-        if self._run is not None and not self._run.finished.is_set():
-            raise TimeoutError(f"a registered collector has been hanging for {self._run.age:.1f} s")
-        run = self._run = _Run(self._registry)
-        problem = await self._wait(run)
-        found = [family for family in run.families if not self._own_only or family.name.startswith(_OF_THE_PROCESS)]
-        families = self._without_clashes(found)
-        if problem is not None:
-            raise Incomplete(problem, list(families))
+    async def collect(self) -> Sequence[AnyFamily]:
+        hanging = self._look_for_sources()
+        round = self._round = Round(list(self._sources.values()), self._timeout, hanging)
+        await round.wait()
+        families, problem = self._result(round)
+        if problem:
+            raise Incomplete(problem, families)
         return families
 
-    async def _wait(self, run: _Run) -> str | None:
-        """Waits for the run, and says what is wrong with it."""
-        done = asyncio.Event()
-        run.start(asyncio.get_running_loop(), done)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await done.wait()
-        except TimeoutError:
-            return f"a registered collector did not answer within {self._timeout:g} s"
-        return None if run.error is None else f"a registered collector raised {run.error!r:.300}"
+    def so_far(self) -> Sequence[AnyFamily]:
+        """What has been collected by now, for a scrape that can't wait any longer."""
+        return () if self._round is None else self._result(self._round)[0]
 
-    def _without_clashes(self, families: Iterable[ForeignFamily]) -> list[ForeignFamily]:
-        taken = set(RESERVED_NAMES)
-        kept: list[ForeignFamily] = []
-        self.dropped = 0
-        for family in families:
-            names = {valid_name(name) for name in (family.name, *(sample.name for sample in family.samples))}
-            if taken.isdisjoint(names):
-                taken |= names
-                kept.append(family)
-            else:
-                self.dropped += len(family.samples)
-                self._log_clash(family.name)
-        return kept
+    def _look_for_sources(self) -> int:
+        """Notes which collectors are registered now; returns how many hang, those that no longer are among them."""
+        known, self._sources = self._sources, {}
+        for collector, names in (self._target_info, *_registered(self._registry)):
+            if not self._own_only or _is_of_the_process(collector):
+                self._sources[id(collector)] = (
+                    known.pop(id(collector)) if id(collector) in known else self._source(collector, names)
+                )
+        gone = [source.run for source in known.values() if source.run is not None]
+        for run in gone:
+            run.abandoned = True
+        self._forsaken = [run for run in (*self._forsaken, *gone) if not run.done.is_set()]
+        runs = [source.run for source in self._sources.values()]
+        return len(self._forsaken) + sum(run is not None and run.is_overdue(self._timeout) for run in runs)
 
-    def _log_clash(self, name: str) -> None:
-        if name not in self._clashes:
-            self._clashes.add(name)
-            logger.warning("the registered metric %r is left out of the scrapes: its name is taken", name)
+    def _source(self, collector: Any, names: Sequence[str]) -> Source:
+        kind = type(collector).__qualname__
+        title = f"{kind} {names[0]}" if isinstance(collector, MetricWrapperBase) and names else kind
+        return Source(collector, names, self._label(collector), title)
+
+    def _label(self, collector: Any) -> str:
+        name = _LIBRARY if _is_of_the_library(collector) else type(collector).__qualname__
+        if name not in self._labels and len(self._labels) >= MAX_LABELS:
+            return OTHER
+        self._labels.add(name)
+        return name
+
+    def _result(self, round: Round) -> tuple[list[AnyFamily], str]:
+        """The families of the runs that have ended, with those about the runs; and what is wrong, in words."""
+        found: list[tuple[Found, LeftOut]] = []
+        undeclared: list[tuple[Found, LeftOut]] = []
+        fared = _Fared()
+        noted: list[tuple[Source, LeftOut]] = []
+        failing: list[str] = []
+        for source in round.sources:
+            run, error = round.outcome(source)
+            fared.add(source.label, error, 0.0 if run is None else run.seconds)
+            self._log.failure(source.title, error)
+            if error:
+                failing.append(f"{source.title}: {error}")
+            if run is not None:
+                left_out = run.left_out.copy()  # to be added to by the merging
+                noted.append((source, left_out))
+                for each in run.found:
+                    if self._serves(each.family):
+                        (found if each.raw_name in source.names else undeclared).append((each, left_out))
+        # A name that the registry keeps for a collector isn't another one's, though that may come first.
+        families = merged([*found, *undeclared])
+        self.dropped, self.left_out = 0, []
+        for source, left_out in noted:
+            self.dropped += sum(left_out.series.values())
+            fared.add_left_out(source.label, left_out)
+            self.left_out += self._log.left_out(source.title, left_out)
+        problem = f"{len(failing)} of {len(round.sources)} registered collectors fail: {failing[0]}" if failing else ""
+        return [*families, *fared.families()], problem
+
+    def _serves(self, family: ForeignFamily) -> bool:
+        return not self._own_only or family.name.startswith(_OF_THE_PROCESS)
 
 
-class _Run:
-    """One collection of the registry, in a daemon thread:
+class _TargetInfo:
+    """What the registry says of the target: a collector of its own, since the registry has it in none."""
 
-    One that hangs must not keep the process from ending.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.families: list[ForeignFamily] = []
-        self.error: Exception | None = None
-        self.finished = threading.Event()
+    def __init__(self, registry: Any) -> None:
         self._registry = registry
-        self._started = time.monotonic()
 
-    @property
-    def age(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._started
+    def collect(self) -> Iterable[Metric]:
+        get_info = getattr(self._registry, "get_target_info", None)
+        info: dict[str, str] | None = None if get_info is None else get_info()
+        if info:
+            family = Metric("target", "Target metadata", "info")
+            family.add_sample("target_info", info, 1)
+            yield family
 
-    def start(self, loop: asyncio.AbstractEventLoop, done: asyncio.Event) -> None:
-        arguments = (loop, done)
-        threading.Thread(target=self._collect, args=arguments, name="flowrra-exporter-registry", daemon=True).start()
 
-    def _collect(self, loop: asyncio.AbstractEventLoop, done: asyncio.Event) -> None:
-        try:
-            for family in self._registry.collect():
-                self.families.append(family)
-        except Exception as error:  # noqa: BLE001  # reported by the collector
-            self.error = error
-        self.finished.set()
-        try:
-            loop.call_soon_threadsafe(done.set)
-        except RuntimeError:
-            logger.debug("the server has stopped; the registry's answer came too late")
+def _registered(registry: Any) -> list[tuple[Any, Sequence[str]]]:
+    """The collectors of a registry, each with the names that it keeps for it.
+
+    The registry's lock isn't taken: whoever registers a collector that hangs holds it. An object that has no more than
+    a `collect` is a collector itself.
+    """
+    collectors = getattr(registry, "_collector_to_names", None)
+    if collectors is None:
+        return [(registry, ())]
+    return list(collectors.items())
+
+
+def _is_of_the_library(collector: Any) -> bool:
+    return f"{type(collector).__module__}.".startswith(f"{_LIBRARY}.") or isinstance(collector, _TargetInfo)
+
+
+def _is_of_the_process(collector: Any) -> bool:
+    return _is_of_the_library(collector) and not isinstance(collector, MetricWrapperBase)
+
+
+class _Fared:
+    """How the registered collectors fared, by label: several may share one."""
+
+    def __init__(self) -> None:
+        self._success: dict[str, bool] = {}
+        self._seconds: dict[str, float] = {}
+        self._left_out: dict[tuple[str, str], int] = {}
+
+    def add(self, label: str, error: str, seconds: float) -> None:
+        self._success[label] = self._success.get(label, True) and not error
+        self._seconds[label] = max(self._seconds.get(label, 0.0), seconds)
+
+    def add_left_out(self, label: str, left_out: LeftOut) -> None:
+        for (_, reason), series in left_out.series.items():
+            self._left_out[label, reason] = self._left_out.get((label, reason), 0) + series
+
+    def families(self) -> list[Family]:
+        return [
+            Family(catalog.REGISTERED_SUCCESS, [((label,), int(well)) for label, well in self._success.items()]),
+            Family(catalog.REGISTERED_DURATION, [((label,), seconds) for label, seconds in self._seconds.items()]),
+            Family(catalog.REGISTERED_DROPPED, list(self._left_out.items())),
+        ]
+
+
+class _Log:
+    """Says once what is left out, and when a registered collector begins to fail or works again."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, str, str]] = set()
+        self._failing: set[str] = set()
+
+    def failure(self, title: str, error: str) -> None:
+        """Notes how a collector fared. Those beyond a number that share a log go unsaid; all of them are counted."""
+        if not error and title in self._failing:
+            self._failing.discard(title)
+            logger.info("the registered collector %s works again", title)
+        elif error and title not in self._failing and len(self._failing) < _MAX_MESSAGES:
+            self._failing.add(title)
+            logger.warning("the registered collector %s fails: %s", title, error)
+
+    def left_out(self, title: str, left_out: LeftOut) -> list[str]:
+        """Notes what is left out of a collector, and returns it in words."""
+        messages = []
+        for (metric, reason), example in left_out.examples.items():
+            message = f"of the registered metric {metric!r} ({title}) something is left out ({reason}): {example}"
+            messages.append(message)
+            key = title, metric, reason
+            if key not in self._said and len(self._said) < _MAX_MESSAGES:
+                self._said.add(key)
+                logger.warning("%s", message)
+                if len(self._said) == _MAX_MESSAGES:
+                    logger.warning("what else is left out of the registered metrics is counted, and no longer logged")
+        return messages

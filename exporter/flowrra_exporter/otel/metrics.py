@@ -29,8 +29,10 @@ from flowrra_exporter.samples import AnyFamily
 
 logger = logging.getLogger(__name__)
 
-_COLLECT_SECONDS = 10.0
-"""The longest that a push waits for the figures; a collection ends by itself long before."""
+_COLLECT_SECONDS = 5.0
+"""The longest that a push waits for a source."""
+_SPARE_SECONDS = 5.0
+"""What a busy machine may take beyond that."""
 _NO_INSTRUMENTATION = "suppress_instrumentation"
 """The context key by which instrumentation of HTTP clients leaves our own requests alone."""
 
@@ -226,10 +228,10 @@ def metrics_push(
 
 
 def _families(collections: Collections, loop: asyncio.AbstractEventLoop) -> Sequence[AnyFamily]:
-    collecting = collections.snapshot()
+    collecting = collections.snapshot(_COLLECT_SECONDS)
     try:
         snapshot = asyncio.run_coroutine_threadsafe(collecting, loop)
     except RuntimeError:  # the loop is closed
         collecting.close()
         raise
-    return snapshot.result(_COLLECT_SECONDS).families
+    return snapshot.result(_COLLECT_SECONDS + _SPARE_SECONDS).families

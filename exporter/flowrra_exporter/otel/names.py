@@ -56,6 +56,7 @@ _UNITS = {
     catalog.BACKEND_ERRORS: "{error}",
     catalog.EXPORTER_SERIES: "{series}",
     catalog.EXPORTER_SERIES_DROPPED: "{series}",
+    catalog.REGISTERED_DROPPED: "{series}",
     catalog.OTEL_EXPORTS: "{export}",
 }
 _BASE_UNITS = {

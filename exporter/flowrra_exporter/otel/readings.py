@@ -1,16 +1,15 @@
 """Families to readings: the cumulative figures of one collection, under the names they have over OTLP.
 
 The user's own metrics are translated as
-https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/ says, with two differences:
+https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/ says, with three differences:
 a summary, for which the SDK has no type, becomes a histogram of one bucket (count and sum; its quantiles are
-left out), and type and unit suffixes stay. Needs no opentelemetry.
+left out), a gauge histogram becomes gauges, and type and unit suffixes stay. Needs no opentelemetry.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -18,10 +17,8 @@ from typing import NamedTuple
 from prometheus_client.samples import Sample
 
 from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
-from flowrra_exporter.otel.names import CONVENTIONS, Attributes, attributes_of, base_unit, encodable, unit_of
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, ForeignFamily, Labels, Number
-
-logger = logging.getLogger(__name__)
+from flowrra_exporter.otel.names import CONVENTIONS, Attributes, attributes_of, base_unit, unit_of
+from flowrra_exporter.samples import AnyFamily, Distribution, Family, ForeignFamily, Labels, Number, served_samples
 
 OWN_SCOPE = "flowrra_exporter"
 FOREIGN_SCOPE = "prometheus_client"
@@ -72,28 +69,18 @@ _KINDS = {
 
 
 class Reader:
-    """Reads families. A family of the user's that can't be read costs only itself; that is logged once."""
+    """Reads families."""
 
     def __init__(self, exemplars: Exemplars | None = None) -> None:
         self._exemplars = exemplars
-        self._unreadable: set[str] = set()
 
     def readings(self, families: Iterable[AnyFamily]) -> Iterator[Reading]:
         """What to send of these families; those without points are left out."""
         for family in families:
-            found = _own(family, self._exemplars) if isinstance(family, Family) else self._foreign(family)
+            found = _own(family, self._exemplars) if isinstance(family, Family) else _foreign(family)
             for reading in found:
                 if reading.points:
                     yield reading
-
-    def _foreign(self, family: ForeignFamily) -> Sequence[Reading]:
-        try:
-            return list(_foreign(family))
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
-            if family.name not in self._unreadable:
-                self._unreadable.add(family.name)
-                logger.warning("the registered metric %r is not pushed: %r", family.name, error)
-            return ()
 
 
 def _own(family: Family, exemplars: Exemplars | None) -> Iterator[Reading]:
@@ -121,35 +108,31 @@ def _exemplars(exemplars: Exemplars | None, labels: Labels, value: Number | Dist
     )
 
 
-# What prometheus_client collects:
-
-_SUFFIXES = {"counter": "_total", "info": "_info"}
+# What prometheus_client collects, as `foreign_families` has read it: its figures are numbers, and fit their type.
 
 
 def _foreign(family: ForeignFamily) -> Iterator[Reading]:
-    kind = _KINDS.get(family.type)
-    if kind is None:  # gaugehistogram; the compatibility rules leave it out
-        return
-    name = family.name + _SUFFIXES.get(family.type, "")
-    unit, help = encodable(base_unit(family.unit)), encodable(family.documentation)
-    reading = Reading(FOREIGN_SCOPE, encodable(name), unit, help, kind)
+    kind = _KINDS.get(family.type, Kind.GAUGE)
     created = {
-        _attributes(sample): float(sample.value) for sample in family.samples if sample.name == f"{family.name}_created"
+        _attributes(sample): sample.value for sample in family.samples if sample.name == f"{family.name}_created"
     }
     if kind is Kind.HISTOGRAM:
-        reading.points += _histograms(family, created)
-    else:
-        reading.points += [
-            Point(_attributes(sample), float(sample.value), since=created.get(_attributes(sample)))
-            for sample in family.samples
-            if sample.name == name
-        ]
-    yield reading
+        yield _reading(family, family.name, kind, _histograms(family, created))
+        return
+    by_name: dict[str, list[Point]] = {}
+    for sample in served_samples(family):
+        attributes = _attributes(sample)
+        by_name.setdefault(sample.name, []).append(Point(attributes, sample.value, since=created.get(attributes)))
+    for name, points in by_name.items():
+        yield _reading(family, name, kind, points)
+
+
+def _reading(family: ForeignFamily, name: str, kind: Kind, points: Iterable[Point]) -> Reading:
+    return Reading(FOREIGN_SCOPE, name, base_unit(family.unit), family.documentation, kind, list(points))
 
 
 def _attributes(sample: Sample, without: str = "") -> Attributes:
-    labels = sample.labels.items()
-    return tuple((encodable(name), encodable(str(value))) for name, value in labels if name != without)
+    return tuple((name, value) for name, value in sample.labels.items() if name != without)
 
 
 @dataclass(slots=True)
@@ -186,4 +169,4 @@ def _distribution(parts: _Parts) -> Distribution | None:
     bounds = tuple(sorted(parts.buckets))
     below = [0, *(int(parts.buckets[bound]) for bound in bounds)]
     counts = [high - low for low, high in zip(below, [*below[1:], int(count)], strict=True)]
-    return Distribution(bounds, tuple(counts), float(parts.sum))
+    return Distribution(bounds, tuple(counts), parts.sum)
