@@ -57,6 +57,7 @@ _UNITS = {
     catalog.EXPORTER_SERIES: "{series}",
     catalog.EXPORTER_SERIES_DROPPED: "{series}",
     catalog.OTEL_EXPORTS: "{export}",
+    catalog.OTEL_POINTS: "{point}",
 }
 _BASE_UNITS = {
     "seconds": "s",
