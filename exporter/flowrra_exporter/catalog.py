@@ -524,15 +524,25 @@ EXPORTER_SERIES_DROPPED = Metric(
 OTEL_EXPORTS = Metric(
     "flowrra_otel_exports_total",
     "counter",
-    "Pushes of the metrics over OTLP: 'success' if the receiver took all of it, else 'failure'.",
+    "Pushes of the metrics over OTLP: 'success' if the receiver took all of it, 'partial' if all but some points, "
+    "else 'failure'.",
     "flowrra.otel.exports",
+    ("result",),
+    scope="exporter",
+)
+OTEL_POINTS = Metric(
+    "flowrra_otel_points_total",
+    "counter",
+    "Points pushed over OTLP: 'accepted', 'rejected' by a receiver that took their request, or 'dropped' since it "
+    "refused every request with them.",
+    "flowrra.otel.points",
     ("result",),
     scope="exporter",
 )
 OTEL_LAST_EXPORT = Metric(
     "flowrra_otel_last_export_timestamp_seconds",
     "gauge",
-    "When the receiver last took a push over OTLP, as a Unix time. Absent until then.",
+    "When the receiver last took a push over OTLP, whole or in part, as a Unix time. Absent until then.",
     "flowrra.otel.last_export.timestamp",
     unit="seconds",
     scope="exporter",

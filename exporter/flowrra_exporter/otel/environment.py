@@ -79,9 +79,15 @@ class Environment:
         base = self._settings.otel_endpoint or self._variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
         base = base or _ENDPOINTS[protocol]
         path = f"/v1/{signal}"
-        if protocol == "grpc" or urlsplit(base).path.endswith(path):
+        parts = urlsplit(base)
+        if protocol == "grpc" or parts.path.endswith(path):
             return base
-        return base.rstrip("/") + path
+        return parts._replace(path=parts.path.rstrip("/") + path).geturl()
+
+    def brings_session(self) -> bool:
+        """Whether a plug-in of the SDK makes the HTTP session for metrics: then its answers can't be seen."""
+        names = ("", "METRICS_")
+        return any(self._variables.get(f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{name}CREDENTIAL_PROVIDER") for name in names)
 
     def interval(self) -> float:
         """Seconds between two pushes."""

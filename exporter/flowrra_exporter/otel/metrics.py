@@ -1,7 +1,7 @@
 """Pushes the figures of the scrape over OTLP, from a thread of its own, on a period.
 
-A receiver that hangs holds up this thread and nothing else. What became of a push is known by the exporter's own
-answer alone (MetricExportResult), never by a flush that "succeeded".
+A receiver that hangs holds up this thread and nothing else. What became of a push is known by the receiver's own
+answers alone, never by a flush that "succeeded".
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from opentelemetry import context
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
 
 from flowrra_exporter.collection import Collections
+from flowrra_exporter.otel.delivery import Delivery
 from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.otel.exemplars import Exemplars
 from flowrra_exporter.otel.process import started_at
 from flowrra_exporter.otel.readings import Kind, Reader
 from flowrra_exporter.otel.resource import resource
-from flowrra_exporter.otel.streams import Batch, Streams
-from flowrra_exporter.otel.transport import metric_exporter
+from flowrra_exporter.otel.sender import MetricSender
+from flowrra_exporter.otel.streams import Streams
+from flowrra_exporter.otel.transport import metric_sender
 from flowrra_exporter.samples import AnyFamily
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ _COLLECT_SECONDS = 5.0
 """The longest that a push waits for a source."""
 _SPARE_SECONDS = 5.0
 """What a busy machine may take beyond that."""
+_MAX_PAUSE = 600.0
+"""Seconds that a receiver may ask to be left alone for."""
 _NO_INSTRUMENTATION = "suppress_instrumentation"
 """The context key by which instrumentation of HTTP clients leaves our own requests alone."""
 
@@ -46,15 +48,35 @@ _DELTA_KINDS = {
 
 
 class PushStatus(NamedTuple):
-    """How the pushes went: how many, and when the last good one ended (Unix time in seconds)."""
+    """How the pushes went: how many of each result, and when one last arrived (Unix time in seconds).
+
+    And what became of the points in them.
+    """
 
     succeeded: int = 0
+    partial: int = 0
     failed: int = 0
     last_success: float | None = None
+    taken: int = 0
+    rejected: int = 0
+    dropped: int = 0
+
+    def after(self, delivery: Delivery, at: float) -> PushStatus:
+        """This and one more push."""
+        result = delivery.result
+        return PushStatus(
+            self.succeeded + (result == "success"),
+            self.partial + (result == "partial"),
+            self.failed + (result == "failure"),
+            self.last_success if result == "failure" else at,
+            self.taken + delivery.taken,
+            self.rejected + delivery.rejected,
+            self.dropped + delivery.dropped,
+        )
 
 
 class MetricsPush:
-    """Sends what `collect` returns through `exporter`, every `interval` seconds and when asked to.
+    """Sends what `collect` returns through `sender`, every `interval` seconds and when asked to.
 
     `collect` is called in the push's thread, and may wait there. If it raises, that push has failed; if it
     returns nothing, there's none.
@@ -63,23 +85,24 @@ class MetricsPush:
     def __init__(
         self,
         collect: Callable[[], Sequence[AnyFamily]],
-        exporter: MetricExporter,
+        sender: MetricSender,
         reader: Reader,
         streams: Streams,
         interval: float,
     ) -> None:
         self.status = PushStatus()
         self._collect = collect
-        self._exporter = exporter
+        self._sender = sender
         self._reader = reader
         self._streams = streams
         self._interval = interval
-        self._reasons = _Reasons(exporter)
         self._changed = threading.Condition()
         self._asked = 0
         self._answered = 0
         self._stopping = False
-        self._succeeded = True
+        self._result = "success"
+        self._remarked = False
+        self._pause = 0.0
         # A daemon: a receiver that hangs doesn't keep the process alive.
         self._thread = threading.Thread(target=self._run, name="flowrra-exporter-otlp", daemon=True)
 
@@ -88,16 +111,16 @@ class MetricsPush:
         self._thread.start()
 
     def flush(self, timeout: float) -> bool:
-        """Pushes now; whether the receiver took it within `timeout` seconds."""
+        """Pushes now; whether the receiver took all of it within `timeout` seconds."""
         with self._changed:
             self._asked += 1
             asked = self._asked
             self._changed.notify_all()
             in_time = self._changed.wait_for(lambda: self._answered >= asked, timeout)
-            return in_time and self._succeeded
+            return in_time and self._result == "success"
 
     def stop(self, timeout: float) -> bool:
-        """Pushes a last time and ends; whether the receiver took it within `timeout` seconds."""
+        """Pushes a last time and ends; whether the receiver took all of it within `timeout` seconds."""
         if not self._thread.is_alive():
             return False
         with self._changed:
@@ -107,8 +130,8 @@ class MetricsPush:
         in_time = not self._thread.is_alive()
         if not in_time:
             logger.warning("the last figures were not pushed: the OTLP receiver took longer than %g s", timeout)
-        self._exporter.shutdown()  # also ends the waiting between its attempts
-        return in_time and self._succeeded
+        self._sender.close()
+        return in_time and self._result == "success"
 
     def _run(self) -> None:
         context.attach(context.set_value(_NO_INSTRUMENTATION, True))
@@ -125,81 +148,46 @@ class MetricsPush:
             now = time.monotonic()
             if now >= due:
                 due = max(due + self._interval, now)
+            due = max(due, now + self._pause)
 
     def _wanted(self) -> bool:
         return self._stopping or self._asked > self._answered
 
     def _push(self) -> None:
+        delivery = Delivery()
         try:
             families = self._collect()
-            if families:
-                self._record(self._send(families))
+            if not families:
+                return
+            batches = self._streams.batches(self._reader.readings(families), time.time())
+            delivery.deliver(batches, self._sender)
         except Exception as error:  # noqa: BLE001  # nothing may end this thread; counted and logged
-            self._record(f"no figures to push: {type(error).__name__}: {error}")
+            delivery.failure = f"no figures to push: {type(error).__name__}: {error}"
+        self._pause = min(delivery.retry_after, _MAX_PAUSE)
+        self._record(delivery)
 
-    def _send(self, families: Sequence[AnyFamily]) -> str:
-        """Sends batch after batch until one fails; returns why, or nothing."""
-        for batch in self._streams.batches(self._reader.readings(families), time.time()):
-            failure = self._export(batch)
-            if failure:
-                return failure
-            batch.sent()
-        return ""
+    def _record(self, delivery: Delivery) -> None:
+        result = delivery.result
+        self.status = self.status.after(delivery, time.time())
+        if result != self._result:
+            self._log(delivery)
+        self._result = result
+        if delivery.remark and not self._remarked:
+            logger.warning("the OTLP receiver takes the metrics, and says: %s", delivery.remark)
+        self._remarked = bool(delivery.remark)
 
-    def _export(self, batch: Batch) -> str:
-        with self._reasons.kept() as reasons:
-            try:
-                result = self._exporter.export(batch.data)
-            except Exception as error:  # an exporter shouldn't, but nothing may end this thread
-                logger.debug("the OTLP exporter raised", exc_info=True)
-                return f"{type(error).__name__}: {error}"
-        if result is MetricExportResult.SUCCESS:
-            return ""
-        return "; ".join(reasons[-2:]) or "the OTLP exporter gives no reason"
-
-    def _record(self, failure: str) -> None:
-        status = self.status
-        if failure:
-            self.status = status._replace(failed=status.failed + 1)
-            if self._succeeded:
-                logger.warning("pushing metrics over OTLP fails: %s", failure)
-        else:
-            self.status = status._replace(succeeded=status.succeeded + 1, last_success=time.time())
-            if not self._succeeded:
-                logger.info("pushing metrics over OTLP works again")
-        self._succeeded = not failure
-
-
-class _Reasons(logging.Filter):
-    """What an SDK exporter would log in this thread, kept as the reason of a failure:
-
-    The exporters say why only there, and would say it with every push. Other threads' records pass.
-    """
-
-    def __init__(self, exporter: MetricExporter) -> None:
-        super().__init__()
-        names = {found.__module__ for found in type(exporter).__mro__}
-        self._loggers = [logging.getLogger(name) for name in names if name.startswith("opentelemetry.")]
-        self._thread = 0
-        self._found: list[str] = []
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.thread != self._thread:
-            return True
-        self._found.append(record.getMessage())
-        return False
-
-    @contextmanager
-    def kept(self) -> Iterator[list[str]]:
-        """Keeps the records of the calling thread while it's open."""
-        self._thread, self._found = threading.get_ident(), []
-        for source in self._loggers:
-            source.addFilter(self)
-        try:
-            yield self._found
-        finally:
-            for source in self._loggers:
-                source.removeFilter(self)
+    def _log(self, delivery: Delivery) -> None:
+        if delivery.result == "failure":
+            logger.warning("pushing metrics over OTLP fails: %s", delivery.failure)
+            return
+        if self._result == "failure":
+            logger.info("pushing metrics over OTLP works again")
+        lost = delivery.rejected + delivery.dropped
+        if lost:
+            points = lost + delivery.taken
+            logger.warning("the OTLP receiver rejects %d of %d points: %s", lost, points, delivery.complaint)
+        elif self._result == "partial":
+            logger.info("the OTLP receiver takes all points again")
 
 
 def metrics_push(
@@ -220,7 +208,7 @@ def metrics_push(
     streams = Streams(resource(), _DELTA_KINDS[environment.temporality()], started_at())
     return MetricsPush(
         lambda: _families(collections, loop()),
-        metric_exporter(environment, timeout),
+        metric_sender(environment, timeout),
         Reader(exemplars),
         streams,
         interval,

@@ -58,6 +58,7 @@ _UNITS = {
     catalog.EXPORTER_SERIES_DROPPED: "{series}",
     catalog.REGISTERED_DROPPED: "{series}",
     catalog.OTEL_EXPORTS: "{export}",
+    catalog.OTEL_POINTS: "{point}",
 }
 _BASE_UNITS = {
     "seconds": "s",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flowrra_exporter.catalog import OTEL_EXPORTS, OTEL_LAST_EXPORT
+from flowrra_exporter.catalog import OTEL_EXPORTS, OTEL_LAST_EXPORT, OTEL_POINTS
 from flowrra_exporter.collection import Collections
 from flowrra_exporter.collectors.base import Collector
 from flowrra_exporter.otel.environment import Environment
@@ -95,8 +95,11 @@ class PushCollector(Collector):
 
     async def collect(self) -> Sequence[Family]:
         status = self._push.status
-        exports = Family(OTEL_EXPORTS, [(("success",), status.succeeded), (("failure",), status.failed)])
+        results = {"success": status.succeeded, "partial": status.partial, "failure": status.failed}
+        points = {"accepted": status.taken, "rejected": status.rejected, "dropped": status.dropped}
+        exports = Family(OTEL_EXPORTS, [((result,), count) for result, count in results.items()])
+        sent = Family(OTEL_POINTS, [((result,), count) for result, count in points.items()])
         last = Family(OTEL_LAST_EXPORT)
         if status.last_success is not None:
             last.points.append(((), status.last_success))
-        return [exports, last]
+        return [exports, sent, last]

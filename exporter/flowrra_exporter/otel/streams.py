@@ -2,7 +2,8 @@
 
 A stream is a name with its attributes. A delta is the difference to what was last sent with success: `Batch.sent`
 is to be called then, and only then, so that an outage costs no count. Its interval begins where the one before
-ended. A figure that has become smaller was started anew: then the counting began at the reading before.
+ended. A figure that has become smaller was started anew: then the counting began at the reading before. So was one
+that says so by its own start, and one whose stream was missing from its metric in between.
 https://opentelemetry.io/docs/specs/otel/metrics/data-model/#temporality
 """
 
@@ -10,8 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import sub
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -47,15 +47,34 @@ stay far below 4 MiB, the usual limit of a gRPC message.
 
 _NANOSECONDS = 1_000_000_000
 _Item = TypeVar("_Item")
-_Stream: TypeAlias = tuple[str, Attributes]
+_Chunk: TypeAlias = tuple[Reading, list[Point]]
+
+MAX_ABSENT_STREAMS = 10_000
+"""Of metrics that are missing as a whole, since their source fails or is gone; the longest missing are forgotten."""
 
 
 class _Mark(NamedTuple):
-    """A stream's last value that was sent, its time, and when its counting began (Unix times in ns)."""
+    """A stream's last value that was sent (None: none was yet), its time, and when its counting began.
 
-    value: Number | Distribution
+    Both are Unix times in ns. `told` is the start that the point itself told, in seconds.
+    """
+
+    value: Number | Distribution | None
     at: int
     since: int
+    told: float | None
+
+
+class _Metric:
+    """What is remembered of a metric: its streams, and when (Unix time in ns) it was last collected."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.marks: dict[Attributes, _Mark] = {}
+
+
+_Moved: TypeAlias = tuple[_Metric, Attributes, _Mark]
+"""A stream's next mark."""
 
 
 class Paced(list[_Item]):
@@ -73,55 +92,114 @@ class Paced(list[_Item]):
                 until = time.perf_counter() + SLICE_SECONDS
 
 
-@dataclass(frozen=True)
 class Batch:
-    """What goes into one request. `sent` is to be called once it has been accepted."""
+    """What goes into one request, made when it's asked for. `sent` is to be called once it has been accepted."""
 
-    data: MetricsData
-    points: int
-    sent: Callable[[], None]
+    def __init__(self, streams: Streams, chunks: Sequence[_Chunk]) -> None:
+        self.points = sum(len(points) for _, points in chunks)
+        self._streams = streams
+        self._chunks = chunks
+
+    @functools.cached_property
+    def _made(self) -> tuple[MetricsData, list[_Moved]]:
+        return self._streams.data(self._chunks)
+
+    @property
+    def data(self) -> MetricsData:
+        """The points as the SDK's exporters take them."""
+        return self._made[0]
+
+    def sent(self) -> None:
+        """The receiver took it: the next deltas begin here."""
+        for metric, attributes, mark in self._made[1]:
+            metric.marks[attributes] = mark
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The same points in two batches; there must be two at least."""
+        left = self.points // 2
+        halves: tuple[list[_Chunk], list[_Chunk]] = ([], [])
+        for reading, points in self._chunks:
+            for half, part in zip(halves, (points[:left], points[left:]), strict=True):
+                if part:
+                    half.append((reading, part))
+            left = max(0, left - len(points))
+        return Batch(self._streams, halves[0]), Batch(self._streams, halves[1])
 
 
 class Streams:
     """Turns the readings of one collection after the other into batches.
 
     `delta` has the kinds that are sent as deltas; `since` is the Unix time in seconds at which the app's counting
-    began. Memory is bounded by the time series that were ever collected.
+    began. Memory is bounded by the time series of one collection, and MAX_ABSENT_STREAMS.
     """
 
     def __init__(self, resource: Resource, delta: frozenset[Kind], since: float) -> None:
         self._resource = resource
         self._delta = delta
         self._since = int(since * _NANOSECONDS)
-        self._marks: dict[_Stream, _Mark] = {}
+        self._metrics: dict[tuple[str, str], _Metric] = {}
+        """By scope and name; the longest missing come first."""
         self._at = 0
 
     def batches(self, readings: Iterable[Reading], at: float) -> Iterator[Batch]:
-        """The readings, taken at the Unix time `at` (seconds), in batches of at most MAX_POINTS points."""
+        """The readings, taken at the Unix time `at` (seconds), in batches of at most MAX_POINTS points.
+
+        To be gone through to the end, also if nothing can be sent: that's how it learns what is no longer there.
+        """
         self._at = max(self._at, int(at * _NANOSECONDS))  # the wall clock may be set back
-        chunks: list[tuple[Reading, list[Point]]] = []
+        collected: dict[tuple[str, str], _Metric] = {}
+        chunks: list[_Chunk] = []
         size = 0
         for reading in readings:
+            self._remember(reading, collected)
             for start in range(0, len(reading.points), MAX_POINTS):
                 chunk = reading.points[start : start + MAX_POINTS]
                 if size + len(chunk) > MAX_POINTS:
-                    yield self._batch(chunks, size)
+                    yield Batch(self, chunks)
                     chunks, size = [], 0
                 chunks.append((reading, chunk))
                 size += len(chunk)
         if chunks:
-            yield self._batch(chunks, size)
+            yield Batch(self, chunks)
+        self._forget_absent(collected)
 
-    def _batch(self, chunks: Sequence[tuple[Reading, list[Point]]], size: int) -> Batch:
-        marks: dict[_Stream, _Mark] = {}
+    def _remember(self, reading: Reading, collected: dict[tuple[str, str], _Metric]) -> None:
+        """Makes marks for the streams that are new, and drops those of streams that the metric no longer has."""
+        if reading.kind in (Kind.GAUGE, Kind.STATE):
+            return
+        name = reading.scope, reading.name
+        known = self._metrics.pop(name, None)
+        metric = collected.setdefault(name, _Metric(self._at))
+        # What wasn't there at the collection before has been counted since then.
+        since = self._since if known is None else known.at
+        marks = metric.marks if known is metric or known is None else known.marks
+        for point in Paced(reading.points):
+            mark = marks.get(point.attributes)
+            if mark is None or mark.told != point.since:
+                start = since if point.since is None else min(int(point.since * _NANOSECONDS), self._at)
+                mark = _Mark(None, start, start, point.since)
+            metric.marks[point.attributes] = mark
+        self._metrics[name] = metric
+
+    def _forget_absent(self, collected: dict[tuple[str, str], _Metric]) -> None:
+        absent = [(name, len(metric.marks)) for name, metric in self._metrics.items() if name not in collected]
+        left = sum(streams for _, streams in absent)
+        for name, streams in absent:
+            if left <= MAX_ABSENT_STREAMS:
+                break
+            del self._metrics[name]
+            left -= streams
+
+    def data(self, chunks: Sequence[_Chunk]) -> tuple[MetricsData, list[_Moved]]:
+        """These points in the SDK's data model, and what to remember once they are sent."""
+        marks: list[_Moved] = []
         scopes: dict[str, list[Metric]] = {}
         for reading, points in chunks:
             scopes.setdefault(reading.scope, []).append(self._metric(reading, points, marks))
         metrics = [ScopeMetrics(_scope(name), found, "") for name, found in scopes.items()]
-        data = MetricsData([ResourceMetrics(self._resource, metrics, self._resource.schema_url)])
-        return Batch(data, size, lambda: self._marks.update(marks))
+        return MetricsData([ResourceMetrics(self._resource, metrics, self._resource.schema_url)]), marks
 
-    def _metric(self, reading: Reading, points: list[Point], marks: dict[_Stream, _Mark]) -> Metric:
+    def _metric(self, reading: Reading, points: list[Point], marks: list[_Moved]) -> Metric:
         found: Paced[DataPointT] = Paced()
         for point in Paced(points):
             found.append(self._point(reading, point, marks))
@@ -140,25 +218,21 @@ class Streams:
             case Kind.STATE:
                 return Sum(points, temporality, is_monotonic=False)  # type: ignore[arg-type]
 
-    def _point(self, reading: Reading, point: Point, marks: dict[_Stream, _Mark]) -> DataPointT:
+    def _point(self, reading: Reading, point: Point, marks: list[_Moved]) -> DataPointT:
         if reading.kind in (Kind.GAUGE, Kind.STATE):
             return _number(point, self._since, self._at, point.value)
-        stream = reading.name, point.attributes
-        value, start = point.value, self._begin(point)
-        last = self._marks.get(stream)
-        if last is not None:
+        metric = self._metrics[reading.scope, reading.name]
+        last = metric.marks[point.attributes]
+        value, start = point.value, last.since
+        if last.value is not None:
             anew = _less(value, last.value)
-            start = last.at if anew else last.since
-            if reading.kind in self._delta:
-                start = last.at
-                value = value if anew else _difference(value, last.value)
-        marks[stream] = _Mark(point.value, self._at, start)
+            start = last.at if anew or reading.kind in self._delta else last.since
+            if reading.kind in self._delta and not anew:
+                value = _difference(value, last.value)
+        marks.append((metric, point.attributes, _Mark(point.value, self._at, start, last.told)))
         if isinstance(value, Distribution):
             return _histogram(point, start, self._at, value)
         return _number(point, start, self._at, value)
-
-    def _begin(self, point: Point) -> int:
-        return self._since if point.since is None else min(int(point.since * _NANOSECONDS), self._at)
 
 
 def _scope(name: str) -> InstrumentationScope:

@@ -5,24 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.otel.environment import Environment, Signal
+from flowrra_exporter.otel.reasons import Explainer
+from flowrra_exporter.otel.sender import MetricSender
 
 
-def metric_exporter(environment: Environment, timeout: float) -> MetricExporter:
-    """The exporter for metrics; `timeout` is in seconds. Raises UsageError if it can't be had."""
+def metric_sender(environment: Environment, timeout: float) -> MetricSender:
+    """What sends metrics; `timeout` is in seconds. Raises UsageError if it can't be had."""
     endpoint = environment.endpoint("metrics")
+    explain = Explainer(endpoint, environment.protocol("metrics"))
     with _explained("metrics"):
         if environment.protocol("metrics") == "grpc":
-            from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as grpc
+            # First what may be missing, to be named if it is.
+            from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as _  # noqa: F401, I001
+            from flowrra_exporter.otel.grpc_answers import WatchedMetricExporter
 
-            return grpc.OTLPMetricExporter(endpoint=endpoint, timeout=timeout)
+            watched = WatchedMetricExporter(endpoint=endpoint, timeout=timeout)
+            return MetricSender(watched, watched, explain)
+        import requests
         from opentelemetry.exporter.otlp.proto.http import metric_exporter as http
 
-        return http.OTLPMetricExporter(endpoint=endpoint, timeout=timeout)
+        from flowrra_exporter.otel.http_answers import HttpAnswers
+
+        session = requests.Session()
+        answers = HttpAnswers(session, timeout)
+        exporter = http.OTLPMetricExporter(
+            endpoint=endpoint, timeout=timeout, session=None if environment.brings_session() else session
+        )
+        return MetricSender(exporter, answers, explain)
 
 
 def span_exporter(environment: Environment, timeout: float) -> SpanExporter:

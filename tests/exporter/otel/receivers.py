@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
@@ -67,8 +70,38 @@ def attributes(carrier: Any) -> dict[str, Any]:
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in carrier.attributes}
 
 
+class Reply(NamedTuple):
+    """What a receiver answers instead of taking a request as a whole.
+
+    Over gRPC `code` and `text` (and `retry_after`, None for none); over HTTP `status`, `headers` and `body`. With
+    `rejected` or `message` it is a partial success on both.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: bytes = b""
+    code: str = "OK"
+    text: str = ""
+    retry_after: int | None = None
+    rejected: int = 0
+    message: str = ""
+
+    def success(self) -> ExportMetricsServiceResponse:
+        found = ExportMetricsServiceResponse()
+        if self.rejected or self.message:
+            found.partial_success.rejected_data_points = self.rejected
+            found.partial_success.error_message = self.message
+        return found
+
+
+Judge = Callable[[ExportMetricsServiceRequest], Reply | None]
+
+
 class Inbox:
-    """What came in, and what is answered: `failures` refusals first; nothing while `open` isn't set."""
+    """What came in, and what is answered: `failures` refusals first; nothing while `open` isn't set.
+
+    `judge` may answer something else to requests for metrics, which are then not kept unless it is a success.
+    """
 
     def __init__(self) -> None:
         self.requests: list[ExportMetricsServiceRequest] = []
@@ -77,6 +110,7 @@ class Inbox:
         self.attempts = 0
         self.headers: list[Mapping[str, str]] = []
         self.failures = 0
+        self.judge: Judge = lambda request: None
         self.open = threading.Event()
         self.open.set()
         self._arrived = threading.Condition()
@@ -147,11 +181,18 @@ class HttpReceiver:
                 status = 200 if inbox.answers(dict(self.headers)) else receiver.refusal
                 if self.path not in messages:
                     status = 404
-                if status == 200:
-                    inbox.take(messages[self.path].FromString(body))
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
+                request = messages[self.path].FromString(body) if status == 200 else None
+                reply = inbox.judge(request) if isinstance(request, ExportMetricsServiceRequest) else None
+                reply = reply or Reply(status)
+                if request is not None and reply.status == 200:
+                    inbox.take(request)
+                self.send_response(reply.status)
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                content = reply.body or reply.success().SerializeToString()
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                self.wfile.write(content)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -183,8 +224,14 @@ class GrpcReceiver:
             def Export(self, request: Any, context: grpc.ServicerContext) -> ExportMetricsServiceResponse:
                 if not inbox.answers(dict(context.invocation_metadata())):
                     context.abort(grpc.StatusCode.UNAVAILABLE, "come again")
+                reply = inbox.judge(request) or Reply()
+                if reply.code != "OK":
+                    if reply.retry_after is not None:
+                        delay = RetryInfo(retry_delay=Duration(seconds=reply.retry_after))
+                        context.set_trailing_metadata([("google.rpc.retryinfo-bin", delay.SerializeToString())])
+                    context.abort(grpc.StatusCode[reply.code], reply.text)
                 inbox.take(request)
-                return ExportMetricsServiceResponse()
+                return reply.success()
 
         self._server = grpc.server(ThreadPoolExecutor(2))
         add_MetricsServiceServicer_to_server(Service(), self._server)

@@ -156,7 +156,7 @@ async def test_totals_count_from_the_start_of_the_process(http: Receiver, serve:
 
 async def test_deltas_add_up_over_an_outage(http: Receiver, serve: Serve, inbox: Inbox) -> None:
     assert isinstance(http, HttpReceiver)
-    http.refusal = 400  # one that isn't tried again
+    http.refusal = 403  # one that isn't tried again, and says nothing of the points
     async with busy_app() as app:
         service = await serve(app, **pushing(http, otel_temporality="delta"))
         push = service.exporter.push_metrics
@@ -255,7 +255,7 @@ async def test_an_unreachable_receiver_is_logged_once_counted_and_recovered_from
     http: Receiver, serve: Serve, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert isinstance(http, HttpReceiver)
-    http.refusal = 400
+    http.refusal = 403
     service = await serve(ContractApp(), **pushing(http))
     inbox.failures = 3
     with caplog.at_level(logging.INFO):
@@ -271,7 +271,7 @@ async def test_an_unreachable_receiver_is_logged_once_counted_and_recovered_from
     ]
     failed, recovered = [text for text in said if "OTLP" in text or "xport" in text]
     assert failed.startswith("pushing metrics over OTLP fails: ")
-    assert "400" in failed
+    assert "403" in failed
     assert recovered == "pushing metrics over OTLP works again"
 
 

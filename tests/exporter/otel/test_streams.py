@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from typing import Any
 
 import pytest
 from flowrra_exporter.otel.exemplars import Exemplar
+from flowrra_exporter.otel.names import KEPT
 from flowrra_exporter.otel.readings import Kind, Point, Reading
 from flowrra_exporter.otel.streams import MAX_POINTS, Batch, Streams
 from flowrra_exporter.samples import Distribution
@@ -78,13 +81,101 @@ def test_a_delta_after_a_new_start_is_all_that_was_counted_since() -> None:
     assert push(found, 2020, 3).value == 1
 
 
-def test_a_stream_that_was_absent_for_a_while_loses_and_doubles_nothing() -> None:
+def test_a_metric_that_was_absent_for_a_while_loses_and_doubles_nothing() -> None:
     found = streams(delta=True)
+    push(found, 2000, 5)
+    for batch in found.batches([reading(Kind.COUNTER, Point(MAIL, 1), name="other")], 2010):
+        batch.sent()
+    point = push(found, 2020, 7)
+    assert (point.value, point.start_time_unix_nano) == (2, 2000 * SECOND)
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "cumulative"])
+def test_a_label_set_that_was_removed_and_made_again_starts_anew(delta: bool) -> None:
+    found = streams(delta=delta)
     push(found, 2000, 5)
     for batch in found.batches([reading(Kind.COUNTER, Point((("task", "other"),), 1))], 2010):
         batch.sent()
     point = push(found, 2020, 7)
-    assert (point.value, point.start_time_unix_nano) == (2, 2000 * SECOND)
+    assert (point.value, point.start_time_unix_nano) == (7, 2010 * SECOND)
+    again = push(found, 2030, 8)
+    assert (again.value, again.start_time_unix_nano / SECOND) == ((1, 2020) if delta else (8, 2010))
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "cumulative"])
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        (Kind.COUNTER, 5, 7),
+        (Kind.HISTOGRAM, Distribution((1.0,), (5, 0), 5.0), Distribution((1.0,), (7, 0), 7.0)),
+    ],
+    ids=["counter", "histogram"],
+)
+def test_a_label_set_made_again_between_two_pushes_starts_anew_with_its_own_start(
+    delta: bool, kind: Kind, first: Any, second: Any
+) -> None:
+    found = streams(delta=delta)
+    for at, since, value in ((2000, 1500.0, first), (2010, 2005.0, second)):
+        (batch,) = found.batches([reading(kind, Point(MAIL, value, since=since))], at)
+        batch.sent()
+        (point,) = points_of(batch)
+        assert point.start_time_unix_nano == since * SECOND
+        counted = sum(point.bucket_counts) if kind is Kind.HISTOGRAM else point.value
+        assert counted == (5 if value is first else 7)
+
+
+def test_a_new_label_set_of_a_known_metric_was_not_there_at_the_push_before() -> None:
+    found = streams(delta=False)
+    push(found, 2000, 5)
+    points = Point(MAIL, 5), Point((("task", "new"),), 1)
+    (batch,) = found.batches([reading(Kind.COUNTER, *points)], 2010)
+    assert [point.start_time_unix_nano / SECOND for point in points_of(batch)] == [SINCE, 2000]
+
+
+def test_a_clock_that_is_set_back_starts_nothing_anew() -> None:
+    found = streams(delta=True)
+    for at, value, expected in ((1500, 5, 5), (1510, 6, 1)):  # the label set was made when it was said to be 2000
+        (batch,) = found.batches([reading(Kind.COUNTER, Point(MAIL, value, since=2000.0))], at)
+        batch.sent()
+        assert [point.value for point in points_of(batch)] == [expected]
+
+
+@pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "outage"])
+def test_label_sets_and_metrics_that_come_and_go_take_no_more_memory(accepted: bool) -> None:
+    found = streams(delta=True)
+
+    def collect(first: int, pushes: int) -> int:
+        for number in range(first, first + pushes):
+            gone = [Point((("order", f"{number}-{place}"),), 1) for place in range(400)]
+            for batch in found.batches(
+                [reading(Kind.COUNTER, *gone), reading(Kind.COUNTER, *gone, name=f"shop_{number}")], 2000 + number
+            ):
+                if accepted:
+                    batch.sent()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        full = collect(0, KEPT // 400 + 15)  # enough for what is kept on purpose
+        assert collect(1000, 100) < full * 1.2
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_batch_is_halved_without_a_loss() -> None:
+    found = streams(delta=True)
+    readings = [
+        reading(Kind.COUNTER, *(Point((("task", str(number)),), number) for number in range(5)), name="a"),
+        reading(Kind.GAUGE, Point((), 7), Point((("x", "1"),), 8), name="b"),
+    ]
+    (batch,) = found.batches(readings, 2000)
+    halves = batch.halves()
+    assert [half.points for half in halves] == [3, 4]
+    assert [point.value for half in halves for point in points_of(half)] == [0, 1, 2, 3, 4, 7, 8]
+    halves[0].sent()
+    (batch,) = found.batches(readings, 2010)
+    assert [point.value for point in points_of(batch)] == [0, 0, 0, 3, 4, 7, 8]
 
 
 def test_histograms_differ_bucket_by_bucket() -> None:

@@ -1,0 +1,52 @@
+"""Makes reasons out of what libraries say when a receiver can't be talked to: without secrets, with hints."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from flowrra_exporter.logs import mask_secrets
+
+# What is said when HTTP/1.1 meets HTTP/2, which gRPC speaks, and the other way round.
+_GRPC_THERE = re.compile(r"BadStatusLine\('?\\x00|HTTP/0\.9")
+_GRPC_PERHAPS = re.compile(r"RemoteDisconnected|Connection reset")
+_HTTP_THERE = re.compile(r"http1\.x|Failed parsing HTTP/2|Received http2 header with status|Missing :status", re.I)
+_GRPC_PORT = 4317
+
+
+class Explainer:
+    """Explains what was said of one endpoint."""
+
+    def __init__(self, endpoint: str, protocol: str) -> None:
+        self._secrets = _secrets(endpoint)
+        self._protocol = protocol
+        self._port = _port(endpoint)
+
+    def __call__(self, text: str) -> str:
+        """`text` without the endpoint's secrets; and if another protocol seems to be spoken there, with that."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = mask_secrets(text)
+        hint = self._hint(text)
+        return f"{text} ({hint})" if hint else text
+
+    def _hint(self, text: str) -> str:
+        if self._protocol == "grpc":
+            is_http = _HTTP_THERE.search(text)
+            return "is it a receiver for OTLP over HTTP? then: --otel.protocol=http/protobuf" if is_http else ""
+        is_grpc = _GRPC_THERE.search(text) or (self._port == _GRPC_PORT and _GRPC_PERHAPS.search(text))
+        return "is it a receiver for OTLP over gRPC? then: --otel.protocol=grpc" if is_grpc else ""
+
+
+def _secrets(endpoint: str) -> list[str]:
+    parts = urlsplit(endpoint)
+    user = parts.netloc.rpartition("@")[0]
+    found = {user, user.partition(":")[2], parts.query, *(pair.partition("=")[2] for pair in parts.query.split("&"))}
+    return sorted(filter(None, found), key=len, reverse=True)
+
+
+def _port(endpoint: str) -> int | None:
+    try:
+        return urlsplit(endpoint).port
+    except ValueError:
+        return None
