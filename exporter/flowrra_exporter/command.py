@@ -43,6 +43,11 @@ class Deadline:
         self._stuck = stuck
         self._moved = threading.Condition()
         self._at: float | None = None
+        self._thread = threading.Thread(target=self._wait, name="flowrra-exporter-deadline", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread that waits; later, when the process is in need, there may be none to be had."""
+        self._thread.start()
 
     @property
     def remaining(self) -> float:
@@ -53,15 +58,13 @@ class Deadline:
         """The process ends in `seconds` at the latest; a deadline can only come closer."""
         at = time.monotonic() + seconds
         with self._moved:
-            if self._at is None:
-                threading.Thread(target=self._wait, name="flowrra-exporter-deadline", daemon=True).start()
             self._at = at if self._at is None else min(at, self._at)
             self._moved.notify()
 
     def _wait(self) -> None:
         with self._moved:
-            while self.remaining > 0:
-                self._moved.wait(self.remaining)
+            while self._at is None or self.remaining > 0:
+                self._moved.wait(None if self._at is None else self.remaining)
         logger.critical("not stopped in time, ending now; stuck: %s", self._stuck())
         logging.shutdown()
         os._exit(1)
@@ -86,8 +89,10 @@ class Command:
         """0 after a shutdown that was asked for, 1 if the app ended on its own. Raises UsageError."""
         check_target(self._target)
         logs.configure(self._settings.log_level, self._settings.log_format)
-        self._exporter.serve()
-        self._signals = Signals(self._exporter.server_loop, self._shut_down, self._interrupt_import)
+        self._start_threads()
+        self._signals = Signals(
+            self._exporter.server_loop, self._shut_down, self._interrupt_import, self._exporter.reload
+        )
         self._signals.install()
         try:
             return self._run_app(self._import())
@@ -97,6 +102,13 @@ class Command:
         finally:
             self._signals.restore()
             self._exporter.close(flush_timeout=self._deadline.remaining / 2)
+
+    def _start_threads(self) -> None:
+        try:
+            self._deadline.start()
+        except RuntimeError as error:
+            raise UsageError(f"no thread can be started: {error}") from error
+        self._exporter.serve()
 
     def _import(self) -> Any:
         try:
@@ -192,12 +204,12 @@ class Command:
         if count == 1:
             self._exporter.lifecycle.draining()
             logger.info("%s: shutting down, within %g s", name, self._settings.shutdown_timeout)
-            self._deadline.set(self._settings.shutdown_timeout)
             self._tell_app(self._stop)
+            self._deadline.set(self._settings.shutdown_timeout)
         else:
             logger.warning("%s again: not waiting for running tasks", name)
-            self._deadline.set(_HURRY_SECONDS if count == 2 else 0.0)
             self._tell_app(self._hurry)
+            self._deadline.set(_HURRY_SECONDS if count == 2 else 0.0)
 
     def _tell_app(self, event: asyncio.Event) -> None:
         if self._exporter.app_loop is not None:

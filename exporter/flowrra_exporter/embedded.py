@@ -24,12 +24,15 @@ from urllib.parse import quote
 
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
+from flowrra_exporter.logs import Occasionally
 from flowrra_exporter.observed import Observed
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.target import manager_of
+from flowrra_exporter.web.listeners import Full
 
 logger = logging.getLogger(__name__)
 
+_not_answered = Occasionally(logger, "did not answer %d requests: %s")
 _ANSWER_SECONDS = 20.0
 """The longest that an answer takes: more than any collection and rendering does."""
 _PROBE = re.compile(r"/(livez|readyz|startupz|healthz)(/[\w-]+([.:][\w-]+)*)?")
@@ -153,11 +156,18 @@ def _submit(exchange: Coroutine[Any, Any, Answer], exporter: Exporter) -> concur
 
 async def _exchange(exporter: Exporter, request: Request) -> Answer:
     """One request over a socket pair; runs on the server's loop."""
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:  # the process has no descriptor left
+        _not_answered.warn(error)
+        return _plain(503, f"no connection could be made: {error.strerror}", request)
     async with AsyncExitStack() as stack:
         stack.callback(ours.close)
         try:
             await exporter.server.accept(theirs)
+        except Full as error:
+            _not_answered.warn(error)
+            return _plain(503, str(error), request)
         except BaseException:
             theirs.close()
             raise

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -35,6 +36,7 @@ from flowrra_exporter.target import manager_of
 from flowrra_exporter.watchdog import Watchdog
 from flowrra_exporter.web.access import Access
 from flowrra_exporter.web.api import API_PATHS, ApiRoutes
+from flowrra_exporter.web.background import Background
 from flowrra_exporter.web.config_file import WebConfig
 from flowrra_exporter.web.failures import Failures
 from flowrra_exporter.web.metrics import MetricsRoute
@@ -138,10 +140,11 @@ class Exporter:
         self.probe_urls = [url(bound) for bound in probe_sockets]
         sites = [Site(self._application, sockets, web_config.context)]
         if probe_sockets:
-            sites.append(Site(self._probe_application, probe_sockets))
+            sites.append(Site(self._probe_application, probe_sockets, for_probes=True))
+        server = ServerThread(sites, self._background())
+        server.start()
         self._birthplace.here(self._forked)
-        self._server = ServerThread(sites, self._background)
-        self._server.start()
+        self._server = server
         for listening in self.urls:
             logger.info("listening on %s", listening)
         for listening in self.probe_urls:
@@ -161,15 +164,23 @@ class Exporter:
             )
         return config
 
-    async def _background(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._watchdog.run())
-            if self._web_config_file is not None:
-                group.create_task(self._web_config_file.watch(self._change_web_config))
+    def _background(self) -> list[Background]:
+        found = [Background("watching the app's event loop", self._watchdog.run)]
+        if self._web_config_file is not None:
+            watch = partial(self._web_config_file.watch, self._change_web_config)
+            found.append(Background("reading the web configuration again", watch))
+        return found
 
-    async def _change_web_config(self, config: WebConfig) -> None:
-        await self.server.use_tls(config.context)
+    def _change_web_config(self, config: WebConfig) -> None:
         self._access.change(config)
+        self.server.use_tls(config.context)
+
+    def reload(self) -> None:
+        """Reads the web configuration again, whether its files have changed or not. Call it on the server's loop."""
+        if self._web_config_file is None:
+            logger.info("there is no web configuration file to be read again; what flags say holds until the end")
+        else:
+            self._web_config_file.ask()
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> AppLoop:
         """Watches the app's event loop. Call it in the thread that runs it, after `serve`."""
@@ -201,11 +212,16 @@ class Exporter:
         """
         if self._birthplace.elsewhere:
             return
-        if self._otel is not None:
-            self._otel.close(min(flush_timeout, _FLUSH_SECONDS))
-            self._otel = None
+        try:
+            if self._otel is not None:
+                self._otel.close(min(flush_timeout, _FLUSH_SECONDS))
+                self._otel = None
+        finally:
+            self._stop_server()
+
+    def _stop_server(self) -> None:
         if self._server is not None:
-            self._server.loop.call_soon_threadsafe(self._collections.close)
+            self._server.run_soon(self._collections.close)
             self._server.stop()
             self._access.close()
             self._server = None

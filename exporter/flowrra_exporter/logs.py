@@ -24,7 +24,7 @@ _TASK_FIELDS = ("task_id", "task_name", "attempt")
 class Occasionally:
     """Logs a warning at most once in `seconds`, with how often there was reason to: clients can't fill the log.
 
-    `message` has one %d, for the number.
+    `message` has a %d for the number, and then what `warn` is given, which tells of the last time.
     """
 
     def __init__(self, logger: logging.Logger, message: str, seconds: float = 60.0) -> None:
@@ -34,12 +34,12 @@ class Occasionally:
         self._count = 0
         self._logged_at = -math.inf
 
-    def warn(self) -> None:
+    def warn(self, *details: object) -> None:
         """Once more."""
         self._count += 1
         now = time.monotonic()
         if now - self._logged_at >= self._seconds:
-            self._logger.warning(self._message, self._count)
+            self._logger.warning(self._message, self._count, *details)
             self._count, self._logged_at = 0, now
 
 

@@ -51,7 +51,7 @@ class FlowrraCollector(Collector):
 
     async def __aenter__(self) -> Self:
         settings, manager = self._settings, manager_of(self._app)  # may raise: before there is a thread to end
-        thread = ServerThread([], _until_cancelled)
+        thread = ServerThread([], [])
         thread.start()
         app_loop = AppLoop(asyncio.get_running_loop(), threading.current_thread(), thread.loop, settings.loop_deadline)
         management = Management(manager, app_loop, settings.collect_timeout)
@@ -65,7 +65,7 @@ class FlowrraCollector(Collector):
     async def __aexit__(self, *_exception: object) -> None:
         self._registry.unregister(self)
         if self._thread is not None and self._collections is not None:
-            self._thread.loop.call_soon_threadsafe(self._collections.close)
+            self._thread.run_soon(self._collections.close)
             await asyncio.to_thread(self._thread.stop)
         self._thread = self._collections = None
         self._birthplace.gone()
@@ -111,7 +111,3 @@ def _histogram(name: str, labels: dict[str, str], value: Distribution) -> Iterat
 def _encodable(value: str) -> str:
     """A lone surrogate can't be encoded as UTF-8; it becomes its escape, as in our own exposition."""
     return value.encode("utf-8", "backslashreplace").decode()
-
-
-async def _until_cancelled() -> None:
-    await asyncio.Event().wait()

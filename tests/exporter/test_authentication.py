@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import statistics
 from base64 import b64encode
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import bcrypt
 import pytest
 from flowrra_exporter.settings import Address
-from flowrra_exporter.web.auth import Credentials, Passwords, parse_basic
+from flowrra_exporter.web.auth import Busy, Credentials, Passwords, parse_basic
 from flowrra_exporter.web.limits import Rate, RateLimiter
 
 from flowrra import Flowrra
@@ -118,7 +121,7 @@ async def test_one_who_has_proved_who_he_is_sees_task_data_and_nobody_else(serve
             for _ in range(2):
                 assert "4711-0815" in (await service.get(path, **known)).text
                 assert "4711-0815" not in (await service.get(path)).text
-        replace(config, "")
+        replace(config, "basic_auth_users: {}")
         await changed(service, "/metrics", 200)
         for path in ("/", "/api/failures"):
             assert (await service.get(path)).status == 200
@@ -174,25 +177,31 @@ async def test_guesses_are_turned_away_while_one_who_is_known_comes_in_at_once(s
         assert statuses == {401, 503}
 
 
+def passwords_of(**users: str) -> Passwords:
+    passwords = Passwords()
+    passwords.use(users)
+    return passwords
+
+
 async def test_a_user_that_there_is_not_takes_as_long_as_a_wrong_password() -> None:
-    passwords = Passwords({"anna": hashed("right", cost=8)})
+    passwords = passwords_of(anna=hashed("right", cost=8))
     loop = asyncio.get_running_loop()
     seconds: dict[str, list[float]] = {"anna": [], "nobody": []}
     for n in range(10):
         for user, found in seconds.items():
             started = loop.time()
-            assert not await passwords.check(Credentials(user, f"wrong {n}".encode()))
+            assert not await passwords.check(Credentials(user, f"wrong {n}".encode()), "")
             found.append(loop.time() - started)
     passwords.close()
     assert 0.5 < statistics.median(seconds["anna"]) / statistics.median(seconds["nobody"]) < 2
 
 
 async def test_a_right_password_of_another_user_is_wrong() -> None:
-    passwords = Passwords({"anna": hashed("right"), "bob": hashed("other")})
-    assert await passwords.check(Credentials("anna", b"right"))
-    assert not await passwords.check(Credentials("bob", b"right"))
-    assert not await passwords.check(Credentials("carol", b"right"))
-    assert not await passwords.check(Credentials("ann", b"aright"))
+    passwords = passwords_of(anna=hashed("right"), bob=hashed("other"))
+    assert await passwords.check(Credentials("anna", b"right"), "")
+    assert not await passwords.check(Credentials("bob", b"right"), "")
+    assert not await passwords.check(Credentials("carol", b"right"), "")
+    assert not await passwords.check(Credentials("ann", b"aright"), "")
     passwords.close()
 
 
@@ -231,3 +240,99 @@ async def test_configured_headers_win_on_every_answer(serve: Serve, tmp_path: Pa
             assert (headers["X-Frame-Options"], headers["Strict-Transport-Security"]) == ("sameorigin", "max-age=9")
             assert headers["X-Content-Type-Options"] == "nosniff"
             assert headers["Server"] == "flowrra-exporter"
+
+
+def status_from(url: str, source: str, path: str, authorization: str) -> int:
+    """The status of an answer to a client with this address."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=15, source_address=(source, 0))
+    with closing(connection):
+        connection.request("GET", path, headers={"Authorization": authorization})
+        return connection.getresponse().status
+
+
+async def test_one_who_guesses_keeps_nobody_out_and_fills_no_log(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even one whom we don't know yet."""
+    path = tmp_path / "web.yml"
+    path.write_text(f"basic_auth_users: {{anna: {hashed('right', cost=9)}}}")
+    async with Flowrra() as app:
+        service = await serve(app, web_config_file=path)
+        ended = asyncio.Event()
+        guessed: list[int] = []
+
+        async def guess(n: int) -> None:
+            while not ended.is_set():
+                password = basic("anna", f"guess {n} {len(guessed)}")
+                guessed.append(await asyncio.to_thread(status_from, service.url, "127.0.0.2", "/metrics", password))
+
+        guessing = [asyncio.create_task(guess(n)) for n in range(25)]
+        await until(lambda: 503 in guessed and 401 in guessed, 20)
+        assert await asyncio.to_thread(fetch_status, service.url, basic("anna", "right")) == 200
+        ended.set()
+        await asyncio.gather(*guessing)
+    assert set(guessed) == {401, 503}
+    refused = [record.getMessage() for record in caplog.records if "wrong password" in record.getMessage()]
+    assert refused == ["refused 1 wrong passwords, the last from 127.0.0.2"]
+
+
+def fetch_status(url: str, authorization: str) -> int:
+    return fetch(url, "/metrics", Authorization=authorization).status
+
+
+async def test_who_comes_with_what_is_being_checked_takes_no_place() -> None:
+    passwords = passwords_of(anna=hashed("right", cost=8))
+    found = await asyncio.gather(*(passwords.check(Credentials("anna", b"right"), "10.0.0.1") for _ in range(50)))
+    assert set(found) == {True}
+    guesses = (passwords.check(Credentials("anna", b"%d" % n), "10.0.0.1") for n in range(50))
+    outcomes = await asyncio.gather(*guesses, return_exceptions=True)
+    assert outcomes.count(False) == 4
+    assert sum(isinstance(outcome, Busy) for outcome in outcomes) == 46
+    passwords.close()
+
+
+async def test_who_was_known_stays_known_while_the_own_hash_is_the_same() -> None:
+    anna, bob = Credentials("anna", b"right"), Credentials("bob", b"other")
+    users = {"anna": hashed("right"), "bob": hashed("other")}
+    passwords = passwords_of(**users)
+    assert await passwords.check(anna, "")
+    assert await passwords.check(bob, "")
+    passwords.use(dict(users))
+    assert passwords.knows(anna)
+    passwords.use({"anna": users["anna"], "carol": hashed("new")})
+    assert passwords.knows(anna)
+    assert not passwords.knows(bob)
+    assert not await passwords.check(bob, "")
+    passwords.use({"anna": hashed("right"), "carol": hashed("new")})
+    assert not passwords.knows(anna)
+    passwords.close()
+
+
+async def test_a_reload_drops_nobody_who_is_being_checked() -> None:
+    """Each is judged by the users that there were when he came; what was found then is not remembered."""
+    passwords = passwords_of(anna=hashed("right", cost=10), bob=hashed("other", cost=10))
+    checks = [asyncio.create_task(passwords.check(Credentials("anna", b"right"), "")) for _ in range(3)]
+    checks += [asyncio.create_task(passwords.check(Credentials("bob", b"wrong"), ""))]
+    await asyncio.sleep(0)
+    passwords.use({"anna": hashed("newer")})
+    assert await asyncio.gather(*checks) == [True, True, True, False]
+    assert not passwords.knows(Credentials("anna", b"right"))
+    assert not await passwords.check(Credentials("anna", b"right"), "")
+    passwords.use({})
+    passwords.use({"anna": hashed("right")})
+    assert await passwords.check(Credentials("anna", b"right"), "")
+    passwords.close()
+
+
+async def test_guesses_by_the_probes_are_limited_and_probes_are_not(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "web.yml"
+    path.write_text(f"rate_limit: {{interval: 1h, burst: 4}}\nbasic_auth_users: {{anna: {hashed('right')}}}")
+    async with Flowrra() as app:
+        service = await serve(app, web_config_file=path)
+        known = {"Authorization": basic("anna", "right")}
+        assert (await service.get("/livez", **known)).status == 200
+        guesses = [await service.get("/livez", Authorization=basic("anna", f"guess {n}")) for n in range(6)]
+        assert [answer.status for answer in guesses] == [401, 401, 401, 429, 429, 429]
+        assert [(await service.get("/livez", **known)).status for _ in range(5)] == [200] * 5
+        assert (await service.get("/livez")).status == 401

@@ -7,9 +7,10 @@ import re
 
 from aiohttp import web
 
-from flowrra_exporter.web.auth import Busy, Passwords, parse_basic
+from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.web.auth import Busy, Credentials, Passwords, parse_basic
 from flowrra_exporter.web.config_file import WebConfig
-from flowrra_exporter.web.limits import RateLimiter
+from flowrra_exporter.web.limits import RateLimiter, client_of
 from flowrra_exporter.web.responses import AUTHENTICATED, Handler
 
 logger = logging.getLogger(__name__)
@@ -23,21 +24,19 @@ class Access:
     """Applies a configuration, which may change at any time, to every request of an application."""
 
     def __init__(self, config: WebConfig) -> None:
-        self._use(config)
+        self._passwords = Passwords()
+        self._refused = Occasionally(logger, "refused %d wrong passwords, the last from %s")
+        self.change(config)
 
     def change(self, config: WebConfig) -> None:
-        """From now on, this configuration holds. Passwords are checked anew."""
-        self._passwords.close()
-        self._use(config)
+        """From now on, this configuration holds."""
+        limiter = None if config.rate is None else RateLimiter(config.rate)
+        self._passwords.use(config.users)
+        self._config, self._limiter = config, limiter
 
     def close(self) -> None:
         """No more passwords are checked."""
         self._passwords.close()
-
-    def _use(self, config: WebConfig) -> None:
-        self._config = config
-        self._passwords = Passwords(config.users)
-        self._limiter = None if config.rate is None else RateLimiter(config.rate)
 
     async def add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Signal before an answer is sent: sets the configured headers, whatever it has by itself."""
@@ -50,30 +49,32 @@ class Access:
         return await handler(request)
 
     async def _admit(self, request: web.Request) -> None:
-        if self._limiter is not None and not _PROBE.match(request.path) and not self._limiter.allows():
-            raise web.HTTPTooManyRequests(reason="more requests than the rate limit allows", headers=_later())
         config = self._config
+        credentials = parse_basic(request.headers.get("Authorization", "")) if config.users else None
+        if self._limiter is not None and not self._is_exempt(request, credentials) and not self._limiter.allows():
+            raise web.HTTPTooManyRequests(reason="more requests than the rate limit allows", headers=_later())
         if config.tls is not None and not config.tls.allows(_certificate(request)) and _is_tls(request):
             raise web.HTTPForbidden(reason="this client certificate's names are not among client_allowed_sans")
-        if config.users and not await self._knows(request):
+        if config.users and (credentials is None or not await self._knows(credentials, request)):
             raise web.HTTPUnauthorized(
                 reason="expected the user and password of basic_auth_users", headers={"WWW-Authenticate": _CHALLENGE}
             )
         by_certificate = config.tls is not None and config.tls.requires_client_certificate and _is_tls(request)
         request[AUTHENTICATED] = bool(config.users) or by_certificate
 
-    async def _knows(self, request: web.Request) -> bool:
-        credentials = parse_basic(request.headers.get("Authorization", ""))
-        if credentials is None:
-            return False
+    def _is_exempt(self, request: web.Request, credentials: Credentials | None) -> bool:
+        """A probe that brings a password is, once that is known to be right: others may be guesses."""
+        return bool(_PROBE.match(request.path)) and (credentials is None or self._passwords.knows(credentials))
+
+    async def _knows(self, credentials: Credentials, request: web.Request) -> bool:
         try:
-            known = await self._passwords.check(credentials)
+            known = await self._passwords.check(credentials, client_of(request.remote or ""))
         except Busy:
             raise web.HTTPServiceUnavailable(
                 reason="too many passwords are being checked; try again later", headers=_later()
             ) from None
         if not known:
-            logger.info("refused a wrong password from %s", request.remote)
+            self._refused.warn(request.remote)
         return known
 
 

@@ -2,7 +2,8 @@
 
 Guesses must not cost much either. A bcrypt check takes some fifty milliseconds of a core. It runs in a thread of its
 own, so that the others are answered meanwhile; a password that was right once is known again by a keyed hash, and so
-are the last wrong ones; and only a few wait for the thread at a time, whoever comes beyond is told to come again.
+are the last wrong ones; and only a few of each client wait for the thread at a time, whoever comes beyond is told to
+come again.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-_MOST_WAITING = 16
+from flowrra_exporter.logs import Occasionally
+
+logger = logging.getLogger(__name__)
+
+_MOST_WAITING = 64
+_MOST_WAITING_OF_ONE = 4
 _REMEMBERED = 200
 _BCRYPT_BYTES = 72
 """What bcrypt reads of a password; more was never part of any hash."""
@@ -47,36 +55,77 @@ def parse_basic(header: str) -> Credentials | None:
 
 
 class Passwords:
-    """Checks passwords of `users`, names to bcrypt hashes; there is at least one."""
+    """Checks passwords against bcrypt hashes.
 
-    def __init__(self, users: Mapping[str, str]) -> None:
-        self._users = dict(users)
+    Each client has a few places in the queue for the thread, so that one who guesses keeps nobody else out; and who
+    comes with what is being checked already takes none.
+    """
+
+    def __init__(self) -> None:
+        self._users: Mapping[str, str] = {}
         self._secret = secrets.token_bytes(32)
-        # The right ones apart: no number of wrong guesses makes us forget a scraper that we know.
-        self._right: dict[bytes, None] = {}
-        self._wrong: dict[bytes, None] = {}
-        self._waiting = 0
+        # The right ones apart, with the user: no number of wrong guesses makes us forget a scraper that we know.
+        self._right: dict[bytes, str] = {}
+        self._wrong: dict[bytes, str] = {}
+        self._checking: dict[bytes, asyncio.Future[bool]] = {}
+        self._places: Counter[str] = Counter()
+        self._unchecked = Occasionally(logger, "could not check %d passwords: %s")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowrra-exporter-bcrypt")
 
-    async def check(self, credentials: Credentials) -> bool:
-        """Whether they are right. Raises Busy."""
+    def use(self, users: Mapping[str, str]) -> None:
+        """From now on, these are the users: names to hashes. Who was known stays known while their hash is the same.
+
+        What is being checked is judged by the users that there were when it came.
+        """
+        users, before = dict(users), self._users
+        if users == before:
+            return
+        self._users = users
+        self._right = {key: user for key, user in self._right.items() if users.get(user) == before.get(user)}
+        self._wrong = {}
+        self._checking = {}
+
+    def knows(self, credentials: Credentials) -> bool:
+        """Whether they were found right before: then no check is needed."""
+        return self._key(credentials) in self._right
+
+    async def check(self, credentials: Credentials, client: str) -> bool:
+        """Whether they are right; there is at least one user. `client` is whose place it takes. Raises Busy."""
         key = self._key(credentials)
         if key in self._right:
             return True
         if key in self._wrong:
             return False
-        if self._waiting >= _MOST_WAITING:
-            raise Busy
-        self._waiting += 1
+        checking = self._checking.get(key)
+        if checking is None:
+            if self._places[client] >= _MOST_WAITING_OF_ONE or self._places.total() >= _MOST_WAITING:
+                raise Busy
+            self._places[client] += 1
+            checking = self._checking[key] = asyncio.ensure_future(
+                self._find_out(self._users, credentials, client, key)
+            )
+        # Whoever gives up takes the answer from nobody else who waits for it.
+        return await asyncio.shield(checking)
+
+    async def _find_out(self, users: Mapping[str, str], credentials: Credentials, client: str, key: bytes) -> bool:
+        user = credentials.user
+        # A user that there isn't takes as long as one there is: any hash will do to spend the time on.
+        hashed = users.get(user) or next(iter(users.values()))
         try:
-            # A user that there isn't takes as long as one there is: any hash will do to spend the time on.
-            hashed = self._users.get(credentials.user) or next(iter(self._users.values()))
             loop = asyncio.get_running_loop()
             matches = await loop.run_in_executor(self._thread, _matches, credentials.password, hashed)
+        except RuntimeError as error:  # the system has no thread left, or the exporter stops
+            self._unchecked.warn(error)
+            raise Busy from error
         finally:
-            self._waiting -= 1
-        right = matches and credentials.user in self._users
-        _remember(self._right if right else self._wrong, key)
+            self._places[client] -= 1
+            if not self._places[client]:
+                del self._places[client]
+            if self._users is users:
+                self._checking.pop(key, None)
+        right = matches and user in users
+        if self._users is users:
+            _remember(self._right if right else self._wrong, key, user)
         return right
 
     def close(self) -> None:
@@ -99,7 +148,7 @@ def _matches(password: bytes, hashed: str) -> bool:
         return False
 
 
-def _remember(keys: dict[bytes, None], key: bytes) -> None:
-    keys[key] = None
+def _remember(keys: dict[bytes, str], key: bytes, user: str) -> None:
+    keys[key] = user
     while len(keys) > _REMEMBERED:
         del keys[next(iter(keys))]

@@ -22,9 +22,16 @@ _LINGERING_SECONDS = 1.0
 class Connection(web.RequestHandler):
     """A connection that `limits` watches over."""
 
-    __slots__ = ("_limits", "dawdles_since", "patience")
+    __slots__ = ("_limits", "_opening", "client", "dawdles_since", "for_probes", "patience")
 
-    def __init__(self, server: web.Server, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        limits: ConnectionLimits,
+        loop: asyncio.AbstractEventLoop,
+        client: str,
+        for_probes: bool,
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -36,13 +43,21 @@ class Connection(web.RequestHandler):
             auto_decompress=False,
         )
         self._limits = limits
+        self._opening: asyncio.Task[object] | None = None
+        self.client = client
+        self.for_probes = for_probes
         self.dawdles_since: float | None = time.monotonic()
         self.patience = FIRST_REQUEST_SECONDS
+        limits.opened(self)
+
+    def open_by(self, opening: asyncio.Task[object]) -> None:
+        """The task that makes the connection, which takes a while with TLS."""
+        self._opening = opening
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The client is there."""
+        """The client is there, and has agreed on TLS if it has to."""
+        self._opening = None
         super().connection_made(transport)
-        self._limits.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone."""
@@ -53,6 +68,8 @@ class Connection(web.RequestHandler):
         """Ends it, without waiting for the client to read what is left."""
         if self.transport is not None:
             self.transport.abort()
+        elif self._opening is not None:
+            self._opening.cancel()
 
     def answering(self) -> None:
         """A whole request has come: from now on the client waits for us."""

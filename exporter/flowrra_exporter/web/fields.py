@@ -5,10 +5,23 @@ Each error names the file, the key and what was expected there.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowrra_exporter.errors import UsageError
+
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 100
+_shown.maxlevel = 2
+
+
+def shown(value: Any) -> str:
+    """A value of the file for an error's text: never all of one that is long, or that has itself in it often."""
+    try:
+        return f"{_shown.repr(value):.100}"
+    except ValueError:  # a number with too many digits to be written in decimal
+        return "a number that is too large"
 
 
 class Fields:
@@ -17,8 +30,11 @@ class Fields:
     def __init__(self, source: str, name: str, values: Mapping[Any, Any]) -> None:
         self._source = source
         self._name = name
-        self._values = {str(key): value for key, value in values.items()}
+        self._values = {key if isinstance(key, str) else shown(key): value for key, value in values.items()}
         self._asked: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -30,13 +46,14 @@ class Fields:
         """An error about the value of `key`."""
         return UsageError(f"{self._source}: {self._path(key)} {problem}")
 
-    def section(self, key: str) -> Fields | None:
-        """The section under `key`, None if there is none."""
+    def section(self, key: str, *, secret: bool = False) -> Fields | None:
+        """The section under `key`, None if there is none. What stands there instead is not quoted if it is `secret`."""
         value = self._take(key)
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise self.error(key, f"is {value!r:.100}; expected keys with values")
+            found = f"a {type(value).__name__}" if secret else shown(value)
+            raise self.error(key, f"is {found}; expected keys with values")
         return Fields(self._source, self._path(key), value)
 
     def text(self, key: str, default: str = "", *, secret: bool = False, numbers: bool = False) -> str:
@@ -45,9 +62,9 @@ class Fields:
         if value is None:
             return default
         if numbers and type(value) in (int, float):
-            return str(value)
+            return shown(value)
         if not isinstance(value, str):
-            raise self.error(key, "is no text; expected text" if secret else f"is {value!r:.100}; expected text")
+            raise self.error(key, "is no text; expected text" if secret else f"is {shown(value)}; expected text")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -56,7 +73,7 @@ class Fields:
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(key, f"is {value!r:.100}; expected a list of texts")
+            raise self.error(key, f"is {shown(value)}; expected a list of texts")
         return tuple(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -65,7 +82,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.error(key, f"is {value!r:.100}; expected true or false")
+            raise self.error(key, f"is {shown(value)}; expected true or false")
         return value
 
     def number(self, key: str, default: int) -> int:
@@ -74,7 +91,7 @@ class Fields:
         if value is None:
             return default
         if type(value) is not int:
-            raise self.error(key, f"is {value!r:.100}; expected a whole number")
+            raise self.error(key, f"is {shown(value)}; expected a whole number")
         return value
 
     def refuse(self, key: str, reason: str) -> None:

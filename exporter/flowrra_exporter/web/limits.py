@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from flowrra_exporter.logs import Occasionally
@@ -13,12 +15,21 @@ from flowrra_exporter.logs import Occasionally
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 512
-"""Half of the descriptors that a process usually has. With more, those go that have dawdled longest."""
+"""The most connections of all ports together, however many descriptors the process may have."""
 FIRST_REQUEST_SECONDS = 10.0
 """How long a client may take from connecting to the end of its first request's headers."""
 IDLE_SECONDS = 75.0
 """How long it may take to read an answer and to send the next request: more than any usual scrape interval."""
+_SHARE = 4
+"""One descriptor in so many may be a connection's: the rest is the app's."""
+_SPARE_SHARE = 8
+"""One in so many stays free for the app, whatever it has opened itself."""
+_MOST_FOR_PROBES = 16
+_MOMENT_SECONDS = 0.1
+"""What each connection has, however many more there are: what has come with it has to be read first."""
 _SWEEP_SECONDS = 1.0
+_NETWORK_BITS = 64
+"""What one customer gets of IPv6: all addresses in there are one client to us."""
 
 
 class Rate(NamedTuple):
@@ -49,9 +60,36 @@ class RateLimiter:
         return True
 
 
+def client_of(address: str) -> str:
+    """Who is behind an IP address, as far as it tells; addresses that one can have many of count as one."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:  # a connection that came over no network
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found) >> _NETWORK_BITS << _NETWORK_BITS, _NETWORK_BITS)))
+
+
+def descriptor_limit() -> int:
+    """How many files and sockets this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has another limit, and a far larger one
+        return _SHARE * MAX_CONNECTIONS
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _SHARE * MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else soft
+
+
 class Client(Protocol):
     """A connection, as far as its limits go."""
 
+    client: str
+    """Who has made it, as `client_of` has it."""
+    for_probes: bool
+    """Whether it came to a port that has the probes alone."""
     dawdles_since: float | None
     """The monotonic time since which we wait for the client; None while it waits for us."""
     patience: float
@@ -62,20 +100,49 @@ class Client(Protocol):
 
 
 class ConnectionLimits:
-    """The connections of a server: at most `limit`, and none that keeps us waiting for long."""
+    """The connections of all ports, each from the moment in which it has a descriptor, and none that dawdles for long.
 
-    def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
-        self._limit = limit
+    Together they have a share of the descriptors of the process. Of that, some are kept for the ports of probes; and
+    of what the app has left, some stay free for it. For a new connection, one is ended that dawdles: of the client
+    that has most, the one that has dawdled longest.
+    """
+
+    def __init__(self, descriptors: Callable[[], int] = descriptor_limit) -> None:
+        self._descriptors = descriptors
         self._clients: dict[Client, None] = {}
         self._ended = Occasionally(logger, "ended %d connections whose clients sent nothing whole or read nothing")
 
+    @property
+    def most(self) -> int:
+        """How many there may be at a time."""
+        return max(1, min(MAX_CONNECTIONS, self._descriptors() // _SHARE))
+
+    @property
+    def kept_for_probes(self) -> int:
+        """How many of them are for the ports of probes alone, if there are any."""
+        return min(_MOST_FOR_PROBES, self.most // 4)
+
+    def make_room(self, descriptor: int, for_probes: bool, probes_have_a_port: bool) -> bool:
+        """Whether there is a place for one more, with this descriptor; if need be after one that dawdles was ended."""
+        if self._is_scarce(descriptor) and len(self._clients) >= self.kept_for_probes:
+            return self._end_one(self._clients)
+        if probes_have_a_port and not for_probes:
+            others = [each for each in self._clients if not each.for_probes]
+            if len(others) >= self.most - self.kept_for_probes:
+                return self._end_one(others)
+        return len(self._clients) < self.most or self._end_one(self._clients)
+
+    def _is_scarce(self, descriptor: int) -> bool:
+        """Whether the app needs what is left. The lowest number that is free is given first: a high one says so.
+
+        A few connections are taken even then, so that probes are answered.
+        """
+        limit = self._descriptors()
+        return descriptor >= limit - limit // _SPARE_SHARE
+
     def opened(self, client: Client) -> None:
-        """Counts a connection; beyond the limit, the one that has dawdled longest is ended for it."""
+        """Counts a connection."""
         self._clients[client] = None
-        if len(self._clients) > self._limit:
-            dawdling = [each for each in self._clients if each.dawdles_since is not None]
-            if dawdling:
-                self._end(min(dawdling, key=lambda each: each.dawdles_since or 0.0))
 
     def closed(self, client: Client) -> None:
         """Forgets a connection."""
@@ -89,6 +156,17 @@ class ConnectionLimits:
             for client in list(self._clients):
                 if client.dawdles_since is not None and now - client.dawdles_since > client.patience:
                     self._end(client)
+
+    def _end_one(self, clients: Iterable[Client]) -> bool:
+        """Ends one of these; False if we owe each of them an answer, or it has only just come."""
+        clients = list(clients)
+        number = Counter(each.client for each in clients)
+        before = time.monotonic() - _MOMENT_SECONDS
+        dawdling = [each for each in clients if each.dawdles_since is not None and each.dawdles_since < before]
+        if not dawdling:
+            return False
+        self._end(min(dawdling, key=lambda each: (-number[each.client], each.dawdles_since)))
+        return True
 
     def _end(self, client: Client) -> None:
         self.closed(client)

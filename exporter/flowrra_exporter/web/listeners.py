@@ -1,70 +1,141 @@
-"""The listening sockets of a site, whose TLS can change without a connection being lost."""
+"""The listening sockets of a site: each connection is counted before anything else is done for it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Sequence
+from functools import partial
 
 from aiohttp import web
 
+from flowrra_exporter.logs import Occasionally
 from flowrra_exporter.web.connection import Connection
-from flowrra_exporter.web.limits import ConnectionLimits
+from flowrra_exporter.web.limits import ConnectionLimits, client_of
 from flowrra_exporter.web.tls import HANDSHAKE_SECONDS
 
-_BACKLOG = 128
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""How many connections are taken in one turn of the loop: where one makes room, its descriptor comes free after it."""
+_PAUSE_SECONDS = 0.02
+"""How long no connection is taken when there is no place for one, or no descriptor to be had."""
+
+
+class Full(Exception):
+    """There is no place for one more connection."""
+
+    def __init__(self) -> None:
+        super().__init__("too many connections are open; try again later")
 
 
 class Listeners:
-    """Takes the connections of `sockets` for what `runner`, which is set up, serves."""
+    """Takes the connections of `sockets` for what `runner`, which is set up, serves.
 
-    def __init__(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
+    `context` is the TLS of the connections to come, None for none; it may change at any time. The sites share
+    `limits`; `for_probes` says whether this one has the probes alone, `probes_have_a_port` whether there is such a one.
+    """
+
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        sockets: Sequence[socket.socket],
+        limits: ConnectionLimits,
+        for_probes: bool,
+        probes_have_a_port: bool,
+    ) -> None:
         if runner.server is None:
             raise RuntimeError("the application isn't set up")
+        self.context: ssl.SSLContext | None = None
         self._server = runner.server
         self._sockets = sockets
-        self._limits = ConnectionLimits()
+        self._limits = limits
+        self._for_probes = for_probes
+        self._probes_have_a_port = probes_have_a_port
         self._loop = asyncio.get_running_loop()
-        self._sweep = self._loop.create_task(self._limits.sweep())
-        self._accepting: list[asyncio.Server] = []
+        self._opening: set[asyncio.Task[object]] = set()
+        self._closed = False
+        self._full = Occasionally(logger, "let connections wait or end %d times: there was no place for one more")
 
-    def connection(self) -> Connection:
-        """The protocol of a new connection."""
-        return Connection(self._server, self._limits, self._loop)
+    def start(self) -> None:
+        """Accepts connections."""
+        for listening in self._sockets:
+            listening.setblocking(False)
+            self._loop.add_reader(listening, self._accept, listening)
 
-    async def start(self, context: ssl.SSLContext | None) -> None:
-        """Accepts under `context`, plainly without one, instead of what was before.
+    def take(self, accepted: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
+        """Serves a connection that the address `client` has made, over TLS if there is a `context`.
 
-        Each server gets a copy of the socket, and closes only that: the queue of connections is the same.
+        Raises Full, and then `accepted` is closed.
         """
+        if not self._has_room(accepted.fileno()):
+            accepted.close()
+            raise Full
+        self._serve(accepted, client, context)
+
+    def _serve(self, accepted: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
+        connection = Connection(self._server, self._limits, self._loop, client_of(client), self._for_probes)
         handshake = None if context is None else HANDSHAKE_SECONDS
-        former, self._accepting = (
-            self._accepting,
-            [
-                await self._loop.create_server(
-                    self.connection,
-                    sock=listening.dup(),
-                    ssl=context,
-                    ssl_handshake_timeout=handshake,
-                    ssl_shutdown_timeout=handshake,
-                    backlog=_BACKLOG,
-                )
-                for listening in self._sockets
-            ],
+        opening = self._loop.create_task(
+            self._loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=handshake,
+                ssl_shutdown_timeout=handshake,
+            )
         )
-        for server in former:
-            for listening in server.sockets:
-                self._loop.remove_reader(listening.fileno())
-        # What was accepted just before is given its server in the loop's next turn; with a closed one, nobody would
-        # ever answer it.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        for server in former:
-            server.close()
+        self._opening.add(opening)
+        connection.open_by(opening)
+        opening.add_done_callback(partial(self._opened, connection, accepted))
 
     def close(self) -> None:
         """Accepts no more. Connections that there are go on."""
-        self._sweep.cancel()
-        for server in self._accepting:
-            server.close()
+        self._closed = True
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+        for opening in self._opening:
+            opening.cancel()
+
+    def _has_room(self, descriptor: int) -> bool:
+        return self._limits.make_room(descriptor, self._for_probes, self._probes_have_a_port)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                # What there is no place for stays in the queue of the system, where it costs no descriptor.
+                if not self._has_room(_next_descriptor(listening)):
+                    raise Full
+                accepted, address = listening.accept()
+                accepted.setblocking(False)
+                self._serve(accepted, address[0], self.context)
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except (OSError, Full):  # OSError: the process, or the system, has no descriptor left
+                self._pause(listening)
+                return
+
+    def _pause(self, listening: socket.socket) -> None:
+        self._full.warn()
+        self._loop.remove_reader(listening)
+        self._loop.call_later(_PAUSE_SECONDS, self._go_on, listening)
+
+    def _go_on(self, listening: socket.socket) -> None:
+        if not self._closed:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _opened(self, connection: Connection, accepted: socket.socket, opening: asyncio.Task[object]) -> None:
+        """The connection is made, or will never be: no TLS was agreed on, or it had to make room."""
+        self._opening.discard(opening)
+        if opening.cancelled() or opening.exception() is not None:
+            logger.debug("a connection of %s was not made", connection.client)
+            self._limits.closed(connection)
+            accepted.close()
+
+
+def _next_descriptor(opened: socket.socket) -> int:
+    """The descriptor that the next connection will have. Raises OSError if there is none."""
+    with opened.dup() as copy:
+        return copy.fileno()

@@ -10,13 +10,16 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from aiohttp import web
 
+from flowrra_exporter.errors import UsageError
 from flowrra_exporter.web.access import Access
+from flowrra_exporter.web.background import Background
 from flowrra_exporter.web.connection import refuse_bodies, watch_connection
+from flowrra_exporter.web.limits import ConnectionLimits
 from flowrra_exporter.web.listeners import Listeners
 from flowrra_exporter.web.responses import add_headers, answer_errors
 
@@ -32,6 +35,7 @@ class Site(NamedTuple):
     application: Callable[[], web.Application]
     sockets: Sequence[socket.socket]
     tls: ssl.SSLContext | None = None
+    for_probes: bool = False
 
 
 def make_application(routes: Sequence[web.RouteDef], access: Access | None = None) -> web.Application:
@@ -48,18 +52,18 @@ def make_application(routes: Sequence[web.RouteDef], access: Access | None = Non
 class ServerThread:
     """Serves the applications of several sites.
 
-    `background` is a coroutine function that runs beside the server, on the same loop, until the server
-    stops. `loop` may be used from the construction on; it turns between `start` and `stop`.
+    `background` is what is done beside, on the same loop, until the server stops; no failure of it ends the
+    server. `limits` are those of all sites together. `loop` may be used from the construction on; it turns between
+    `start` and `stop`.
     """
 
     def __init__(
-        self,
-        sites: Sequence[Site],
-        background: Callable[[], Coroutine[Any, Any, None]],
+        self, sites: Sequence[Site], background: Sequence[Background], limits: ConnectionLimits | None = None
     ) -> None:
         self.loop = asyncio.new_event_loop()
         self._sites = sites
-        self._background = background
+        self._limits = limits or ConnectionLimits()
+        self._background = [*background, Background("ending connections that dawdle", self._limits.sweep)]
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._stopping = asyncio.Event()
@@ -68,27 +72,44 @@ class ServerThread:
         self._listeners: list[Listeners] = []
 
     def start(self) -> None:
-        """Returns once the server answers. Raises what kept it from starting."""
-        self._thread.start()
+        """Returns once the server answers. Raises what kept it from starting; UsageError if there is no thread."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self.forsake_sockets()
+            self.loop.close()
+            raise UsageError(f"the HTTP server has no thread to run in: {error}") from error
         self._ready.wait()
         if self._error is not None:
             raise self._error
 
     def stop(self) -> None:
         """Lets the answers under way finish, within a second or so, and ends the thread."""
+        self.run_soon(self._stopping.set)
         if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(_CLOSE_SECONDS * 3)
 
+    def run_soon(self, callback: Callable[[], object]) -> bool:
+        """Runs `callback` on `loop`, from any thread; False, and nothing is run, if the server has ended."""
+        try:
+            self.loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            return False
+        return True
+
     async def accept(self, connection: socket.socket) -> None:
-        """Serves the first site to a connection that came by no listening socket. Call it on `loop`, after `start`."""
+        """Serves the first site to a connection that came by no listening socket. Call it on `loop`, after `start`.
+
+        Raises Full, and closes it, if there is no place for one more.
+        """
         if not self._listeners:
             raise RuntimeError("the HTTP server doesn't serve")
-        await self.loop.connect_accepted_socket(self._listeners[0].connection, connection)
+        connection.setblocking(False)
+        self._listeners[0].take(connection, "", context=None)
 
-    async def use_tls(self, context: ssl.SSLContext | None) -> None:
-        """From now on, the first site's new connections are made under `context`. Call it on `loop`."""
-        await self._listeners[0].start(context)
+    def use_tls(self, context: ssl.SSLContext | None) -> None:
+        """From now on, the first site's new connections are made under `context`."""
+        self._listeners[0].context = context
 
     def forsake_sockets(self) -> None:
         """In a forked child: closes its copies of the listening sockets, which would take connections for nobody."""
@@ -111,21 +132,24 @@ class ServerThread:
             web.AppRunner(site.application(), handle_signals=False, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
             for site in self._sites
         ]
-        background = asyncio.create_task(self._background())
+        background = [asyncio.create_task(work.run()) for work in self._background]
         try:
             for site, runner in zip(self._sites, runners, strict=True):
                 await runner.setup()
-                listeners = Listeners(runner, site.sockets)
-                await listeners.start(site.tls)
-                self._listeners.append(listeners)
+                self._listeners.append(self._listen(site, runner))
             self._ready.set()
-            stopping = asyncio.create_task(self._stopping.wait())
-            await asyncio.wait({stopping, background}, return_when=asyncio.FIRST_COMPLETED)
-            if background.done():
-                background.result()
+            await self._stopping.wait()
         finally:
-            background.cancel()
+            for task in background:
+                task.cancel()
             for listeners in self._listeners:
                 listeners.close()
             await asyncio.gather(*(runner.cleanup() for runner in runners))
             self.forsake_sockets()
+
+    def _listen(self, site: Site, runner: web.AppRunner) -> Listeners:
+        probes_have_a_port = any(each.for_probes for each in self._sites)
+        listeners = Listeners(runner, site.sockets, self._limits, site.for_probes, probes_have_a_port)
+        listeners.context = site.tls
+        listeners.start()
+        return listeners

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import Address
 
-_BACKLOG = 128
+_BACKLOG = 512
+"""How many connections wait in the system, if it lets them: beyond, a client tries again after a second."""
 _ANY_IPV6 = "::"
 _ANY_IPV4 = "0.0.0.0"  # noqa: S104  # what an empty host asks for
 

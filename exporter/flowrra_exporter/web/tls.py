@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.web.fields import Fields
+from flowrra_exporter.web.fields import Fields, shown
 
 HANDSHAKE_SECONDS = 5.0
 """How long a client may take to agree on TLS."""
@@ -75,11 +76,11 @@ def read_tls(found: Fields, folder: Path) -> TlsConfig:
         if not found.text(key):
             raise found.error(key, "is missing; expected the path of a PEM file")
     config = TlsConfig(
-        cert_file=folder / found.text("cert_file"),
-        key_file=folder / found.text("key_file"),
+        cert_file=folder / _path(found, "cert_file"),
+        key_file=folder / _path(found, "key_file"),
         client_verification=_client_verification(found),
-        client_ca_file=folder / found.text("client_ca_file") if found.text("client_ca_file") else None,
-        client_ca=found.text("client_ca"),
+        client_ca_file=folder / _path(found, "client_ca_file") if found.text("client_ca_file") else None,
+        client_ca=_ascii(found, "client_ca"),
         client_allowed_sans=found.texts("client_allowed_sans"),
         min_version=_version(found, "min_version", ssl.TLSVersion.TLSv1_2),
         max_version=_version(found, "max_version", ssl.TLSVersion.TLSv1_3),
@@ -125,12 +126,30 @@ def _trust_clients(context: ssl.SSLContext, config: TlsConfig, source: str) -> N
     context.verify_mode = config.client_verification
 
 
+def _path(found: Fields, key: str) -> str:
+    text = found.text(key)
+    try:
+        usable = b"\0" not in os.fsencode(text)
+    except UnicodeError:
+        usable = False
+    if not usable:
+        raise found.error(key, f"is {shown(text)}; expected a path, which has no such characters")
+    return text
+
+
+def _ascii(found: Fields, key: str) -> str:
+    text = found.text(key)
+    if not text.isascii():
+        raise found.error(key, "has characters that are not ASCII; expected certificates in the form of PEM")
+    return text
+
+
 def _client_verification(found: Fields) -> ssl.VerifyMode:
     name = found.text("client_auth_type", "NoClientCert")
     if name in _UNVERIFIED:
         raise found.error("client_auth_type", f"is {name}, which isn't supported: Python verifies, or doesn't ask")
     if name not in _CLIENT_CERTIFICATES:
-        raise found.error("client_auth_type", f"is {name!r:.100}; expected one of {', '.join(_CLIENT_CERTIFICATES)}")
+        raise found.error("client_auth_type", f"is {shown(name)}; expected one of {', '.join(_CLIENT_CERTIFICATES)}")
     return _CLIENT_CERTIFICATES[name]
 
 
@@ -139,7 +158,7 @@ def _version(found: Fields, key: str, default: ssl.TLSVersion) -> ssl.TLSVersion
     if name in _OLD_VERSIONS:
         raise found.error(key, f"is {name}, which isn't supported: it's broken; expected TLS12 or TLS13")
     if name and name not in _VERSIONS:
-        raise found.error(key, f"is {name!r:.100}; expected TLS12 or TLS13")
+        raise found.error(key, f"is {shown(name)}; expected TLS12 or TLS13")
     return _VERSIONS.get(name, default)
 
 
@@ -147,7 +166,7 @@ def _ciphers(found: Fields) -> tuple[str, ...]:
     names = found.texts("cipher_suites")
     for name in names:
         if name not in _CIPHERS:
-            raise found.error("cipher_suites", f"has {name!r:.100}; expected some of {', '.join(_CIPHERS)}")
+            raise found.error("cipher_suites", f"has {shown(name)}; expected some of {', '.join(_CIPHERS)}")
     return names
 
 
