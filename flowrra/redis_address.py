@@ -18,6 +18,8 @@ from redis.asyncio.connection import parse_url
 from flowrra.exceptions import BackendError
 
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+_INVALID_VALUE = re.compile(r"Invalid value for '(\w+)' in connection URL\.")
+_DATABASE = re.compile(r"/?\d*/?")
 _TRUE = frozenset({"true", "1", "yes", "on"})
 
 # What each connection is given: the rest of the code understands nothing else.
@@ -177,7 +179,7 @@ def _read(url: str) -> dict[str, Any]:
             parsed = dict(parse_url(url))
         except ValueError as error:
             # It names the option, and not its value.
-            named = re.fullmatch(r"Invalid value for '(\w+)' in connection URL\.", str(error))
+            named = _INVALID_VALUE.fullmatch(str(error))
             problem = f"the value of its option '{named.group(1)}' is not valid" if named else "it is no URL of Redis"
     if problem is not None:  # not in the handler above: the error there may show what stands in the URL
         raise BackendError(f"The Redis URL can't be read: {problem}")
@@ -203,7 +205,7 @@ def _problem_of(url: str) -> str | None:
             return "a path begins with unix:///; in a password / is written %2F"
     elif "@" in parts.path or "@" in parts.query:
         return "there is an '@' after its host; write it %40, and in a password / is %2F and ? is %3F"
-    elif not re.fullmatch(r"/?\d*/?", parts.path.strip()):
+    elif not _DATABASE.fullmatch(parts.path.strip()):
         return "its path is no number of a database"
     # redis-py drops an option without a value: what follows an & in a password would be lost unseen.
     if any(option and not all(option.partition("=")) for option in parts.query.split("&")):

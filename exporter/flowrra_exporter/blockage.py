@@ -14,7 +14,8 @@ from flowrra_exporter.watchdog import where
 
 logger = logging.getLogger(__name__)
 
-_FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)(?:\n +(.+))?')
+# From the beginning of a line: a line that repeats the words would take the square of its length.
+_FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)(?:\n +(.+))?', re.MULTILINE)
 
 
 def describe_blockage(loop: AppLoop, management: Management | None) -> str:
@@ -22,7 +23,7 @@ def describe_blockage(loop: AppLoop, management: Management | None) -> str:
     blocking = _blocking(management)
     task = blocking.get("task")
     named = f"task {task.get('name')} ({task.get('id')})" if isinstance(task, Mapping) else ""
-    line = _innermost(str(blocking.get("stack") or "")) or where(loop.thread)
+    line = innermost(str(blocking.get("stack") or "")) or where(loop.thread)
     return mask_secrets(", ".join(part for part in (named, line and f"at {line}") if part))
 
 
@@ -37,7 +38,7 @@ def _blocking(management: Management | None) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _innermost(stack: str) -> str:
-    """The last frame of a stack as a traceback prints it, in one line."""
+def innermost(stack: str) -> str:
+    """The last frame of a stack as a traceback prints it, in one line: ``shop.py:7 in f: source``."""
     frames = list(_FRAME.finditer(stack))
     return "" if not frames else "{}:{} in {}: {}".format(*frames[-1].groups(""))

@@ -520,6 +520,14 @@ EXPORTER_SERIES_DROPPED = Metric(
     "flowrra.exporter.series.dropped",
     scope="exporter",
 )
+LOG_RECORDS_DROPPED = Metric(
+    "flowrra_exporter_log_records_dropped_total",
+    "counter",
+    "Log records that were not written, because nobody read the log or its disk was full. Only where flowrra-exporter "
+    "writes the log.",
+    "flowrra.exporter.log.records.dropped",
+    scope="exporter",
+)
 
 OTEL_EXPORTS = Metric(
     "flowrra_otel_exports_total",

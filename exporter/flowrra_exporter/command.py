@@ -20,6 +20,7 @@ from flowrra_exporter.app_loop import AppLoop
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.lifecycle import Phase
+from flowrra_exporter.log_writer import FLUSH_SECONDS
 from flowrra_exporter.observed import observe
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.signals import Signals
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _HURRY_SECONDS = 3.0
 """What a second signal leaves for the end."""
+_LAST_WORDS_SECONDS = FLUSH_SECONDS + 0.5
 
 
 class _Interrupted(BaseException):
@@ -65,9 +67,17 @@ class Deadline:
         with self._moved:
             while self._at is None or self.remaining > 0:
                 self._moved.wait(None if self._at is None else self.remaining)
+        try:
+            # In a thread of its own: what the app logs with, and where it is stuck, may be stuck for us, too.
+            saying = threading.Thread(target=self._say, name="flowrra-exporter-last-words", daemon=True)
+            saying.start()
+            saying.join(_LAST_WORDS_SECONDS)
+        finally:
+            os._exit(1)
+
+    def _say(self) -> None:
         logger.critical("not stopped in time, ending now; stuck: %s", self._stuck())
         logging.shutdown()
-        os._exit(1)
 
 
 class Command:
@@ -88,7 +98,7 @@ class Command:
     def run(self) -> int:
         """0 after a shutdown that was asked for, 1 if the app ended on its own. Raises UsageError."""
         check_target(self._target)
-        logs.configure(self._settings.log_level, self._settings.log_format)
+        logs.configure(self._settings.log_level, self._settings.log_format, behind=True)
         self._start_threads()
         self._signals = Signals(
             self._exporter.server_loop, self._shut_down, self._interrupt_import, self._exporter.reload

@@ -11,13 +11,20 @@ import math
 import re
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-# Up to the last @: a password may hold an unescaped / or @, and a user alone may be a token. Rather too much than too
-# little.
-_URL_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s'\"]*:[^\s'\"]*|[^/\s'\"]+)@")
+from flowrra_exporter.log_writer import BackgroundHandler
+
+MAX_TEXT = 32 * 1024
+"""Characters of a message, or of a traceback; what is longer loses its middle."""
+_END_OF_URL = re.compile(r"[\s'\"]")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
+# What a terminal would act on, or show as a line of its own, and JSON's escapes leave as it is.
+_UNSEEN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# The same in a traceback, whose lines stay lines.
+_UNSEEN_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _TASK_FIELDS = ("task_id", "task_name", "attempt")
 
 
@@ -44,8 +51,45 @@ class Occasionally:
 
 
 def mask_secrets(text: str) -> str:
-    """`text` with the user and password of every URL replaced by ``***``."""
-    return _URL_CREDENTIALS.sub("***@", text)
+    """`text` with the user and password of every URL replaced by ``***``; takes no longer than `text` is long."""
+    parts = []
+    done, start = 0, text.find("://")
+    while start >= 0:
+        start += 3
+        found = _END_OF_URL.search(text, start)
+        end = len(text) if found is None else found.start()
+        for first, last in _credentials(text, start, end):
+            parts += [text[done:first], "***"]
+            done = last
+        start = text.find("://", end)
+    return "".join([*parts, text[done:]]) if parts else text
+
+
+def _credentials(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where users and passwords stand between `start`, where a URL's scheme has ended, and `end`, without spaces.
+
+    Up to the last @: a password may hold an unescaped / or @, and a user alone may be a token. Rather too much than
+    too little.
+    """
+    last_at = text.rfind("@", start, end)
+    while 3 <= start < last_at:
+        slash = text.find("/", start, end)
+        stop = end if slash < 0 else slash
+        colon = text.find(":", start, stop)
+        if 0 <= colon < last_at:
+            yield start, last_at
+            return
+        at = text.rfind("@", start, stop)
+        if at > start:
+            yield start, at
+        start = text.find("://", stop - 1, end) + 3
+
+
+def bounded(text: str, limit: int = MAX_TEXT) -> str:
+    """`text`, without its middle if it's longer than `limit`."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}… {len(text) - limit} characters left out …{text[-limit // 2 :]}"
 
 
 class _RecordFormatter(logging.Formatter):
@@ -57,28 +101,31 @@ class _RecordFormatter(logging.Formatter):
             "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "msg": mask_secrets(record.getMessage()),
+            "msg": bounded(mask_secrets(record.getMessage())),
         }
         for name in _TASK_FIELDS:
             value = getattr(record, name, None)
             if value is not None:
-                values[name] = value
+                values[name] = bounded(value) if isinstance(value, str) else value
         return values
 
     def traceback(self, record: logging.LogRecord) -> str:
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         if record.stack_info:
             parts.append(record.stack_info)
-        return mask_secrets("\n".join(parts))
+        return bounded(mask_secrets("\n".join(parts)))
 
 
 class TextFormatter(_RecordFormatter):
-    """``time=… level=… logger=… msg="…"``; a traceback follows on lines of its own."""
+    """``time=… level=… logger=… msg="…"``; a traceback follows on lines of its own, which begin with spaces.
+
+    Whatever is logged, a line that begins with ``time=`` is a record's, and nothing moves a terminal's cursor.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line = " ".join(f"{key}={_quoted(str(value))}" for key, value in self.fields(record).items())
         traceback = self.traceback(record)
-        return f"{line}\n{traceback}" if traceback else line
+        return f"{line}\n{_indented(traceback)}" if traceback else line
 
 
 class JsonFormatter(_RecordFormatter):
@@ -93,12 +140,27 @@ class JsonFormatter(_RecordFormatter):
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if not text or _NEEDS_QUOTES.search(text) else text
+    """The text as JSON, if it has spaces, quotes or what is unseen; its escapes are JSON's, too."""
+    if text and text.isprintable() and not _NEEDS_QUOTES.search(text):
+        return text
+    return _UNSEEN.sub(_escape, json.dumps(text, ensure_ascii=False))
 
 
-def configure(level: str, format: str, stream: TextIO | None = None) -> None:
-    """Sends every logger's records of at least `level` to `stream` (standard output) as 'text' or 'json'."""
-    handler = logging.StreamHandler(sys.stdout if stream is None else stream)
+def _indented(traceback: str) -> str:
+    return "\n".join(f"  {_UNSEEN_IN_LINES.sub(_escape, line)}" for line in traceback.split("\n"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def configure(level: str, format: str, stream: TextIO | None = None, *, behind: bool = False) -> None:
+    """Sends every logger's records of at least `level` to `stream` (standard output) as 'text' or 'json'.
+
+    With `behind`, a thread of its own writes them, so that nobody who logs waits for who reads the log.
+    """
+    stream = sys.stdout if stream is None else stream
+    handler = BackgroundHandler(stream) if behind else logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     task_filter = _task_filter()
     if task_filter is not None:

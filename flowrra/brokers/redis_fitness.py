@@ -14,6 +14,7 @@ from flowrra.redis_client import Client, RedisServer
 MIN_REDIS = (6, 2)
 # The part of a lease by which the clocks may differ.
 MAX_CLOCK_DIFFERENCE = 1 / 4
+_VERSION = re.compile(r"(\d+)\.(\d+)")
 
 Info = Mapping[str, Any]
 
@@ -83,7 +84,7 @@ def _replica(info: Info) -> str | None:
 def _version(info: Info) -> str | None:
     if "valkey_version" in info:  # each of them is newer; as redis_version they give 7.2.4
         return ""
-    found = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
+    found = _VERSION.match(str(info.get("redis_version", "")))
     if found is None:
         return None
     if tuple(map(int, found.groups())) >= MIN_REDIS:

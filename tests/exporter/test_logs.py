@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
 from flowrra_exporter import logs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowrra import Flowrra
 
@@ -91,3 +94,44 @@ async def test_a_tasks_own_lines_name_the_task(configured: Configure, format: st
         assert (record["task_name"], record["task_id"], record["attempt"]) == ("greet", task_id, 1)
     else:
         assert f"task_id={task_id} task_name=greet attempt=1" in line
+
+
+def record_of(message: str, error: BaseException | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    return logging.LogRecord("shop", logging.WARNING, __file__, 1, message, None, info)
+
+
+# What credentials were masked by a pattern that took the square of a line's length for it.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s'\"]*:[^\s'\"]*|[^/\s'\"]+)@")
+
+
+@given(st.lists(st.sampled_from(["://", "a", ":", "/", "@", " ", '"', "b"]), max_size=20).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_credentials_are_everything_between_the_scheme_and_the_last_at(text: str) -> None:
+    assert logs.mask_secrets(text) == _CREDENTIALS.sub("***@", text)
+
+
+FORGED = "time=2026-01-01T00:00:00.000Z level=info logger=shop msg=paid"
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    [*"\x00\a\b\t\n\v\f\r\x1b\x7f\x85\x9b\u200e\u2028\u2029\u202e\u2066", "\ud800", f"\n{FORGED}", "\x1b[2J\x1b]0;x\a"],
+    ids=ascii,
+)
+@pytest.mark.parametrize("format", [logs.TextFormatter(), logs.JsonFormatter()], ids=["text", "json"])
+def test_nothing_that_is_logged_forges_a_line_or_moves_a_cursor(format: logging.Formatter, unseen: str) -> None:
+    for record in (record_of(f"file a{unseen}b"), record_of("failed", ValueError(f"a{unseen}b"))):
+        record.name = f"shop{unseen}"
+        line = format.format(record)
+        assert line.replace("\n", "").replace("\t", "").isprintable()
+        assert [each for each in line.splitlines() if not each.startswith("  ")] == [line.splitlines()[0]]
+
+
+def test_a_long_message_loses_its_middle(configured: Configure) -> None:
+    stream = configured("info", "text")
+    logging.getLogger("shop").info("begin%send", "x" * 10_000_000)
+    assert len(stream.getvalue()) < 40_000
+    assert "begin" in stream.getvalue()
+    assert "characters left out" in stream.getvalue()
+    assert stream.getvalue().endswith('xend"\n')

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from flowrra_exporter import catalog
 from flowrra_exporter._version import __version__
+from flowrra_exporter.log_writer import dropped_records
 from flowrra_exporter.samples import AnyFamily, Family, series_of
 
 
@@ -27,6 +28,11 @@ def self_families(
     info = Family(catalog.EXPORTER_INFO, [((__version__, mode), 1)])
     left_out = Family(catalog.EXPORTER_SERIES_DROPPED, [((), dropped)])
     count = Family(catalog.EXPORTER_SERIES)
-    own = [info, success, duration, left_out, count]
+    own = [info, success, duration, left_out, count, *_log_families()]
     count.points.append(((), 1 + sum(map(series_of, (*families, *own)))))
     return own
+
+
+def _log_families() -> list[Family]:
+    dropped = dropped_records()
+    return [] if dropped is None else [Family(catalog.LOG_RECORDS_DROPPED, [((), dropped)])]

@@ -34,7 +34,8 @@ _HEADERS: Mapping[str, Sequence[str] | None] = {
 _MOST_BURST = 1_000_000
 _MAX_BYTES = 1_000_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DURATION = re.compile(r"(?:([0-9]{1,15}(?:\.[0-9]{1,15})?)(ns|us|µs|ms|s|m|h))+")
+_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(f"(?:{_PART.pattern})+")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -189,5 +190,4 @@ def _seconds(found: Fields, key: str) -> float:
         return 0.0
     if not _DURATION.fullmatch(text):
         raise found.error(key, f"is {shown(text)}; expected a duration such as '1s' or '500ms'")
-    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)", text)
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from flowrra_exporter import catalog
 from flowrra_exporter.app_loop import AppLoop
+from flowrra_exporter.blockage import innermost
 from flowrra_exporter.checks import Check, Checks, components
 from flowrra_exporter.collection import Collections
 from flowrra_exporter.lifecycle import Lifecycle, Phase
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 COUNTERS = (catalog.TASKS_SUCCEEDED, catalog.TASKS_FAILED, catalog.TASKS_RETRIED)
 """Whose rates the page shows."""
-_FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)(?:\n +(.+))?')
 _WAIT_SECONDS = 1.0
 """The longest that the page waits for a collector: what isn't there by then is shown as not known."""
 
@@ -160,10 +159,4 @@ def _stall(found: Any) -> Stall | None:
     at, task = found.get("at"), found.get("task")
     named = f"{task.get('name')} ({task.get('id')})" if isinstance(task, Mapping) else ""
     seen = at.astimezone(UTC) if isinstance(at, datetime) else None
-    return Stall(seen, float(found.get("seconds") or 0.0), named, _innermost(str(found.get("stack") or "")))
-
-
-def _innermost(stack: str) -> str:
-    """The last frame of a stack as a traceback prints it, in one line: ``shop.py:7 in f: source``."""
-    frames = list(_FRAME.finditer(stack))
-    return "" if not frames else "{}:{} in {}: {}".format(*frames[-1].groups(""))
+    return Stall(seen, float(found.get("seconds") or 0.0), named, innermost(str(found.get("stack") or "")))
