@@ -110,7 +110,7 @@ class Flowrra:
 
     def forked(self) -> None:
         """In a forked child: it is another app, which is stopped, and has nothing to run."""
-        self.id = _new_id()
+        self.id = self.events.app = _new_id()
         self._thread_starts = threading.Lock()
         if self._state == "stopped":
             return
@@ -124,7 +124,7 @@ class Flowrra:
         self._state, self._loop, self.started_at, self._has_begun = "stopped", None, None, False
         self._resources = AsyncExitStack()
         self.telemetry.reset()
-        self.events = EventPublisher(self.events.bus)
+        self.events = EventPublisher(self.events.bus, self.id)
         self.loop_monitor.forked()
         self.broker_fitness = FitnessMonitor(self._unfitness)
         if self._io_executor is not None:

@@ -142,19 +142,16 @@ class _Mailbox:
 class EventPublisher:
     """Publishes the changes of an app's tasks to a bus: each subscriber has a bounded mailbox and its own pace.
 
-    Args:
-        bus: Where they are published.
-        app: The id of the app.
-
     Attributes:
-        bus: The bus.
+        bus: Where they are published.
+        app: The id of the app, which each event says.
         dropped: Events that a subscriber was too slow for, be it while the app ran or at its stop.
         errors: Events that a subscriber failed on.
     """
 
     def __init__(self, bus: EventBus = event_bus, app: str | None = None) -> None:
         self.bus = bus
-        self._app = app
+        self.app = app
         self._mailboxes: dict[Subscriber, _Mailbox] = {}
         self.dropped = 0
         self.errors = 0
@@ -166,7 +163,7 @@ class EventPublisher:
         """
         for subscriber in self.bus.subscribers:
             try:
-                event = {"type": "task.update", "app": self._app, "task": record.copy().to_dict}
+                event = {"type": "task.update", "app": self.app, "task": record.copy().to_dict}
                 self._mailbox(subscriber).put(event)
             except Exception:  # user code: it may not be hashable, or raise when it is compared
                 if self.errors % 1000 == 0:

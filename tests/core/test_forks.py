@@ -156,6 +156,27 @@ def test_the_child_counts_from_nothing_and_has_a_name_of_its_own(tmp_path: Path)
     assert run(tmp_path, main) == "0\n"
 
 
+@pytest.mark.parametrize("begun", ["pass", "app.start_sync()"], ids=["before its start", "after its start"])
+def test_the_events_of_the_child_say_that_they_are_its_own(tmp_path: Path, begun: str) -> None:
+    main = f"""
+        from flowrra.events import event_bus
+        told, parent = [], app.id
+        event_bus.subscribe(told.append)
+        {begun}
+
+        def child():
+            assert app.id != parent
+            app.start_sync()
+            result(pid)
+            app.stop_sync()
+            assert {{event["app"] for event in told}} == {{app.id}}
+
+        print(in_a_fork(child))
+        app.stop_sync()
+    """
+    assert run(tmp_path, main) == "0\n"
+
+
 def test_worker_processes_are_each_its_own(tmp_path: Path) -> None:
     main = """
         app.start_sync()
