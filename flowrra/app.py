@@ -135,7 +135,7 @@ class Flowrra:
     def _renewed(self, executor: BaseTaskExecutor) -> BaseTaskExecutor:
         new = self._new_executor(executor.kind == "cpu")
         for definition in self._registry.by_name.values():
-            if definition.func._executor is executor:  # type: ignore[attr-defined]  # adopt() has set it
+            if getattr(definition.func, "_executor", None) is executor:
                 new.adopt(definition)
         return new
 
