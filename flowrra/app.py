@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Set
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Self, TypeVar, overload
@@ -135,7 +135,7 @@ class Flowrra:
     def _renewed(self, executor: BaseTaskExecutor) -> BaseTaskExecutor:
         new = self._new_executor(executor.kind == "cpu")
         for definition in self._registry.by_name.values():
-            if definition.func._executor is executor:  # type: ignore[attr-defined]  # adopt() has set it
+            if getattr(definition.func, "_executor", None) is executor:
                 new.adopt(definition)
         return new
 
@@ -550,8 +550,11 @@ class Flowrra:
             BackendError: The app stopped, and the task can't complete any more.
         """
         results = self.results if self._results is None else self._results
+        # A CPU-bound task can't wait here.
+        waiting = nullcontext() if self._io_executor is None else self._io_executor.waiting_for(task_id)
         try:
-            record = await results.wait_for_known(task_id, timeout)
+            with waiting:
+                record = await results.wait_for_known(task_id, timeout)
         except TaskTimeoutError:
             raise
         except TimeoutError:

@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
 
@@ -36,6 +36,7 @@ from flowrra.executors.feeder import Feeder
 from flowrra.executors.job import Interrupt, Job
 from flowrra.executors.leased import OPERATIONS, LeasedTasks
 from flowrra.executors.records import Records
+from flowrra.executors.waits import Waits
 from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
 from flowrra.ranges import PRIORITY
@@ -122,6 +123,7 @@ class BaseTaskExecutor(ABC):
         self._feeder: Feeder | None = None
         if self.broker is not None:
             self.broker_errors.update(dict.fromkeys(OPERATIONS if self._leased else ("push", "pop"), 0))
+        self._waits = Waits(self)
         self._background: set[asyncio.Task[None]] = set()
         # Attempts that have ended, and whose outcome waits for the result backend.
         self._late: dict[str, Job] = {}
@@ -540,7 +542,8 @@ class BaseTaskExecutor(ABC):
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
         """
         try:
-            record = await self.results.wait_for(task_id, timeout)
+            with self.waiting_for(task_id):
+                record = await self.results.wait_for(task_id, timeout)
         except TaskTimeoutError:
             raise
         except TimeoutError:
@@ -548,6 +551,13 @@ class BaseTaskExecutor(ABC):
         if self._memory is None:
             rebuild_result(record, self.registry)
         return record
+
+    def waiting_for(self, task_id: str) -> AbstractContextManager[None]:
+        """To be entered around a wait for a task's result, which the calling code may do in one of its own tasks."""
+        job = running_task.get()
+        if isinstance(job, Job) and self._running.get(job.task.id) is job:
+            return self._waits.of(job, task_id)
+        return nullcontext()
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -816,6 +826,7 @@ class BaseTaskExecutor(ABC):
         """Accept tasks from now on, on the running event loop; none of them runs before :meth:`begin`."""
         self._loop = asyncio.get_running_loop()
         self._queue.max_size = self._max_queue_size
+        self._waits.open()
         self._background.clear()
         self._accepting.clear()
         self._late.clear()

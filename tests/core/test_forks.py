@@ -50,6 +50,14 @@ PROGRAM = """
         return os.getpid()
 
 
+    class Service:
+        async def serve(self):
+            return os.getpid()
+
+
+    app.task(name="bound")(Service().serve)  # which can't be marked as the app's
+
+
     def result(task, *args):
         return app.wait_for_result_sync(app.submit_sync(task, *args), 10).result
 
@@ -91,7 +99,7 @@ def test_it_starts_anew_in_the_child(tmp_path: Path, again: str) -> None:
         def child():
             assert not app.is_running
             {again}
-            assert result(pid) == os.getpid()
+            assert result(pid) == result("bound") == os.getpid()
             assert app.is_running
             app.stop_sync()
 
