@@ -516,7 +516,7 @@ EXPORTER_SERIES = Metric(
 EXPORTER_SERIES_DROPPED = Metric(
     "flowrra_exporter_series_dropped",
     "gauge",
-    "Time series left out of this scrape: their name is taken, or --max-series was reached.",
+    "Time series left out of this scrape: --max-series was reached, or a registered metric can't be served.",
     "flowrra.exporter.series.dropped",
     scope="exporter",
 )

@@ -103,6 +103,11 @@ class Embedded:
             exporter.lifecycle.draining()
             await asyncio.to_thread(exporter.close)
 
+    @property
+    def left_out(self) -> list[str]:
+        """What the last scrape left out of the metrics that the program registered, in words."""
+        return [] if self._exporter is None else self._exporter.left_out
+
     async def __aenter__(self) -> Self:
         self.start()
         return self

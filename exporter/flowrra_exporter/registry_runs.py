@@ -8,6 +8,7 @@ one that hangs isn't started again, and where too many hang, those are no longer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -115,6 +116,8 @@ class Round:
         self._timeout = timeout
         self._patience = min(_PATIENCE_SECONDS, timeout / (4 * max(1, len(sources))))
         self._todo: deque[Run] = deque()
+        self._begun: list[Run] = []
+        self._threads: list[threading.Thread] = []
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._refused: dict[Source, str] = {}
@@ -137,17 +140,12 @@ class Round:
     async def wait(self) -> None:
         """Waits until all have ended, or time is up; then judges those that have not."""
         until = time.monotonic() + self._timeout
-        left = len(self._todo)
-        if left:
-            self._start_thread()
         while (now := time.monotonic()) < until and any(map(self._is_awaited, self._runs)):
+            if self._todo and self._all_are_held_up():
+                self._start_thread()
             self._changed.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(self._patience, until - now))
-            except TimeoutError:
-                if self._todo and len(self._todo) == left:
-                    self._start_thread()
-            left = len(self._todo)
         for run in self._unstarted():
             run.end("there was no time left for it")
         for source, run in self._runs.items():
@@ -184,8 +182,14 @@ class Round:
             return run, run.error
         return None, f"it has not answered for {run.age:.1f} s"
 
+    def _all_are_held_up(self) -> bool:
+        held_up = sum(run.is_overdue(self._patience) for run in list(self._begun))
+        return held_up >= sum(thread.is_alive() for thread in self._threads)
+
     def _start_thread(self) -> None:
-        threading.Thread(target=self._work, name=THREAD_NAME, daemon=True).start()
+        thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _work(self) -> None:
         while self._todo:
@@ -193,6 +197,7 @@ class Round:
                 run = self._todo.popleft()
             except IndexError:  # another thread was faster
                 break
+            self._begun.append(run)
             run.perform()
         try:
             self._loop.call_soon_threadsafe(self._changed.set)

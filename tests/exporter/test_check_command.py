@@ -235,6 +235,45 @@ async def test_task_figures_that_can_not_be_read_are_said(apps: Path) -> None:
     has(ended, "error collectors: tasks fails")
 
 
+REGISTERING = """
+from flowrra import Flowrra
+from prometheus_client import REGISTRY
+from prometheus_client.core import GaugeMetricFamily
+
+app = Flowrra()
+
+
+@app.task(name="work")
+async def work(): ...
+
+
+class Shop:
+    def describe(self):
+        return []
+
+    def collect(self):
+        family = GaugeMetricFamily("shop_orders", "Orders.", labels=["town"])
+        family.add_metric(["Trier"], None)
+        yield family
+        raise RuntimeError("closed")
+
+
+REGISTRY.register(Shop())
+"""
+
+
+async def test_registered_metrics_that_can_not_be_served_are_named(apps: Path, serve: Serve) -> None:
+    (apps / "registering.py").write_text(REGISTERING)
+    ended = await check("registering:app", LISTEN, folder=apps)
+    assert ended.status == 1
+    has(
+        ended,
+        "error collectors: the registered Shop fails: what it hasn't yielded is absent",
+        "warning collectors: 1 series of the registered Shop are left out: value",
+        "warning collectors: of the registered metric 'shop_orders' (Shop) something is left out (value): a value",
+    )
+
+
 async def test_an_app_without_tasks_is_a_warning(apps: Path) -> None:
     has(await check("apps:empty", LISTEN, folder=apps), "warning tasks: none is registered")
 
@@ -338,7 +377,7 @@ async def test_a_collector_that_fails_is_named_and_probes_say_why(serve: Serve) 
 async def test_series_that_were_dropped_are_said(serve: Serve) -> None:
     ended = await check(f"--url={(await serve(ContractApp(), max_series=1)).url}/metrics")
     has(ended, "warning collectors: ")
-    assert "series are left out: their name is taken, or --max-series is reached" in ended.out
+    assert "series are left out: --max-series is reached, or they can't be served" in ended.out
 
 
 # Bad ones.

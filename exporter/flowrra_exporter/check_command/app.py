@@ -128,6 +128,7 @@ class AppCheck:
         try:
             async with Embedded(target.app, settings) as served:
                 answer = await served.answer(Request("GET", path, "", []))
+                left_out = served.left_out
         except (UsageError, TypeError) as failure:
             yield error(_SUBJECT, f"it can't be served: {failure}")
             return
@@ -138,6 +139,8 @@ class AppCheck:
         exposition = Exposition(text)
         for finding in (*text_findings(exposition, text), *exporter_findings(exposition)):
             yield finding
+        for message in left_out:
+            yield warning("collectors", message)
 
 
 def _broker(answers: Mapping[str, Any]) -> Iterator[Finding]:

@@ -20,9 +20,18 @@ def exporter_findings(exposition: Exposition) -> Iterator[Finding]:
         yield error("collectors", f"{name} fails: its metrics are absent, or only a part of them is there")
     if not failing:
         yield ok("collectors", f"all {len(collectors)} succeed")
+    registered = [sample for sample in exposition.samples(catalog.REGISTERED_SUCCESS.name) if sample.value != 1]
+    for sample in registered:
+        yield error("collectors", f"the registered {sample.label('collector')} fails: what it hasn't yielded is absent")
+    for sample in exposition.samples(catalog.REGISTERED_DROPPED.name):
+        if sample.value:
+            whose, reason = sample.label("collector"), sample.label("reason")
+            yield warning("collectors", f"{sample.value:g} series of the registered {whose} are left out: {reason}")
     dropped = sum(sample.value for sample in exposition.samples(catalog.EXPORTER_SERIES_DROPPED.name))
     if dropped:
-        yield warning("collectors", f"{dropped:g} series are left out: their name is taken, or --max-series is reached")
+        yield warning(
+            "collectors", f"{dropped:g} series are left out: --max-series is reached, or they can't be served"
+        )
 
 
 def broker_findings(exposition: Exposition) -> Iterator[Finding]:
