@@ -37,9 +37,15 @@ class Observed:
             self.get_scheduler_stats = self._scheduler_stats
 
     async def get_stats(self) -> dict[str, Any]:
-        """``tasks`` with ``pending``, how many wait in the broker. Raises what the manager raises."""
-        stats = await self._manager.get_stats()
-        return {"tasks": {"pending": (section(stats, "tasks") or {}).get("pending")}}
+        """``tasks`` with ``pending``, how many wait in the broker, or why that isn't known. Raises what the manager
+        raises."""
+        tasks = section(await self._manager.get_stats(), "tasks") or {}
+        return {
+            "tasks": {
+                "pending": tasks.get("pending"),
+                **{key: tasks[key] for key in ("pending_error",) if key in tasks},
+            }
+        }
 
     async def _scheduler_stats(self) -> dict[str, Any] | None:
         """What is in the schedules' store. Whether a scheduler runs is another process's own."""

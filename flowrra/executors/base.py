@@ -281,7 +281,7 @@ class BaseTaskExecutor(ABC):
         task, record = self._new_task(definition, args, kwargs, priority, options)
         delay = 0.0 if options is NO_OPTIONS else options.delay
         if self._leased is not None:
-            return await self._accept_leased(self._leased, task, record, delay, options.remember, is_recorded)
+            return await self._accept_leased(self._leased, task, record, delay, options, is_recorded)
         telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
         job = Job(task, record, definition, telemetry, time.monotonic() + delay)
         if job.has_changeable_arguments:
@@ -334,9 +334,15 @@ class BaseTaskExecutor(ABC):
         return task, TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
 
     async def _accept_leased(
-        self, leased: LeasedTasks, task: Task, record: TaskResult, delay: float, remember: float, is_recorded: bool
+        self,
+        leased: LeasedTasks,
+        task: Task,
+        record: TaskResult,
+        delay: float,
+        options: SubmitOptions,
+        is_recorded: bool,
     ) -> str:
-        entry = leased.entry(task, record, delay, remember)
+        entry = leased.entry(task, record, delay, options.remember)
         # Told first: its worker, which may be this process, tells what comes next.
         self.publish(record)
         try:
@@ -348,7 +354,8 @@ class BaseTaskExecutor(ABC):
             if not leased.keeps_records:
                 await self.records.store(record)
             raise
-        self.telemetry_of(task.name).cells[counters.SUBMITTED] += is_new
+        # An id of our own making can be known already only by this submission, whose first answer was lost.
+        self.telemetry_of(task.name).cells[counters.SUBMITTED] += is_new or options.task_id is None
         return task.id
 
     def _refuse(self, record: TaskResult, error: BaseException) -> None:
@@ -566,8 +573,8 @@ class BaseTaskExecutor(ABC):
         task, record = job.task, job.record
         telemetry = job.telemetry
         running_task.set(job)
-        if record.status is RETRYING:
-            telemetry.cells[counters.RETRYING] -= 1
+        if job.awaits_retry:
+            job.end_wait()
         self._running[task.id] = job
         job.interrupt, job.settled, job.view = None, False, None
         job.started_at = time.monotonic()
@@ -720,13 +727,10 @@ class BaseTaskExecutor(ABC):
         del self._running[job.task.id]
         if self._bus.subscribers:
             self._publisher.publish(job.record)
-        is_retried = job.record.status is RETRYING
-        if self._leased is not None:
-            if is_retried:  # it waits in the broker, and not in this process
-                job.telemetry.cells[counters.RETRYING] -= 1
+        if self._leased is not None:  # a retry waits in the broker, and not in this process
             self._leased.attempt_ended()
-        elif is_retried and retry_after is not None:
-            job.ready_at = time.monotonic() + retry_after
+        elif job.record.status is RETRYING and retry_after is not None:
+            job.plan_retry(time.monotonic() + retry_after)
             self._enqueue(job, retry_after)
 
     def _bury(self, job: Job, error: BaseException) -> None:
@@ -737,6 +741,7 @@ class BaseTaskExecutor(ABC):
 
     async def _give_back(self, job: Job) -> None:
         """Return a task to the broker, for another process or a later time."""
+        job.end_wait()
         if self._leased is not None:
             self._leased.give_back(job)
             return
@@ -784,10 +789,8 @@ class BaseTaskExecutor(ABC):
             self.spawn(self._tell_to_end([job]))
 
     async def _cancel_waiting(self, job: Job, reason: str) -> None:
-        cells = job.telemetry.cells
-        if job.record.status is RETRYING:
-            cells[counters.RETRYING] -= 1
-        cells[counters.CANCELLED_BEFORE_START] += 1
+        job.end_wait()
+        job.telemetry.cells[counters.CANCELLED_BEFORE_START] += 1
         await self.records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
 
     async def _interrupt(self, jobs: list[Job], reason: Interrupt) -> None:

@@ -12,7 +12,7 @@ from flowrra.copying import SCALARS, copied
 from flowrra.rebuilding import rebuilt_call
 from flowrra.registry import TaskDefinition
 from flowrra.task import Task, TaskResult
-from flowrra.telemetry import TaskTelemetry
+from flowrra.telemetry import RETRYING, TaskTelemetry
 
 
 class Interrupt(Enum):
@@ -35,6 +35,7 @@ class Job:
         worker: The asyncio task that its current attempt runs in.
         timer: Ends the attempt when its time limit is over.
         interrupt: Why the attempt is being ended, if it is.
+        awaits_retry: Whether this process planned its next attempt, and counts it as such.
         settled: Whether the attempt's outcome has been decided; what comes after that is ignored.
         exception: The name of the class of what the attempt failed with, once it has.
         timed_out: Whether that was its time limit.
@@ -43,6 +44,7 @@ class Job:
     """
 
     __slots__ = (
+        "awaits_retry",
         "call",
         "definition",
         "exception",
@@ -84,10 +86,22 @@ class Job:
         self.worker: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.interrupt: Interrupt | None = None
+        self.awaits_retry = False
         self.settled = False
         self.view: Task | None = None
         args = task.args
         self.has_changeable_arguments = bool(task.kwargs or (args and not SCALARS.issuperset(map(type, args))))
+
+    def plan_retry(self, ready_at: float) -> None:
+        """Count it as waiting for its next attempt in this process, due then (monotonic)."""
+        self.ready_at, self.awaits_retry = ready_at, True
+        self.telemetry.cells[RETRYING] += 1
+
+    def end_wait(self) -> None:
+        """Count it no more, if it was: a retry that another process planned was counted there."""
+        if self.awaits_retry:
+            self.awaits_retry = False
+            self.telemetry.cells[RETRYING] -= 1
 
     def keep_arguments(self) -> None:
         """Keep a copy of the arguments that the caller can't change."""

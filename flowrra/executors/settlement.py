@@ -159,7 +159,6 @@ def count_failure(job: Job, seconds: float) -> None:
         return
     if status is RETRYING:
         cells[counters.RETRIED] += 1
-        cells[counters.RETRYING] += 1
     else:
         cells[counters.FAILED] += 1
     telemetry.observe_error(seconds)

@@ -11,17 +11,18 @@ All methods are coroutines, and may be called from any thread and any event loop
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from flowrra.app import Flowrra
 from flowrra.brokers.base import LeasingBroker
 from flowrra.exceptions import BackendError
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.loop_monitor import Blockade
-from flowrra.management.health import check_health
+from flowrra.management.health import PING_TIMEOUT, check_health
 from flowrra.registry import TaskDefinition
 from flowrra.scheduler.models import ScheduledTask
 from flowrra.scheduler.scheduler import ScheduleExtras, Scheduler
@@ -30,6 +31,8 @@ from flowrra.task import TaskResult, TaskStatus
 KINDS = ("io", "cpu")
 # How many names are read before other threads, such as the app's, get the interpreter lock: about half a millisecond.
 _NAMES_IN_ONE_GO = 128
+
+_Figure = TypeVar("_Figure")
 
 
 class ScheduleOptions(ScheduleExtras, total=False):
@@ -63,18 +66,20 @@ class FlowrraManager:
             a process that takes no tasks) and ``busy``, or None if it has no task; ``tasks`` with ``registered`` and
             ``pending`` (due and waiting for a worker); ``scheduler``, None if there is none.
 
-        Raises:
-            BackendError: The broker could not be asked.
+            What this process knows is always there. ``pending`` is None while a broker doesn't tell within half a
+            second; then ``tasks`` has ``pending_error``, too, which says why. So it is with the scheduler's numbers of
+            schedules and ``error``, while their store doesn't tell.
         """
         executors = self.app.executors
+        counts, scheduler = await asyncio.gather(
+            asyncio.gather(*(_in_time(_pending(executor)) for executor in executors.values())),
+            _scheduler_summary(self),
+        )
         return {
             "app": {"running": self.app.is_running},
             "executors": {kind: _executor_stats(executors.get(kind)) for kind in KINDS},
-            "tasks": {
-                "registered": len(self.app.registry),
-                "pending": sum([await _pending(executor) for executor in executors.values()]),
-            },
-            "scheduler": await _scheduler_summary(self),
+            "tasks": {"registered": len(self.app.registry), **_pending_stats(counts)},
+            "scheduler": scheduler,
         }
 
     async def get_queue_stats(self) -> dict[str, dict[str, Any] | None]:
@@ -522,17 +527,38 @@ def _schedule(task: ScheduledTask) -> dict[str, Any]:
     return {**found, "schedule_type": task.schedule_type.value, "broken": task.broken}
 
 
+async def _in_time(asking: Coroutine[Any, Any, _Figure]) -> tuple[_Figure | None, str]:
+    """The figure that a server tells; or None, and why it doesn't."""
+    try:
+        async with asyncio.timeout(PING_TIMEOUT):
+            return await asking, ""
+    except TimeoutError:
+        return None, f"no answer within {PING_TIMEOUT} s"
+    except Exception as error:  # noqa: BLE001 - a broker may be a user's own; whatever it raises is the answer
+        return None, str(error) or type(error).__name__
+
+
+def _pending_stats(counts: Sequence[tuple[int | None, str]]) -> dict[str, Any]:
+    known = [count for count, _ in counts if count is not None]
+    if len(known) == len(counts):
+        return {"pending": sum(known)}
+    return {"pending": None, "pending_error": "; ".join(dict.fromkeys(error for _, error in counts if error))}
+
+
 async def _scheduler_summary(manager: FlowrraManager) -> dict[str, Any] | None:
-    stats = await manager.get_scheduler_stats()
-    if stats is None:
+    scheduler = manager.app.scheduler
+    if scheduler is None:
         return None
-    total, enabled = stats["total_schedules"], stats["enabled_schedules"]
+    stats, error = await _in_time(manager.get_scheduler_stats())
+    found = stats or {}
+    total = found.get("total_schedules")
     return {
         "enabled": True,
-        "running": stats["running"],
+        "running": scheduler.is_running,
         "schedules": total,
         "total_schedules": total,
-        "enabled_schedules": enabled,
+        "enabled_schedules": found.get("enabled_schedules"),
+        **({"error": error} if error else {}),
     }
 
 

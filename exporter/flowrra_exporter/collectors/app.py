@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 
 from flowrra_exporter import catalog
-from flowrra_exporter.collectors.base import ManagementCollector, number, section
+from flowrra_exporter.collectors.base import Incomplete, ManagementCollector, number, section
 from flowrra_exporter.samples import Family
 
 
@@ -23,9 +23,12 @@ class AppCollector(ManagementCollector):
         running = number(section(stats, "app") or {}, "running")
         if running is not None:
             families.append(Family(catalog.APP_RUNNING, [((), running)]))
-        pending = number(section(stats, "tasks") or {}, "pending")
+        tasks = section(stats, "tasks") or {}
+        pending = number(tasks, "pending")
         if pending or (pending is not None and self._counts_pending_in_memory()):
             families.append(Family(catalog.TASKS_PENDING, [((), pending)]))
+        if tasks.get("pending_error"):
+            raise Incomplete(f"pending tasks: {tasks['pending_error']}", [*families])
         return families
 
     def _counts_pending_in_memory(self) -> bool:
