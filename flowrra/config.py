@@ -15,6 +15,7 @@ from flowrra.backends.factory import get_backend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.factory import get_broker
+from flowrra.urls import quoted
 
 if TYPE_CHECKING:
     from flowrra.scheduler.backends.base import BaseSchedulerBackend
@@ -220,8 +221,8 @@ class SchedulerConfig:
         if self.timezone is not None:
             try:
                 ZoneInfo(self.timezone)
-            except (KeyError, ValueError, OSError) as error:
-                raise ValueError(f"timezone is not known: {self.timezone!r}") from error
+            except (KeyError, ValueError, OSError):
+                raise ValueError(f"timezone is not known: {quoted(self.timezone)}") from None
 
     def create_backend(self) -> BaseSchedulerBackend:
         """The schedule store.
@@ -345,4 +346,4 @@ class _Environment:
             return parse(text)
         except ValueError:
             expected = {"int": "an integer", "float": "a number"}.get(parse.__name__, "a value")
-            raise ValueError(f"{variable} must be {expected}, not {text!r}") from None
+            raise ValueError(f"{variable} must be {expected}, not {quoted(text)}") from None
