@@ -16,6 +16,7 @@ from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.factory import get_broker
 from flowrra.ranges import MAX_DELAY, Range
+from flowrra.urls import quoted
 
 if TYPE_CHECKING:
     from flowrra.scheduler.backends.base import BaseSchedulerBackend
@@ -244,8 +245,8 @@ class SchedulerConfig:
         if self.timezone is not None:
             try:
                 ZoneInfo(self.timezone)
-            except (KeyError, ValueError, OSError) as error:
-                raise ValueError(f"timezone is not known: {self.timezone!r}") from error
+            except (KeyError, ValueError, OSError):
+                raise ValueError(f"timezone is not known: {quoted(self.timezone)}") from None
 
     def create_backend(self) -> BaseSchedulerBackend:
         """The schedule store.
@@ -369,7 +370,7 @@ class _Environment:
             value = parse(text)
         except ValueError:
             expected = {"int": "an integer", "float": "a number"}.get(parse.__name__, "a value")
-            raise ValueError(f"{variable} must be {expected}, not {ranges.shown(text)}") from None
+            raise ValueError(f"{variable} must be {expected}, not {quoted(text)}") from None
         if name in _NUMBERS:
             _NUMBERS[name].check(f"{variable}: {name}", value)
         return value

@@ -17,6 +17,7 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.print_config import effective_config
 from flowrra_exporter.settings import OPTIONS, Option, Settings, load_settings, parse_seconds
+from flowrra_exporter.urls import quoted
 
 if TYPE_CHECKING:
     import click
@@ -147,7 +148,7 @@ def _check(target: str | None, url: str | None, timeout: str, strict: bool, **gi
     try:
         seconds = parse_seconds(timeout)
     except ValueError:
-        return _fail(f"--timeout: got {timeout!r:.200}; expected a number of seconds above 0")
+        return _fail(f"--timeout: got {quoted(timeout)}; expected a number of seconds above 0")
     try:
         return CheckCommand(_texts(given), os.environ, seconds, strict).run(target, url)
     except UsageError as error:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.settings import OPTIONS, Option, Settings, parse_bounds
+from flowrra_exporter.urls import quoted
 
 if TYPE_CHECKING:
     import yaml
@@ -163,7 +163,7 @@ def _parsed(option: Option, text: str, line: int) -> Any:
     try:
         return option.parse(text)
     except ValueError:
-        raise _Mistake(f"{key}: got {mask_secrets(text)!r:.200}; expected {option.expected}", line) from None
+        raise _Mistake(f"{key}: got {quoted(text)}; expected {option.expected}", line) from None
 
 
 def _kind(node: yaml.Node) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.settings import OPTIONS, Address, Settings
+from flowrra_exporter.urls import without_credentials
 
 
 def effective_config(settings: Settings) -> str:
@@ -25,5 +25,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, str):
-        return mask_secrets(value)
+        return without_credentials(value)
     return value

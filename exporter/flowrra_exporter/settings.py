@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.urls import may_be_url, quoted
 
 ENVIRONMENT_PREFIX = "FLOWRRA_EXPORTER_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -140,7 +141,7 @@ class Settings:
                 if value is not None:
                     parse(value)
             except ValueError:
-                raise UsageError(f"{name} is {value!r}; expected {expected}") from None
+                raise UsageError(f"{name} is {quoted(value)}; expected {expected}") from None
 
 
 def _check_seconds(name: str, value: float) -> None:
@@ -172,9 +173,14 @@ def parse_path(text: str) -> str:
 
 
 def parse_url(text: str) -> str:
-    """A URL with http or https and a host; ValueError otherwise."""
+    """A URL with http or https and a host; ValueError otherwise.
+
+    With an ``@`` in its path, what looks like its host may well be a user, and the path a password.
+    """
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(text)
+    if parts.query or parts.fragment or "@" in parts.path:
         raise ValueError(text)
     _ = parts.port  # raises ValueError for one out of range
     return text
@@ -264,20 +270,24 @@ class Option:
 
         None if neither is given. Raises UsageError.
         """
-        source, texts = self.flag, list(given)
-        if not texts:
-            source, text = self.variable, environment.get(self.variable, "").strip()
-            texts = text.replace(",", " ").split() if self.repeatable else [text] if text else []
-        values = [self._parse(source, text) for text in texts]
+        values = [self._parse(self.flag, text, text) for text in given] or self._from_variable(environment)
         if not values:
             return None
         return tuple(values) if self.repeatable else values[-1]
 
-    def _parse(self, source: str, text: str) -> Any:
+    def _from_variable(self, environment: Mapping[str, str]) -> list[Any]:
+        whole = environment.get(self.variable, "").strip()
+        texts = whole.replace(",", " ").split() if self.repeatable else [whole] if whole else []
+        return [self._parse(self.variable, text, whole) for text in texts]
+
+    def _parse(self, source: str, text: str, whole: str) -> Any:
+        """The value of `text`, which is a part of what was given or all of it."""
         try:
             return self.parse(text)
         except ValueError:
-            raise UsageError(f"{source}: got {text!r:.200}; expected {self.expected}") from None
+            # A part of a URL doesn't look like one.
+            shown = quoted(whole if may_be_url(whole) else text)
+            raise UsageError(f"{source}: got {shown}; expected {self.expected}") from None
 
 
 _ADDRESS_FORM = "host:port, such as ':9464', '127.0.0.1:9464' or '[::]:9464'"

@@ -15,6 +15,7 @@ from typing import Any
 
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.urls import quoted
 
 _FORM = "expected 'module:attribute', such as 'shop.tasks:app'"
 _FACTORY_FORM = "expected an app, or a function without required arguments that returns one"
@@ -55,7 +56,7 @@ async def _call(app: Any, method: str, **arguments: Any) -> None:
 def check_target(text: str) -> None:
     """Raises UsageError if this can't be ``module:attribute``."""
     if not _TARGET.fullmatch(text):
-        raise UsageError(f"{text!r:.200} names no app; {_FORM}")
+        raise UsageError(f"{quoted(text)} names no app; {_FORM}")
 
 
 def import_target(text: str) -> Any:

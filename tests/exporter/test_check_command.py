@@ -47,8 +47,8 @@ async def test_without_anything_to_check_it_is_a_mistake() -> None:
     ("arguments", "reason"),
     [
         (["--no.such"], "No such option"),
-        (["--url=ftp://host"], "--url: got 'ftp://host'; expected a URL such as"),
-        (["--url=ftp://user:s3cret@host"], "--url: got 'ftp://***@host'; expected a URL such as"),
+        (["--url=ftp://host"], "--url: got 'ftp://…'; expected a URL such as"),
+        (["--url=ftp://user:s3cret@host"], "--url: got 'ftp://…'; expected a URL such as"),
         (["--url=http://host", "--timeout=0"], "--timeout: got '0'; expected a number of seconds above 0"),
     ],
 )
@@ -642,7 +642,7 @@ async def test_credentials_in_the_url_are_sent_and_never_printed(hostile: Hostil
     ended = await check(f"--url={url.replace('://', '://user:s3cret@')}?token=s3cret")
     assert ended.status == 0
     assert "s3cret" not in ended.out + ended.err
-    has(ended, f"ok endpoint: {url.replace('://', '://***@')} answers 200")
+    has(ended, f"ok endpoint: {url} answers 200")
 
 
 async def test_probes_are_found_beside_metrics_below_a_prefix_or_at_the_root(hostile: Hostile) -> None:

@@ -6,8 +6,10 @@ import os
 import ssl
 import time
 import zlib
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import NamedTuple
+from urllib.parse import SplitResult, unquote
 
 import aiohttp
 
@@ -46,11 +48,20 @@ class Answer(NamedTuple):
             raise Unanswered(f"byte {failure.start} of the body is not UTF-8") from failure
 
 
-class Client:
-    """Makes requests, each within `timeout` seconds. To be used with ``async with``."""
+def credentials_of(parts: SplitResult) -> Mapping[str, str]:
+    """The header with the user and password of a URL, as Prometheus sends it: in UTF-8. None if there are none."""
+    if parts.username is None:
+        return {}
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(credentials.encode()).decode()}"}
 
-    def __init__(self, timeout: float) -> None:
+
+class Client:
+    """Makes requests, each within `timeout` seconds, and with the header `credentials` if given, in ``async with``."""
+
+    def __init__(self, timeout: float, credentials: Mapping[str, str] | None = None) -> None:
         self._timeout = timeout
+        self._credentials = credentials or {}
 
     async def __aenter__(self) -> Client:
         limit = aiohttp.ClientTimeout(total=self._timeout)
@@ -63,6 +74,7 @@ class Client:
     async def get(self, url: str, accept: str) -> Answer:
         """The answer to a scrape or probe. Raises Unanswered."""
         headers = {
+            **self._credentials,
             "Accept": accept,
             "Accept-Encoding": "gzip",
             "X-Prometheus-Scrape-Timeout-Seconds": f"{self._timeout:g}",
@@ -73,13 +85,15 @@ class Client:
                 raw = await _read(response)
                 seconds = time.monotonic() - started
                 encoding = response.headers.get("Content-Encoding", "identity")
-                redirected_to = str(response.url) if response.history else ""
+                redirected_to = str(response.url.with_user(None).with_query(None)) if response.history else ""
                 body = _decoded(raw, encoding)
                 return Answer(response.status, dict(response.headers), body, len(raw), seconds, redirected_to)
         except aiohttp.ClientConnectorError as failure:
             raise Unreachable(f"cannot connect: {_reason(failure.os_error)}") from failure
         except TimeoutError as failure:
             raise Unanswered(f"no complete answer within {self._timeout:g} s") from failure
+        except aiohttp.InvalidURL as failure:  # its text is the URL, where a redirect leads to
+            raise Unanswered("it redirects to what is no URL") from failure
         except (aiohttp.ClientError, OSError, ValueError) as failure:
             raise Unanswered(f"{type(failure).__name__}: {failure}") from failure
 

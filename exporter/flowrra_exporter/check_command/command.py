@@ -18,6 +18,7 @@ from flowrra_exporter.check_command.findings import Report, warning
 from flowrra_exporter.config_file import CONFIG_FILE
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import Settings, parse_url
+from flowrra_exporter.urls import quoted
 
 _LINGER_SECONDS = 2.0
 """How long an app's threads may keep the process after the last line."""
@@ -82,7 +83,14 @@ class CheckCommand:
 
 
 def _check_url(url: str) -> None:
+    path, _, query = url.partition("?")
     try:
-        parse_url(url.partition("?")[0])
+        parse_url(path)
+        valid = "@" not in query
     except ValueError:
-        raise UsageError(f"--url: got {url!r:.200}; expected a URL such as 'http://localhost:9464/metrics'") from None
+        valid = False
+    if not valid:
+        raise UsageError(
+            f"--url: got {quoted(url)}; expected a URL such as 'http://localhost:9464/metrics', and in a password "
+            "%2F for /, %3F for ?, %23 for # and %40 for @"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit, urlunsplit
 
-from flowrra_exporter.check_command.client import Answer, Client, Unanswered, Unreachable
+from flowrra_exporter.check_command.client import Answer, Client, Unanswered, Unreachable, credentials_of
 from flowrra_exporter.check_command.exporter_series import broker_findings, exporter_findings
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
@@ -20,13 +20,16 @@ class EndpointCheck:
     """Lints the metrics at `url`, and asks the probes next to it; `timeout` (seconds) is for each answer."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        self._url = url
-        self._shown = urlunsplit(urlsplit(url)._replace(query="", fragment=""))  # a query may hold a token
+        parts = urlsplit(url)
+        place = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
+        self._url = urlunsplit(place)
+        self._shown = urlunsplit(place._replace(query=""))  # which may hold a token
+        self._credentials = credentials_of(parts)
         self._timeout = timeout
 
     async def findings(self) -> AsyncIterator[Finding]:
         """What is right and wrong, in the order of the requests."""
-        async with Client(self._timeout) as client:
+        async with Client(self._timeout, self._credentials) as client:
             try:
                 answer = await client.get(self._url, Asked.TEXT.value)
             except Unanswered as failure:

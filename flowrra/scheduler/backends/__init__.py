@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
+from flowrra.urls import scheme_of
 
 if TYPE_CHECKING:
     from flowrra.scheduler.backends.mysql import MySQLSchedulerBackend
@@ -26,6 +27,9 @@ _MODULES = {
     "PostgreSQLSchedulerBackend": "postgresql",
     "SQLiteSchedulerBackend": "sqlite",
 }
+_POSTGRESQL = ("postgresql", "postgres")
+_MYSQL = ("mysql",)
+_SERVERS = (*_POSTGRESQL, *_MYSQL)
 
 
 def __getattr__(name: str) -> Any:
@@ -42,6 +46,8 @@ def get_scheduler_backend(url: str | None = None) -> BaseSchedulerBackend:
         ValueError: The scheme is another one.
     """
     scheme, separator, rest = (url or "").partition("://")
+    if not separator and scheme.partition(":")[0].lower() in _SERVERS:
+        raise ValueError("The URL of the schedule store lacks the // after its scheme")
     if not separator:
         from flowrra.scheduler.backends.sqlite import SQLiteSchedulerBackend
 
@@ -50,12 +56,12 @@ def get_scheduler_backend(url: str | None = None) -> BaseSchedulerBackend:
         from flowrra.scheduler.backends.sqlite import SQLiteSchedulerBackend
 
         return SQLiteSchedulerBackend(unquote(rest.removeprefix("/")) or ":memory:")
-    if scheme in ("postgresql", "postgres"):
+    if scheme in _POSTGRESQL:
         from flowrra.scheduler.backends.postgresql import PostgreSQLSchedulerBackend
 
         return PostgreSQLSchedulerBackend(str(url))
-    if scheme == "mysql":
+    if scheme in _MYSQL:
         from flowrra.scheduler.backends.mysql import MySQLSchedulerBackend
 
         return MySQLSchedulerBackend(str(url))
-    raise ValueError(f"Unsupported scheduler backend: {scheme}")
+    raise ValueError(f"Unsupported scheduler backend: {scheme_of(str(url)) or 'a URL without a scheme'}")

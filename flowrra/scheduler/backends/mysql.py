@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-
+from flowrra.scheduler.backends.database_url import read_url
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend
 
 
@@ -18,6 +17,6 @@ class MySQLSchedulerBackend(SqlSchedulerBackend):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        parsed = sa.make_url(url).set(drivername="mysql+aiomysql")
+        parsed = read_url(url, "mysql+aiomysql")
         options: dict[str, Any] = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
         super().__init__(parsed, "mysql", **options)

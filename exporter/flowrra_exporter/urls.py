@@ -1,0 +1,27 @@
+"""Shows of URLs what may be shown: a password can have any character, and stand where it isn't expected."""
+
+from __future__ import annotations
+
+import re
+
+_SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def quoted(text: str) -> str:
+    """A value that can't be used, for an error's text; of one that may be meant as a URL no more than its scheme."""
+    if not may_be_url(text):
+        return f"{text!r:.200}"
+    found = _SCHEME.match(text)
+    return f"'{found[1].lower()}://…'" if found else "a text that may have a password in it"
+
+
+def may_be_url(text: str) -> bool:
+    """Whether a text could have been meant as a URL with a password."""
+    return "://" in text or "@" in text
+
+
+def without_credentials(url: str) -> str:
+    """A whole URL, with ``***`` for its user and password."""
+    scheme, separator, rest = url.partition("://")
+    _, at, place = rest.rpartition("@")
+    return f"{scheme}{separator}***@{place}" if separator and at else url
