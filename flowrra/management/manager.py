@@ -41,6 +41,7 @@ class ScheduleOptions(ScheduleExtras, total=False):
     max_retries: int
     retry_delay: float
     task_id: str | None
+    replace: bool
 
 
 class FlowrraManager:
@@ -382,8 +383,8 @@ class FlowrraManager:
         return [_schedule(task) for task in found]
 
     async def get_schedule(self, schedule_id: str) -> dict[str, Any] | None:
-        """One schedule, with its ``args, kwargs, max_retries, retry_delay, timezone, misfire_grace, max_running``
-        as well; None if there is none."""
+        """One schedule, with its ``args, kwargs, max_retries, retry_delay, timezone, misfire_grace, misfire`` and
+        ``max_running`` as well; None if there is none."""
         if (scheduler := self.app.scheduler) is None:
             return None
         task = await self.app.on_own_loop(lambda: scheduler.backend.get(schedule_id))
@@ -519,7 +520,7 @@ _LISTED = [
     "created_at",
     "updated_at",
 ]
-_MORE = ("args", "kwargs", "max_retries", "retry_delay", "timezone", "misfire_grace", "max_running")
+_MORE = ("args", "kwargs", "max_retries", "retry_delay", "timezone", "misfire_grace", "misfire", "max_running")
 
 
 def _schedule(task: ScheduledTask) -> dict[str, Any]:

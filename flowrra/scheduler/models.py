@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
+from flowrra.ranges import RETRIES, SECONDS, SOME_SECONDS, Range, shown
 from flowrra.scheduler.cron import CronExpression
 from flowrra.tags import Writer
 
@@ -32,8 +34,9 @@ class ScheduledTask:
     """A schedule. Its datetimes are naive local times; ``priority`` is higher first, unlike that of tasks.
 
     ``timezone`` is the name of the zone that its cron expression is read in (None: the scheduler's),
-    ``misfire_grace`` the seconds by which a run may be late and still happen, ``max_running`` how many of its tasks
-    may be unfinished (a run that comes due meanwhile is skipped; None: any number), ``broken`` why it can't run.
+    ``misfire_grace`` the seconds by which a run may be late and still happen, ``misfire`` which of the runs that came
+    due meanwhile happen (``latest`` or ``all``), ``max_running`` how many of its tasks may be unfinished (a run that
+    comes due meanwhile is skipped; None: any number), ``broken`` why it can't run.
     """
 
     id: str
@@ -55,6 +58,7 @@ class ScheduledTask:
     misfire_grace: float = 86_400.0
     max_running: int | None = None
     broken: str | None = None
+    misfire: str = "latest"
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, JSON-safe if the arguments are: datetimes in ISO format, ``args`` a list."""
@@ -85,10 +89,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """What becomes of a schedule that is due: the due time to run (None: all are missed), the next one (None: no
-    more), and how many were collapsed into this run."""
+    """What becomes of a schedule that is due: the due times to run, those that are too long ago, the next one (None: no
+    more), and how many were collapsed into these."""
 
-    due: int | None
+    due: tuple[int, ...]
+    missed: tuple[int, ...]
     following: int | None
     collapsed: int
 
@@ -122,6 +127,15 @@ LOCAL = LocalZone()
 RETRY = 1_000_000
 LONGEST_RETRY = 10_000_000
 MOST_COUNTED = 20_000
+MISFIRES = ("latest", "all")
+# Of a schedule that makes up for all that it missed, so many of the latest due times.
+MOST_MADE_UP = 100
+# With "@" and the due time it is the id of a run, which has 255 characters at the most.
+LONGEST_ID = 238
+LONGEST_NAME = 255
+# As far as the columns of the stores reach.
+PRIORITY = Range(-(2**31 - 1), 2**31 - 1, is_whole=True)
+RUNNING = Range(0, 2**31 - 1, is_whole=True, is_open=True)
 
 
 def micros(at: datetime) -> int:
@@ -146,16 +160,57 @@ def retry_at(run: Run, now: int) -> int | None:
 
 
 def check(task: ScheduledTask) -> None:
-    """ValueError if an option of a schedule can't be."""
-    if task.timezone is not None:
-        try:
-            ZoneInfo(task.timezone)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"timezone is not known: {task.timezone!r}") from error
-    if not 0 < task.misfire_grace < float("inf"):
-        raise ValueError(f"misfire_grace must be positive, not {task.misfire_grace!r}")
-    if task.max_running is not None and task.max_running < 1:
-        raise ValueError(f"max_running must be positive, not {task.max_running!r}")
+    """Refuse a schedule that can't be, or whose tasks could not be.
+
+    Raises:
+        TypeError, ValueError: A value is of the wrong type or out of range.
+    """
+    _check_text("id", task.id, LONGEST_ID)
+    _check_text("task_name", task.task_name, LONGEST_NAME)
+    if task.description is not None and not isinstance(task.description, str):
+        raise TypeError(f"description must be text, not {shown(task.description)}")
+    if not isinstance(task.enabled, bool):
+        raise TypeError(f"enabled must be True or False, not {shown(task.enabled)}")
+    RETRIES.check("max_retries", task.max_retries)
+    SECONDS.check("retry_delay", task.retry_delay)
+    PRIORITY.check("priority", task.priority)
+    SOME_SECONDS.check("misfire_grace", task.misfire_grace)
+    if task.misfire not in MISFIRES:
+        raise ValueError(f"misfire must be one of {', '.join(MISFIRES)}, not {shown(task.misfire)}")
+    if task.max_running is not None:
+        RUNNING.check("max_running", task.max_running)
+    _check_zone(task.timezone)
+
+
+def _check_text(name: str, value: object, most: int) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text, not {shown(value)}")
+    if not 1 <= len(value) <= most:
+        raise ValueError(f"{name} must have from 1 to {most} characters, not {len(value)}")
+    value.encode()  # what no store or broker could be sent is refused here
+
+
+def _check_zone(name: object) -> None:
+    if name is None:
+        return
+    if not isinstance(name, str):
+        raise TypeError(f"timezone must be the name of a zone, not {shown(name)}")
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"timezone is not known: {name!r}") from error
+
+
+def check_arguments(args: object, kwargs: object) -> None:
+    """Refuse arguments that no function could be called with.
+
+    Raises:
+        TypeError: They are.
+    """
+    if not isinstance(args, list | tuple):
+        raise TypeError(f"args must be a list or tuple, not {shown(args)}")
+    if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+        raise TypeError(f"kwargs must be a dict whose keys are text, not {shown(kwargs)}")
 
 
 def definition_key(task: ScheduledTask) -> str:
@@ -182,9 +237,10 @@ def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | No
     if task.schedule_type is ScheduleType.ONE_TIME:
         return None
     if task.schedule_type is ScheduleType.INTERVAL:
-        step = round(float(task.schedule) * 1_000_000)
-        if step < 1:
-            raise ValueError(f"interval must be positive, not {task.schedule}")
+        interval = float(task.schedule)
+        SOME_SECONDS.check("interval", interval)
+        if (step := round(interval * 1_000_000)) == 0:
+            raise ValueError(f"interval must be a microsecond at least, not {interval!r} s")
         return after + step
     zone = ZoneInfo(task.timezone) if task.timezone else zone
     instant = datetime.fromtimestamp(after / 1_000_000, UTC)
@@ -192,18 +248,23 @@ def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | No
 
 
 def fire(task: ScheduledTask, due: int, now: int, zone: tzinfo = LOCAL) -> Firing:
-    """The run of a schedule that has been due since ``due``: its latest due time, unless that is too long ago.
+    """The runs of a schedule that has been due since ``due``: of the latest due time, or of all that are not too long
+    ago.
 
     Raises:
         ValueError: The schedule can't be read.
     """
-    latest, after, skipped = due, following(task, due, zone), 0
+    most = MOST_MADE_UP if task.misfire == "all" else 1
+    times, after, count = deque([due], most), following(task, due, zone), 1
     if task.schedule_type is ScheduleType.INTERVAL and after is not None and after <= now:
-        skipped = (now - due) // (after - due)
-        latest, after = due + skipped * (after - due), due + (skipped + 1) * (after - due)
+        step = after - due
+        count += (now - due) // step
+        after = due + count * step
+        times = deque((after - back * step for back in range(min(count, most), 0, -1)), most)
     while after is not None and after <= now:
-        latest, after, skipped = after, following(task, after, zone), skipped + 1
-        if skipped == MOST_COUNTED:  # of a schedule that was away for weeks, the rest isn't counted
+        times.append(after)
+        after, count = following(task, after, zone), count + 1
+        if count > MOST_COUNTED:  # of a schedule that was away for weeks, the rest isn't counted
             after = following(task, now, zone)
-    in_time = now <= latest_start(task, latest)
-    return Firing(latest if in_time else None, after, skipped)
+    missed = tuple(at for at in times if now > latest_start(task, at))
+    return Firing(tuple(times)[len(missed) :], missed, after, count - len(times))

@@ -13,12 +13,22 @@ from typing import Any, TypedDict, Unpack
 from flowrra import codec
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.forks import tell_of_forks
+from flowrra.ranges import SOME_SECONDS, shown
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
 from flowrra.scheduler.cron import CronExpression
 from flowrra.scheduler.figures import LAG_BOUNDS, RESULTS, RunFigures
-from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, check, following, local, micros
+from flowrra.scheduler.models import (
+    LOCAL,
+    ScheduledTask,
+    ScheduleType,
+    check,
+    check_arguments,
+    following,
+    local,
+    micros,
+)
 from flowrra.scheduler.submissions import Submissions, describe
 from flowrra.scheduler.target import SUBMIT_TIMEOUT, Executors, GetResult, Submit, SubmitRun, Target
 
@@ -43,6 +53,7 @@ class ScheduleExtras(TypedDict, total=False):
 
     timezone: str | None
     misfire_grace: float
+    misfire: str
     max_running: int | None
 
 
@@ -179,6 +190,8 @@ class Scheduler:
         retry_delay: float = 1.0,
         priority: int = 0,
         task_id: str | None = None,
+        *,
+        replace: bool = False,
         **extras: Unpack[ScheduleExtras],
     ) -> str:
         """Submit a task whenever a cron expression matches.
@@ -192,19 +205,25 @@ class Scheduler:
             max_retries, retry_delay: Of each task, the delay in seconds.
             priority: Higher first among what is due together, unlike that of a submit.
             task_id: The schedule's id; one is made up by default.
-            extras: ``timezone``, ``misfire_grace`` and ``max_running`` of :class:`ScheduledTask`.
+            replace: Whether the schedule ``task_id``, if there is one, becomes this one. It is due anew only if its
+                task, time or arguments are others; if they are not, one that was disabled stays so.
+            extras: ``timezone``, ``misfire_grace``, ``misfire`` and ``max_running`` of :class:`ScheduledTask`.
 
         Returns:
-            The id of the new schedule; or of the one with this task, time and arguments, which is left as it is.
+            The id of the new schedule; or of the one with this task, time and arguments, which is left as it is unless
+            it is to be replaced.
 
         Raises:
-            ValueError: The task is not registered, the expression or an option is wrong, or the id already exists.
+            TypeError: A value is of the wrong type.
+            ValueError: The task is not registered, the expression or a value is wrong, or the id already exists.
         """
+        if not isinstance(cron, str):
+            raise TypeError(f"cron must be text, five fields or a macro, not {shown(cron)}")
         CronExpression(cron)
-        task = self._define(ScheduleType.CRON, task_name, cron, args, kwargs, task_id, extras)
+        task = self._define(ScheduleType.CRON, task_name, cron, args, kwargs, task_id, replace, extras)
         task.enabled, task.description, task.priority = enabled, description, priority
         task.max_retries, task.retry_delay = max_retries, retry_delay
-        return await self._create(task)
+        return await self._create(task, replace)
 
     async def schedule_interval(
         self,
@@ -218,15 +237,16 @@ class Scheduler:
         retry_delay: float = 1.0,
         priority: int = 0,
         task_id: str | None = None,
+        *,
+        replace: bool = False,
         **extras: Unpack[ScheduleExtras],
     ) -> str:
         """Submit a task every ``interval`` seconds, the first time after one; otherwise as :meth:`schedule_cron`."""
-        if not 0 < interval < float("inf"):
-            raise ValueError(f"interval must be positive, not {interval!r}")
-        task = self._define(ScheduleType.INTERVAL, task_name, str(interval), args, kwargs, task_id, extras)
+        SOME_SECONDS.check("interval", interval)
+        task = self._define(ScheduleType.INTERVAL, task_name, str(interval), args, kwargs, task_id, replace, extras)
         task.enabled, task.description, task.priority = enabled, description, priority
         task.max_retries, task.retry_delay = max_retries, retry_delay
-        return await self._create(task)
+        return await self._create(task, replace)
 
     async def schedule_once(
         self,
@@ -239,17 +259,24 @@ class Scheduler:
         retry_delay: float = 1.0,
         priority: int = 0,
         task_id: str | None = None,
+        *,
+        replace: bool = False,
         **extras: Unpack[ScheduleExtras],
     ) -> str:
         """Submit a task once, at a time that is local if it is naive; otherwise as :meth:`schedule_cron`."""
-        at = local(micros(run_at))
+        if not isinstance(run_at, datetime):
+            raise TypeError(f"run_at must be a datetime, not {shown(run_at)}")
+        try:
+            at = local(micros(run_at))
+        except (OverflowError, ValueError, OSError) as error:
+            raise ValueError(f"run_at is no time that this system knows: {shown(run_at)}") from error
         text = (
             at.astimezone() if at.fold else at
         ).isoformat()  # only an offset tells the second pass of a doubled hour
-        task = self._define(ScheduleType.ONE_TIME, task_name, text, args, kwargs, task_id, extras)
+        task = self._define(ScheduleType.ONE_TIME, task_name, text, args, kwargs, task_id, replace, extras)
         task.description, task.priority = description, priority
         task.max_retries, task.retry_delay = max_retries, retry_delay
-        return await self._create(task)
+        return await self._create(task, replace)
 
     def _define(
         self,
@@ -259,36 +286,53 @@ class Scheduler:
         args: Sequence[Any],
         kwargs: dict[str, Any] | None,
         task_id: str | None,
+        replace: bool,
         extras: ScheduleExtras,
     ) -> ScheduledTask:
         if not self.registry.is_registered(task_name):
             raise ValueError(f"Task '{task_name}' is not registered")
-        task = ScheduledTask(
-            task_id or str(uuid.uuid4()), task_name, kind, schedule, tuple(args), dict(kwargs or {}), **extras
-        )
-        check(task)
+        if replace and task_id is None:
+            raise ValueError("replace needs the task_id of the schedule that is to be replaced")
+        kwargs = {} if kwargs is None else kwargs
+        check_arguments(args, kwargs)
+        task_id = str(uuid.uuid4()) if task_id is None else task_id
+        task = ScheduledTask(task_id, task_name, kind, schedule, tuple(args), dict(kwargs), **extras)
         if self.backend.keeps_text:  # what could not be rebuilt from it is refused now, and not when it is due
             codec.encode_call(task.args, task.kwargs, task_name, self.registry.get(task_name))
         if task.max_running is not None and self._target.callback is not None:
             raise ValueError("max_running needs to know when tasks end, which a submit callback doesn't tell")
         return task
 
-    async def _create(self, task: ScheduledTask) -> str:
+    async def _create(self, task: ScheduledTask, replace: bool) -> str:
+        check(task)
+        await self._clock.look()
+        task.next_run_at = self._first_run(task)
+        found = await self._replace(task) if replace else await self._find_or_create(task)
+        self._figures.know(task.task_name)
+        self._changed.set()
+        return found
+
+    async def _find_or_create(self, task: ScheduledTask) -> str:
         sought = (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs)
         # Named only where there is one: a user's own store need not know of zones.
         zone: dict[str, Any] = {} if task.timezone is None else {"timezone": task.timezone}
         if (same := await self.backend.find_by_definition(*sought, **zone)) is not None:
             return same.id
-        await self._clock.look()
-        task.next_run_at = self._first_run(task)
         try:
-            await self.backend.create(task)
+            await self.backend.create_once(task)
         except ValueError:  # either somebody else was faster, or the id is another's
             if (same := await self.backend.find_by_definition(*sought, **zone)) is None:
                 raise
             return same.id
-        self._figures.know(task.task_name)
-        self._changed.set()
+        return task.id
+
+    async def _replace(self, task: ScheduledTask) -> str:
+        while not await self.backend.replace(task):
+            try:
+                await self.backend.create(task)
+            except ValueError:  # somebody else was faster
+                continue
+            break
         return task.id
 
     def _first_run(self, task: ScheduledTask) -> datetime | None:
@@ -302,7 +346,8 @@ class Scheduler:
         return await self.backend.delete(task_id)
 
     async def enable_task(self, task_id: str) -> None:
-        """Enable a schedule; one that repeats is due next from now on. ValueError if it is not found."""
+        """Enable a schedule; one that repeats is due next from now on. ValueError if it is not found, or was
+        to run once and is over."""
         await self._set_enabled(task_id, True)
 
     async def disable_task(self, task_id: str) -> None:
@@ -313,6 +358,11 @@ class Scheduler:
         task = await self.backend.get(task_id)
         if task is None:
             raise ValueError(f"Scheduled task '{task_id}' not found")
+        if enabled and not task.enabled and task.schedule_type is ScheduleType.ONE_TIME and task.next_run_at is None:
+            raise ValueError(
+                f"Scheduled task '{task_id}' was due once, at {task.schedule}, and that is over: "
+                "trigger it, or schedule it for another time"
+            )
         await self._clock.look()
         await self.backend.set_enabled(task_id, enabled, self._first_run(task) if enabled else None)
         self._changed.set()

@@ -75,6 +75,32 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
         (lambda s: s.schedule_cron("note", "@daily", timezone="Nowhere/Land"), "timezone is not known"),
         (lambda s: s.schedule_cron("note", "@daily", misfire_grace=0), "misfire_grace must be positive"),
         (lambda s: s.schedule_cron("note", "@daily", max_running=0), "max_running must be positive"),
+        (lambda s: s.schedule_interval("note", float("nan")), "interval must be positive and finite, at most 3.1536e"),
+        (lambda s: s.schedule_interval("note", float("inf")), "interval must be positive"),
+        (lambda s: s.schedule_interval("note", 1e-9), "interval must be a microsecond at least"),
+        (lambda s: s.schedule_interval("note", 1e300), "interval must be positive"),
+        (
+            lambda s: s.schedule_interval("note", 60, retry_delay=-5),
+            "retry_delay must be non-negative and finite, at most 3.1536e",
+        ),
+        (lambda s: s.schedule_cron("note", "@daily", retry_delay=float("nan")), "retry_delay must be non-negative"),
+        (lambda s: s.schedule_once("note", local_now(), retry_delay=1e300), "retry_delay must be non-negative"),
+        (lambda s: s.schedule_interval("note", 60, max_retries=-1), "max_retries must be non-negative"),
+        (lambda s: s.schedule_interval("note", 60, max_retries=2**31), "max_retries must be non-negative"),
+        (lambda s: s.schedule_interval("note", 60, priority=2**40), "priority must be finite, between -2.14748e"),
+        (lambda s: s.schedule_interval("note", 60, misfire_grace=float("inf")), "misfire_grace must be positive"),
+        (lambda s: s.schedule_interval("note", 60, misfire="some"), "misfire must be one of latest, all"),
+        (
+            lambda s: s.schedule_interval("note", 60, task_id="x" * 239),
+            "id must have from 1 to 238 characters",
+        ),
+        (lambda s: s.schedule_interval("note", 60, task_id=""), "id must have from 1 to 238"),
+        (
+            lambda s: s.schedule_interval("note", 60, args=(float("nan"),)),
+            "args and kwargs must hold only what JSON has",
+        ),
+        (lambda s: s.schedule_once("note", datetime.max.replace(tzinfo=UTC)), "run_at is no time"),
+        (lambda s: s.schedule_cron("note", "@daily", replace=True), "replace needs the task_id"),
         (lambda s: s.enable_task("missing"), "not found"),
         (lambda s: s.disable_task("missing"), "not found"),
         (lambda s: s.trigger("missing"), "not found"),
@@ -85,6 +111,117 @@ async def test_what_is_wrong_is_refused(shop: Shop, call: Any, message: str) -> 
     with pytest.raises(ValueError, match=message):
         await call(shop.scheduler)
     assert await shop.scheduler.list_scheduled_tasks() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.schedule_interval("note", [1]), r"interval must be a number, not \[1\]"),
+        (lambda s: s.schedule_interval("note", timedelta(hours=1)), "interval must be a number"),
+        (lambda s: s.schedule_interval("note", local_now()), "interval must be a number"),
+        (lambda s: s.schedule_interval("note", True), "interval must be a number"),
+        (lambda s: s.schedule_interval("note", "60"), "interval must be a number"),
+        (lambda s: s.schedule_interval("note", 60, retry_delay="1"), "retry_delay must be a number"),
+        (lambda s: s.schedule_interval("note", 60, max_retries=1.5), "max_retries must be an integer"),
+        (lambda s: s.schedule_interval("note", 60, priority=[1]), "priority must be an integer"),
+        (lambda s: s.schedule_interval("note", 60, args="ab"), "args must be a list or tuple, not 'ab'"),
+        (lambda s: s.schedule_cron("note", "@daily", args={"a": 1}), "args must be a list or tuple"),
+        (lambda s: s.schedule_cron("note", "@daily", kwargs=[1]), "kwargs must be a dict"),
+        (lambda s: s.schedule_cron("note", "@daily", kwargs={1: 2}), "kwargs must be a dict whose keys are text"),
+        (lambda s: s.schedule_cron("note", 5), "cron must be text"),
+        (lambda s: s.schedule_cron("note", "@daily", timezone=1), "timezone must be the name"),
+        (lambda s: s.schedule_cron("note", "@daily", enabled="no"), "enabled must be True or False"),
+        (lambda s: s.schedule_cron("note", "@daily", description=1), "description must be text"),
+        (lambda s: s.schedule_cron("note", "@daily", task_id=7), "id must be text"),
+        (lambda s: s.schedule_cron("note", "@daily", max_running=1.5), "max_running must be an integer"),
+        (lambda s: s.schedule_once("note", local_now().date()), "run_at must be a datetime"),
+    ],
+)
+async def test_what_is_of_the_wrong_type_is_refused(shop: Shop, call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        await call(shop.scheduler)
+    assert await shop.scheduler.list_scheduled_tasks() == []
+
+
+async def test_an_id_of_the_greatest_length_runs(shop: Shop) -> None:
+    await shop.scheduler.schedule_once("note", local_now(), task_id="x" * 238)
+    async with shop.app, asyncio.timeout(2):
+        assert await shop.calls.get() == ((), {})
+
+
+async def test_a_schedule_is_replaced_by_its_id(shop: Shop) -> None:
+    plan = shop.scheduler
+    for cron in ("0 3 * * *", "0 4 * * *"):
+        assert await plan.schedule_cron("note", cron, task_id="x", replace=True) == "x"
+    [task] = await plan.list_scheduled_tasks()
+    assert task.next_run_at is not None
+    assert (task.schedule, task.next_run_at.hour) == ("0 4 * * *", 4)
+    await plan.schedule_interval("note", 60, (1,), task_id="x", replace=True, priority=3)
+    [task] = await plan.list_scheduled_tasks()
+    assert (task.schedule_type, task.schedule, task.args, task.priority) == (ScheduleType.INTERVAL, "60", (1,), 3)
+    at = local_now() + timedelta(days=1)
+    await plan.schedule_once("note", at, task_id="x", replace=True)
+    [task] = await plan.list_scheduled_tasks()
+    assert (task.schedule_type, task.next_run_at) == (ScheduleType.ONE_TIME, at)
+
+
+async def test_a_replacement_that_means_the_same_changes_only_options(shop: Shop) -> None:
+    plan = shop.scheduler
+    await plan.schedule_interval("note", 60, task_id="x")
+    before = await plan.get_scheduled_task("x")
+    await plan.disable_task("x")
+    await plan.schedule_interval("note", 60.0, task_id="x", replace=True, max_retries=9, description="why")
+    task = await plan.get_scheduled_task("x")
+    assert before is not None
+    assert task is not None
+    assert (task.enabled, task.next_run_at) == (False, before.next_run_at)
+    assert (task.max_retries, task.description) == (9, "why")
+    await plan.enable_task("x")
+    await plan.schedule_interval("note", 60, task_id="x", replace=True, enabled=False)
+    task = await plan.get_scheduled_task("x")
+    assert task is not None
+    assert task.enabled is False
+
+
+async def test_processes_that_replace_a_schedule_at_once_leave_one(tmp_path: Path) -> None:
+    shops = [Shop(tmp_path / "one.db") for _ in range(3)]
+    crons = [f"{minute} 3 * * *" for minute in range(4)]
+    await asyncio.gather(
+        *(s.scheduler.schedule_cron("note", c, task_id="x", replace=True) for s in shops for c in crons)
+    )
+    assert [task.id for task in await shops[0].scheduler.list_scheduled_tasks()] == ["x"]
+    await asyncio.gather(*(shop.scheduler.backend.close() for shop in shops))
+
+
+async def test_a_one_time_schedule_that_is_over_is_not_enabled_but_can_be_triggered(shop: Shop) -> None:
+    await shop.scheduler.schedule_once("note", local_now(), task_id="x")
+    await shop.scheduler.schedule_once("note", local_now() + timedelta(days=1), task_id="later")
+    async with shop.app, asyncio.timeout(5):
+        await shop.calls.get()
+        with pytest.raises(ValueError, match=r"was due once, at .* and that is over"):
+            await shop.scheduler.enable_task("x")
+        await shop.scheduler.trigger("x")
+        await shop.calls.get()
+        await shop.scheduler.disable_task("later")
+        await shop.scheduler.enable_task("later")
+        assert await shop.counted("submitted") == 2
+
+
+async def test_a_stop_does_not_wait_for_a_store_that_will_not_close(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flowrra.scheduler.scheduler.STOP_TIMEOUT", 0.2)
+    close = shop.scheduler.backend.close
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    await shop.app.start()
+    monkeypatch.setattr(shop.scheduler.backend, "close", hang)
+    async with asyncio.timeout(3):
+        await shop.app.stop()
+    assert "was not closed" in caplog.text
+    monkeypatch.setattr(shop.scheduler.backend, "close", close)
 
 
 async def test_what_means_the_same_is_one_schedule_however_it_is_written(shop: Shop) -> None:

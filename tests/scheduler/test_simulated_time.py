@@ -118,6 +118,33 @@ async def test_what_came_due_while_away_is_one_run_and_the_rest_is_counted(world
     assert (latest["due"], latest["lag"]) == (START + timedelta(minutes=10), 30)
 
 
+async def test_each_run_that_was_missed_is_made_up_for_if_that_is_wanted(world: World) -> None:
+    await world.scheduler.schedule_interval("note", 60, misfire="all")
+    await world.scheduler.start()
+    await world.away(timedelta(minutes=10, seconds=30))
+    assert world.counts() == {"submitted": 10}
+    runs = await world.scheduler.list_runs()
+    assert [run["due"] - START for run in runs] == [timedelta(minutes=n) for n in range(10, 0, -1)]
+    await world.clock.run(timedelta(minutes=1))
+    assert world.counts() == {"submitted": 11}
+
+
+@pytest.mark.parametrize("kind", ["cron", "interval"])
+async def test_what_is_made_up_for_is_bounded_by_number_and_grace(world: World, kind: str) -> None:
+    for name, grace in (("long", 86_400.0), ("short", 300.0)):
+        options: Any = {"misfire": "all", "misfire_grace": grace, "task_id": name}
+        if kind == "cron":
+            await world.scheduler.schedule_cron("note", "* * * * *", (name,), **options)
+        else:
+            await world.scheduler.schedule_interval("note", 60, (name,), **options)
+    await world.scheduler.start()
+    await world.away(timedelta(minutes=150, seconds=30))
+    found = {name: await world.scheduler.list_runs(name, 1000) for name in ("long", "short")}
+    assert [run["result"] for run in found["long"]] == ["submitted"] * 100
+    assert sorted(run["result"] for run in found["short"]) == ["missed"] * 95 + ["submitted"] * 5
+    assert world.counts() == {"submitted": 105, "missed": 95, "collapsed": 100}
+
+
 @pytest.mark.parametrize(("late", "counts"), [(59, {"submitted": 1}), (61, {"missed": 1})])
 async def test_a_run_within_its_grace_happens_and_a_later_one_is_missed(
     world: World, late: int, counts: dict[str, int]

@@ -18,7 +18,7 @@ from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, micros
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 123456)  # noqa: DTZ001 - the stores' datetimes are local
 SECOND = 1_000_000
-NOT_IN_0_1_8 = ("timezone", "misfire_grace", "max_running", "broken", "due", "definition")
+NOT_IN_0_1_8 = ("timezone", "misfire_grace", "max_running", "broken", "due", "definition", "misfire")
 
 
 def new_store(url: str) -> SqlSchedulerBackend:
@@ -87,7 +87,58 @@ async def test_a_definition_is_found_however_it_is_written(store: SqlSchedulerBa
     assert (found.id, found.schedule) == ("i", "300")
     assert await store.find_by_definition("note", ScheduleType.INTERVAL, "301", (), {"b": 2, "a": 1}) is None
     with pytest.raises(ValueError, match="already exists"):
-        await store.create(ScheduledTask("j", "note", ScheduleType.INTERVAL, "3e2", (), {"b": 2, "a": 1}))
+        await store.create_once(ScheduledTask("j", "note", ScheduleType.INTERVAL, "3e2", (), {"b": 2, "a": 1}))
+
+
+async def test_schedules_of_equal_content_are_kept_under_their_ids(store: SqlSchedulerBackend) -> None:
+    def task(name: str) -> ScheduledTask:
+        return ScheduledTask(name, "note", ScheduleType.INTERVAL, "300", next_run_at=NOW)
+
+    for name in ("one", "two", "three"):
+        await store.create(task(name))
+    with pytest.raises(ValueError, match="'two' already exists"):
+        await store.create(task("two"))
+    await store.update(task("two"))
+    changed = task("four")
+    changed.schedule = "60"
+    await store.create(changed)
+    changed.schedule = "300"
+    await store.update(changed)
+    assert len((await store.claim(micros(NOW), LOCAL, "x", 10)).runs) == 4
+    await store.delete("one")
+    await store.close()
+    found = await store.find_by_definition("note", ScheduleType.INTERVAL, "300.0")
+    assert found is not None
+    assert found.id in {"two", "three", "four"}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"retry_delay": "-5"}, {"max_retries": "-1"}, {"max_running": "0"}, {"misfire": "some"}, {"timezone": "Nowhere"}],
+)
+async def test_a_row_whose_values_no_task_can_have_is_set_aside_and_told_of_once(
+    store: SqlSchedulerBackend, columns: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad", "good"):
+        await store.create(once(name))
+    await spoil(store, "bad", **columns)
+    for turn in range(3):
+        runs = (await store.claim(micros(NOW) + turn, LOCAL, "x", 10)).runs
+        assert [run.schedule.id for run in runs] == ([] if turn else ["good"])
+    assert (await store.figures(micros(NOW)))["broken"] == 1
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "schedule=bad" in told
+    assert next(iter(columns)) in told
+
+
+async def test_a_due_time_that_was_dealt_with_is_not_run_again(
+    store: SqlSchedulerBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.create(once("a"))
+    await store.settle((await store.claim(micros(NOW), LOCAL, "x", 10)).runs, micros(NOW), {})
+    await store.set_enabled("a", True, NOW - timedelta(seconds=1))
+    assert (await store.claim(micros(NOW), LOCAL, "x", 10)).runs == []
+    assert "dealt with before" in caplog.text
 
 
 async def test_many_that_open_an_empty_database_at_once_claim_each_due_time_once(url: str) -> None:
@@ -267,6 +318,22 @@ async def test_tables_of_0_1_8_are_upgraded_by_many_at_once_and_lose_nothing(url
     claims = await stores[0].claim(micros(NOW), LOCAL, "x", 10)
     assert sorted(run.schedule.id for run in claims.runs) == ["a", "b", "twin"]
     await asyncio.gather(*(each.close() for each in stores))
+
+
+async def test_tables_of_the_version_before_get_the_columns_that_they_lack(url: str) -> None:
+    store = new_store(url)
+    await store.create(once("a"))
+    engine = await store._open()
+    async with engine.begin() as connection:
+        for table, column in (
+            ("scheduled_tasks", "misfire"),
+            ("schedule_runs", "alive"),
+            ("schedule_runs", "task_name"),
+        ):
+            await connection.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+    await store.close()
+    assert [run.schedule.misfire for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["latest"]
+    await store.close()
 
 
 def test_a_store_is_used_from_one_event_loop_after_the_other_and_from_two_at_once(url: str) -> None:

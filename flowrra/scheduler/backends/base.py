@@ -32,7 +32,7 @@ class BaseSchedulerBackend(ABC):
 
     @abstractmethod
     async def create(self, task: ScheduledTask) -> None:
-        """Keep a new schedule; ValueError if its id or definition already exists."""
+        """Keep a new schedule; ValueError if its id already exists."""
 
     @abstractmethod
     async def update(self, task: ScheduledTask) -> None:
@@ -92,6 +92,16 @@ class BaseSchedulerBackend(ABC):
             task.next_run_at, task.broken = next_run, None
         task.enabled = enabled
         await self.update(task)
+
+    async def create_once(self, task: ScheduledTask) -> None:
+        """Keep a new schedule; ValueError if its id, or one that means the same, already exists. A store that
+        schedulers share does it in one step."""
+        await self.create(task)
+
+    async def replace(self, task: ScheduledTask) -> bool:
+        """Have the schedule of this id become that one; whether there was one. If its task, time and arguments are the
+        same, it stays due when it is, and disabled if it is."""
+        raise NotImplementedError("This schedule store can't replace; inherit from SqlSchedulerBackend")
 
     async def claim(
         self, now: int, zone: tzinfo, owner: str, limit: int, known: Collection[str] | None = None

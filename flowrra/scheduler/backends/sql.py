@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 import weakref
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
@@ -25,6 +26,7 @@ from flowrra.scheduler.models import (
     Run,
     ScheduledTask,
     ScheduleType,
+    check,
     definition_key,
     fire,
     following,
@@ -34,6 +36,8 @@ from flowrra.scheduler.models import (
     retry_at,
 )
 
+logger = logging.getLogger(__name__)
+
 # Microseconds: a run that was claimed and not submitted for so long belongs to whoever takes it next.
 LEASE = 30_000_000
 SECOND = 1_000_000
@@ -42,6 +46,8 @@ MOST_RUNS = 10_000
 MODE_ATTEMPTS = 600
 TRIM_EVERY = 500
 TRIM_BATCH = 2_000
+# Ids of one query.
+MOST_IDS = 1_000
 # Whoever upgrades the tables holds a lock of this number, in MySQL one of a name; seconds to wait for it.
 UPGRADE_LOCK = 0x666C6F77727261
 UPGRADE_WAIT = 60
@@ -102,6 +108,7 @@ SCHEDULES = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("timezone", sa.String(64)),
     sa.Column("misfire_grace", _real, nullable=False, server_default="86400"),
+    sa.Column("misfire", sa.String(16), nullable=False, server_default="latest"),
     sa.Column("max_running", sa.Integer),
     sa.Column("broken", sa.Text),
     sa.Column("due", sa.BigInteger),
@@ -210,14 +217,39 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
     async def create(self, task: ScheduledTask) -> None:
         try:
+            await self._write_defined(SCHEDULES.insert(), _values(task))
+        except sa.exc.IntegrityError as error:
+            raise ValueError(f"Scheduled task '{task.id}' already exists") from error
+
+    async def create_once(self, task: ScheduledTask) -> None:
+        try:
             await self._write(SCHEDULES.insert().values(_values(task)))
         except sa.exc.IntegrityError as error:
             raise ValueError(f"Scheduled task '{task.id}' already exists") from error
 
     async def update(self, task: ScheduledTask) -> None:
         task.updated_at = datetime.now()  # noqa: DTZ005 - local
-        if not await self._write(SCHEDULES.update().where(SCHEDULES.c.id == task.id).values(_values(task))):
+        if not await self._write_defined(SCHEDULES.update().where(SCHEDULES.c.id == task.id), _values(task)):
             raise ValueError(f"Scheduled task '{task.id}' not found")
+
+    async def _write_defined(self, statement: sa.Insert | sa.Update, values: dict[str, Any]) -> int:
+        """Of schedules that mean the same, the first one has the definition that others are compared with."""
+        try:
+            return await self._write(statement.values(values))
+        except sa.exc.IntegrityError:
+            return await self._write(statement.values({**values, "definition": None}))
+
+    async def replace(self, task: ScheduledTask) -> bool:
+        if (found := await self.get(task.id)) is None:
+            return False
+        values = {
+            name: value for name, value in _values(task).items() if name not in ("id", "created_at", "last_run_at")
+        }
+        change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
+        if found.broken is None and _key(found) == _key(task):
+            kept = {"next_run_at", "due", "definition", *(["enabled"] if task.enabled else [])}
+            values = {name: value for name, value in values.items() if name not in kept}
+        return bool(await self._write_defined(change, values))
 
     async def delete(self, task_id: str) -> bool:
         return bool(await self._write(SCHEDULES.delete().where(SCHEDULES.c.id == task_id)))
@@ -270,7 +302,12 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         timezone: str | None = None,
     ) -> ScheduledTask | None:
         sought = ScheduledTask("", task_name, schedule_type, schedule, args, kwargs or {}, timezone=timezone)
-        return await self._first(SCHEDULES.c.definition == definition_key(sought))
+        if (found := await self._first(SCHEDULES.c.definition == (key := definition_key(sought)))) is not None:
+            return found
+        # One that was kept although there was another of the same meaning, which has gone since.
+        others = SCHEDULES.select().where(SCHEDULES.c.definition.is_(None), SCHEDULES.c.task_name == task_name)
+        rows = await self._read(others.order_by(SCHEDULES.c.created_at))
+        return next((task for task in map(_task, rows) if _key(task) == key), None)
 
     async def claim(
         self, now: int, zone: tzinfo, owner: str, limit: int, known: Collection[str] | None = None
@@ -446,32 +483,45 @@ def _claim(
     rows = list(connection.execute(query.with_for_update(skip_locked=True)).mappings())
     claims = Claims([], {}, {}, {}, len(rows) == limit)
     _retake(connection, now, owner, limit, known, claims)
-    advances, runs = [], []
+    advances, rows_of_runs, runs = [], [], []
     for row in rows:
         task, fault = _read_row(row)
-        if fault is not None:
-            advances.append(_advance(row, None, None, fault))
-            continue
         try:
+            if fault is not None:
+                raise ValueError(fault)
             firing = fire(task, row["due"], now, zone)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
-            advances.append(_advance(row, task.last_run_at, None, f"{type(error).__name__}: {error}"))
+            why = fault or f"{type(error).__name__}: {error}"
+            logger.error("schedule can't run, set aside until its row is mended schedule=%s error=%s", row["id"], why)
+            advances.append(_advance(row, None if fault else task.last_run_at, None, why))
             continue
-        last = task.last_run_at if firing.due is None else local(now)
+        last = local(now) if firing.due else task.last_run_at
         advances.append(_advance(row, last, firing.following, None))
         _add(claims.collapsed, task.task_name, firing.collapsed)
-        _add(claims.missed, task.task_name, int(firing.due is None))
-        due = row["due"] if firing.due is None else firing.due
-        run = Run(f"{task.id}@{due}", task, due, 1, latest_start(task, due))
-        missed = firing.due is None
-        runs.append(_run_row(run, owner, None if missed else now + LEASE, "missed" if missed else "claimed"))
-        if not missed:
-            claims.runs.append(run)
+        _add(claims.missed, task.task_name, len(firing.missed))
+        due = [Run(f"{task.id}@{at}", task, at, 1, latest_start(task, at)) for at in firing.due]
+        missed = [Run(f"{task.id}@{at}", task, at, 1, at) for at in firing.missed]
+        rows_of_runs += [_run_row(run, owner, now + LEASE, "claimed") for run in due]
+        rows_of_runs += [_run_row(run, owner, None, "missed") for run in missed]
+        runs += due
     if advances:
         connection.execute(_ADVANCE, advances)
-    if runs:
-        connection.execute(_insert_once(connection.dialect.name), runs)
+    claims.runs.extend(_first_times(connection, runs))
+    if rows_of_runs:
+        connection.execute(_insert_once(connection.dialect.name), rows_of_runs)
     return claims
+
+
+def _first_times(connection: Connection, runs: list[Run]) -> list[Run]:
+    """Those of due times that have no row yet. Others were dealt with before the schedule became due there once more,
+    as by a clock that was put back."""
+    ids = [run.id for run in runs]
+    known: set[str] = set()
+    for first in range(0, len(ids), MOST_IDS):
+        known.update(connection.scalars(sa.select(RUNS.c.id).where(RUNS.c.id.in_(ids[first : first + MOST_IDS]))))
+    if known:
+        logger.warning("due times were dealt with before, and are left out runs=%s", sorted(known)[:10])
+    return [run for run in runs if run.id not in known]
 
 
 def _retake(
@@ -609,8 +659,15 @@ def _read_row(row: Any) -> tuple[ScheduledTask, str | None]:
             fields["next_run_at"] = local(row["due"])
     except (ValueError, TypeError, OverflowError, OSError) as error:
         faults.append(f"due {row['due']!r} can't be read: {error}")
+    task = ScheduledTask(**fields)
+    try:
+        if not faults:
+            check(task)
+    except (TypeError, ValueError) as error:
+        faults.append(str(error))
     fault = "; ".join(faults) or None
-    return ScheduledTask(**{**fields, "broken": fault or fields["broken"]}), fault
+    task.broken = fault or task.broken
+    return task, fault
 
 
 def _arguments(kind: type[Any]) -> Callable[[Any], Any]:
