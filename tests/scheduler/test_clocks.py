@@ -127,7 +127,8 @@ async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(tmp_path
         world.clock.put_back(3600)
         world.submitted.clear()
     await world.clock.run(timedelta(minutes=6))
-    assert len(world.submitted) in (5, 6)
+    # It is noticed after a check interval at the most, and the first run is an interval later.
+    assert len(world.submitted) in (4, 5, 6)
     await world.scheduler.stop()
 
 

@@ -581,7 +581,10 @@ def _due_anew(task: ScheduledTask, due: int, now: int) -> int | None:
         anew = following(task, now)
     except (ValueError, OverflowError):
         return None
-    return anew if anew is not None and due > anew + SECOND else None
+    if anew is None or due <= anew + SECOND:
+        return None
+    # Not on the grid that it had: the due times there have had their runs, by the clock as it was.
+    return anew + ((due - anew) % (anew - now) == 0)
 
 
 def _advance(row: Any, last: datetime | None, due: int | None, broken: str | None) -> dict[str, Any]:
