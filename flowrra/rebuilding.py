@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 Builder = Callable[[Any], Any]
 
 _MODULES_OF_CONTAINERS = ("builtins", "collections", "collections.abc")
+# What `type X = ...` makes, from Python 3.12 on.
+_ALIAS: Any = getattr(typing, "TypeAliasType", ())
 _WRAPPERS = (typing.Annotated, typing.Required, typing.NotRequired, typing.Final, typing.ClassVar)
 
 
@@ -262,6 +264,8 @@ def _builder(hint: Any) -> Builder | None:
     """What rebuilds values by an annotation; None if they stay what they are."""
     if isinstance(hint, typing.NewType):
         return _builder(hint.__supertype__)
+    if isinstance(hint, _ALIAS):
+        return lambda value: value if (build := _alias_builder(hint)) is None else build(value)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is None:
         return _class_builder(hint) if isinstance(hint, type) else None
@@ -278,6 +282,12 @@ def _builder(hint: Any) -> Builder | None:
             return _values_builder(args[1])
         return _items_builder(args[0]) if issubclass(origin, Iterable) and len(args) == 1 else None
     return _class_builder(origin)
+
+
+@lru_cache(maxsize=1024)
+def _alias_builder(alias: Any) -> Builder | None:
+    """Made when the first value is, as an alias may name itself."""
+    return _builder(alias.__value__)
 
 
 def _expected(value: Any, *kinds: type) -> Any:
@@ -325,8 +335,9 @@ def _values_builder(hint: Any) -> Builder | None:
 
 
 def _union_builder(hints: tuple[Any, ...]) -> Builder | None:
-    builders = [build for build in map(_builder, hints) if build is not None]
-    plain = [hint for hint in hints if _builder(hint) is None]
+    found = [(hint, _builder(hint)) for hint in hints]
+    builders = [build for _, build in found if build is not None]
+    plain = [hint for hint, build in found if build is None]
     if not builders:
         return None
 

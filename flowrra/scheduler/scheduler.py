@@ -199,7 +199,7 @@ class Scheduler:
         Args:
             task_name: Of a registered task.
             cron: Five fields, or ``@daily`` and the like.
-            args, kwargs: What the task is called with; JSON-safe.
+            args, kwargs: What the task is called with, of the types that travel through a server.
             enabled: Whether it is submitted at all.
             description: For people.
             max_retries, retry_delay: Of each task, the delay in seconds.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
+from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import pytest
 from flowrra_exporter.samples import Distribution
 from flowrra_exporter.web.api import API_PATHS
 from flowrra_exporter.web.page import sections
 from flowrra_exporter.web.page.figures import Estimate, quantile
-from flowrra_exporter.web.responses import AUTHENTICATED, shows_task_data
+from flowrra_exporter.web.responses import AUTHENTICATED, json_safe, shows_task_data
 
 from flowrra import Flowrra
 from tests.exporter.conftest import Serve
@@ -189,6 +192,23 @@ async def test_a_limit_that_makes_no_sense_is_refused(serve: Serve, limit: str) 
 def test_task_data_needs_the_switch_and_the_proof(on: bool, proved: Any, shown: bool) -> None:
     request: Any = {} if proved is None else {AUTHENTICATED: proved}
     assert shows_task_data(request, on) is shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "2026-01-02T00:00:00+00:00"),
+        (dt.time(3, 4), "03:04:00"),
+        (dt.timedelta(days=1), "1 day, 0:00:00"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Decimal("1.50"), "1.50"),
+        (b"a", "b'a'"),
+        ((1, {"a"}), [1, ["a"]]),
+    ],
+    ids=repr,
+)
+def test_what_json_lacks_is_readable_in_the_api(value: Any, text: Any) -> None:
+    assert json.loads(json.dumps(json_safe({"args": [value]}))) == {"args": [text]}
 
 
 async def test_an_app_that_tells_little_gets_a_page_that_says_so(serve: Serve) -> None:

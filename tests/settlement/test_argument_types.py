@@ -7,10 +7,13 @@ import asyncio
 import datetime as dt
 import json
 import re
+import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from enum import Enum, Flag, StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType, TypedDict
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -29,6 +32,8 @@ from tests.settlement.test_misbehaving_tasks import PLACES, config_of
 
 if TYPE_CHECKING:
     from somewhere import Nothing  # type: ignore[import-not-found]
+
+PAGE = Path(__file__).parents[2] / "docs" / "types.md"
 
 
 class Colour(Enum):
@@ -458,3 +463,28 @@ def test_in_memory_nothing_is_looked_at() -> None:
 
     asyncio.run(run())
     assert rebuilding._annotations_of.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize("where", ["memory+memory", "server+server"])
+def test_the_program_of_the_documentation_runs(
+    empty_servers: tuple[str, str], where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (promised,) = re.findall(r"print\(.*\)  # (.*)", program)
+    module = types.ModuleType("documented")
+    module.config = config_of(where, empty_servers)  # type: ignore[attr-defined]
+    sys.modules["documented"] = module
+    try:
+        exec(program.replace("Flowrra()", "Flowrra(config)"), vars(module))
+    finally:
+        del sys.modules["documented"]
+    assert capsys.readouterr().out.strip() == promised
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="`type X = ...` is of Python 3.12")
+def test_an_alias_is_what_it_stands_for_even_if_it_names_itself() -> None:
+    names: dict[str, Any] = {"Letter": Letter, "Any": Any}
+    exec("type Tree = dict[str, Tree] | list[Tree] | str | Letter | None\nasync def f(a: Tree) -> None: ...", names)
+    tree = {"a": ["x", None, {"b": "y"}]}
+    codec.encode_call((tree,), {}, "f", names["f"])
+    assert rebuilding.rebuilt_call(names["f"], (tree,), {}) == ((tree,), {})
