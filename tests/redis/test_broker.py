@@ -88,7 +88,7 @@ class TestOrder:
 
         gate = Gate()
         async with with_tasks(redis_app(url, consume=False)) as producer:
-            chosen: list[Any] = [Urgency.LOW, True, 0.5, Urgency.HIGH, -1e300]
+            chosen: list[Any] = [Urgency.LOW, 1, 0.5, Urgency.HIGH, -1e300]
             ids = [await producer.submit("echo", n, priority=each) for n, each in enumerate(chosen)]
             async with with_tasks(redis_app(url, workers=1), gate) as worker:
                 for task_id in ids:
