@@ -70,4 +70,6 @@ def test_what_is_said_of_delivery_is_tested() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/delivery.md").read_text(encoding="utf-8"))
     assert named
     for file, name in named:
-        assert re.search(rf"(def|class) {name}\b" if name else "", (ROOT / file).read_text(encoding="utf-8")), f"{file}::{name}"
+        assert re.search(rf"(def|class) {name}\b" if name else "", (ROOT / file).read_text(encoding="utf-8")), (
+            f"{file}::{name}"
+        )
