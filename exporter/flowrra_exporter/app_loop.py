@@ -9,12 +9,13 @@ piles up on its loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,16 @@ class LoopEnded(LoopUnavailable):
         super().__init__("the app's event loop has ended")
 
 
+class LoopWaits(LoopUnavailable):
+    """The app's loop itself waits for the figures: it can't be asked for any, and nothing is wrong with it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the registry is collected on the app's own event loop, which waits for that; collect it in another "
+            "thread, as by asyncio.to_thread(generate_latest, registry)"
+        )
+
+
 class CallTimeout(Exception):
     """The loop runs, but what was called didn't answer in time."""
 
@@ -87,7 +98,7 @@ class AppLoop:
 
     ``loop`` runs in ``thread``; ``silence_limit`` (seconds) is how long a heartbeat may stay unanswered
     before calls give up; a call that has not answered for ``cancel_after`` seconds is cancelled by the next
-    who asks. All methods but the constructor belong to the server's thread.
+    who asks. All methods but the constructor and `waiting` belong to the server's thread.
     """
 
     def __init__(
@@ -110,6 +121,16 @@ class AppLoop:
         self._silence = 0.0
         self._silent_turns = 0
         self._last_turn = time.monotonic()
+        self._waits = False
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the app's loop itself waits, calls raise `LoopWaits`. Call it in the loop's thread."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
 
     @property
     def ended(self) -> bool:
@@ -166,6 +187,8 @@ class AppLoop:
     def _check(self) -> None:
         if self.ended:
             raise LoopEnded
+        if self._waits:
+            raise LoopWaits
         self.tick()
         if self.unresponsive:
             raise LoopBlocked(self.silence)

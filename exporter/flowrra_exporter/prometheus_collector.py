@@ -7,8 +7,10 @@ async with app, FlowrraCollector(app):
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Self
@@ -32,13 +34,17 @@ _SPARE_SECONDS = 5.0
 """What a busy machine may take beyond the deadline of the sources."""
 
 
+_taking = threading.Lock()
+_in_registry: weakref.WeakKeyDictionary[CollectorRegistry, FlowrraCollector] = weakref.WeakKeyDictionary()
+
+
 class FlowrraCollector(Collector):
     """The families of `app` in `registry`, from `async with` on the app's loop until its end.
 
     Sources are asked from a thread of its own, under the deadlines of `settings`. Let the registry be
-    collected in a thread other than the app's: on the app's own loop it would wait for itself, and what
-    needs the loop would be absent. In a prefork server, enter it after the fork: `collect` raises
-    RuntimeError in a process that inherited it.
+    collected in a thread other than the app's: on the app's own loop, what needs the loop is absent. In a prefork
+    server, enter it after the fork: `collect` raises RuntimeError in a process that inherited it. A registry has one
+    such collector at a time: `async with` raises RuntimeError for a second.
     """
 
     def __init__(self, app: Any, registry: CollectorRegistry = REGISTRY, settings: Settings | None = None) -> None:
@@ -48,26 +54,46 @@ class FlowrraCollector(Collector):
         self._birthplace = Birthplace("FlowrraCollector")
         self._thread: ServerThread | None = None
         self._collections: Collections | None = None
+        self._app_loop: AppLoop | None = None
 
     async def __aenter__(self) -> Self:
-        settings, manager = self._settings, manager_of(self._app)  # may raise: before there is a thread to end
-        thread = ServerThread([], [])
+        manager = manager_of(self._app)  # may raise: before there is a thread to end
+        self._take_registry()
+        try:
+            self._start(manager)
+        except BaseException:
+            _in_registry.pop(self._registry, None)
+            raise
+        return self
+
+    def _start(self, manager: Any) -> None:
+        settings, thread = self._settings, ServerThread([], [])
         thread.start()
         app_loop = AppLoop(asyncio.get_running_loop(), threading.current_thread(), thread.loop, settings.loop_deadline)
         management = Management(manager, app_loop, settings.collect_timeout)
         collectors = [each for each in collectors_for(management, settings.max_series) if settings.collects(each.name)]
         self._collections = Collections("library", lambda: collectors, settings.collect_timeout)
-        self._thread = thread
+        self._thread, self._app_loop = thread, app_loop
         self._birthplace.here()
         self._registry.register(self)
-        return self
+
+    def _take_registry(self) -> None:
+        with _taking:
+            other = _in_registry.setdefault(self._registry, self)
+            if other is self and self._thread is None:
+                return
+        raise RuntimeError(
+            "this registry has a FlowrraCollector already, and every series would be there twice; expected one for "
+            "each registry, such as FlowrraCollector(app, CollectorRegistry()), or the end of the other's `async with`"
+        )
 
     async def __aexit__(self, *_exception: object) -> None:
         self._registry.unregister(self)
+        _in_registry.pop(self._registry, None)
         if self._thread is not None and self._collections is not None:
             self._thread.run_soon(self._collections.close)
             await asyncio.to_thread(self._thread.stop)
-        self._thread = self._collections = None
+        self._thread = self._collections = self._app_loop = None
         self._birthplace.gone()
 
     def describe(self) -> Iterable[Metric]:
@@ -76,12 +102,14 @@ class FlowrraCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families as of now. RuntimeError outside of `async with`, and after a fork."""
-        thread, collections = self._thread, self._collections
-        if thread is None or collections is None:
+        thread, collections, app_loop = self._thread, self._collections, self._app_loop
+        if thread is None or collections is None or app_loop is None:
             raise RuntimeError("FlowrraCollector is not running; expected `async with FlowrraCollector(app)`")
         self._birthplace.check()
-        waiting = asyncio.run_coroutine_threadsafe(collections.snapshot(), thread.loop)
-        snapshot = waiting.result(self._settings.collect_timeout + _SPARE_SECONDS)
+        on_its_loop = threading.current_thread() is app_loop.thread
+        with app_loop.waiting() if on_its_loop else contextlib.nullcontext():
+            waiting = asyncio.run_coroutine_threadsafe(collections.snapshot(), thread.loop)
+            snapshot = waiting.result(self._settings.collect_timeout + _SPARE_SECONDS)
         return [metric_of(family) for family in snapshot.families if series_of(family)]
 
 

@@ -204,7 +204,7 @@ async def test_a_users_registered_collector_that_hangs_holds_up_the_first_scrape
     app = app_with_a_task()
     try:
         async with app:
-            service = await serve(app)
+            service = await serve(app, collector_python_timeout=1.0)
             answers = await scrapes(service, 5)
             for answer in answers:
                 assert answer.value("flowrra_app_running") == 1

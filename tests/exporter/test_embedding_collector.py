@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from flowrra_exporter import Exporter
@@ -43,6 +44,39 @@ async def test_afterwards_the_registry_is_as_before() -> None:
         collector.collect()
 
 
+async def test_a_registry_takes_one_at_a_time_and_says_what_to_do() -> None:
+    app, other, registry = Flowrra(), Flowrra(), CollectorRegistry()
+    async with app, other, FlowrraCollector(app, registry) as first:
+        for second in (FlowrraCollector(other, registry), FlowrraCollector(app, registry), first):
+            with pytest.raises(RuntimeError, match=r"one for each registry, such as FlowrraCollector\(app, Collector"):
+                await second.__aenter__()
+        async with FlowrraCollector(other, CollectorRegistry()):
+            text = (await asyncio.to_thread(generate_latest, registry)).decode()
+        assert text.count("\nflowrra_healthy 1.0\n") == 1
+    async with app, FlowrraCollector(app, registry):
+        pass
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("flowrra-exporter")]
+
+
+async def test_collected_on_the_apps_own_loop_it_says_nothing_of_health_and_all_that_needs_no_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app, registry = Flowrra(), CollectorRegistry()
+
+    @app.task(name="work")
+    async def work() -> None:
+        pass
+
+    async with app, FlowrraCollector(app, registry):
+        await app.wait_for_result(await app.submit(work), timeout=5)
+        text = generate_latest(registry).decode()  # here, on the loop itself
+        assert "\nflowrra_healthy" not in text
+        assert 'flowrra_tasks_succeeded_total{task="work"} 1.0' in text
+        assert "on the app's own event loop" in caplog.text
+        elsewhere = (await asyncio.to_thread(generate_latest, registry)).decode()
+        assert "\nflowrra_healthy 1.0" in elsewhere
+
+
 async def test_its_families_are_those_of_a_scrape() -> None:
     app = Flowrra()
 
@@ -57,7 +91,11 @@ async def test_its_families_are_those_of_a_scrape() -> None:
         parsed = text_string_to_metric_families(scrape.text)
         collected = await asyncio.to_thread(collector.collect)
 
-    served = {family.name: _shape(family) for family in parsed if family.name.startswith("flowrra_")}
+    served = {
+        family.name: _shape(family)
+        for family in parsed
+        if family.name.startswith("flowrra_") and not family.name.startswith("flowrra_registered_")
+    }
     assert {family.name: _shape(family) for family in collected} == served
 
 

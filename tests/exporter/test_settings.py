@@ -32,6 +32,7 @@ VALID = {
     "histogram_loop_lag_bounds": ("0.5,1e3", (0.5, 1000.0)),
     "log_level": ("DEBUG", "debug"),
     "log_format": ("json", "json"),
+    "collector_python_timeout": ("1.5", 1.5),
     "shutdown_timeout": ("2.5", 2.5),
     "loop_block_threshold": ("1", 1.0),
     "probe_listen_address": ("127.0.0.1:0", (Address("127.0.0.1", 0),)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flowrra_exporter import catalog
-from flowrra_exporter.app_loop import LoopUnavailable
+from flowrra_exporter.app_loop import LoopUnavailable, LoopWaits
 from flowrra_exporter.collectors.base import Incomplete, ManagementCollector, section
 from flowrra_exporter.samples import Family
 
@@ -19,6 +19,8 @@ class HealthCollector(ManagementCollector):
     async def collect(self) -> Sequence[Family]:
         try:
             health = await self._management.ask("health_check")
+        except LoopWaits:  # that says nothing about its health
+            raise
         except LoopUnavailable as unavailable:
             # Known without asking: an app whose loop doesn't answer isn't healthy.
             raise Incomplete(str(unavailable), [Family(catalog.HEALTHY, [((), 0)])]) from unavailable

@@ -20,7 +20,10 @@ from flowrra import Flowrra
 from tests.exporter.conftest import Serve
 
 Labels = frozenset[tuple[str, str]]
-VOLATILE = ("flowrra_collector_duration", "flowrra_otel", "flowrra_event_loop", "flowrra_exporter_series")
+VOLATILE = (
+    *("flowrra_collector_duration", "flowrra_registered_collector_duration"),
+    *("flowrra_otel", "flowrra_event_loop", "flowrra_exporter_series"),
+)
 
 
 class Agent(NamedTuple):
