@@ -23,10 +23,11 @@ HEADER: Final = struct.Struct("!QQc")
 
 CALL: Final = b"c"
 STARTED: Final = b"s"
+METRIC_CHANGED: Final = b"m"
 RESULT: Final = b"r"
 ERROR: Final = b"e"
 TERMINATED: Final = b"t"
-ANSWERS: Final = frozenset({STARTED, RESULT, ERROR, TERMINATED})
+ANSWERS: Final = frozenset({STARTED, METRIC_CHANGED, RESULT, ERROR, TERMINATED})
 
 # Raised out of a coroutine these would mean something else than that a task has failed.
 CONTROL_FLOW: Final = (KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration)

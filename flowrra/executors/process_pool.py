@@ -24,7 +24,7 @@ from multiprocessing import connection, resource_tracker
 from typing import Final
 
 from flowrra.exceptions import WorkerLostError
-from flowrra.executors import messages
+from flowrra.executors import messages, program_metrics
 from flowrra.executors.failures import RemoteTraceback
 from flowrra.executors.program_import import Launcher, main_module
 from flowrra.executors.worker_process import PROCESS_NAME, TERMINATION_GRACE, serve
@@ -234,6 +234,8 @@ class WorkerProcess:
             self.has_begun = True
             if self._started is not None:
                 self._started()
+        elif frame[:1] == messages.METRIC_CHANGED:
+            _unseen_changes.warn(frame[1:].decode(errors="replace"))
         elif frame[:1] == messages.TERMINATED:
             self._stopped_at = RemoteTraceback(frame[1:].decode())
         elif self._outcome is not None and not self._outcome.done():
@@ -301,6 +303,7 @@ class WorkerProcess:
         if self.exit == "ended":
             self.exit = _describe_exit(code)
         self.release()
+        program_metrics.forget(self.pid)
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(None)
         self.gone.set_result(None)
@@ -463,6 +466,8 @@ def _no_signals_yet() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
+
+_unseen_changes = program_metrics.UnseenChanges()
 
 # Those that have not ended, for the end of a program that does not stop its app: multiprocessing would wait for them.
 _living: set[WorkerProcess] = set()

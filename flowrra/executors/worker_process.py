@@ -25,6 +25,7 @@ from typing import Any, Final, NoReturn
 
 from flowrra.executors import messages, program_import
 from flowrra.executors.failures import format_stack
+from flowrra.executors.program_metrics import Changes
 from flowrra.log import TaskLogFilter
 from flowrra.task import Task, running_task
 
@@ -37,6 +38,7 @@ PARENT_CHECK_INTERVAL: Final = 1.0
 TERMINATION_GRACE: Final = 2.0
 
 _CHUNK: Final = 1 << 20
+_metric_changes = Changes()
 
 
 class Terminated(SystemExit):
@@ -78,7 +80,11 @@ def _run(number: int, frame: bytes, line: Line, log_level: int) -> tuple[bytes, 
         if line.is_closed():  # the signal came while there was still this call to read
             raise Terminated(128 + signal.SIGTERM)
         line.send(number, messages.STARTED)
-        value = contextvars.Context().run(_call, func, task)
+        _metric_changes.watch()
+        try:
+            value = contextvars.Context().run(_call, func, task)
+        finally:
+            _report_metrics(number, line, task)
         return messages.RESULT, messages.encode_result(value)
     except Terminated as told:
         stack = format_stack(told.__traceback__, without=__file__)
@@ -90,6 +96,14 @@ def _run(number: int, frame: bytes, line: Line, log_level: int) -> tuple[bytes, 
         if not line.is_own():
             _end_fork(own)
         return messages.ERROR, messages.encode_error(own)
+
+
+def _report_metrics(number: int, line: Line, task: Task) -> None:
+    """Tell the app once that a metric was changed here."""
+    if _metric_changes.noticed and line.is_own():
+        _metric_changes.noticed = False
+        with contextlib.suppress(OSError):  # nobody is there any more
+            line.send(number, messages.METRIC_CHANGED, task.name.encode(errors="backslashreplace"))
 
 
 def _call(func: Callable[..., Any], task: Task) -> Any:

@@ -13,9 +13,10 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from flowrra_exporter import catalog
+from flowrra_exporter import catalog, multiprocess
 from flowrra_exporter.collectors.base import Collector, Incomplete
 from flowrra_exporter.foreign_families import Found, LeftOut, merged
+from flowrra_exporter.multiprocess import MultiProcessFiles
 from flowrra_exporter.registry_runs import Round, Run, Source
 from flowrra_exporter.samples import AnyFamily, Family, ForeignFamily
 
@@ -50,7 +51,8 @@ class PythonCollector(Collector):
         self._sources: dict[int, Source] = {}
         self._labels: set[str] = set()
         self._forsaken: list[Run] = []
-        self._target_info = (_TargetInfo(registry), ("target",))
+        self._files: tuple[Any, Sequence[str]] = (MultiProcessFiles(), ())
+        self._target_info: tuple[Any, Sequence[str]] = (_TargetInfo(registry), ("target",))
         self._round: Round | None = None
         self._log = _Log()
 
@@ -70,7 +72,10 @@ class PythonCollector(Collector):
     def _look_for_sources(self) -> int:
         """Notes which collectors are registered now; returns how many hang, those that no longer are among them."""
         known, self._sources = self._sources, {}
-        for collector, names in (self._target_info, *_registered(self._registry)):
+        registered = [self._target_info, *_registered(self._registry)]
+        if multiprocess.is_on():
+            registered = [self._files, *(each for each in registered if not multiprocess.is_in_files(each[0]))]
+        for collector, names in registered:
             if not self._own_only or _is_of_the_process(collector):
                 self._sources[id(collector)] = (
                     known.pop(id(collector)) if id(collector) in known else self._source(collector, names)
