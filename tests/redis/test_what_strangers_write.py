@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -64,7 +65,11 @@ async def manager(url: str) -> AsyncIterator[FlowrraManager]:
     async def work() -> None: ...
 
     async with app:
-        yield FlowrraManager(app)
+        manager = FlowrraManager(app)
+        async with asyncio.timeout(10):
+            while not await manager.list_workers():  # it announces itself from a thread of its own
+                await asyncio.sleep(0.01)
+        yield manager
 
 
 async def workers(manager: FlowrraManager) -> tuple[list[str], list[str]]:
