@@ -21,6 +21,16 @@ from flowrra.task import Task, TaskResult
 # Bytes: an entry that is larger is refused, as it would hold up everybody else's.
 MAX_SIZE = 64 * 1024 * 1024
 
+# What a record's fields are, unless they are times or the user's.
+_RECORD_TYPES = (
+    ("task_id", str),
+    ("task_name", str | None),
+    ("error", str | None),
+    ("traceback", str | None),
+    ("retries", int | None),
+    ("args", list | None),
+    ("kwargs", dict | None),
+)
 _FIELDS = frozenset({"submitted_at", *(field.name for field in dataclasses.fields(Task))})
 _ARGS_MARK = ',"args":['
 
@@ -275,6 +285,9 @@ def decode_record(data: bytes) -> TaskResult:
     """
     try:
         fields = _decoded(data)
+        for name, kind in _RECORD_TYPES:
+            if not isinstance(fields.get(name), kind):
+                raise TypeError(f"its {name} is of the wrong type")
         if _MARK_BYTES in data:
             args, kwargs, result = (fields.get(key) for key in ("args", "kwargs", "result"))
             args, kwargs, result = _untagged(

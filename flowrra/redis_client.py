@@ -11,7 +11,7 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -332,6 +332,18 @@ class Line:
         packed = [pack_command(command)] if HIREDIS_AVAILABLE else self._connection.pack_command(*command)
         await self._connection.send_packed_command(packed, check_health=False)
         return await self._connection.read_response()
+
+
+def one_by_one(answers: Sequence[Any]) -> Sequence[Any]:
+    """The answers of a pipeline, of which some are errors: what is no more than a key of the wrong type stays one.
+
+    Raises:
+        ResponseError: The first that is something else.
+    """
+    for answer in answers:
+        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+            raise answer
+    return answers
 
 
 async def run_script(client: Client, script: Script, key: str, *args: Any) -> Any:

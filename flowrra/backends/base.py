@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from flowrra.exceptions import ResultNotFoundError
+from flowrra.setting_aside import SetAside
 from flowrra.task import TaskResult, TaskStatus
 
 
 class BaseResultBackend(ABC):
-    """Keeps one record for each task. Three methods are enough; the others are optional."""
+    """Keeps one record for each task. Three methods are enough; the others are optional.
+
+    Attributes:
+        set_aside: Counts what its lists left out, by kind, as it can't be read.
+    """
+
+    set_aside: Sequence[SetAside] = ()
 
     @abstractmethod
     async def store(self, task_id: str, result: TaskResult) -> None:

@@ -13,15 +13,18 @@ from typing import Any
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis_completions import Completions
-from flowrra.coalescing import Coalescer
+from flowrra.coalescing import Coalescer, in_batches
 from flowrra.codec import EncodedRecord
-from flowrra.exceptions import ServerUnavailableError
-from flowrra.redis_client import Client, RedisServer, Script
+from flowrra.exceptions import BackendError, ServerUnavailableError
+from flowrra.redis_client import Client, RedisServer, Script, one_by_one
+from flowrra.setting_aside import SetAside
 from flowrra.task import TaskResult, TaskStatus
 
 # Seconds that a finished record is kept if nothing else is said: one day, as in memory.
 DEFAULT_TTL = 24 * 3600
 MAX_BATCH = 250
+# Bytes of the records that a list has read in one step.
+MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 _STORE = Script("clock", "records", "store")
 _FORGET = Script("clock", "records", "forget")
@@ -65,6 +68,8 @@ class RedisBackend(BaseResultBackend):
         self.ttl_ms = max(1, round(1000 * (DEFAULT_TTL if ttl is None else ttl)))
         self._stores = Coalescer(self._store_all, MAX_BATCH)
         self._reads = Coalescer(self._read, MAX_BATCH)
+        self.unreadable = SetAside("record")
+        self.set_aside = (self.unreadable,)
         self._completions = Completions(self.server, f"{namespace}:complete:", self.get)
 
     def _key(self, task_id: str) -> str:
@@ -90,7 +95,7 @@ class RedisBackend(BaseResultBackend):
         return None if text is None else codec.decode_record(text)
 
     async def _read(self, task_ids: Sequence[str]) -> list[bytes | None]:
-        keys = [self._key(task_id) for task_id in task_ids]
+        keys = [self._key(task_id).encode(errors="surrogateescape") for task_id in task_ids]
         texts: list[bytes | None] = await self.server.call("read records", lambda client: client.mget(keys))
         return texts
 
@@ -134,10 +139,27 @@ class RedisBackend(BaseResultBackend):
                 break
             start += len(ids)
             # One that has expired, or has moved on since, is not among them.
-            texts = await self._read([task_id.decode() for task_id in ids])
-            records = [codec.decode_record(text) for text in texts if text is not None]
-            found += [record for record in records if record.status == status]
+            found += [record for record in await self._read_listed(ids) if record.status == status]
         return found[offset:wanted]
+
+    async def _read_listed(self, ids: Sequence[bytes]) -> list[TaskResult]:
+        """The records of these tasks. One that can't be read costs itself alone; their sizes are asked first."""
+        prefix = self._key("").encode()
+        keys = [prefix + task_id for task_id in ids]
+        sizes = await self.server.call("measure records", partial(_sizes, keys))
+        records: list[TaskResult] = []
+        for batch in in_batches(list(zip(keys, sizes, strict=True)), _size_to_read, MAX_BATCH, MAX_BATCH_BYTES):
+            readable = [key for key, size in batch if _size_to_read((key, size))]
+            texts = await self.server.call("read records", partial(_mget, readable)) if readable else []
+            for key, size in batch:
+                if isinstance(size, Exception) or size > codec.MAX_SIZE:
+                    self.unreadable.add(_text(key[len(prefix) :]), str(size))
+            for key, text in zip(readable, texts, strict=True):
+                try:
+                    records += [] if text is None else [codec.decode_record(text)]
+                except BackendError as error:
+                    self.unreadable.add(_text(key[len(prefix) :]), str(error))
+        return records
 
     def __len__(self) -> int:
         raise NotImplementedError("RedisBackend has no length: its records are shared, and expire")
@@ -149,6 +171,27 @@ class RedisBackend(BaseResultBackend):
         """Close the running loop's connections, and fail whoever still waits there."""
         await self._completions.close()
         await self.server.close()
+
+
+def _size_to_read(found: tuple[bytes, Any]) -> int:
+    """The bytes that there are to read; 0 for what is no record, or too large for one."""
+    _, size = found
+    return 0 if isinstance(size, Exception) or size > codec.MAX_SIZE else int(size)
+
+
+async def _sizes(keys: Sequence[bytes], client: Client) -> Sequence[Any]:
+    async with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.strlen(key)
+        return one_by_one(await pipeline.execute(raise_on_error=False))
+
+
+async def _mget(keys: Sequence[bytes], client: Client) -> Any:
+    return await client.mget(keys)
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
 
 
 async def _page(index: str, first: int, last: int, client: Client) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.codec import EncodedRecord
+from flowrra.setting_aside import SetAside
 from flowrra.task import Task, TaskResult, TaskStatus
 
 # Tasks, and bytes of theirs, of one step: a server does nothing else meanwhile, and the network has its limits.
@@ -238,7 +239,10 @@ class LeasingBroker(BaseBroker):
         max_deliveries: How often a task is given to a worker that is not heard of any more before it is given up.
         namespace: What all its names begin with.
         unknown_ttl: Seconds for which a task waits for a worker that knows its name, while none that lives does.
+        set_aside: Counts what its lists left out, by kind, as it can't be read.
     """
+
+    set_aside: Sequence[SetAside] = ()
 
     lease: float
     max_deliveries: int

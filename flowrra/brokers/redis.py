@@ -6,12 +6,14 @@ Each operation is one script, hence one atomic step, of ``flowrra/lua``; ``queue
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import redis
@@ -40,7 +42,8 @@ from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
-from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, run_script_in_thread
+from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, one_by_one, run_script_in_thread
+from flowrra.setting_aside import SetAside
 from flowrra.task import SUCCESS, Task, TaskResult
 
 DEFAULT_QUEUE_KEY = "flowrra:queue"
@@ -51,6 +54,9 @@ DEFAULT_UNKNOWN_TTL = 24 * 3600.0
 # Ids of one step of the lease keeper.
 MAX_RENEWALS = 1000
 MAX_REASON = 1000
+# Of what others have written, so much is read: workers, and bytes of what one of them says of itself.
+MAX_WORKERS = 10_000
+MAX_WORKER_SIZE = 64 * 1024
 NO_RECORD = EncodedRecord("", "-", 0)
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
@@ -129,6 +135,8 @@ class RedisBroker(LeasingBroker):
             weakref.WeakKeyDictionary()
         )
         self._thread_client: redis.Redis | None = None
+        self.unreadable_workers, self.unreadable_dead = SetAside("worker"), SetAside("dead task")
+        self.set_aside = (self.unreadable_workers, self.unreadable_dead)
 
     def forked(self) -> None:
         """Leases are held by this name: not by that of the parent, nor by that of another child."""
@@ -295,7 +303,8 @@ class RedisBroker(LeasingBroker):
         now, *answers = await self.server.call("count tasks", self._ask_figures)
         ready, left, due, delayed, leased, dead, unknown, since, first = answers
         # What became due and was not moved yet, as workers do that, waits like the rest.
-        moments = [entry[0][1] for entry in (since, first) if entry and entry[0][1] <= now]
+        # A score may be anything that another client wrote.
+        moments = [entry[0][1] for entry in (since, first) if entry and 0 <= entry[0][1] <= now]
         oldest = _moment(min(moments)) if moments else None
         return QueueFigures(ready + left + due, delayed - due, leased, dead, oldest, unknown)
 
@@ -336,13 +345,34 @@ class RedisBroker(LeasingBroker):
         if last < -1 or limit == 0:
             return []
 
-        async def ask(client: Client) -> list[tuple[bytes, float, bytes | None]]:
-            ids = await client.zrange(f"{self.queue_key}:dead", 0, last, desc=True, withscores=True)
-            texts = await client.hmget(f"{self.queue_key}:dead:tasks", [each[0] for each in ids]) if ids else []
-            return [(each[0], each[1], text) for each, text in zip(ids, texts, strict=True)]
+        texts = f"{self.queue_key}:dead:tasks"
 
-        dead = await self.server.call("list dead tasks", ask)
-        return [_dead_task(task_id, since, text) for task_id, since, text in dead if text is not None]
+        async def ask(client: Client) -> list[tuple[bytes, float, int]]:
+            found = await client.zrange(f"{self.queue_key}:dead", 0, last, desc=True, withscores=True)
+            async with client.pipeline(transaction=False) as pipeline:
+                for task_id, _ in found:
+                    pipeline.hstrlen(texts, task_id)
+                sizes = await pipeline.execute()
+            return [(*each, size) for each, size in zip(found, sizes, strict=True)]
+
+        dead = []
+        found = await self.server.call("list dead tasks", ask)
+        for batch in in_batches(found, _size_to_read, MAX_BATCH, MAX_BATCH_BYTES):
+            ids = [task_id for task_id, _, size in batch if size <= codec.MAX_SIZE]
+            answers = await self.server.call("read dead tasks", partial(_hmget, texts, ids)) if ids else []
+            known = dict(zip(ids, answers, strict=True))
+            for task_id, since, size in batch:
+                text = b"it is too large to be read" if size > codec.MAX_SIZE else known[task_id]
+                if text is not None:
+                    dead += self._dead_task(task_id, since, text)
+        return dead
+
+    def _dead_task(self, task_id: bytes, since: float, text: bytes) -> list[dict[str, Any]]:
+        try:
+            return [_dead_task(task_id, since, text)]
+        except (ValueError, OverflowError) as error:
+            self.unreadable_dead.add(_text(task_id), str(error))
+            return []
 
     async def requeue_dead(self, task_id: str, record: TaskResult | None) -> bool:
         text, submitted = "", 0
@@ -363,15 +393,25 @@ class RedisBroker(LeasingBroker):
     # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def list_workers(self) -> list[dict[str, Any]]:
-        async def ask(client: Client) -> list[bytes | None]:
-            ids = await client.zrange(f"{self.namespace}:workers", 0, -1)
-            return await client.mget([self._worker_key(each.decode()) for each in ids]) if ids else []
+        async def ask(client: Client) -> list[tuple[bytes, Any]]:
+            # The latest are the ones that live.
+            ids = await client.zrange(f"{self.namespace}:workers", -MAX_WORKERS, -1)
+            async with client.pipeline(transaction=False) as pipeline:
+                for each in ids:
+                    pipeline.getrange(self._worker_key(each), 0, MAX_WORKER_SIZE)
+                return list(zip(ids, one_by_one(await pipeline.execute(raise_on_error=False)), strict=True))
 
-        announced = await self.server.call("list workers", ask)
-        return [_worker(text) for text in announced if text is not None]
+        workers = []
+        for worker_id, text in await self.server.call("list workers", ask):
+            if text != b"":  # of one that is gone
+                try:
+                    workers.append(_worker(text))
+                except (ValueError, AttributeError, TypeError, RecursionError) as error:
+                    self.unreadable_workers.add(_text(worker_id), str(error))
+        return workers
 
-    def _worker_key(self, worker_id: str) -> str:
-        return f"{self.namespace}:worker:{worker_id}"
+    def _worker_key(self, worker_id: bytes) -> bytes:
+        return f"{self.namespace}:worker:".encode() + worker_id
 
     # ── blocking, for a thread ──────────────────────────────────────────────────────────────────────────────
 
@@ -451,19 +491,28 @@ def _delivery(task_id: bytes, deliveries: int, waited: int, is_cancelled: int, p
     return Delivery(name, task, submitted_at, call, None, deliveries, waited / 1e6, bool(is_cancelled))
 
 
+def _size_to_read(found: tuple[bytes, float, int]) -> int:
+    return 0 if found[2] > codec.MAX_SIZE else found[2]
+
+
+async def _hmget(key: str, fields: Sequence[bytes], client: Client) -> Any:
+    return await client.hmget(key, fields)
+
+
 def _dead_task(task_id: bytes, since: float, text: bytes) -> dict[str, Any]:
     reason, _, entry = text.partition(b"\n")
-    _, deliveries, _, _, payload = entry.split(b"|", 4)
-    try:
-        task = codec.decode_task(payload).task
-    except ValueError:
-        task = None
+    deliveries, task = None, None
+    if entry:  # not of one that is too large
+        _, count, _, _, payload = entry.split(b"|", 4)
+        deliveries = int(count)
+        with contextlib.suppress(ValueError):
+            task = codec.decode_task(payload).task
     return {
         "task_id": task_id.decode(errors="replace"),
         "task_name": None if task is None else task.name,
         "reason": reason.decode(errors="replace"),
         "dead_since": _moment(since),
-        "deliveries": int(deliveries),
+        "deliveries": deliveries,
         "args": None if task is None else task.args,
         "kwargs": None if task is None else task.kwargs,
     }
@@ -480,12 +529,13 @@ def _as_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _worker(text: bytes) -> dict[str, Any]:
-    try:
-        worker: dict[str, Any] = json.loads(text)
-        return {key: _from_json(key, value) for key, value in worker.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BackendError(f"What a worker announced can't be read: {error}") from None
+def _worker(text: bytes | Exception) -> dict[str, Any]:
+    if isinstance(text, Exception):
+        raise ValueError(str(text))
+    if len(text) > MAX_WORKER_SIZE:
+        raise ValueError(f"it has more than {MAX_WORKER_SIZE:,} bytes")
+    worker: dict[str, Any] = json.loads(text)
+    return {key: _from_json(key, value) for key, value in worker.items()}
 
 
 def _from_json(key: str, value: Any) -> Any:

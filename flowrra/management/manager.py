@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, Unpack
 
 from flowrra.app import Flowrra
+from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import LeasingBroker
 from flowrra.exceptions import BackendError
 from flowrra.executors.base import BaseTaskExecutor
@@ -137,7 +138,8 @@ class FlowrraManager:
             ``loop_lag`` (histogram of how late the app's loop was, in seconds); ``stalls`` (lags above 1 s);
             ``blocking`` (None, or for how many ``seconds`` the loop has not turned, the ``task`` that holds it as
             ``id`` and ``name`` or None, and its ``stack``); ``worker_restarts`` by executor; ``broker_errors`` and
-            ``backend_errors`` by operation; ``subscriber_dropped`` and ``subscriber_errors``.
+            ``backend_errors`` by operation (``list``: left out of lists, as it can't be read);
+            ``subscriber_dropped`` and ``subscriber_errors``.
         """
         app, executors = self.app, self.app.executors
         return {
@@ -146,8 +148,14 @@ class FlowrraManager:
             "blocking": _blockade(app.loop_monitor.blockade()),
             "last_stall": _blockade(app.loop_monitor.last_stall),
             "worker_restarts": {kind: executor.worker_restarts for kind, executor in executors.items()},
-            "broker_errors": _add_up(executor.broker_errors for executor in executors.values()),
-            "backend_errors": _add_up(executor.backend_errors for executor in executors.values()),
+            "broker_errors": {
+                **_add_up(executor.broker_errors for executor in executors.values()),
+                **_left_out([broker for _, broker in self._leasing_brokers()]),
+            },
+            "backend_errors": {
+                **_add_up(executor.backend_errors for executor in executors.values()),
+                **_left_out([app.results]),
+            },
             "subscriber_dropped": app.events.dropped,
             "subscriber_errors": app.events.errors,
         }
@@ -645,6 +653,12 @@ def _started_task(record: TaskResult) -> dict[str, Any]:
 
 def _blockade(blockade: Blockade | None) -> dict[str, Any] | None:
     return None if blockade is None else blockade._asdict()
+
+
+def _left_out(sources: Sequence[BaseResultBackend | LeasingBroker]) -> dict[str, int]:
+    """What lists left out, as it could not be read; nothing for what is read from no server."""
+    kinds = [kind for source in sources for kind in source.set_aside]
+    return {"list": sum(kind.count for kind in kinds)} if kinds else {}
 
 
 def _add_up(counters: Any) -> dict[str, int]:

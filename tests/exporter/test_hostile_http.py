@@ -312,3 +312,63 @@ def test_random_bytes_in_the_middle_of_good_requests(run: Run) -> None:
         assert status_of(exchange(url, bytes(broken), patience=0.1)) != 500
     assert fetch(url).status == 200
     assert "Traceback" not in command.log
+
+
+# Every header that aiohttp reads by itself, or that a server could.
+HEADERS = (
+    *("Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection"),
+    *("Content-Encoding", "Content-Length", "Content-Range", "Content-Type", "Cookie", "Date", "Expect", "Forwarded"),
+    *("From", "Host", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since"),
+    *("Keep-Alive", "Max-Forwards", "Origin", "Proxy-Authorization", "Range", "Referer", "Sec-WebSocket-Extensions"),
+    *("Sec-WebSocket-Key", "Sec-WebSocket-Version", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "User-Agent"),
+    *("Via", "X-Forwarded-For", "X-Prometheus-Scrape-Timeout-Seconds", "X-Unknown"),
+)
+ODD_VALUES = (
+    *(b"", b"\x80", b"\xff\xfe", b"\xc3\x28", "ü€😀".encode(), b"\xed\xa0\x80"),
+    *(b",", b";", b'"', b"=", b"\t", b"x" * 5000),
+    *(b"100-continue", b"100-CONTINUE\x80", b"-1", b"9" * 30, b"0x1", b"chunked, chunked", b"chunked\x80", b"gzip\xff"),
+    *(b"keep-alive\x80", b"upgrade", b"bytes=\xff-", b"Basic \xff", b"Basic ====", b"a=\x80; b", b"multipart/\xff"),
+    *(b"text/html; charset=\xff", b"[::1", b"x:99999999", b"a b", b"Thu, 99 \xff 1970", b"W/\x80"),
+)
+
+
+def without_a_500(received: bytes) -> bool:
+    """Whether nothing failed, and whatever was refused ended the connection."""
+    statuses = [int(found) for found in re.findall(rb"HTTP/\d\.\d (\d{3}) ", received)]
+    return all(status < 500 for status in statuses) and b"Traceback" not in received and b"Expect:" not in received
+
+
+@pytest.mark.parametrize("name", HEADERS)
+async def test_no_value_of_a_header_makes_an_answer_fail(
+    service: Service, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for value in ODD_VALUES:
+        sent = b"GET /livez HTTP/1.1\r\n" + name.encode() + b": " + value + b"\r\nX-Last: 1\r\n\r\n"
+        # Answered, and then either the next request is, too, or the first was refused and the connection ended.
+        received = await asyncio.to_thread(exchange, service.url, sent + request("/livez"), 0.5)
+        assert without_a_500(received), ascii(value)
+        statuses = [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) ", received)]
+        assert statuses[:1] in ([200], [100], [400], [413]), ascii((value, received))
+        assert len(statuses) >= 2 or statuses[0] in (400, 413) or name in MAY_END, ascii((value, received))
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+# After these it's not certain where the next request begins, or whether there is to be one.
+MAY_END = ("Connection", "Content-Length", "Transfer-Encoding", "Upgrade")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(HEADERS), st.one_of(st.binary(max_size=40), st.sampled_from(ODD_VALUES))), max_size=6
+    ),
+    st.sampled_from(PATHS),
+)
+async def test_no_headers_together_make_an_answer_fail(
+    service: Service, headers: list[tuple[str, bytes]], path: str
+) -> None:
+    lines = [name.encode() + b": " + value.translate(None, b"\r\n") for name, value in headers]
+    sent = b"\r\n".join([f"GET {path} HTTP/1.1".encode(), b"Connection: close", *lines, b"", b""])
+    assert without_a_500(await asyncio.to_thread(exchange, service.url, sent, 0.5))
+    assert (await service.get("/livez")).status == 200

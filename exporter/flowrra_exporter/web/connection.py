@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
+from collections.abc import Callable
+from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from flowrra_exporter.web.limits import FIRST_REQUEST_SECONDS, IDLE_SECONDS, ConnectionLimits
 from flowrra_exporter.web.responses import HEADERS, Handler
@@ -19,10 +24,29 @@ _LINE_BYTES = 8190
 _LINGERING_SECONDS = 1.0
 
 
+def look_first(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """What makes requests, as `make` does, without headers that aiohttp chokes on before any of our code runs.
+
+    It reads Expect before the middlewares, and quotes what it doesn't know in an answer that it can't encode. RFC 9110,
+    10.1.1, lets a server go on as if the header weren't there.
+    """
+
+    def make_without(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        # What is no HTTP has a plain dictionary instead.
+        given = () if hdrs.EXPECT not in message.headers else message.headers.getall(hdrs.EXPECT)
+        if any(each.lower() != "100-continue" for each in given):
+            kept = CIMultiDict(message.headers)
+            kept.popall(hdrs.EXPECT)
+            message = message._replace(headers=CIMultiDictProxy(kept))
+        return make(message, *rest)
+
+    return make_without
+
+
 class Connection(web.RequestHandler):
     """A connection that `limits` watches over."""
 
-    __slots__ = ("_limits", "_opening", "client", "dawdles_since", "for_probes", "patience")
+    __slots__ = ("_limits", "_opening", "accepted", "client", "dawdles_since", "for_probes", "patience")
 
     def __init__(
         self,
@@ -46,6 +70,7 @@ class Connection(web.RequestHandler):
         self._opening: asyncio.Task[object] | None = None
         self.client = client
         self.for_probes = for_probes
+        self.accepted: socket.socket | None = None
         self.dawdles_since: float | None = time.monotonic()
         self.patience = FIRST_REQUEST_SECONDS
         limits.opened(self)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import reprlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
-from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.logs import Occasionally, mask_secrets
 from flowrra_exporter.management import Management, NoSuchMethod
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Failures:
         self._timeout = timeout
         self._latest = Listing((), None)
         self._next = 0.0
+        self._unreadable = Occasionally(logger, "left out %d failed tasks that can't be read")
 
     async def latest(self) -> Listing:
         """The tasks that failed last, up to a hundred. Raises NoSuchMethod if the app can't list them."""
@@ -83,7 +84,7 @@ class Failures:
     async def _ask(self, management: Management) -> Listing:
         try:
             found = await management.ask(_METHOD, self._timeout, limit=MOST)
-            failures = sorted(map(_failure, found), key=_last_moment, reverse=True)
+            failures = sorted(self._readable(found), key=_last_moment, reverse=True)
         except LoopUnavailable:
             raise
         except CallTimeout as error:
@@ -92,6 +93,15 @@ class Failures:
             logger.warning("%s() failed", _METHOD, exc_info=True)
             return self._latest._replace(problem=f"{_METHOD}() failed: {type(error).__name__}")
         return Listing(tuple(failures), datetime.now(UTC))
+
+    def _readable(self, found: Iterable[Any]) -> Iterator[Failure]:
+        """Each failure for itself: what one holds is anybody's data."""
+        for each in found:
+            try:
+                yield _failure(each)
+            except Exception:
+                logger.debug("a failed task can't be read", exc_info=True)
+                self._unreadable.warn()
 
 
 def _failure(found: Mapping[str, Any]) -> Failure:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -95,6 +97,9 @@ class Client(Protocol):
     patience: float
     """For how many seconds we do."""
 
+    accepted: socket.socket | None
+    """Its socket."""
+
     def abort(self) -> None:
         """Ends the connection at once."""
 
@@ -147,6 +152,17 @@ class ConnectionLimits:
     def closed(self, client: Client) -> None:
         """Forgets a connection."""
         self._clients.pop(client, None)
+
+    def forsake(self) -> None:
+        """In a forked child: lets go of its copies of all connections.
+
+        Not by closing them: the transports whose they are close them again, whatever has the number by then.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for client in self._clients:
+            if client.accepted is not None and client.accepted.fileno() >= 0:
+                os.dup2(nothing, client.accepted.fileno(), inheritable=False)
+        os.close(nothing)
 
     async def sweep(self) -> None:
         """Ends those that dawdle, again and again, until it's cancelled."""

@@ -12,7 +12,7 @@ from functools import partial
 from aiohttp import web
 
 from flowrra_exporter.logs import Occasionally
-from flowrra_exporter.web.connection import Connection
+from flowrra_exporter.web.connection import Connection, look_first
 from flowrra_exporter.web.limits import ConnectionLimits, client_of
 from flowrra_exporter.web.tls import HANDSHAKE_SECONDS
 
@@ -50,6 +50,7 @@ class Listeners:
             raise RuntimeError("the application isn't set up")
         self.context: ssl.SSLContext | None = None
         self._server = runner.server
+        self._server.request_factory = look_first(self._server.request_factory)
         self._sockets = sockets
         self._limits = limits
         self._for_probes = for_probes
@@ -77,6 +78,7 @@ class Listeners:
 
     def _serve(self, accepted: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
         connection = Connection(self._server, self._limits, self._loop, client_of(client), self._for_probes)
+        connection.accepted = accepted
         handshake = None if context is None else HANDSHAKE_SECONDS
         opening = self._loop.create_task(
             self._loop.connect_accepted_socket(

@@ -10,7 +10,7 @@ from aiohttp import web
 from flowrra_exporter.checks import Check, Checks, components
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.web.negotiation import prefers_text
-from flowrra_exporter.web.responses import json_response
+from flowrra_exporter.web.responses import json_response, text_response
 
 
 class ProbeRoutes:
@@ -135,7 +135,7 @@ def _warning(unknown: Sequence[str]) -> str:
 def _text(lines: Sequence[str], status: int) -> web.Response:
     headers = {"Cache-Control": "no-store"}
     text = mask_secrets("".join(f"{line}\n" for line in lines))
-    return _varying(web.Response(text=text, status=status, headers=headers))
+    return _varying(text_response(text, status, headers=headers))
 
 
 def _varying(response: web.Response) -> web.Response:

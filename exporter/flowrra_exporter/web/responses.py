@@ -34,14 +34,20 @@ HEADERS = {
 """What every answer has, unless it says otherwise itself."""
 
 
+_MAX_DEPTH = 32
 _KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
 """What an error's answer keeps of the headers with which it was raised."""
 
 
-def json_safe(value: Any) -> Any:
-    """`value` as JSON knows it: dates become ISO 8601, enum members their values, non-finite numbers null."""
+def json_safe(value: Any, depth: int = 0) -> Any:
+    """`value` as JSON knows it: dates become ISO 8601, enum members their values, non-finite numbers null.
+
+    What lies deeper than anything of ours, at `_MAX_DEPTH`, is left out: what a stranger announced has no end.
+    """
+    if depth > _MAX_DEPTH:
+        return "…"
     if isinstance(value, Enum):
-        return json_safe(value.value)
+        return json_safe(value.value, depth + 1)
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -49,9 +55,9 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
+        return {str(key): json_safe(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [json_safe(item) for item in value]
+        return [json_safe(item, depth + 1) for item in value]
     return str(value)
 
 
@@ -64,6 +70,14 @@ def json_text_response(text: str, status: int = 200) -> web.Response:
     """An answer with a body that is JSON already."""
     headers = {"Cache-Control": "no-store"}
     return web.Response(text=f"{text}\n", status=status, content_type="application/json", headers=headers)
+
+
+def text_response(
+    text: str, status: int = 200, content_type: str = "text/plain", headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """An answer in UTF-8. A lone surrogate, as in the name of a file that is no text, becomes its escape."""
+    body = text.encode(errors="backslashreplace")
+    return web.Response(body=body, status=status, content_type=content_type, charset="utf-8", headers=headers)
 
 
 def shows_task_data(request: web.Request, switched_on: bool) -> bool:
@@ -103,6 +117,6 @@ def _error(request: web.Request, status: int, reason: str, headers: Mapping[str,
     if request.path.startswith("/api/") or "json" in request.headers.get("Accept", ""):
         response = json_response({"error": reason}, status)
     else:
-        response = web.Response(text=f"{status}: {reason}\n", status=status)
+        response = text_response(f"{status}: {reason}\n", status)
     response.headers.update({name: headers[name] for name in _KEPT_HEADERS if name in headers})
     return response

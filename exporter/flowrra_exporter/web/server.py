@@ -76,7 +76,7 @@ class ServerThread:
         try:
             self._thread.start()
         except RuntimeError as error:
-            self.forsake_sockets()
+            self._close_sockets()
             self.loop.close()
             raise UsageError(f"the HTTP server has no thread to run in: {error}") from error
         self._ready.wait()
@@ -112,7 +112,15 @@ class ServerThread:
         self._listeners[0].context = context
 
     def forsake_sockets(self) -> None:
-        """In a forked child: closes its copies of the listening sockets, which would take connections for nobody."""
+        """In a forked child: lets go of its copies of all sockets.
+
+        The listening ones would keep the port from whoever comes after us, and take connections for nobody; the others
+        would keep clients waiting for an answer after our end.
+        """
+        self._limits.forsake()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
         for site in self._sites:
             for opened in site.sockets:
                 opened.close()
@@ -145,7 +153,7 @@ class ServerThread:
             for listeners in self._listeners:
                 listeners.close()
             await asyncio.gather(*(runner.cleanup() for runner in runners))
-            self.forsake_sockets()
+            self._close_sockets()
 
     def _listen(self, site: Site, runner: web.AppRunner) -> Listeners:
         probes_have_a_port = any(each.for_probes for each in self._sites)

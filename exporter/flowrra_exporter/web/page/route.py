@@ -11,7 +11,7 @@ from aiohttp import web
 
 from flowrra_exporter.web.page.document import NO_REFRESH, POLICY, REFRESH_PARAMETER, Form, document
 from flowrra_exporter.web.page.view import Viewer
-from flowrra_exporter.web.responses import shows_task_data
+from flowrra_exporter.web.responses import shows_task_data, text_response
 
 PROBE_PATHS = {
     "/livez": "Liveness probe",
@@ -59,7 +59,7 @@ class PageRoute:
         if made is None or time.monotonic() - made.at >= _FRESH_SECONDS:
             made = self._made[form] = _Made(time.monotonic(), asyncio.create_task(self._make(form)))
         text = await asyncio.shield(made.text)  # a client that goes away doesn't take it from the others
-        return web.Response(text=text, content_type="text/html", headers=_HEADERS)
+        return text_response(text, content_type="text/html", headers=_HEADERS)
 
     async def _make(self, form: Form) -> str:
         return await document(await self._viewer.view(), form, self._links, self._max_series)

@@ -1,0 +1,192 @@
+"""What other programs write under our names: it is read one by one, within bounds, and costs itself alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from flowrra import Flowrra
+from flowrra.backends import RedisBackend
+from flowrra.codec import MAX_SIZE
+from flowrra.exceptions import BackendError
+from flowrra.management import FlowrraManager
+from flowrra.task import TaskStatus
+
+GOOD_RECORD = {
+    "task_id": "good",
+    "status": "failed",
+    "task_name": "shop.sell",
+    "error": "no",
+    "args": [1],
+    "kwargs": {},
+}
+DEEP = "[" * 100_000 + "]" * 100_000
+
+BAD_RECORDS: dict[str, bytes | list[str]] = {
+    "no JSON": b"\x00\xff",
+    "no object": b"[]",
+    "no task": b"{}",
+    "deep": b'{"task_id":"x","status":"failed","result":' + DEEP.encode() + b"}",
+    "a huge number": b'{"task_id":"x","status":"failed","result":' + b"9" * 10_000 + b"}",
+    "an id of no text": json.dumps({**GOOD_RECORD, "task_id": 5}).encode(),
+    "a name of no text": json.dumps({**GOOD_RECORD, "task_name": []}).encode(),
+    "arguments of no list": json.dumps({**GOOD_RECORD, "args": "abc"}).encode(),
+    "named arguments of no dict": json.dumps({**GOOD_RECORD, "kwargs": 7}).encode(),
+    "retries of no number": json.dumps({**GOOD_RECORD, "retries": "many"}).encode(),
+    "an error of no text": json.dumps({**GOOD_RECORD, "error": {"a": 1}}).encode(),
+    "another status": json.dumps({**GOOD_RECORD, "status": "odd"}).encode(),
+    "no time": json.dumps({**GOOD_RECORD, "submitted_at": "yesterday"}).encode(),
+    "a key of another type": ["a list"],
+}
+GOOD_WORKER = {"id": "good", "started_at": "2026-01-01T00:00:00+00:00", "heartbeat_at": "2026-01-01T00:00:00+00:00"}
+BAD_WORKERS: dict[str, bytes | list[str]] = {
+    "no JSON": b"\x00\xff",
+    "no object": b"7",
+    "deep": DEEP.encode(),
+    "no time": json.dumps({**GOOD_WORKER, "started_at": 5}).encode(),
+    "too large": json.dumps({**GOOD_WORKER, "note": "x" * 1_000_000}).encode(),
+    "a key of another type": ["a list"],
+}
+IDS = {"text": b"stranger", "no text": b"\xff\xfe", "an end": b"a\x00b\n"}
+
+
+@pytest.fixture
+async def manager(url: str) -> AsyncIterator[FlowrraManager]:
+    app = Flowrra.from_urls(broker=url, backend=url)
+
+    @app.task()
+    async def work() -> None: ...
+
+    async with app:
+        manager = FlowrraManager(app)
+        async with asyncio.timeout(10):
+            while not await manager.list_workers():  # it announces itself from a thread of its own
+                await asyncio.sleep(0.01)
+        yield manager
+
+
+async def workers(manager: FlowrraManager) -> tuple[list[str], list[str]]:
+    """The ids of the workers of this process, and those of others."""
+    ids = [each["id"] for each in await manager.list_workers()]
+    return [each for each in ids if str(os.getpid()) in each], [each for each in ids if str(os.getpid()) not in each]
+
+
+def put(look: redis.Redis, key: bytes, value: bytes | list[str]) -> None:
+    if isinstance(value, list):
+        look.rpush(key, *value)
+    else:
+        look.set(key, value)
+
+
+@pytest.mark.parametrize("task_id", IDS.values(), ids=IDS)
+@pytest.mark.parametrize("record", BAD_RECORDS.values(), ids=BAD_RECORDS)
+async def test_a_record_that_cannot_be_read_costs_itself_alone(
+    look: redis.Redis,
+    url: str,
+    record: bytes | list[str],
+    task_id: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = RedisBackend(url)
+    put(look, b"flowrra:task:" + task_id, record)
+    put(look, b"flowrra:task:good", json.dumps(GOOD_RECORD).encode())
+    look.zadd("flowrra:status:failed", {task_id: 2, "good": 1})
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert [each.task_id for each in await backend.list_by_status(TaskStatus.FAILED)] == ["good"]
+    assert [message.startswith("record not readable, left out") for message in caplog.messages] == [True]
+    assert backend.unreadable.count == 3
+    await backend.close()
+
+
+async def test_a_record_that_is_too_large_is_not_even_fetched(look: redis.Redis, url: str) -> None:
+    backend = RedisBackend(url)
+    look.setrange("flowrra:task:large", MAX_SIZE + 1, b"x")
+    put(look, b"flowrra:task:good", json.dumps(GOOD_RECORD).encode())
+    look.zadd("flowrra:status:failed", {"large": 2, "good": 1})
+    before = look.info("stats")["total_net_output_bytes"]  # type: ignore[index]
+    assert [each.task_id for each in await backend.list_by_status(TaskStatus.FAILED)] == ["good"]
+    assert look.info("stats")["total_net_output_bytes"] - before < 1_000_000  # type: ignore[index]
+    await backend.close()
+
+
+@pytest.mark.parametrize("worker_id", IDS.values(), ids=IDS)
+@pytest.mark.parametrize("worker", BAD_WORKERS.values(), ids=BAD_WORKERS)
+async def test_a_worker_that_cannot_be_read_costs_itself_alone(
+    look: redis.Redis, manager: FlowrraManager, worker: bytes | list[str], worker_id: bytes
+) -> None:
+    put(look, b"flowrra:worker:" + worker_id, worker)
+    put(look, b"flowrra:worker:good", json.dumps(GOOD_WORKER).encode())
+    look.zadd("flowrra:workers", {worker_id: time.time() + 2, "good": time.time()})
+    own, others = await workers(manager)
+    assert (len(own), others) == (1, ["good"])
+    assert (await manager.get_runtime_stats())["broker_errors"]["list"] == 1
+
+
+async def test_workers_without_end_are_read_up_to_a_bound(look: redis.Redis, manager: FlowrraManager) -> None:
+    put(look, b"flowrra:worker:good", json.dumps(GOOD_WORKER).encode())
+    look.zadd("flowrra:workers", {"good": time.time(), **dict.fromkeys(map(str, range(20_000)), time.time() - 9)})
+    own, others = await workers(manager)
+    assert (len(own), others) == (1, ["good"])
+
+
+BAD_DEAD: dict[str, bytes] = {
+    "nothing": b"",
+    "no entry": b"reason\nno entry",
+    "no number": b"reason\n0|x|y|z|{}",
+}
+
+
+@pytest.mark.parametrize("entry", BAD_DEAD.values(), ids=BAD_DEAD)
+async def test_a_dead_task_that_cannot_be_read_costs_itself_alone(
+    look: redis.Redis, manager: FlowrraManager, entry: bytes
+) -> None:
+    queue = "flowrra:queue:io"
+    for task_id, text in ((b"\xff", entry), (b"good", b"reason\n0|3|0|0|{}")):
+        look.hset(f"{queue}:dead:tasks", task_id, text)  # type: ignore[arg-type]
+        look.zadd(f"{queue}:dead", {task_id: 1})
+    dead = await manager.list_dead_tasks()
+    assert "good" in [each["task_id"] for each in dead]
+    (good,) = [each for each in dead if each["task_id"] == "good"]
+    assert (good["reason"], good["deliveries"], good["args"]) == ("reason", 3, None)
+
+
+@pytest.mark.parametrize("score", [float("inf"), float("-inf"), 1e300, -1e300])
+async def test_a_moment_that_is_none_costs_itself_alone(
+    look: redis.Redis, manager: FlowrraManager, score: float
+) -> None:
+    queue = "flowrra:queue:io"
+    for task_id, at in (("odd", score), ("good", 1)):
+        look.hset(f"{queue}:dead:tasks", task_id, b"reason\n0|3|0|0|{}")  # type: ignore[arg-type]
+        look.zadd(f"{queue}:dead", {task_id: at})
+    look.zadd(f"{queue}:since", {"odd": score})
+    look.zadd(f"{queue}:delayed", {"odd": score})
+    assert [each["task_id"] for each in await manager.list_dead_tasks()] == ["good"]
+    assert (await manager.get_queue_stats())["io"]["dead"] == 2
+
+
+async def test_a_dead_task_that_is_too_large_is_told_of_and_not_fetched(
+    look: redis.Redis, manager: FlowrraManager
+) -> None:
+    queue = "flowrra:queue:io"
+    look.hset(f"{queue}:dead:tasks", "large", b"reason\n0|3|0|0|" + b"x" * (MAX_SIZE + 1))  # type: ignore[arg-type]
+    look.zadd(f"{queue}:dead", {"large": 1})
+    before = look.info("stats")["total_net_output_bytes"]  # type: ignore[index]
+    (dead,) = await manager.list_dead_tasks()
+    assert (dead["task_id"], dead["reason"], dead["args"]) == ("large", "it is too large to be read", None)
+    assert look.info("stats")["total_net_output_bytes"] - before < 1_000_000  # type: ignore[index]
+
+
+async def test_what_a_full_server_refuses_is_no_unreadable_record(url: str, look: redis.Redis) -> None:
+    backend = RedisBackend(url.replace("redis://", "redis://nobody:wrong@"))
+    with pytest.raises(BackendError):
+        await backend.list_by_status(TaskStatus.FAILED)
+    assert backend.unreadable.count == 0
+    await backend.close()
