@@ -63,7 +63,15 @@ class Application(Embedded):
 
 
 def _path(scope: Message) -> str:
-    """The path below the prefix that the application is mounted under: ASGI's `path` includes `root_path`."""
+    """The path below the prefix that the application is mounted under: ASGI's `path` includes `root_path`.
+
+    But for the first part of that, if the framework was told of a prefix which a proxy in front of it takes away.
+    """
     path: str = scope["path"]
     root = scope.get("root_path", "").rstrip("/")
-    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+    while root:
+        if path.startswith(f"{root}/"):
+            return path.removeprefix(root)
+        _, slash, rest = root[1:].partition("/")
+        root = f"{slash}{rest}"
+    return path

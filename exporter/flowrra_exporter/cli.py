@@ -17,6 +17,7 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.print_config import effective_config
 from flowrra_exporter.settings import OPTIONS, Option, Settings, load_settings, parse_seconds
+from flowrra_exporter.suggestions import did_you_mean
 from flowrra_exporter.urls import quoted
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ PROGRAM = "flowrra-exporter"
 USAGE_ERROR = 2
 CHECK = "check"
 """The first argument that asks for a check. An app can't be meant: that would have a colon."""
+_HELP = {"help_option_names": ["-h", "--help"]}
 _EXTRA = ("aiohttp", "click", "prometheus_client", "opentelemetry", "yaml")
 
 
@@ -65,6 +67,7 @@ def _parser() -> click.Command:
             click.Argument(["target"], metavar="MODULE:APP", required=False),
         ],
         callback=_start,
+        context_settings=_HELP,
         help="Runs the Flowrra app MODULE:APP, and serves its metrics and health. MODULE:APP is an app, or a "
         "function that returns one. Each flag is also an environment variable: --web.listen-address is "
         "FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS.",
@@ -88,6 +91,7 @@ def _check_parser() -> click.Command:
             click.Argument(["target"], metavar="[MODULE:APP]", required=False),
         ],
         callback=_check,
+        context_settings=_HELP,
         help="Says line by line what is right and what is wrong: with the settings (flags, variables, configuration "
         "file); with the app MODULE:APP, which is imported, but not started; with what is served at a URL. Exit "
         "status 0 if nothing is wrong, 1 if something is.",
@@ -119,6 +123,8 @@ def _start(target: str | None, print_config: bool, **given: Any) -> int:
             return _print_config(settings)
         if target is None:
             raise UsageError(f"Missing argument 'MODULE:APP'; expected an app, as in: {PROGRAM} shop.tasks:app")
+        if ":" not in target and did_you_mean(target, [CHECK]):
+            raise UsageError(f"{quoted(target)} is no command{did_you_mean(target, [CHECK])}")
         return _execute(target, settings)
     except UsageError as error:
         if debug:

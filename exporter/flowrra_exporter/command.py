@@ -12,23 +12,26 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
 from typing import Any
 
 from flowrra_exporter import logs
 from flowrra_exporter.app_loop import AppLoop
+from flowrra_exporter.config_file import CONFIG_FILE
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.lifecycle import Phase
 from flowrra_exporter.log_writer import FLUSH_SECONDS
 from flowrra_exporter.observed import observe
-from flowrra_exporter.settings import Settings
+from flowrra_exporter.settings import OPTIONS, Settings
 from flowrra_exporter.signals import Signals
 from flowrra_exporter.target import Target, check_target, describe, import_target, resolve_target
+from flowrra_exporter.variables import unknown_variable, unknown_variables
 from flowrra_exporter.watchdog import where
 
 logger = logging.getLogger(__name__)
 
+VARIABLES = [option.variable for option in (CONFIG_FILE, *OPTIONS)]
 _HURRY_SECONDS = 3.0
 """What a second signal leaves for the end."""
 _LAST_WORDS_SECONDS = FLUSH_SECONDS + 0.5
@@ -99,6 +102,8 @@ class Command:
         """0 after a shutdown that was asked for, 1 if the app ended on its own. Raises UsageError."""
         check_target(self._target)
         logs.configure(self._settings.log_level, self._settings.log_format, behind=True)
+        for name in unknown_variables(os.environ, VARIABLES):
+            logger.warning("%s", unknown_variable(name, VARIABLES))
         self._start_threads()
         self._signals = Signals(
             self._exporter.server_loop, self._shut_down, self._interrupt_import, self._exporter.reload
@@ -171,6 +176,8 @@ class Command:
             await target.start()
         except Exception as error:
             raise UsageError(f"starting the app failed: {describe(error)}") from error
+        if not self._settings.observe:
+            _warn_without_tasks(target.app)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Waits for `work`, and cancels it if a signal comes first; whether it was finished."""
@@ -244,3 +251,10 @@ class Command:
             return ", ".join(f"{name} ({task['running']})" for name, task in stats.items() if task["running"])
         except Exception as error:  # noqa: BLE001  # nothing may keep the process from ending
             return f"unknown ({type(error).__name__})"
+
+
+def _warn_without_tasks(app: Any) -> None:
+    """A module that forgets to import its tasks has an app that looks well, and does nothing."""
+    registry = getattr(app, "registry", None)
+    if isinstance(registry, Sized) and len(registry) == 0:
+        logger.warning("the app has no tasks; expected the target's module to import those that define them")

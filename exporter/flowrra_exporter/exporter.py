@@ -128,9 +128,9 @@ class Exporter:
         """
         web_config = self._open_web_config()
         self._otel = self._open_otel()
-        sockets = bind(self.settings.web_listen_address if listen else ())
+        sockets = bind(self.settings.web_listen_address if listen else (), "--web.listen-address")
         try:
-            probe_sockets = bind(self.settings.probe_listen_address if listen else ())
+            probe_sockets = bind(self.settings.probe_listen_address if listen else (), "--probe.listen-address")
         except UsageError:
             for bound in sockets:
                 bound.close()

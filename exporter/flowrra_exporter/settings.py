@@ -35,6 +35,9 @@ _PATH_FORM = "a path such as '/metrics' that no other route has"
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
+DEFAULT_PORT = 9464
+
+
 class Address(NamedTuple):
     """Where to listen. An empty host is every interface, port 0 any free port."""
 
@@ -59,7 +62,7 @@ class Settings:
     """
 
     observe: bool = False
-    web_listen_address: tuple[Address, ...] = (Address("", 9464),)
+    web_listen_address: tuple[Address, ...] = (Address("", DEFAULT_PORT),)
     web_telemetry_path: str = "/metrics"
     web_config_file: Path | None = None
     web_api: bool = True
@@ -290,6 +293,10 @@ class Option:
             raise UsageError(f"{source}: got {shown}; expected {self.expected}") from None
 
 
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
 _ADDRESS_FORM = "host:port, such as ':9464', '127.0.0.1:9464' or '[::]:9464'"
 _SECONDS_FORM = "a number of seconds above 0"
 _BOUNDS_FORM = "numbers of seconds above 0 in ascending order, such as '0.1,1,10'"
@@ -403,14 +410,14 @@ OPTIONS = (
         "--log.level",
         one_of(*LOG_LEVELS),
         f"one of {', '.join(LOG_LEVELS)}",
-        "Least severity to log. [default: info]",
+        f"Least severity to log: {_either(LOG_LEVELS)}. [default: info]",
         "LEVEL",
     ),
     Option(
         "--log.format",
         one_of(*LOG_FORMATS),
         "'text' or 'json'",
-        "Format of the log. [default: text]",
+        f"Format of the log: {_either(LOG_FORMATS)}. [default: text]",
         "FORMAT",
     ),
     Option(
@@ -484,7 +491,8 @@ OPTIONS = (
         "--otel.protocol",
         one_of(*OTEL_PROTOCOLS),
         "'http/protobuf' or 'grpc'",
-        "Protocol of the OTLP receiver. [default: OTEL_EXPORTER_OTLP_PROTOCOL, or http/protobuf]",
+        f"Protocol of the OTLP receiver: {_either(OTEL_PROTOCOLS)}. [default: OTEL_EXPORTER_OTLP_PROTOCOL, or "
+        "http/protobuf]",
         "PROTOCOL",
     ),
     Option(
@@ -498,7 +506,7 @@ OPTIONS = (
         "--otel.temporality",
         one_of(*OTEL_TEMPORALITIES),
         f"one of {', '.join(OTEL_TEMPORALITIES)}",
-        "Push totals, or what was added since the last push. "
+        f"Push totals, or what was added since the last push: {_either(OTEL_TEMPORALITIES)}. "
         "[default: OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, or cumulative]",
         "KIND",
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import sys
 import traceback
@@ -15,6 +16,7 @@ from typing import Any
 
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.suggestions import did_you_mean
 from flowrra_exporter.urls import quoted
 
 _FORM = "expected 'module:attribute', such as 'shop.tasks:app'"
@@ -56,7 +58,17 @@ async def _call(app: Any, method: str, **arguments: Any) -> None:
 def check_target(text: str) -> None:
     """Raises UsageError if this can't be ``module:attribute``."""
     if not _TARGET.fullmatch(text):
-        raise UsageError(f"{quoted(text)} names no app; {_FORM}")
+        raise UsageError(f"{quoted(text)} names no app; {_FORM}{_meant(text)}")
+
+
+def _meant(text: str) -> str:
+    """What may have been meant with a file's name, or without the name of the app."""
+    path, colon, attribute = text.partition(":")
+    module = path.removesuffix(".py").removeprefix("./").replace("/", ".")
+    target = f"{module}:{attribute or 'app'}"
+    if _TARGET.fullmatch(target) and not (module == path and colon):
+        return f"; did you mean {target!r}?"
+    return ""
 
 
 def import_target(text: str) -> Any:
@@ -66,20 +78,22 @@ def import_target(text: str) -> Any:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    value = _import(module_name)
+    value = _import(module_name, text)
     for part in attribute.split("."):
         if not hasattr(value, part):
-            raise UsageError(f"module {module_name!r} has no attribute {attribute!r}; {_FORM}")
+            hint = did_you_mean(part, dir(value))
+            raise UsageError(f"module {module_name!r} has no attribute {attribute!r}; {_FORM}{hint}")
         value = getattr(value, part)
     return value
 
 
-def _import(name: str) -> Any:
+def _import(name: str, target: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"there is no module {name!r} here or on the path; {_FORM}") from error
+            hint = _meant(target) or did_you_mean(name, (module.name for module in pkgutil.iter_modules([os.getcwd()])))
+            raise UsageError(f"there is no module {name!r} here or on the path; {_FORM}{hint}") from error
         raise UsageError(f"importing {name!r} failed: {describe(error)}") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"importing {name!r} failed: {describe(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -84,7 +85,22 @@ def taken_port() -> Iterator[int]:
 
 def test_a_port_in_use_is_one_clear_line_and_the_target_is_not_even_imported(run: Run, taken_port: int) -> None:
     line = fails(run, f"--web.listen-address=127.0.0.1:{taken_port}", "hangs:app")
-    assert line == f"flowrra-exporter: cannot listen on 127.0.0.1:{taken_port}: Address already in use"
+    assert line == (
+        f"flowrra-exporter: cannot listen on 127.0.0.1:{taken_port}: Address already in use: by another "
+        "flowrra-exporter? Choose another port with --web.listen-address"
+    )
+
+
+def test_the_default_port_in_use_may_be_opentelemetrys(run: Run) -> None:
+    """Its exporter for Prometheus listens on the same port."""
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 9464)):
+        line = fails(run, "--web.listen-address=127.0.0.1:9464", "hangs:app")
+        assert "127.0.0.1:9464: Address already in use: by an exporter of OpenTelemetry, which has the same" in line
+
+
+def test_a_port_for_probes_in_use_names_its_flag(run: Run, taken_port: int) -> None:
+    line = fails(run, LISTEN, f"--probe.listen-address=127.0.0.1:{taken_port}", "hangs:app")
+    assert line.endswith("Choose another port with --probe.listen-address")
 
 
 def test_a_host_that_is_unknown_is_one_clear_line(run: Run) -> None:

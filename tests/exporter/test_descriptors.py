@@ -136,7 +136,7 @@ def test_who_comes_while_all_places_are_taken_waits_and_is_answered(clients: Exi
     def application() -> web.Application:
         return make_application([web.get("/{path}", answer)])
 
-    main, probes = bind([Address("127.0.0.1", 0)]), bind([Address("127.0.0.1", 0)])
+    main, probes = (bind([Address("127.0.0.1", 0)], "--flag") for _ in range(2))
     places = ConnectionLimits(lambda: LIMIT)
     assert (places.most, places.kept_for_probes) == (64, 16)
     server = ServerThread([Site(application, main), Site(application, probes, for_probes=True)], [], places)

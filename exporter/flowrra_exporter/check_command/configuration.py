@@ -11,7 +11,8 @@ from flowrra_exporter.check_command.findings import Finding, error, ok, warning
 from flowrra_exporter.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.settings import ENVIRONMENT_PREFIX, OPTIONS, Address, Settings
+from flowrra_exporter.settings import OPTIONS, Address, Settings
+from flowrra_exporter.variables import unknown_variable, unknown_variables
 from flowrra_exporter.web.config_file import WebConfig, load_web_config
 from flowrra_exporter.web.sockets import bind
 
@@ -52,10 +53,9 @@ class ConfigurationCheck:
         yield from self._together(values, file, not mistakes)
 
     def _unknown_variables(self) -> Iterator[Finding]:
-        known = {option.variable for option in (CONFIG_FILE, *OPTIONS)}
-        for name in sorted(self._environment):
-            if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
-                yield warning(_SUBJECT, f"the variable {name} is none of the exporter's, and ignored")
+        known = [option.variable for option in (CONFIG_FILE, *OPTIONS)]
+        for name in unknown_variables(self._environment, known):
+            yield warning(_SUBJECT, unknown_variable(name, known))
 
     def _together(self, values: Mapping[str, Any], file: ConfigFile | None, valid: bool) -> Iterator[Finding]:
         try:
@@ -69,8 +69,10 @@ class ConfigurationCheck:
             yield ok(_SUBJECT, f"settings given, all valid: {len(values)}; the others have their defaults")
         yield from _web_config(self.settings)
         if self._binds:
-            for address in (*self.settings.web_listen_address, *self.settings.probe_listen_address):
-                yield _listening(address)
+            for address in self.settings.web_listen_address:
+                yield _listening(address, "--web.listen-address")
+            for address in self.settings.probe_listen_address:
+                yield _listening(address, "--probe.listen-address")
         yield from self._otlp(self.settings)
 
     def _otlp(self, settings: Settings) -> Iterator[Finding]:
@@ -104,14 +106,14 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _listening(address: Address) -> Finding:
+def _listening(address: Address, flag: str) -> Finding:
     """Whether the address could be listened on. One in use may well be that of the exporter that is running."""
     try:
         socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as failure:
         return error(_SUBJECT, f"cannot listen on {address}: {getattr(failure, 'strerror', None) or failure}")
     try:
-        for bound in bind([address]):
+        for bound in bind([address], flag):
             bound.close()
     except UsageError as failure:
         return warning(_SUBJECT, f"{failure} (at the moment)")

@@ -6,11 +6,12 @@ Bound before anything else happens, so that a port in use is the first thing one
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Sequence
 
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.settings import Address
+from flowrra_exporter.settings import DEFAULT_PORT, Address
 
 _BACKLOG = 512
 """How many connections wait in the system, if it lets them: beyond, a client tries again after a second."""
@@ -18,8 +19,11 @@ _ANY_IPV6 = "::"
 _ANY_IPV4 = "0.0.0.0"  # noqa: S104  # what an empty host asks for
 
 
-def bind(addresses: Sequence[Address]) -> list[socket.socket]:
-    """Listening sockets for all addresses. Raises UsageError that names the first that can't be had."""
+def bind(addresses: Sequence[Address], flag: str) -> list[socket.socket]:
+    """Listening sockets for all addresses. Raises UsageError that names the first that can't be had.
+
+    `flag` is what the addresses are chosen with.
+    """
     sockets: list[socket.socket] = []
     for address in addresses:
         try:
@@ -27,9 +31,17 @@ def bind(addresses: Sequence[Address]) -> list[socket.socket]:
         except (OSError, UnicodeError) as error:
             for opened in sockets:
                 opened.close()
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"cannot listen on {address}: {reason}") from error
+            raise UsageError(f"cannot listen on {address}: {_reason(error, address, flag)}") from error
     return sockets
+
+
+def _reason(error: OSError | UnicodeError, address: Address, flag: str) -> str:
+    reason = str(getattr(error, "strerror", None) or error)
+    if getattr(error, "errno", None) != errno.EADDRINUSE:
+        return reason
+    # 9464 is what OpenTelemetry's Prometheus exporter listens on, too.
+    holder = "an exporter of OpenTelemetry, which has the same default, or " if address.port == DEFAULT_PORT else ""
+    return f"{reason}: by {holder}another flowrra-exporter? Choose another port with {flag}"
 
 
 def url(bound: socket.socket, scheme: str = "http") -> str:
@@ -41,12 +53,21 @@ def _bind(address: Address, ipv4_too: bool) -> list[socket.socket]:
     """The sockets of one address. ``[::]`` takes IPv4 too (as Prometheus does), unless that is asked for apart."""
     if not address.host:
         return [_every_interface(address.port)]
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(_ipv4_of(address.host), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     if address.port == 0:
         found = found[:1]  # each would get a port of its own
     unique = dict.fromkeys((family, target) for family, _, _, _, target in found)
     only_ipv6 = not (ipv4_too and address.host == _ANY_IPV6)
     return [_listen(family, target, only_ipv6) for family, target in unique]
+
+
+def _ipv4_of(host: str) -> str:
+    """The IPv4 address that an IPv6 address stands for, such as ``::ffff:127.0.0.1``; what is none stays as it is."""
+    try:
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    except ValueError:
+        return host
+    return host if mapped is None else str(mapped)
 
 
 def _every_interface(port: int) -> socket.socket:

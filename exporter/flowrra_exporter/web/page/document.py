@@ -98,9 +98,9 @@ def _header(view: View, form: Form) -> Html:
     as_of = element("span", "As of ", words.moment(view.at, view.at), id="as-of")
     if form.refresh:
         every = f", refreshed every {REFRESH_SECONDS} s. "
-        link = element("a", "Stop refreshing", href=f"/?{REFRESH_PARAMETER}={NO_REFRESH}")
+        link = element("a", "Stop refreshing", href=f"?{REFRESH_PARAMETER}={NO_REFRESH}")
     else:
-        every, link = ", not refreshed. ", element("a", "Refresh again", href="/")
+        every, link = ", not refreshed. ", element("a", "Refresh again", href="./")
     silence = element("p", id="silence", class_="notice bad", role="alert", hidden="")
     refreshing = element("p", as_of, every, link, class_="note")
     top = element("div", element("h1", "Flowrra"), state, refreshing, class_="bar-of-state")
@@ -149,8 +149,9 @@ def _before(view: View) -> str:
 
 
 def _footer(view: View, links: Mapping[str, str]) -> Html:
+    # Relative, as a proxy may serve this page below a prefix.
     items = [
-        element("li", element("a", path, href=path), element("span", f" {text}", class_="detail"))
+        element("li", element("a", path, href=path.removeprefix("/")), element("span", f" {text}", class_="detail"))
         for path, text in links.items()
     ]
     nav = element("nav", element("h2", "More"), element("ul", *items), aria_label="Endpoints")

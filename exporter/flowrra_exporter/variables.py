@@ -1,0 +1,35 @@
+"""Environment variables that look like the exporter's, and are none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from flowrra_exporter.settings import ENVIRONMENT_PREFIX
+from flowrra_exporter.suggestions import did_you_mean
+
+_OF_A_SERVICE = re.compile(r"FLOWRRA_EXPORTER(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
+_PORT_OF_A_SERVICE = re.compile(r"FLOWRRA_EXPORTER(_\w+)?_PORT")
+_LINK = re.compile(r"(tcp|udp|sctp)://")
+
+
+def unknown_variables(environment: Mapping[str, str], known: Sequence[str]) -> list[str]:
+    """The names with the exporter's prefix that are not known.
+
+    But for what Kubernetes sets in each container beside a Service named flowrra-exporter:
+    https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+    """
+    return [
+        name
+        for name in sorted(environment)
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not _is_of_a_service(name, environment[name])
+    ]
+
+
+def unknown_variable(name: str, known: Sequence[str]) -> str:
+    """What is said of one."""
+    return f"the variable {name} is none of the exporter's, and ignored{did_you_mean(name, known)}"
+
+
+def _is_of_a_service(name: str, value: str) -> bool:
+    return bool(_OF_A_SERVICE.fullmatch(name) or (_PORT_OF_A_SERVICE.fullmatch(name) and _LINK.match(value)))
