@@ -221,12 +221,12 @@ class Command:
         if count == 1:
             self._exporter.lifecycle.draining()
             logger.info("%s: shutting down, within %g s", name, self._settings.shutdown_timeout)
+            self._deadline.set(self._settings.shutdown_timeout)  # first: the app has what is left of it to drain
             self._tell_app(self._stop)
-            self._deadline.set(self._settings.shutdown_timeout)
         else:
             logger.warning("%s again: not waiting for running tasks", name)
-            self._tell_app(self._hurry)
             self._deadline.set(_HURRY_SECONDS if count == 2 else 0.0)
+            self._tell_app(self._hurry)
 
     def _tell_app(self, event: asyncio.Event) -> None:
         if self._exporter.app_loop is not None:

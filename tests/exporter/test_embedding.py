@@ -65,8 +65,8 @@ async def test_no_connection_is_lost_while_the_web_configuration_is_read_again()
     async with Exporter(MinimalApp(), LOCAL) as exporter:
         asking = [asyncio.ensure_future(asyncio.to_thread(_ask_often, exporter.urls[0])) for _ in range(4)]
         while not all(task.done() for task in asking):
-            changing = exporter.server.use_tls(None)
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(changing, exporter.server_loop))
+            assert exporter.server.run_soon(lambda: exporter.server.use_tls(None))
+            await asyncio.sleep(0.001)
         assert [await task for task in asking] == [200] * 4
 
 

@@ -23,9 +23,7 @@ def fired(command: Command) -> float:
 
 
 def test_readiness_comes_back_with_the_firing(run: Run, tmp_path: Path) -> None:
-    command = run(
-        f"--web.listen-address={FREE_PORT}", "--probe.failure-grace=0", "scheduled:app", FOLDER=str(tmp_path)
-    )
+    command = run(f"--web.listen-address={FREE_PORT}", "--probe.failure-grace=0", "scheduled:app", FOLDER=str(tmp_path))
     command.ready()
     wait_until_ready(command, 200)
     # No file may grow: what a full disk says, but for its number.
