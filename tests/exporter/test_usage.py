@@ -18,8 +18,8 @@ from flowrra_exporter.settings import (
     parse_address,
 )
 
-from tests.exporter.commands import check
-from tests.exporter.conftest import FREE_PORT, TARGETS, Run, Serve
+from tests.exporter.commands import check, run_command
+from tests.exporter.conftest import FREE_PORT, Run, Serve
 from tests.exporter.contract import MinimalApp
 from tests.exporter.test_page import Page
 
@@ -39,15 +39,10 @@ from tests.exporter.test_page import Page
         (["--log.level=warn", "plain:app"], "expected one of debug, info, warning, error"),
     ],
 )
-def test_what_may_have_been_meant(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], hint: str
-) -> None:
-    monkeypatch.chdir(TARGETS)
-    monkeypatch.syspath_prepend(str(TARGETS))
-    monkeypatch.setenv("FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS", FREE_PORT)
-    assert cli.main(arguments) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert hint in lines[-1]
+def test_what_may_have_been_meant(arguments: list[str], hint: str) -> None:
+    ended = run_command(*arguments, FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS=FREE_PORT)
+    assert ended.status == 2
+    assert hint in ended.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("words", [["-h"], ["check", "-h"], ["--help"], ["check", "--help"]])
