@@ -196,7 +196,7 @@ def _problem_of(url: str) -> str | None:
     if not port_is_valid:
         return "its port is 0"
     # redis-py would connect to something else than is meant.
-    if any(character in url.strip() for character in "\t\r\n"):
+    if any(character in url.strip("\r\n") for character in "\t\r\n"):
         return "there is a tab or a line break in it"
     if "#" in url:
         return "there is a '#' in it; write it %23"

@@ -285,6 +285,7 @@ class TestSecrets:
     @example("12?", "=1", "redis")
     @example("p@", "", "redis")
     @example("&", "=", "redis")
+    @example("", "\t ", "redis")
     @example("", "", "unix")
     def test_are_in_no_error_whatever_is_in_them(self, before: str, after: str, scheme: str) -> None:
         password = f"{before}{PASSWORD}{after}"
