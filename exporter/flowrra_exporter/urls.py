@@ -16,8 +16,8 @@ def quoted(text: str) -> str:
 
 
 def may_be_url(text: str) -> bool:
-    """Whether a text could have been meant as a URL with a password."""
-    return "://" in text or "@" in text
+    """Whether a text could have been meant as a URL with a password, or with a token in its query."""
+    return "://" in text or "@" in text or ("?" in text and "=" in text)
 
 
 def without_credentials(url: str) -> str:

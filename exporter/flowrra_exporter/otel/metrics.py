@@ -129,7 +129,7 @@ class MetricsPush:
         self._thread.join(timeout)
         in_time = not self._thread.is_alive()
         if not in_time:
-            logger.warning("the last figures were not pushed: the OTLP receiver took longer than %g s", timeout)
+            logger.warning("the last figures may not have arrived: no answer of the OTLP receiver within %g s", timeout)
         self._sender.close()
         return in_time and self._result == "success"
 

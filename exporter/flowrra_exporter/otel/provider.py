@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -26,6 +27,7 @@ class OwnProvider:
         exporter = span_exporter(environment, environment.timeout("traces"))
         self._provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._closing = threading.Thread(target=self._provider.shutdown, name="flowrra-exporter-spans", daemon=True)
         trace.set_tracer_provider(self._provider)
 
     @staticmethod
@@ -33,10 +35,14 @@ class OwnProvider:
         """Whether nobody has set a global tracer provider."""
         return isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
-    def close(self, timeout: float) -> None:
-        """Sends what is left, within `timeout` seconds."""
-        closing = threading.Thread(target=self._provider.shutdown, name="flowrra-exporter-spans", daemon=True)
-        closing.start()
-        closing.join(timeout)
-        if closing.is_alive():
-            logger.warning("the last spans were not sent: the OTLP receiver took longer than %g s", timeout)
+    def start_closing(self) -> None:
+        """Begins to send what is left, beside whatever else is to be ended."""
+        self._closing_since = time.monotonic()
+        self._closing.start()
+
+    def finish_closing(self, until: float) -> None:
+        """Waits for that until then, by the monotonic clock."""
+        self._closing.join(max(0.0, until - time.monotonic()))
+        if self._closing.is_alive():
+            waited = time.monotonic() - self._closing_since
+            logger.warning("the last spans may not have arrived: no answer of the OTLP receiver within %.1f s", waited)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from urllib.parse import urlsplit
 
@@ -36,6 +37,22 @@ class Explainer:
             return "is it a receiver for OTLP over HTTP? then: --otel.protocol=http/protobuf" if is_http else ""
         is_grpc = _GRPC_THERE.search(text) or (self._port == _GRPC_PORT and _GRPC_PERHAPS.search(text))
         return "is it a receiver for OTLP over gRPC? then: --otel.protocol=grpc" if is_grpc else ""
+
+
+class ExplainedRecords(logging.Filter):
+    """Explains what a library logs by itself, in the records of its loggers."""
+
+    def __init__(self, explain: Explainer) -> None:
+        super().__init__()
+        self._explain = explain
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        explained = self._explain(text)
+        if explained != text:
+            # A traceback would have the same text as it was.
+            record.msg, record.args, record.exc_info, record.exc_text = explained, (), None, None
+        return True
 
 
 def _secrets(endpoint: str) -> list[str]:

@@ -67,10 +67,13 @@ class OpenTelemetry:
         until = time.monotonic() + timeout
         if self._stop_tracing is not None:
             self._stop_tracing()
+        # At once: metrics that hang must not use up the time of the spans.
+        if self._provider is not None:
+            self._provider.start_closing()
         if self._push is not None:
             self._push.stop(timeout)
         if self._provider is not None:
-            self._provider.close(max(0.0, until - time.monotonic()))
+            self._provider.finish_closing(until)
 
     def _trace(self, app: Any, exemplars: Exemplars) -> None:
         if not hasattr(app, "add_middleware"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.otel.environment import Environment, Signal
-from flowrra_exporter.otel.reasons import Explainer
+from flowrra_exporter.otel.reasons import ExplainedRecords, Explainer
 from flowrra_exporter.otel.sender import MetricSender
 
 
@@ -17,7 +18,7 @@ def metric_sender(environment: Environment, timeout: float) -> MetricSender:
     """What sends metrics; `timeout` is in seconds. Raises UsageError if it can't be had."""
     endpoint = environment.endpoint("metrics")
     explain = Explainer(endpoint, environment.protocol("metrics"))
-    with _explained("metrics"):
+    with _explained("metrics", explain):
         if environment.protocol("metrics") == "grpc":
             # First what may be missing, to be named if it is.
             from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as _  # noqa: F401, I001
@@ -39,10 +40,21 @@ def metric_sender(environment: Environment, timeout: float) -> MetricSender:
 
 
 def span_exporter(environment: Environment, timeout: float) -> SpanExporter:
-    """The exporter for spans; `timeout` is in seconds. Raises UsageError if it can't be had."""
+    """The exporter for spans; `timeout` is in seconds. What it logs has no secrets. Raises UsageError if it can't be
+    had."""
     endpoint = environment.endpoint("traces")
-    with _explained("traces"):
-        if environment.protocol("traces") == "grpc":
+    explain = Explainer(endpoint, environment.protocol("traces"))
+    exporter = _span_exporter(environment.protocol("traces"), endpoint, timeout, explain)
+    records = ExplainedRecords(explain)
+    for kind in type(exporter).__mro__:
+        if kind.__module__.startswith("opentelemetry."):
+            logging.getLogger(kind.__module__).addFilter(records)
+    return exporter
+
+
+def _span_exporter(protocol: str, endpoint: str, timeout: float, explain: Explainer) -> SpanExporter:
+    with _explained("traces", explain):
+        if protocol == "grpc":
             from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
 
             return grpc.OTLPSpanExporter(endpoint=endpoint, timeout=timeout)
@@ -52,7 +64,7 @@ def span_exporter(environment: Environment, timeout: float) -> SpanExporter:
 
 
 @contextmanager
-def _explained(signal: Signal) -> Iterator[None]:
+def _explained(signal: Signal, explain: Explainer) -> Iterator[None]:
     """Turns what keeps an exporter from being made into a UsageError."""
     try:
         yield
@@ -60,4 +72,4 @@ def _explained(signal: Signal) -> Iterator[None]:
         extra = "otel-grpc" if "grpc" in (error.name or "") else "exporter"
         raise UsageError(f"{error.name} is not installed; run: pip install 'flowrra[{extra}]'") from error
     except Exception as error:  # whatever the environment made of it: a wrong word, a certificate that isn't there
-        raise UsageError(f"the OTLP exporter for {signal} can't be made: {error}") from error
+        raise UsageError(f"the OTLP exporter for {signal} can't be made: {explain(str(error))}") from error

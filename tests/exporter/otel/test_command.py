@@ -12,7 +12,7 @@ from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.settings import Settings, load_settings
 
 from tests.exporter.conftest import Run
-from tests.exporter.otel.receivers import GrpcReceiver, HttpReceiver, Inbox, attributes
+from tests.exporter.otel.receivers import GrpcReceiver, HttpReceiver, Inbox, attributes, receiver
 
 LISTEN = "--web.listen-address=127.0.0.1:0"
 
@@ -79,8 +79,106 @@ def test_a_receiver_that_hangs_holds_the_end_up_within_the_shutdowns_time(
     command.signal()
     assert command.wait() == 0
     assert time.monotonic() - started < 4
-    assert "the last figures were not pushed" in command.log
-    assert "the last spans were not sent" in command.log
+    assert "the last figures may not have arrived" in command.log
+    assert "the last spans may not have arrived" in command.log
+
+
+def test_spans_that_arrive_are_not_said_to_be_missing_though_the_metrics_hang(
+    http: HttpReceiver | GrpcReceiver, run: Run
+) -> None:
+    metrics = Inbox()
+    metrics.open.clear()
+    for hanging in receiver(HttpReceiver, metrics):
+        command = run(
+            LISTEN,
+            "--shutdown.timeout=4",
+            "--otel.metrics",
+            "--otel.traces",
+            "told:make",
+            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{hanging.endpoint}/v1/metrics",
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{http.endpoint}/v1/traces",
+        )
+        command.ready()
+        command.tell("submit 0")
+        command.wait_for_line("submitted 1")
+        command.signal()
+        assert command.wait() == 0
+        assert "the last figures may not have arrived" in command.log
+        assert "the last spans" not in command.log
+
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_no_secret_of_the_endpoint_is_logged_whatever_goes_wrong(run: Run, protocol: str) -> None:
+    place = f"user:{SECRET}@127.0.0.1:1" if protocol == "grpc" else f"user:{SECRET}@127.0.0.1:1/?token={SECRET}"
+    command = run(
+        LISTEN,
+        "--shutdown.timeout=8",
+        "--otel.metrics",
+        "--otel.traces",
+        f"--otel.protocol={protocol}",
+        "told:make",
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{place}",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1.5",
+        OTEL_METRIC_EXPORT_INTERVAL="200",
+        OTEL_BSP_SCHEDULE_DELAY="200",
+    )
+    command.ready()
+    command.tell("submit 0")
+    command.wait_for_line("pushing metrics over OTLP fails")
+    command.wait_for_line("encountered while exporting")
+    command.signal()
+    command.wait()
+    assert SECRET not in command.log
+    assert SECRET not in "\n".join(command.err)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoken", "hint"),
+    [
+        (GrpcReceiver, "http/protobuf", "--otel.protocol=grpc"),
+        (HttpReceiver, "grpc", "--otel.protocol=http/protobuf"),
+    ],
+    ids=["http-to-grpc", "grpc-to-http"],
+)
+def test_the_wrong_protocol_for_spans_is_named(
+    inbox: Inbox, run: Run, kind: type[HttpReceiver] | type[GrpcReceiver], spoken: str, hint: str
+) -> None:
+    for other in receiver(kind, inbox):
+        command = run(
+            *(LISTEN, "--otel.traces", f"--otel.protocol={spoken}", f"--otel.endpoint={other.endpoint}", "told:make"),
+            OTEL_BSP_SCHEDULE_DELAY="200",
+        )
+        command.ready()
+        command.tell("submit 0")
+        command.wait_for_line(f"then: {hint}")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        f"http://h:4318/?token={SECRET}",
+        f"h:4318?token={SECRET}",
+        f"http://h:4318/#{SECRET}",
+        f"ftp://user:{SECRET}@h",
+    ],
+)
+@pytest.mark.parametrize("command", [(), ("check",)], ids=["print-config", "check"])
+def test_an_endpoint_that_is_refused_is_not_printed_with_its_secret(
+    run: Run, endpoint: str, command: tuple[str, ...]
+) -> None:
+    ended = run(*(command or ("--print-config",)), f"--otel.endpoint={endpoint}", "plain:app")
+    assert ended.wait() != 0
+    shown = ended.log + "\n".join(ended.err)
+    assert "--otel.endpoint: got" in shown
+    assert SECRET not in shown
+
+
+def test_the_path_of_a_signal_comes_before_the_query() -> None:
+    found = environment(OTEL_EXPORTER_OTLP_ENDPOINT="https://c:1/otlp/?token=t")
+    assert found.endpoint("metrics") == "https://c:1/otlp/v1/metrics?token=t"
 
 
 def test_an_app_without_middlewares_runs_untraced_and_the_log_says_so(run: Run) -> None:
@@ -117,7 +215,7 @@ def test_switched_off_nothing_of_it_is_imported() -> None:
     ("flag", "expected"),
     [
         ("--otel.endpoint=localhost:4318", "--otel.endpoint: got 'localhost:4318'; expected a URL"),
-        ("--otel.endpoint=http://host:99999", "--otel.endpoint: got 'http://host:99999'; expected a URL"),
+        ("--otel.endpoint=http://host:99999", "--otel.endpoint: got 'http://…'; expected a URL"),
         ("--otel.protocol=http/json", "--otel.protocol: got 'http/json'; expected 'http/protobuf' or 'grpc'"),
         ("--otel.interval=0", "--otel.interval: got '0'; expected a number of seconds above 0"),
         ("--otel.temporality=total", "--otel.temporality: got 'total'; expected one of cumulative, delta, lowmemory"),
