@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 THREAD_NAME = "flowrra-exporter-registry"
 MAX_HANGING = 16
 """As many may hang before those are no longer started that have never answered."""
+MAX_SERIES = 50_000
+"""Of one collector. One that goes on is left at that: it might never end."""
 _PATIENCE_SECONDS = 0.05
 """How long a thread waits for one collector before another thread goes on with the rest."""
 _TRIAL_SECONDS = 0.5
@@ -48,6 +50,7 @@ class Run:
         self.abandoned = False
         self._collector = collector
         self._started: float | None = None
+        self._series = 0
 
     @property
     def age(self) -> float:
@@ -72,11 +75,19 @@ class Run:
             for family in self._collector.collect():
                 pace()
                 self.found += read_family(family, self.left_out, pace)
+                if self._is_too_large():
+                    self.error = f"it yields more than {MAX_SERIES} series or families; the rest is absent"
+                    break
         except _Abandoned:
             self.error = "it went on yielding after its time was up"
         except BaseException as error:  # noqa: BLE001  # SystemExit and CancelledError, too, end this run alone
             self.error = f"it raised {_described(error)}"
         self.end()
+
+    def _is_too_large(self) -> bool:
+        last = self.found[-1].family.samples if self.found else ()
+        self._series += 1 + len(last)
+        return self._series > MAX_SERIES
 
     def end(self, error: str = "") -> None:
         """Ends it, with the reason if it was never started."""
