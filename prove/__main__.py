@@ -11,6 +11,7 @@ from types import ModuleType
 from prove import (
     blocked_loop,
     differential,
+    foreign_metrics,
     killed_workers,
     native_histograms,
     rolling_deploy,
@@ -31,6 +32,7 @@ PROOFS: dict[str, ModuleType] = {
     "scrapers": scrapers,
     "slow_connections": slow_connections,
     "native_histograms": native_histograms,
+    "foreign_metrics": foreign_metrics,
     "killed_workers": killed_workers,
     "server_outages": server_outages,
     "waiting_pairs": waiting_pairs,

@@ -172,11 +172,9 @@ class _Reading:
 
 
 def _text(value: Any) -> str:
-    """A text that UTF-8 can carry: a lone surrogate becomes its escape. To Prometheus a NUL is the end of all."""
+    """A text that UTF-8 can carry: a lone surrogate becomes its escape."""
     text = value if type(value) is str else str(value)
-    if not text.isascii() or type(text) is not str:
-        text = text.encode(errors="backslashreplace").decode()
-    return text.replace("\0", "\\x00")
+    return text if text.isascii() and type(text) is str else text.encode(errors="backslashreplace").decode()
 
 
 def _shown(value: Any) -> str:

@@ -22,7 +22,7 @@ Made from `flowrra_exporter/catalog.py` by `make reference`; don't edit it here.
   whose labels are known are there from the start, at 0.
 
 Besides these, the process's own (`process_*`, `python_*`) and those that your program registered with prometheus_client
-are served: `--no-collector.python` leaves them out.
+are served, as [own_metrics.md](own_metrics.md) says: `--no-collector.python` leaves them out.
 """
 
 

@@ -1,8 +1,9 @@
 """Collects the collectors of a prometheus_client registry, each by itself, in threads that nobody depends on.
 
-One thread takes them one after the other: most answer in microseconds, since every Counter is a collector. When one
-makes it wait, another thread goes on with the rest. So there is a thread for each collector that hangs, and one more;
-one that hangs isn't started again, and where too many hang, those are no longer started that have never answered.
+One thread takes them one after the other, those first that answer at once: most do so in microseconds, since every
+Counter is a collector. When one makes it wait, another thread goes on with the rest. So there is a thread for each
+collector that hangs, and one more; one that hangs isn't started again, and where too many hang, those are no longer
+started that have never answered.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from prometheus_client.metrics import MetricWrapperBase
+
 from flowrra_exporter.collectors.breaker import Breaker
 from flowrra_exporter.foreign_families import Found, LeftOut, read_family
 from flowrra_exporter.pacing import ThreadPacer
@@ -26,6 +29,8 @@ logger = logging.getLogger(__name__)
 THREAD_NAME = "flowrra-exporter-registry"
 MAX_HANGING = 16
 """As many may hang before those are no longer started that have never answered."""
+MAX_SERIES = 50_000
+"""Of one collector. One that goes on is left at that: it might never end."""
 _PATIENCE_SECONDS = 0.05
 """How long a thread waits for one collector before another thread goes on with the rest."""
 _TRIAL_SECONDS = 0.5
@@ -48,6 +53,7 @@ class Run:
         self.abandoned = False
         self._collector = collector
         self._started: float | None = None
+        self._series = 0
 
     @property
     def age(self) -> float:
@@ -72,11 +78,19 @@ class Run:
             for family in self._collector.collect():
                 pace()
                 self.found += read_family(family, self.left_out, pace)
+                if self._is_too_large():
+                    self.error = f"it yields more than {MAX_SERIES} series or families; the rest is absent"
+                    break
         except _Abandoned:
             self.error = "it went on yielding after its time was up"
         except BaseException as error:  # noqa: BLE001  # SystemExit and CancelledError, too, end this run alone
             self.error = f"it raised {_described(error)}"
         self.end()
+
+    def _is_too_large(self) -> bool:
+        last = self.found[-1].family.samples if self.found else ()
+        self._series += 1 + len(last)
+        return self._series > MAX_SERIES
 
     def end(self, error: str = "") -> None:
         """Ends it, with the reason if it was never started."""
@@ -107,6 +121,15 @@ class Source:
         self.has_answered = False
         self.run: Run | None = None
 
+    @property
+    def doubts(self) -> int:
+        """How much there is to doubt that it answers at once. The least doubtful are collected first."""
+        if isinstance(self.collector, MetricWrapperBase):
+            return 0
+        if self.breaker.is_well:
+            return 1 if self.has_answered else 2
+        return 3
+
 
 class Round:
     """One collection of these sources, within `timeout` seconds. A run that is still under way is joined."""
@@ -122,7 +145,7 @@ class Round:
         self._loop = asyncio.get_running_loop()
         self._refused: dict[Source, str] = {}
         self._runs: dict[Source, Run] = {}
-        for source in sources:
+        for source in sorted(sources, key=lambda source: source.doubts):
             self._prepare(source, hanging)
 
     def _prepare(self, source: Source, hanging: int) -> None:

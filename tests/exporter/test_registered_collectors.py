@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
+from flowrra_exporter import registry_runs
 from flowrra_exporter.collectors.base import Incomplete
 from flowrra_exporter.collectors.python import MAX_LABELS, OTHER, PythonCollector
 from flowrra_exporter.registry_runs import MAX_HANGING, THREAD_NAME
@@ -177,6 +179,16 @@ async def test_one_that_never_ends_to_yield_is_left_when_its_time_is_up() -> Non
     assert found.values["later"] == 1
     assert "has not answered" in found.problem
     await until(lambda: threads() == 0)
+
+
+async def test_one_that_yields_too_much_is_cut_off_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_runs, "MAX_SERIES", 100)
+    registry = CollectorRegistry()
+    registry.register(Custom(lambda: (GaugeMetricFamily(f"many_{n}", "Many.", value=n) for n in itertools.count())))  # type: ignore[arg-type]
+    Gauge("later", "After it.", registry=registry).set(1)
+    found = await collect(PythonCollector(5.0, registry))
+    assert len(found.values) == 1 + 51
+    assert "Custom: it yields more than 100 series" in found.problem
 
 
 async def test_one_that_hangs_has_one_thread_and_is_not_started_again() -> None:

@@ -24,6 +24,11 @@ class Breaker:
         self._asked_again_at = 0.0
 
     @property
+    def is_well(self) -> bool:
+        """Whether the source has not failed since it last answered."""
+        return self._failures == 0
+
+    @property
     def is_open(self) -> bool:
         """Whether the source keeps failing: it's to be tried, not relied on."""
         return self._failures >= FAILURES

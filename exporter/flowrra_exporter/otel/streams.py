@@ -219,8 +219,10 @@ class Streams:
                 return Sum(points, temporality, is_monotonic=False)  # type: ignore[arg-type]
 
     def _point(self, reading: Reading, point: Point, marks: list[_Moved]) -> DataPointT:
+        # The user's come and go as they please: kept, they'd fill the memory with those that are gone.
+        attributes = _as_dict(point.attributes) if reading.scope == OWN_SCOPE else dict(point.attributes)
         if reading.kind in (Kind.GAUGE, Kind.STATE):
-            return _number(point, self._since, self._at, point.value)
+            return _number(attributes, self._since, self._at, point.value)
         metric = self._metrics[reading.scope, reading.name]
         last = metric.marks[point.attributes]
         value, start = point.value, last.since
@@ -231,8 +233,8 @@ class Streams:
                 value = _difference(value, last.value)
         marks.append((metric, point.attributes, _Mark(point.value, self._at, start, last.told)))
         if isinstance(value, Distribution):
-            return _histogram(point, start, self._at, value)
-        return _number(point, start, self._at, value)
+            return _histogram(attributes, point, start, self._at, value)
+        return _number(attributes, start, self._at, value)
 
 
 def _scope(name: str) -> InstrumentationScope:
@@ -256,15 +258,17 @@ def _difference(value: Number | Distribution, last: Number | Distribution) -> Nu
     return value - last
 
 
-def _number(point: Point, start: int, at: int, value: Number | Distribution) -> NumberDataPoint:
+def _number(attributes: Mapping[str, str], start: int, at: int, value: Number | Distribution) -> NumberDataPoint:
     if isinstance(value, Distribution):
-        raise TypeError(f"{point.attributes} has {value!r}; expected a number")
-    return NumberDataPoint(_as_dict(point.attributes), start, at, value, ())
+        raise TypeError(f"{attributes} has {value!r}; expected a number")
+    return NumberDataPoint(attributes, start, at, value, ())
 
 
-def _histogram(point: Point, start: int, at: int, value: Distribution) -> HistogramDataPoint:
+def _histogram(
+    attributes: Mapping[str, str], point: Point, start: int, at: int, value: Distribution
+) -> HistogramDataPoint:
     return HistogramDataPoint(
-        attributes=_as_dict(point.attributes),
+        attributes=attributes,
         start_time_unix_nano=start,
         time_unix_nano=at,
         count=sum(value.counts),
