@@ -125,8 +125,9 @@ class Collection:
             await asyncio.wait(self.running.values(), timeout=left)
         if self._complete is not None:
             return self._complete
-        snapshot = self._finish([self._outcomes.get(name) or self._late(name) for name in self._collectors])
-        if self.done:
+        is_done = self.done
+        snapshot = self._finish([self._outcomes.get(name) or await self._late(name) for name in self._collectors])
+        if is_done:
             self._complete = snapshot
         return snapshot
 
@@ -135,8 +136,8 @@ class Collection:
         for run in self._runs.values():
             run.cancel()
 
-    def _late(self, name: str) -> Outcome:
-        so_far = self._collectors[name].so_far()
+    async def _late(self, name: str) -> Outcome:
+        so_far = await self._collectors[name].so_far()
         return Outcome(name, "not ready in time for this scrape", time.monotonic() - self._started, so_far)
 
     async def _run(self, collector: Collector) -> None:

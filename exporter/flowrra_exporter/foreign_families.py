@@ -16,6 +16,7 @@ from prometheus_client.samples import Exemplar, Sample
 
 from flowrra_exporter import valid_names
 from flowrra_exporter.catalog import CATALOG, RESERVED_NAMES
+from flowrra_exporter.pacing import Pacer
 from flowrra_exporter.samples import ForeignFamily, series_of
 
 REASONS = ("no_family", "name", "label", "value", "timestamp", "size", "native_histogram", "duplicate", "name_taken")
@@ -407,7 +408,39 @@ _ARRANGE: dict[str, Callable[[str, list[Sample]], list[Sample] | None]] = {
 }
 
 
-# The families of several collectors together:
+# Families together:
+
+
+class Gathered:
+    """The families of one collector as it yields them; those of one name and type become one."""
+
+    def __init__(self, left_out: LeftOut) -> None:
+        self._left_out = left_out
+        self._found: dict[tuple[str, str, str], Found] = {}
+        self._groups: dict[tuple[str, str, str], set[Hashable]] = {}
+
+    def __iter__(self) -> Iterator[Found]:
+        return iter(self._found.values())
+
+    def add(self, found: Found) -> None:
+        """Adds what was read. A series that is there already is left out."""
+        key = found.raw_name, found.family.name, found.family.type
+        same = self._found.setdefault(key, found)
+        if same is not found:
+            groups = self._groups.setdefault(key, set())
+            same.family.samples += _new_samples(same.family, found.family, groups, self._left_out)
+
+
+def _new_samples(same: ForeignFamily, family: ForeignFamily, groups: set[Hashable], left_out: LeftOut) -> list[Sample]:
+    """The samples of `family` that can join `same`, whose groups are kept in `groups` from the first time on."""
+    name, type = same.name, same.type
+    if not groups:
+        groups.update(group_key(name, type, sample) for sample in same.samples)
+    new = [sample for sample in family.samples if group_key(name, type, sample) not in groups]
+    if len(new) < len(family.samples):
+        left_out.add(name, "duplicate", "the same series is there already", len(family.samples) - len(new))
+    groups.update(group_key(name, type, sample) for sample in new)
+    return new
 
 
 def _claimed(name: str, type: str) -> set[str]:
@@ -418,23 +451,25 @@ def _claimed(name: str, type: str) -> set[str]:
 _OURS = RESERVED_NAMES.union(*(_claimed(metric.family_name, metric.type) for metric in CATALOG))
 
 
-def merged(found: Sequence[tuple[Found, LeftOut]]) -> list[ForeignFamily]:
+async def merged(found: Sequence[tuple[Found, LeftOut]]) -> list[ForeignFamily]:
     """The families of several collectors, each with where to say what is left out; those of one name become one.
 
     Where names are the same only by their escaping, they are told apart. Where one takes the name of one before it that
     has another type, or a name of ours, it's left out.
     """
+    pacer = Pacer()
     raw_names: dict[str, set[str]] = {}
     for each, _ in found:
         raw_names.setdefault(each.family.name, set()).add(each.raw_name)
-    together = _Together()
+    merging = _Merging()
     for each, left_out in found:
+        await pacer.pause_if_due()
         family = each.family
         own_names = (family.name, family.name + SUFFIXES[family.type][0])
         if len(raw_names[family.name]) > 1 and each.raw_name not in own_names:
             family = _renamed(family, valid_names.spelled_out(each.raw_name))
-        together.add(family, each.raw_name, left_out)
-    return list(together.families.values())
+        merging.add(family, each.raw_name, left_out)
+    return list(merging.families.values())
 
 
 def _renamed(family: ForeignFamily, name: str) -> ForeignFamily:
@@ -453,7 +488,7 @@ def _renamed(family: ForeignFamily, name: str) -> ForeignFamily:
     return _family(name, type, family.documentation, "", samples)
 
 
-class _Together:
+class _Merging:
     def __init__(self) -> None:
         self.families: dict[str, ForeignFamily] = {}
         self._owners: dict[str, str] = {}
@@ -475,14 +510,10 @@ class _Together:
         self._owners.update(dict.fromkeys(names, family.name))
 
     def _join(self, same: ForeignFamily, family: ForeignFamily, left_out: LeftOut) -> None:
-        name, type = family.name, family.type
+        name = same.name
         groups = self._groups.get(name)
         if groups is None:
-            groups = self._groups[name] = {group_key(name, type, sample) for sample in same.samples}
-        new = [sample for sample in family.samples if group_key(name, type, sample) not in groups]
-        if len(new) < len(family.samples):
-            words = "another collector has the same series"
-            left_out.add(name, "duplicate", words, len(family.samples) - len(new))
-        groups.update(group_key(name, type, sample) for sample in new)
-        # Not into its list: that is what its collector has found, and will be merged again.
-        self.families[name] = _family(name, type, same.documentation, same.unit, [*same.samples, *new])
+            # Not into the first one's own list: that is what its collector has found, and will be merged again.
+            groups = self._groups[name] = set()
+            same = self.families[name] = _family(name, same.type, same.documentation, same.unit, [*same.samples])
+        same.samples += _new_samples(same, family, groups, left_out)

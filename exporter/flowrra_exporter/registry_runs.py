@@ -20,7 +20,7 @@ from typing import Any
 from prometheus_client.metrics import MetricWrapperBase
 
 from flowrra_exporter.collectors.breaker import Breaker
-from flowrra_exporter.foreign_families import Found, LeftOut, read_family
+from flowrra_exporter.foreign_families import Gathered, LeftOut, read_family
 from flowrra_exporter.pacing import ThreadPacer
 from flowrra_exporter.target import describe
 
@@ -45,8 +45,8 @@ class Run:
     """One collection of one collector. Its thread writes it until `done`; others only read it then."""
 
     def __init__(self, collector: Any) -> None:
-        self.found: list[Found] = []
         self.left_out = LeftOut()
+        self.found = Gathered(self.left_out)
         self.error = ""
         self.seconds = 0.0
         self.done = threading.Event()
@@ -77,8 +77,11 @@ class Run:
         try:
             for family in self._collector.collect():
                 pace()
-                self.found += read_family(family, self.left_out, pace)
-                if self._is_too_large():
+                for found in read_family(family, self.left_out, pace):
+                    self._series += len(found.family.samples)
+                    self.found.add(found)
+                self._series += 1  # for one that has none
+                if self._series > MAX_SERIES:
                     self.error = f"it yields more than {MAX_SERIES} series or families; the rest is absent"
                     break
         except _Abandoned:
@@ -86,11 +89,6 @@ class Run:
         except BaseException as error:  # noqa: BLE001  # SystemExit and CancelledError, too, end this run alone
             self.error = f"it raised {_described(error)}"
         self.end()
-
-    def _is_too_large(self) -> bool:
-        last = self.found[-1].family.samples if self.found else ()
-        self._series += 1 + len(last)
-        return self._series > MAX_SERIES
 
     def end(self, error: str = "") -> None:
         """Ends it, with the reason if it was never started."""

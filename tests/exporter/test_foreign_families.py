@@ -252,7 +252,7 @@ def test_two_collectors_may_have_parts_of_one_metric() -> None:
         families = {each.name: each for each in asyncio.run(_families(collector)) if not isinstance(each, Family)}
         assert [sample.value for sample in families["orders"].samples] == [1, 2, 3]
         assert collector.dropped == 1
-    assert "another collector has the same series" in collector.left_out[0]
+    assert "the same series is there already" in collector.left_out[0]
 
 
 async def _families(collector: PythonCollector) -> list[AnyFamily]:

@@ -47,7 +47,7 @@ class Collector(ABC):
         be had.
         """
 
-    def so_far(self) -> Sequence[AnyFamily]:
+    async def so_far(self) -> Sequence[AnyFamily]:
         """What a collection under way has by now, for a scrape that can't wait for the rest."""
         return ()
 

@@ -60,14 +60,14 @@ class PythonCollector(Collector):
         hanging = self._look_for_sources()
         round = self._round = Round(list(self._sources.values()), self._timeout, hanging)
         await round.wait()
-        families, problem = self._result(round)
+        families, problem = await self._result(round)
         if problem:
             raise Incomplete(problem, families)
         return families
 
-    def so_far(self) -> Sequence[AnyFamily]:
+    async def so_far(self) -> Sequence[AnyFamily]:
         """What has been collected by now, for a scrape that can't wait any longer."""
-        return () if self._round is None else self._result(self._round)[0]
+        return () if self._round is None else (await self._result(self._round))[0]
 
     def _look_for_sources(self) -> int:
         """Notes which collectors are registered now; returns how many hang, those that no longer are among them."""
@@ -99,7 +99,7 @@ class PythonCollector(Collector):
         self._labels.add(name)
         return name
 
-    def _result(self, round: Round) -> tuple[list[AnyFamily], str]:
+    async def _result(self, round: Round) -> tuple[list[AnyFamily], str]:
         """The families of the runs that have ended, with those about the runs; and what is wrong, in words."""
         found: list[tuple[Found, LeftOut]] = []
         undeclared: list[tuple[Found, LeftOut]] = []
@@ -119,7 +119,7 @@ class PythonCollector(Collector):
                     if self._serves(each.family):
                         (found if each.raw_name in source.names else undeclared).append((each, left_out))
         # A name that the registry keeps for a collector isn't another one's, though that may come first.
-        families = merged([*found, *undeclared])
+        families = await merged([*found, *undeclared])
         self.dropped, self.left_out = 0, []
         for source, left_out in noted:
             self.dropped += sum(left_out.series.values())
