@@ -281,6 +281,18 @@ async def test_failures_are_logged_when_they_begin_and_when_they_end(caplog: pyt
     assert said[1] == "the registered collector Custom works again"
 
 
+async def test_of_several_of_one_class_those_that_do_well_end_no_failure_of_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = CollectorRegistry()
+    for each in (list, raises(RuntimeError("gone")), list):
+        registry.register(Custom(each))  # type: ignore[arg-type]
+    collector = PythonCollector(1.0, registry)
+    for _ in range(3):
+        await collect(collector)
+    assert len(caplog.records) == 1
+
+
 async def test_an_observer_runs_no_collector_of_the_app() -> None:
     registry, gate = CollectorRegistry(), Gate()
     registry.register(gate)

@@ -7,7 +7,7 @@ with care (`foreign_families`), and what any of them costs is its own metrics.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
@@ -106,10 +106,11 @@ class PythonCollector(Collector):
         fared = _Fared()
         noted: list[tuple[Source, LeftOut]] = []
         failing: list[str] = []
+        errors: dict[str, str] = {}
         for source in round.sources:
             run, error = round.outcome(source)
             fared.add(source.label, error, 0.0 if run is None else run.seconds)
-            self._log.failure(source.title, error)
+            errors[source.title] = errors.get(source.title) or error
             if error:
                 failing.append(f"{source.title}: {error}")
             if run is not None:
@@ -118,6 +119,7 @@ class PythonCollector(Collector):
                 for each in run.found:
                     if self._serves(each.family):
                         (found if each.raw_name in source.names else undeclared).append((each, left_out))
+        self._log.failures(errors)
         # A name that the registry keeps for a collector isn't another one's, though that may come first.
         families = await merged([*found, *undeclared])
         self.dropped, self.left_out = 0, []
@@ -198,14 +200,16 @@ class _Log:
         self._said: set[tuple[str, str, str]] = set()
         self._failing: set[str] = set()
 
-    def failure(self, title: str, error: str) -> None:
-        """Notes how a collector fared. Those beyond a number that share a log go unsaid; all of them are counted."""
-        if not error and title in self._failing:
-            self._failing.discard(title)
-            logger.info("the registered collector %s works again", title)
-        elif error and title not in self._failing and len(self._failing) < _MAX_MESSAGES:
-            self._failing.add(title)
-            logger.warning("the registered collector %s fails: %s", title, error)
+    def failures(self, errors: Mapping[str, str]) -> None:
+        """Notes how the collectors fared: those of one title together, with nothing for those that did well."""
+        self._failing &= errors.keys()
+        for title, error in errors.items():
+            if not error and title in self._failing:
+                self._failing.discard(title)
+                logger.info("the registered collector %s works again", title)
+            elif error and title not in self._failing and len(self._failing) < _MAX_MESSAGES:
+                self._failing.add(title)
+                logger.warning("the registered collector %s fails: %s", title, error)
 
     def left_out(self, title: str, left_out: LeftOut) -> list[str]:
         """Notes what is left out of a collector, and returns it in words."""
