@@ -64,6 +64,7 @@ def run(proof: Proof) -> None:
 
 def _observe(proof: Proof, served: Served, inbox: Inbox, folder: Path) -> None:
     patience = {"scrape_interval": "5s", "scrape_timeout": "5s"}
+    proof.line(f"for {SECONDS:g} s")
     prometheus = Prometheus({"foreign": served.url.removeprefix("http://")}, folder, options={"foreign": patience})
     over = threading.Event()
     scrapers = {name: _Scraper(served.url, accept, parse, over) for name, (accept, parse) in FORMATS.items()}
