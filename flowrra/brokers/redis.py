@@ -42,6 +42,7 @@ from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
+from flowrra.ranges import MAX_DELAY
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, one_by_one, run_script_in_thread
 from flowrra.setting_aside import SetAside
 from flowrra.task import SUCCESS, Task, TaskResult
@@ -108,12 +109,12 @@ class RedisBroker(LeasingBroker):
         unknown_ttl: float = DEFAULT_UNKNOWN_TTL,
         **options: Any,
     ) -> None:
-        if not lease > 0:
-            raise ValueError(f"lease must be positive (seconds), not {lease!r}")
+        if not 0 < lease <= MAX_DELAY:
+            raise ValueError(f"lease must be positive (seconds), and at most 100 years, not {lease!r:.100}")
         if max_deliveries < 1:
             raise ValueError(f"max_deliveries must be at least 1, not {max_deliveries!r}")
-        if not unknown_ttl > 0:
-            raise ValueError(f"unknown_ttl must be positive (seconds), not {unknown_ttl!r}")
+        if not 0 < unknown_ttl <= MAX_DELAY:
+            raise ValueError(f"unknown_ttl must be positive (seconds), and at most 100 years, not {unknown_ttl!r:.100}")
         self._connection = {
             "url": url,
             "max_connections": max_connections,
@@ -378,7 +379,7 @@ class RedisBroker(LeasingBroker):
         text, submitted = "", 0
         if record is not None and self._results is not None:
             text, _, submitted = codec.encode_record(record)
-        args = (self._records, task_id, text, submitted)
+        args = (self._records, _wire(task_id), text, submitted)
         return bool(await self.server.run(_REQUEUE, "requeue a dead task", self.queue_key, *args))
 
     async def delete_dead(self, task_id: str) -> bool:
@@ -485,6 +486,8 @@ def _delivery(task_id: bytes, deliveries: int, waited: int, is_cancelled: int, p
         if payload.startswith(b"!"):
             raise ValueError(f"it has {int(payload[1:]):,} bytes, at most {codec.MAX_SIZE:,} are read")
         task, submitted_at, call = codec.decode_task(payload)
+        if task.id != name:  # what is done under one would never be settled under the other
+            raise ValueError(f"its id is {task.id!r:.100}, and it is queued as {name!r:.100}")
     except ValueError as error:
         reason = f"what was queued can't be read: {error}"
         return Delivery(name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled))
