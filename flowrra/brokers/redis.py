@@ -57,7 +57,7 @@ MAX_RENEWALS = 1000
 MAX_REASON = 1000
 # Of what others have written, so much is read: workers, and bytes of what one of them says of itself.
 MAX_WORKERS = 10_000
-MAX_WORKER_SIZE = 64 * 1024
+MAX_WORKER_SIZE = 8 * 1024
 NO_RECORD = EncodedRecord("", "-", 0)
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
@@ -399,14 +399,25 @@ class RedisBroker(LeasingBroker):
             ids = await client.zrange(f"{self.namespace}:workers", -MAX_WORKERS, -1)
             async with client.pipeline(transaction=False) as pipeline:
                 for each in ids:
-                    pipeline.getrange(self._worker_key(each), 0, MAX_WORKER_SIZE)
+                    pipeline.strlen(self._worker_key(each))
                 return list(zip(ids, one_by_one(await pipeline.execute(raise_on_error=False)), strict=True))
 
+        readable = []
+        for worker_id, size in await self.server.call("list workers", ask):
+            if isinstance(size, Exception) or size > MAX_WORKER_SIZE:
+                self.unreadable_workers.add(
+                    _text(worker_id), f"{size}; expected a text of at most {MAX_WORKER_SIZE} bytes"
+                )
+            elif size > 0:  # else it is gone
+                readable.append(worker_id)
         workers = []
-        for worker_id, text in await self.server.call("list workers", ask):
-            if text != b"":  # of one that is gone
+        for first in range(0, len(readable), MAX_RENEWALS):
+            some = readable[first : first + MAX_RENEWALS]
+            keys = [self._worker_key(each) for each in some]
+            texts = await self.server.call("read workers", partial(_mget, keys))
+            for worker_id, text in zip(some, texts, strict=True):
                 try:
-                    workers.append(_worker(text))
+                    workers += [] if text is None else [_worker(text)]
                 except (ValueError, AttributeError, TypeError, RecursionError) as error:
                     self.unreadable_workers.add(_text(worker_id), str(error))
         return workers
@@ -498,6 +509,10 @@ def _size_to_read(found: tuple[bytes, float, int]) -> int:
     return 0 if found[2] > codec.MAX_SIZE else found[2]
 
 
+async def _mget(keys: Sequence[bytes], client: Client) -> Any:
+    return await client.mget(keys)
+
+
 async def _hmget(key: str, fields: Sequence[bytes], client: Client) -> Any:
     return await client.hmget(key, fields)
 
@@ -532,11 +547,7 @@ def _as_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _worker(text: bytes | Exception) -> dict[str, Any]:
-    if isinstance(text, Exception):
-        raise ValueError(str(text))
-    if len(text) > MAX_WORKER_SIZE:
-        raise ValueError(f"it has more than {MAX_WORKER_SIZE:,} bytes")
+def _worker(text: bytes) -> dict[str, Any]:
     worker: dict[str, Any] = json.loads(text)
     return {key: _from_json(key, value) for key, value in worker.items()}
 
