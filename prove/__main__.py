@@ -12,6 +12,7 @@ from prove import (
     blocked_loop,
     differential,
     foreign_metrics,
+    hostile_peer,
     killed_workers,
     native_histograms,
     rolling_deploy,
@@ -39,6 +40,7 @@ PROOFS: dict[str, ModuleType] = {
     "settlement": settlement,
     "rolling_deploy": rolling_deploy,
     "scheduler": scheduler,
+    "hostile_peer": hostile_peer,
 }
 
 

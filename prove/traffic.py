@@ -89,8 +89,8 @@ class Prober:
 class Served(Command):
     """The exporter's command in front of an app, as a context; what still runs at its end is killed."""
 
-    def __init__(self, target: str, *flags: str) -> None:
-        super().__init__([f"--web.listen-address={FREE_PORT}", *flags, target], {})
+    def __init__(self, target: str, *flags: str, **environment: str) -> None:
+        super().__init__([f"--web.listen-address={FREE_PORT}", *flags, target], environment)
         self._asked = 0
 
     def __enter__(self) -> Self:

@@ -17,8 +17,8 @@ from typing import Any, TextIO
 
 from flowrra_exporter.log_writer import BackgroundHandler
 
-MAX_TEXT = 32 * 1024
-"""Characters of a message, or of a traceback; what is longer loses its middle."""
+MAX_TEXT, MAX_TRACEBACK = 8 * 1024, 32 * 1024
+"""Characters of a message, and of a traceback; what is longer loses its middle."""
 _END_OF_URL = re.compile(r"[\s'\"]")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 # What a terminal would act on, or show as a line of its own, and JSON's escapes leave as it is.
@@ -113,7 +113,7 @@ class _RecordFormatter(logging.Formatter):
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         if record.stack_info:
             parts.append(record.stack_info)
-        return bounded(mask_secrets("\n".join(parts)))
+        return bounded(mask_secrets("\n".join(parts)), MAX_TRACEBACK)
 
 
 class TextFormatter(_RecordFormatter):

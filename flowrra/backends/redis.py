@@ -15,7 +15,8 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis_completions import Completions
 from flowrra.coalescing import Coalescer, in_batches
 from flowrra.codec import EncodedRecord
-from flowrra.exceptions import BackendError, ServerUnavailableError
+from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
+from flowrra.ranges import MAX_DELAY
 from flowrra.redis_client import Client, RedisServer, Script, one_by_one
 from flowrra.setting_aside import SetAside
 from flowrra.task import TaskResult, TaskStatus
@@ -55,8 +56,8 @@ class RedisBackend(BaseResultBackend):
         namespace: str = "flowrra",
         **options: Any,
     ) -> None:
-        if ttl is not None and not ttl > 0:
-            raise ValueError(f"ttl must be positive (seconds), not {ttl!r}")
+        if ttl is not None and not 0 < ttl <= MAX_DELAY:
+            raise ValueError(f"ttl must be positive (seconds), and at most 100 years, not {ttl!r:.100}")
         self.server = RedisServer(
             url,
             max_connections=max_connections,
@@ -79,36 +80,39 @@ class RedisBackend(BaseResultBackend):
 
     async def store(self, task_id: str, result: TaskResult) -> None:
         # Encoded now: the caller goes on changing it.
-        if not await self._stores.add((task_id, codec.encode_record(result))):
+        if not await self._stores.add((_wire_id(task_id), codec.encode_record(result))):
             raise ServerUnavailableError(
                 f"Redis {self.server.name} could not store a new record: it has no memory left"
             )
 
-    async def _store_all(self, batch: Sequence[tuple[str, EncodedRecord]]) -> list[bool]:
+    async def _store_all(self, batch: Sequence[tuple[bytes, EncodedRecord]]) -> list[bool]:
         args: list[Any] = [self.ttl_ms]
         for task_id, (text, status, submitted) in batch:
-            args += (f"{status} {submitted} {task_id}", text)
+            args += (f"{status} {submitted} ".encode() + task_id, text)
         return [bool(kept) for kept in await self.server.run(_STORE, "store records", self.namespace, *args)]
 
     async def get(self, task_id: str) -> TaskResult | None:
-        text = await self._reads.add(task_id)
+        text = await self._reads.add(_wire_id(task_id))
         return None if text is None else codec.decode_record(text)
 
-    async def _read(self, task_ids: Sequence[str]) -> list[bytes | None]:
-        keys = [self._key(task_id).encode(errors="surrogateescape") for task_id in task_ids]
+    async def _read(self, task_ids: Sequence[bytes]) -> list[bytes | None]:
+        prefix = self._key("").encode()
+        keys = [prefix + task_id for task_id in task_ids]
         texts: list[bytes | None] = await self.server.call("read records", lambda client: client.mget(keys))
         return texts
 
     async def wait_for(self, task_id: str, timeout: float | None = 10.0) -> TaskResult:
-        async with asyncio.timeout(timeout):
+        _wire_id(task_id)
+        async with asyncio.timeout(_limited(timeout)):
             return await self._completions.wait_for(task_id)
 
     async def wait_for_known(self, task_id: str, timeout: float | None) -> TaskResult:
-        async with asyncio.timeout(timeout):
+        _wire_id(task_id)
+        async with asyncio.timeout(_limited(timeout)):
             return await self._completions.wait_for(task_id, must_exist=True)
 
     async def delete(self, task_id: str) -> bool:
-        return bool(await self.server.run(_FORGET, "delete a record", self.namespace, task_id))
+        return bool(await self.server.run(_FORGET, "delete a record", self.namespace, _wire_id(task_id)))
 
     # ── all records ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,7 +120,7 @@ class RedisBackend(BaseResultBackend):
         count, cursor = 0, None
         while cursor != 0:
             cursor, keys = await self.server.call("list the records", partial(self._scan, cursor or 0))
-            ids = [key.decode(errors="surrogateescape")[len(self._key("")) :] for key in keys]
+            ids = [key[len(self._key("").encode()) :] for key in keys]
             for first in range(0, len(ids), MAX_BATCH):
                 count += await self._forget(ids[first : first + MAX_BATCH])
         return count
@@ -124,7 +128,7 @@ class RedisBackend(BaseResultBackend):
     async def _scan(self, cursor: int, client: Client) -> Any:
         return await client.scan(cursor, match=_escaped(f"{self.namespace}:task:") + "*", count=1000)
 
-    async def _forget(self, task_ids: Sequence[str]) -> int:
+    async def _forget(self, task_ids: Sequence[bytes]) -> int:
         return int(await self.server.run(_FORGET, "delete records", self.namespace, *task_ids))
 
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
@@ -188,6 +192,25 @@ async def _sizes(keys: Sequence[bytes], client: Client) -> Sequence[Any]:
 
 async def _mget(keys: Sequence[bytes], client: Client) -> Any:
     return await client.mget(keys)
+
+
+def _wire_id(task_id: str) -> bytes:
+    """An id as it is sent; one that came as no text goes back unchanged.
+
+    Raises:
+        RequestRefusedError: It can't be sent.
+    """
+    try:
+        return task_id.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise RequestRefusedError(
+            f"{task_id!r:.100} can't be the id of a task: it is no text ({error.reason})"
+        ) from None
+
+
+def _limited(timeout: float | None) -> float | None:
+    """A wait that the event loop's clock can hold."""
+    return None if timeout is None else min(timeout, MAX_DELAY)
 
 
 def _text(data: bytes) -> str:

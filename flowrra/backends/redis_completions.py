@@ -74,6 +74,9 @@ class _Listener:
             self._removed.add(task_id)
             self._write_soon()
 
+    def _channel(self, task_id: str) -> bytes:
+        return (self._prefix + task_id).encode(errors="surrogateescape")
+
     def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())  # type: ignore[arg-type]
 
@@ -108,9 +111,9 @@ class _Listener:
                 added, self._added = self._added, set()
                 removed, self._removed = self._removed, set()
                 if added:
-                    await connection.send_command("SUBSCRIBE", *(self._prefix + task_id for task_id in added))
+                    await connection.send_command("SUBSCRIBE", *map(self._channel, added))
                 if removed and connection.is_connected:
-                    await connection.send_command("UNSUBSCRIBE", *(self._prefix + task_id for task_id in removed))
+                    await connection.send_command("UNSUBSCRIBE", *map(self._channel, removed))
 
     async def _listen(self) -> None:
         backoff = MIN_BACKOFF
@@ -124,7 +127,7 @@ class _Listener:
                     connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
                     _end_if_cancelled()
                     # A channel of no task, so that the connection always listens to something.
-                    channels = [self._prefix, *(self._prefix + task_id for task_id in self._waiters)]
+                    channels = [self._channel(""), *map(self._channel, self._waiters)]
                     self._added.clear()
                     self._removed.clear()
                     await connection.send_command("SUBSCRIBE", *channels)

@@ -42,6 +42,7 @@ from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
+from flowrra.ranges import MAX_DELAY
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, one_by_one, run_script_in_thread
 from flowrra.setting_aside import SetAside
 from flowrra.task import SUCCESS, Task, TaskResult
@@ -56,7 +57,7 @@ MAX_RENEWALS = 1000
 MAX_REASON = 1000
 # Of what others have written, so much is read: workers, and bytes of what one of them says of itself.
 MAX_WORKERS = 10_000
-MAX_WORKER_SIZE = 64 * 1024
+MAX_WORKER_SIZE = 8 * 1024
 NO_RECORD = EncodedRecord("", "-", 0)
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
@@ -108,12 +109,12 @@ class RedisBroker(LeasingBroker):
         unknown_ttl: float = DEFAULT_UNKNOWN_TTL,
         **options: Any,
     ) -> None:
-        if not lease > 0:
-            raise ValueError(f"lease must be positive (seconds), not {lease!r}")
+        if not 0 < lease <= MAX_DELAY:
+            raise ValueError(f"lease must be positive (seconds), and at most 100 years, not {lease!r:.100}")
         if max_deliveries < 1:
             raise ValueError(f"max_deliveries must be at least 1, not {max_deliveries!r}")
-        if not unknown_ttl > 0:
-            raise ValueError(f"unknown_ttl must be positive (seconds), not {unknown_ttl!r}")
+        if not 0 < unknown_ttl <= MAX_DELAY:
+            raise ValueError(f"unknown_ttl must be positive (seconds), and at most 100 years, not {unknown_ttl!r:.100}")
         self._connection = {
             "url": url,
             "max_connections": max_connections,
@@ -378,7 +379,7 @@ class RedisBroker(LeasingBroker):
         text, submitted = "", 0
         if record is not None and self._results is not None:
             text, _, submitted = codec.encode_record(record)
-        args = (self._records, task_id, text, submitted)
+        args = (self._records, _wire(task_id), text, submitted)
         return bool(await self.server.run(_REQUEUE, "requeue a dead task", self.queue_key, *args))
 
     async def delete_dead(self, task_id: str) -> bool:
@@ -398,14 +399,25 @@ class RedisBroker(LeasingBroker):
             ids = await client.zrange(f"{self.namespace}:workers", -MAX_WORKERS, -1)
             async with client.pipeline(transaction=False) as pipeline:
                 for each in ids:
-                    pipeline.getrange(self._worker_key(each), 0, MAX_WORKER_SIZE)
+                    pipeline.strlen(self._worker_key(each))
                 return list(zip(ids, one_by_one(await pipeline.execute(raise_on_error=False)), strict=True))
 
+        readable = []
+        for worker_id, size in await self.server.call("list workers", ask):
+            if isinstance(size, Exception) or size > MAX_WORKER_SIZE:
+                self.unreadable_workers.add(
+                    _text(worker_id), f"{size}; expected a text of at most {MAX_WORKER_SIZE} bytes"
+                )
+            elif size > 0:  # else it is gone
+                readable.append(worker_id)
         workers = []
-        for worker_id, text in await self.server.call("list workers", ask):
-            if text != b"":  # of one that is gone
+        for first in range(0, len(readable), MAX_RENEWALS):
+            some = readable[first : first + MAX_RENEWALS]
+            keys = [self._worker_key(each) for each in some]
+            texts = await self.server.call("read workers", partial(_mget, keys))
+            for worker_id, text in zip(some, texts, strict=True):
                 try:
-                    workers.append(_worker(text))
+                    workers += [] if text is None else [_worker(text)]
                 except (ValueError, AttributeError, TypeError, RecursionError) as error:
                     self.unreadable_workers.add(_text(worker_id), str(error))
         return workers
@@ -485,6 +497,8 @@ def _delivery(task_id: bytes, deliveries: int, waited: int, is_cancelled: int, p
         if payload.startswith(b"!"):
             raise ValueError(f"it has {int(payload[1:]):,} bytes, at most {codec.MAX_SIZE:,} are read")
         task, submitted_at, call = codec.decode_task(payload)
+        if task.id != name:  # what is done under one would never be settled under the other
+            raise ValueError(f"its id is {task.id!r:.100}, and it is queued as {name!r:.100}")
     except ValueError as error:
         reason = f"what was queued can't be read: {error}"
         return Delivery(name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled))
@@ -493,6 +507,10 @@ def _delivery(task_id: bytes, deliveries: int, waited: int, is_cancelled: int, p
 
 def _size_to_read(found: tuple[bytes, float, int]) -> int:
     return 0 if found[2] > codec.MAX_SIZE else found[2]
+
+
+async def _mget(keys: Sequence[bytes], client: Client) -> Any:
+    return await client.mget(keys)
 
 
 async def _hmget(key: str, fields: Sequence[bytes], client: Client) -> Any:
@@ -529,11 +547,7 @@ def _as_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _worker(text: bytes | Exception) -> dict[str, Any]:
-    if isinstance(text, Exception):
-        raise ValueError(str(text))
-    if len(text) > MAX_WORKER_SIZE:
-        raise ValueError(f"it has more than {MAX_WORKER_SIZE:,} bytes")
+def _worker(text: bytes) -> dict[str, Any]:
     worker: dict[str, Any] = json.loads(text)
     return {key: _from_json(key, value) for key, value in worker.items()}
 

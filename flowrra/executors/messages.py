@@ -20,6 +20,8 @@ from flowrra.task import Task
 
 # The length of what follows it, the number of the call, and the kind.
 HEADER: Final = struct.Struct("!QQc")
+# Bytes of a frame: nothing that claims more would ever arrive whole.
+MAX_FRAME: Final = 1 << 36
 
 CALL: Final = b"c"
 STARTED: Final = b"s"
@@ -55,7 +57,7 @@ def encode_call(func: Callable[..., Any], task: Task) -> bytes:
     """
     try:
         return pickle.dumps((func.__module__, func.__qualname__, task), pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
+    except BaseException as error:  # as in decode_outcome()
         which = _unpicklable_arguments(task) or "its arguments"
         raise SerializationError(f"{which} can't be sent to a worker process: {describe(error)}") from error
 
@@ -68,7 +70,7 @@ def _unpicklable_arguments(task: Task) -> str:
 def _is_picklable(value: object) -> bool:
     try:
         pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception:  # noqa: BLE001 - it is user code, and may raise anything
+    except BaseException:  # noqa: BLE001 - it is user code, and may raise anything
         return False
     return True
 
@@ -138,14 +140,14 @@ def _survives_pickling(error: BaseException) -> bool:
     try:
         again = pickle.loads(pickle.dumps(error, pickle.HIGHEST_PROTOCOL))  # noqa: S301 - just written
         return type(again) is type(error) and str(again) == str(error)
-    except Exception:  # noqa: BLE001 - it is user code, and may raise anything
+    except BaseException:  # noqa: BLE001 - it is user code, and may raise anything
         return False
 
 
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as failure:  # noqa: BLE001 - it is user code, and may raise anything
+    except BaseException as failure:  # noqa: BLE001 - it is user code, and may raise anything
         return f"<its str() raised {type(failure).__name__}>"
 
 
@@ -165,7 +167,7 @@ def decode_outcome(frame: bytes) -> Any:
             del error  # its traceback refers to this frame
     try:
         return pickle.loads(payload)  # noqa: S301 - written by a worker process of this one
-    except Exception as error:
+    except BaseException as error:  # its class is user code: what it raises here must not end the app
         raise SerializationError(
             f"its result can't be read, back from the worker process: {describe(error)}"
         ) from error
@@ -174,7 +176,7 @@ def decode_outcome(frame: bytes) -> Any:
 def _decode_error(payload: memoryview) -> BaseException:
     try:
         error, (name, text, stands_for, is_exception), remote = pickle.loads(payload)  # noqa: S301 - as above
-    except Exception as failure:  # noqa: BLE001 - its class is user code, and may raise anything
+    except BaseException as failure:  # noqa: BLE001 - its class is user code, and may raise anything
         return SerializationError(f"its exception can't be read, back from the worker process: {describe(failure)}")
     if error is None or isinstance(error, CONTROL_FLOW):
         error = _stand_in(name, text, stands_for, Exception if is_exception else BaseException)

@@ -220,7 +220,7 @@ class WorkerProcess:
         if len(self._received) < start or self._is_distrusted:
             return None
         length, number, kind = messages.HEADER.unpack_from(self._received)
-        if number != self._number or kind not in messages.ANSWERS:
+        if number != self._number or kind not in messages.ANSWERS or length > messages.MAX_FRAME:
             self._distrust()
             return None
         if len(self._received) < start + length:

@@ -359,3 +359,58 @@ def send_over_a_socket() -> int:
     with ours, theirs:
         ours.sendall(b"hello")
         return len(theirs.recv(10))
+
+
+class RaisesElsewhere:
+    """Raises what would end a program, in any process but that one, when it is made anew from its pickle."""
+
+    def __init__(self, process: int, error: type[BaseException]) -> None:
+        self.process = process
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_elsewhere, (self.process, self.error)
+
+
+class FailsElsewhere(Exception):
+    """The same, as an exception."""
+
+    def __init__(self, process: int, error: type[BaseException]) -> None:
+        super().__init__(process)
+        self.process = process
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_elsewhere, (self.process, self.error, True)
+
+
+def _raise_elsewhere(process: int, error: type[BaseException], is_exception: bool = False) -> object:
+    if os.getpid() != process:
+        raise error
+    return FailsElsewhere(process, error) if is_exception else RaisesElsewhere(process, error)
+
+
+def return_what_raises(error: type[BaseException]) -> RaisesElsewhere:
+    return RaisesElsewhere(os.getpid(), error)
+
+
+def raise_what_raises(error: type[BaseException]) -> None:
+    raise FailsElsewhere(os.getpid(), error)
+
+
+class RaisesWhenPickled:
+    """Raises what would end a program when it is pickled."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise self.error
+
+
+def take(value: object) -> None:
+    del value
+
+
+def add_up(one: int, other: int) -> int:
+    return one + other

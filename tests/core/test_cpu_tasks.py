@@ -346,3 +346,28 @@ class TestNumbers:
             assert (await result_of(app, cpu_tasks.who_am_i))[3] == {"from": "spy"}
 
         assert seen == [("ValueError", "RemoteTraceback"), ("", "")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
+class TestWhatRaisesInTheAppWhenItTravels:
+    """It fails its task, and not the app, whose event loop it would otherwise end or cancel."""
+
+    @pytest.mark.parametrize("function", [cpu_tasks.return_what_raises, cpu_tasks.raise_what_raises])
+    async def test_on_the_way_back(self, error: type[BaseException], function: Callable[..., Any]) -> None:
+        app = with_tasks(cpu_app(), function, cpu_tasks.add_up, max_retries=0)
+        async with app:
+            record = await final(app, await app.submit(function, error), within=20)
+            assert record.status == "failed"
+            assert "can't be read, back from the worker process" in (record.error or "")
+            assert await result_of(app, cpu_tasks.add_up, 1, 2) == 3
+
+    async def test_on_the_way_there(self, error: type[BaseException]) -> None:
+        app = with_tasks(cpu_app(), cpu_tasks.take, cpu_tasks.add_up, max_retries=0)
+        async with app:
+            try:
+                task_id = await app.submit(cpu_tasks.take, cpu_tasks.RaisesWhenPickled(error))
+            except Exception as refused:
+                assert type(refused).__name__ == "SerializationError"  # noqa: PT017
+            else:
+                assert (await final(app, task_id, within=20)).status == "failed"
+            assert await result_of(app, cpu_tasks.add_up, 1, 2) == 3

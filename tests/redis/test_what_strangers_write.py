@@ -14,10 +14,12 @@ import redis
 
 from flowrra import Flowrra
 from flowrra.backends import RedisBackend
+from flowrra.brokers import RedisBroker
+from flowrra.brokers.base import Entry
 from flowrra.codec import MAX_SIZE
-from flowrra.exceptions import BackendError
+from flowrra.exceptions import BackendError, RequestRefusedError
 from flowrra.management import FlowrraManager
-from flowrra.task import TaskStatus
+from flowrra.task import TaskResult, TaskStatus
 
 GOOD_RECORD = {
     "task_id": "good",
@@ -190,3 +192,66 @@ async def test_what_a_full_server_refuses_is_no_unreadable_record(url: str, look
         await backend.list_by_status(TaskStatus.FAILED)
     assert backend.unreadable.count == 0
     await backend.close()
+
+
+# An id that JSON and Lua read differently, and one that is another task's.
+@pytest.mark.parametrize("named", [r"\udcff", r"\ud800", "another"])
+async def test_an_entry_whose_id_is_not_the_one_it_is_queued_under_is_put_aside(
+    url: str, manager: FlowrraManager, named: str
+) -> None:
+    """What were done under the one would never be settled under the other, and be delivered for ever."""
+    payload = f'{{"id":"{named}","name":"work"}}'
+    broker = RedisBroker(url, queue_key="flowrra:queue:io")
+    ids = (b"\xff\xfe".decode(errors="surrogateescape"), "b")
+    await broker.submit([Entry(task_id, 0, 0.0, payload, None) for task_id in ids])
+    await broker.close()
+    async with asyncio.timeout(20):
+        while (figures := (await manager.get_queue_stats())["io"])["dead"] < 2:
+            await asyncio.sleep(0.02)
+    assert (figures["pending"], figures["in_flight"]) == (0, 0)
+    assert all("it is queued as" in each["reason"] for each in await manager.list_dead_tasks())
+
+
+@pytest.mark.parametrize("task_id", ["\ud800", "a\ud800b"])
+async def test_what_can_be_no_id_is_refused_by_name_and_costs_no_other(
+    manager: FlowrraManager, url: str, task_id: str
+) -> None:
+    app = manager.app
+    for request in (
+        app.get_result(task_id),
+        app.cancel_task(task_id),
+        app.wait_for_result(task_id, timeout=1),
+        manager.requeue_dead_task(task_id),
+        manager.delete_dead_task(task_id),
+    ):
+        with pytest.raises(BackendError):
+            await request
+    backend = RedisBackend(url)
+    answers = await asyncio.gather(backend.get(task_id), backend.get("good"), return_exceptions=True)
+    assert [type(each) for each in answers] == [RequestRefusedError, type(None)], "those that are read together"
+    with pytest.raises(RequestRefusedError, match="can't be the id of a task"):
+        await backend.store(task_id, TaskResult(task_id, TaskStatus.PENDING, "work"))
+    await backend.close()
+
+
+async def test_an_id_of_no_text_comes_and_goes_unchanged(look: redis.Redis, url: str) -> None:
+    task_id = b"\xff\xfe".decode(errors="surrogateescape")
+    backend = RedisBackend(url)
+    waiting = asyncio.create_task(backend.wait_for(task_id, timeout=10))
+    await asyncio.sleep(0)
+    await backend.store(task_id, TaskResult(task_id, TaskStatus.SUCCESS, "work", result=3))
+    assert (await waiting).result == 3
+    assert look.exists(b"flowrra:task:\xff\xfe")
+    assert await backend.clear() == 1
+    await backend.close()
+
+
+@pytest.mark.parametrize("seconds", [10**400, float("inf"), float("nan"), 1e308, 0, -1])
+def test_no_length_of_time_is_taken_that_the_server_could_not_hold(seconds: float) -> None:
+    for make in (
+        lambda: RedisBackend("redis://host", ttl=seconds),
+        lambda: RedisBroker("redis://host", lease=seconds),
+        lambda: RedisBroker("redis://host", unknown_ttl=seconds),
+    ):
+        with pytest.raises(ValueError, match="must be positive"):
+            make()
