@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from flowrra_exporter.settings import ENVIRONMENT_PREFIX
 from flowrra_exporter.suggestions import did_you_mean
 
-_OF_A_SERVICE = re.compile(r"FLOWRRA_EXPORTER(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
-_PORT_OF_A_SERVICE = re.compile(r"FLOWRRA_EXPORTER(_\w+)?_PORT")
+# The names of Services and of their ports have at most 63 characters: without a bound, a long name would take for ever.
+_OF_A_SERVICE = re.compile(
+    r"FLOWRRA_EXPORTER(_\w{1,63})?_(SERVICE_HOST|SERVICE_PORT(_\w{1,63})?|PORT_\d{1,5}_\w{1,63})"
+)
+_PORT_OF_A_SERVICE = re.compile(r"FLOWRRA_EXPORTER(_\w{1,63})?_PORT")
 _LINK = re.compile(r"(tcp|udp|sctp)://")
 
 
