@@ -59,6 +59,7 @@ _UNITS = {
     catalog.REGISTERED_DROPPED: "{series}",
     catalog.OTEL_EXPORTS: "{export}",
     catalog.OTEL_POINTS: "{point}",
+    catalog.LOG_RECORDS_DROPPED: "{record}",
 }
 _BASE_UNITS = {
     "seconds": "s",
