@@ -58,7 +58,7 @@ def test_a_blocked_loop(run: Run, how: str) -> None:
     assert {each.metrics.status for each in everything} == {200}
 
     during = [each for each in everything if 0.3 < each.at < BLOCKED - 0.3]
-    assert len(during) > 5
+    assert len(during) > 3
     for each in during:
         scrape = each.metrics
         for collector, success in {"app": 0, "executors": 0, "queue": 0, "health": 0, "tasks": 1, "runtime": 1}.items():
