@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
+from flowrra_exporter.circuit_breaker import Breaker
 from flowrra_exporter.collectors.base import Collector, Incomplete
-from flowrra_exporter.collectors.breaker import Breaker
 from flowrra_exporter.collectors.exporter import self_families
 from flowrra_exporter.otel.exemplars import Exemplars
 from flowrra_exporter.pacing import rest

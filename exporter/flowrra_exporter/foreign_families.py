@@ -122,8 +122,11 @@ class _Reading:
         # First all of them: a label must have the same valid name in each sample.
         names: dict[str, None] = {}
         for sample in found:
-            names.update(dict.fromkeys(sample.labels))
+            if sample.labels:
+                names.update(dict.fromkeys(sample.labels))
         self._labels = valid_names.label_names(names)
+        if all(name == valid for name, valid in self._labels.items()):
+            return found
         return [
             sample._replace(labels={self._labels[label]: value for label, value in sample.labels.items()})
             for sample in found
@@ -278,7 +281,8 @@ def families_of(
 
 def series_key(sample: Sample) -> tuple[str, _Labels]:
     """What Prometheus tells series apart by: an empty label is none."""
-    return sample.name, tuple(sorted((label, value) for label, value in sample.labels.items() if value))
+    labels = sample.labels
+    return sample.name, tuple(sorted((label, value) for label, value in labels.items() if value)) if labels else ()
 
 
 def group_key(name: str, type: str, sample: Sample) -> Hashable:

@@ -19,7 +19,7 @@ from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from flowrra_exporter.collectors.breaker import Breaker
+from flowrra_exporter.circuit_breaker import Breaker
 from flowrra_exporter.foreign_families import Gathered, LeftOut, read_family
 from flowrra_exporter.pacing import ThreadPacer
 from flowrra_exporter.target import describe

@@ -11,17 +11,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 _NO_METRIC_CHARACTER = re.compile(r"[^a-zA-Z0-9_:]")
 _NO_LABEL_CHARACTER = re.compile(r"[^a-zA-Z0-9_]")
 _LEADING_DIGIT = re.compile(r"^[0-9]")
 
 
+@lru_cache(maxsize=4096)
 def metric_name(name: str) -> str:
     """The name of a metric with an underscore for each character that the formats don't know ("underscores")."""
     return _LEADING_DIGIT.sub("_", _NO_METRIC_CHARACTER.sub("_", name))
 
 
+@lru_cache(maxsize=4096)
 def label_name(name: str) -> str:
     """The same for the name of a label, which has no colon either."""
     return _LEADING_DIGIT.sub("_", _NO_LABEL_CHARACTER.sub("_", name))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flowrra_exporter.circuit_breaker import Breaker
 from flowrra_exporter.collectors import breaker
-from flowrra_exporter.collectors.breaker import Breaker
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import COLLECTORS
 from prometheus_client import REGISTRY
