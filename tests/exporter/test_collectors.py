@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from flowrra_exporter.circuit_breaker import Breaker
-from flowrra_exporter.collectors import breaker
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import COLLECTORS
 from prometheus_client import REGISTRY
@@ -127,7 +126,7 @@ async def test_a_source_that_keeps_failing_is_left_alone_and_said_to_fail(
 async def test_a_source_that_is_well_again_is_seen_by_the_next_scrape_however_long_it_was_away(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "PAUSE", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PAUSE", 0.05)
     manager = Manager(RuntimeError("no database"))
     service = await serve(manager)
     for _ in range(15):
@@ -146,7 +145,7 @@ async def test_a_source_that_is_well_again_is_seen_by_the_next_scrape_however_lo
 async def test_a_source_that_keeps_failing_slowly_holds_up_no_scrape_for_long(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "PAUSE", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PAUSE", 0.05)
     manager = Manager(RuntimeError("no database"), seconds=1.5)
     service = await serve(manager)
     relied_on = await scrapes(service, 3)

