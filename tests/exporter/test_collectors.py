@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flowrra_exporter import circuit_breaker
 from flowrra_exporter.circuit_breaker import Breaker
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import COLLECTORS
