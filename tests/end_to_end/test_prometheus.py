@@ -261,8 +261,8 @@ def test_each_job_was_scraped_in_its_format_and_without_fault(observed: Observed
     assert "flowrra_tasks_started_total" in observed.prometheus.metric_names("text")
 
 
-# In memory there is nothing that could fail; tests/exporter/test_shared_queue.py has these series from a real server.
-OF_A_SERVER = ("flowrra_broker_errors_total", "flowrra_backend_errors_total")
+# In memory there is nothing that could fail or be unfit; test_shared_queue.py and test_check_command.py have those.
+OF_A_SERVER = ("flowrra_broker_errors_total", "flowrra_backend_errors_total", "flowrra_broker_unfit")
 
 
 @pytest.mark.parametrize(

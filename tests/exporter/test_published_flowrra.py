@@ -46,7 +46,9 @@ def test_it_serves_app_executor_and_health_metrics(command: Command) -> None:
     assert scrape.value("flowrra_healthy") == 1
     assert scrape.value("flowrra_component_healthy", component="io_executor") == 1
     assert scrape.value("flowrra_tasks_registered", executor="io") == 2
-    collectors = {labels: value for (name, labels), value in scrape.samples.items() if name == "flowrra_collector_success"}
+    collectors = {
+        labels: value for (name, labels), value in scrape.samples.items() if name == "flowrra_collector_success"
+    }
     assert len(collectors) == 6
     assert set(collectors.values()) == {1}
 
