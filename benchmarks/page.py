@@ -15,6 +15,8 @@ _INTRODUCTION = """\
 programs that each run in a process of their own, in turns (A B C A B C …), and ratios are taken within a turn, because
 a machine's speed drifts. Medians, with the least and the greatest in brackets. A goal that is missed is shown as such
 and fails nothing. What must be true whatever the speed is proved by `make prove`: its outputs are in [prove](prove).
+`python -m benchmarks NAME --against REV` pairs our own programs with those of another commit: its outputs are in
+[benchmarks](benchmarks), as `against_NAME.txt`.
 """
 
 
