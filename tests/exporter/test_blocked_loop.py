@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import time
@@ -58,7 +59,7 @@ def test_a_blocked_loop(run: Run, how: str) -> None:
     assert {each.metrics.status for each in everything} == {200}
 
     # Those that were over before the block was, which the next one's beginning tells.
-    following = zip(everything, everything[1:], strict=False)
+    following = itertools.pairwise(everything)
     during = [each for each, later in following if each.at > 0.3 and later.at < BLOCKED - 0.1]
     assert len(during) > 1
     for each in during:
