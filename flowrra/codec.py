@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from json.encoder import c_make_encoder  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
@@ -33,6 +34,15 @@ _RECORD_TYPES = (
 )
 _FIELDS = frozenset({"submitted_at", *(field.name for field in dataclasses.fields(Task))})
 _ARGS_MARK = ',"args":['
+# What a task may leave out, and what it means then.
+_NUMBERS: tuple[tuple[str, Any], ...] = (
+    ("max_retries", 3),
+    ("retry_delay", 1.0),
+    ("current_retry", 0),
+    ("timeout", None),
+    ("backoff", 1.0),
+    ("jitter", 0.0),
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -183,21 +193,23 @@ def decode_task(data: bytes) -> QueuedTask:
         raise ValueError("its arguments are no list, or no dict")
     if _MARK in text:
         args, kwargs = _untagged(lambda: (tags.read(args), tags.read_values(kwargs or {})))
-    timeout, submitted_at = fields.get("timeout"), fields.get("submitted_at")
+    submitted_at = fields.get("submitted_at")
+    numbers = [fields.get(key, default) for key, default in _NUMBERS]
     try:
+        max_retries, retry_delay, current_retry, timeout, backoff, jitter = _numbers(numbers)
         task = Task(
             task_id,
             name,
             tuple(args or ()),
             kwargs or {},
-            _whole(fields, "max_retries", 3),
-            _ranged(fields, "retry_delay", 1.0, MAX_DELAY),
-            _whole(fields, "current_retry", 0),
+            max_retries,
+            retry_delay,
+            current_retry,
             _priority(fields.get("priority", 0)),
             bool(fields.get("cpu_bound", False)),
-            None if timeout is None else _ranged(fields, "timeout", None, MAX_DELAY),
-            _ranged(fields, "backoff", 1.0, MAX_BACKOFF),
-            _ranged(fields, "jitter", 0.0, 1.0),
+            timeout,
+            backoff,
+            jitter,
             _headers(fields.get("headers") or {}),
         )
         return QueuedTask(
@@ -221,8 +233,34 @@ def _call_within(text: str, fields: dict[str, Any]) -> str | None:
     return text[start + 1 : -1] if start > 0 and list(fields)[-2:] == ["args", "kwargs"] else None
 
 
-def _ranged(fields: dict[str, Any], name: str, default: float | None, most: float) -> float:
-    value = fields.get(name, default)
+def _numbers(found: Sequence[Any]) -> tuple[int, float, int, float | None, float, float]:
+    """The numbers of a task, as ``_NUMBERS`` names them.
+
+    Raises:
+        ValueError: One is no number, or out of range.
+    """
+    try:
+        return _checked_numbers(*found)
+    except TypeError:  # a list or a dict, which is not found again by its value
+        return _checked_numbers.__wrapped__(*found)
+
+
+# The tasks of one name say the same: it is looked at once.
+@lru_cache(maxsize=1024, typed=True)
+def _checked_numbers(
+    max_retries: Any, retry_delay: Any, current_retry: Any, timeout: Any, backoff: Any, jitter: Any
+) -> tuple[int, float, int, float | None, float, float]:
+    return (
+        _whole("max_retries", max_retries),
+        _ranged("retry_delay", retry_delay, MAX_DELAY),
+        _whole("current_retry", current_retry),
+        None if timeout is None else _ranged("timeout", timeout, MAX_DELAY),
+        _ranged("backoff", backoff, MAX_BACKOFF),
+        _ranged("jitter", jitter, 1.0),
+    )
+
+
+def _ranged(name: str, value: Any, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"its {name} is no number")
     if not 0 <= value <= most:  # what is no number at all compares as False
@@ -230,11 +268,11 @@ def _ranged(fields: dict[str, Any], name: str, default: float | None, most: floa
     return float(value)
 
 
-def _whole(fields: dict[str, Any], name: str, default: int) -> int:
-    value = _ranged(fields, name, default, MAX_RETRIES)
-    if value != int(value):
+def _whole(name: str, value: Any) -> int:
+    number = _ranged(name, value, MAX_RETRIES)
+    if number != int(number):
         raise ValueError(f"its {name} is no whole number")
-    return int(value)
+    return int(number)
 
 
 def _priority(value: Any) -> Any:

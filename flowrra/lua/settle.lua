@@ -123,8 +123,9 @@ for i = 4, #ARGV, 3 do
   local verb, delay, status, submitted, priority, id = string.match(line, '^(%l+) (%d+) (%S+) (%d+) (%S+) (.*)$')
   number_in(submitted, line, MOST)
   number_in(priority, line, LARGEST)
-  append(ids, id)
-  append(outcomes, {verb, number_in(delay, line, MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2]})
+  local place = (i - 1) / 3
+  ids[place] = id
+  outcomes[place] = {verb, number_in(delay, line, MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2]}
 end
 
 local holders, records, done, let_go, answers = redis.call('HMGET', key('holders'), unpack(ids)), {}, {}, {}, {}
@@ -135,12 +136,14 @@ for i, outcome in ipairs(outcomes) do
   if answer == 'lost' and verb == 'later' then
     run_again(id, {priority = priority}, delay, text)
   elseif answer == 'settled' and verb == 'done' then
-    append(done, id)
+    done[#done + 1] = id
   elseif answer == 'settled' and verb ~= 'running' then
     settle(verb, id, delay, text)
   end
-  if is_ours and verb ~= 'running' then append(let_go, id) end
-  if record ~= '' and (answer == 'settled' or answer == 'lost') then append(records, {id, record, status, submitted}) end
+  if is_ours and verb ~= 'running' then let_go[#let_go + 1] = id end
+  if record ~= '' and (answer == 'settled' or answer == 'lost') then
+    records[#records + 1] = {id, record, status, submitted}
+  end
   answers[i] = answer
 end
 

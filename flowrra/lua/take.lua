@@ -79,49 +79,48 @@ local function give_back_lapsed()
   end
 end
 
--- The next ones: of what is due and of what waits for this worker to know it, the first by priority and place.
+-- The next ones, each a member of a sorted set, and by member the name for those that wait for this worker to know it: of
+-- what is due and of what waits so, the first by priority and place.
 local function next_members()
-  local candidates, sources = {}, {}
+  local names, priorities, members, sources = {}, {}, {}, 0
   local function offer(source, name)
-    local members = redis.call('ZRANGE', source, 0, limit - 1, 'WITHSCORES')
-    for i = 1, #members, 2 do
-      append(candidates, {member = members[i], priority = tonumber(members[i + 1]), name = name})
+    local found = redis.call('ZRANGE', source, 0, limit - 1, 'WITHSCORES')
+    for i = 1, #found, 2 do
+      members[#members + 1] = found[i]
+      priorities[found[i]] = tonumber(found[i + 1])
+      names[found[i]] = name
     end
-    if #members > 0 then sources[#sources + 1] = source end
+    if #found > 0 then sources = sources + 1 end
   end
-  if wanted == '' then
-    offer(key('ready'))
-    for _, name in ipairs(redis.call('SINTER', key('unknown:names'), key('names:' .. token))) do
-      offer(key('unknown:' .. name), name)
-    end
-  else
-    offer(key('unknown:' .. wanted), wanted)
-  end
-  if #sources > 1 then
-    table.sort(candidates, function(one, other)
-      if one.priority ~= other.priority then return one.priority < other.priority end
-      return one.member < other.member
+  local unknown = wanted == '' and redis.call('SINTER', key('unknown:names'), key('names:' .. token)) or {wanted}
+  if #unknown == 0 then return redis.call('ZRANGE', key('ready'), 0, limit - 1), names end
+  if wanted == '' then offer(key('ready')) end
+  for _, name in ipairs(unknown) do offer(key('unknown:' .. name), name) end
+  if sources > 1 then
+    table.sort(members, function(one, other)
+      if priorities[one] ~= priorities[other] then return priorities[one] < priorities[other] end
+      return one < other
     end)
   end
-  return candidates
+  return members, names
 end
 
 local function lease_next(answer)
-  local ids, ready, leases, holders, bytes = {}, {}, {}, {}, 0
-  local ends, holder = as_text(now + lease * UNDOUBTED), token .. as_text(lease)
-  local too_large = {}
-  for _, candidate in ipairs(next_members()) do
-    local id = string.sub(candidate.member, PLACE_LENGTH + 1)
-    local size = redis.call('HSTRLEN', key('tasks'), id)
-    if #ids == limit or (#ids > 0 and bytes + size > most_bytes) then break end
+  local members, names = next_members()
+  local ids, ready, leases, holders, too_large, bytes = {}, {}, {}, {}, {}, 0
+  local tasks, ends, holder = key('tasks'), as_text(now + lease * UNDOUBTED), token .. as_text(lease)
+  for count, member in ipairs(members) do
+    local id = string.sub(member, PLACE_LENGTH + 1)
+    local size = redis.call('HSTRLEN', tasks, id)
+    if count > limit or (count > 1 and bytes + size > most_bytes) then break end
     if size > MOST_BYTES then too_large[id] = size else bytes = bytes + size end
-    ids[#ids + 1] = id
-    append(leases, ends, id)
-    append(holders, id, holder)
-    if candidate.name then
-      take_from_unknown(id, string.sub(candidate.member, 1, PLACE_LENGTH))
+    ids[count] = id
+    leases[2 * count - 1], leases[2 * count] = ends, id
+    holders[2 * count - 1], holders[2 * count] = id, holder
+    if names[member] then
+      take_from_unknown(id, string.sub(member, 1, PLACE_LENGTH))
     else
-      ready[#ready + 1] = candidate.member
+      ready[#ready + 1] = member
     end
   end
   if #ids == 0 then return end
@@ -136,8 +135,8 @@ local function lease_next(answer)
   for _, id in ipairs(ids) do
     if not too_large[id] then asked[#asked + 1] = id end
   end
-  local entries = #asked > 0 and redis.call('HMGET', key('tasks'), unpack(asked)) or {}
-  local next_entry = 1
+  local entries = #asked > 0 and redis.call('HMGET', tasks, unpack(asked)) or {}
+  local next_entry, length = 1, #answer
   for i, id in ipairs(ids) do
     local entry
     if too_large[id] then
@@ -147,7 +146,10 @@ local function lease_next(answer)
       next_entry = next_entry + 1
     end
     if entry then
-      append(answer, id, entry.deliveries, math.max(0, now - tonumber(entry.since)), cancelled[i], entry.payload)
+      answer[length + 1], answer[length + 2] = id, entry.deliveries
+      answer[length + 3], answer[length + 4] = math.max(0, now - tonumber(entry.since)), cancelled[i]
+      answer[length + 5] = entry.payload
+      length = length + 5
     else
       end_hold(id)
     end
