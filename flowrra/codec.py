@@ -34,15 +34,6 @@ _RECORD_TYPES = (
 )
 _FIELDS = frozenset({"submitted_at", *(field.name for field in dataclasses.fields(Task))})
 _ARGS_MARK = ',"args":['
-# What a task may leave out, and what it means then.
-_NUMBERS: tuple[tuple[str, Any], ...] = (
-    ("max_retries", 3),
-    ("retry_delay", 1.0),
-    ("current_retry", 0),
-    ("timeout", None),
-    ("backoff", 1.0),
-    ("jitter", 0.0),
-)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -186,17 +177,24 @@ def decode_task(data: bytes) -> QueuedTask:
         raise ValueError(f"it has {len(data):,} bytes, at most {MAX_SIZE:,} are read")
     text = data.decode()
     fields = _decoded(text)
-    task_id, name, args, kwargs = (fields.get(key) for key in ("id", "name", "args", "kwargs"))
+    found = fields.get
+    task_id, name, args, kwargs = found("id"), found("name"), found("args"), found("kwargs")
     if not (isinstance(task_id, str) and isinstance(name, str) and task_id and name):
         raise ValueError("it has no id or no name")
     if not isinstance(args or [], list) or not isinstance(kwargs or {}, dict):
         raise ValueError("its arguments are no list, or no dict")
     if _MARK in text:
         args, kwargs = _untagged(lambda: (tags.read(args), tags.read_values(kwargs or {})))
-    submitted_at = fields.get("submitted_at")
-    numbers = [fields.get(key, default) for key, default in _NUMBERS]
+    submitted_at = found("submitted_at")
     try:
-        max_retries, retry_delay, current_retry, timeout, backoff, jitter = _numbers(numbers)
+        max_retries, retry_delay, current_retry, timeout, backoff, jitter = _numbers(
+            found("max_retries", 3),
+            found("retry_delay", 1.0),
+            found("current_retry", 0),
+            found("timeout"),
+            found("backoff", 1.0),
+            found("jitter", 0.0),
+        )
         task = Task(
             task_id,
             name,
@@ -205,12 +203,12 @@ def decode_task(data: bytes) -> QueuedTask:
             max_retries,
             retry_delay,
             current_retry,
-            _priority(fields.get("priority", 0)),
-            bool(fields.get("cpu_bound", False)),
+            _priority(found("priority", 0)),
+            bool(found("cpu_bound", False)),
             timeout,
             backoff,
             jitter,
-            _headers(fields.get("headers") or {}),
+            _headers(found("headers")),
         )
         return QueuedTask(
             task,
@@ -233,8 +231,8 @@ def _call_within(text: str, fields: dict[str, Any]) -> str | None:
     return text[start + 1 : -1] if start > 0 and list(fields)[-2:] == ["args", "kwargs"] else None
 
 
-def _numbers(found: Sequence[Any]) -> tuple[int, float, int, float | None, float, float]:
-    """The numbers of a task, as ``_NUMBERS`` names them.
+def _numbers(*found: Any) -> tuple[int, float, int, float | None, float, float]:
+    """The numbers of a task, from what stands there.
 
     Raises:
         ValueError: One is no number, or out of range.
@@ -282,6 +280,8 @@ def _priority(value: Any) -> Any:
 
 
 def _headers(headers: Any) -> dict[str, str]:
+    if not headers:
+        return {}
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise ValueError("its headers are not text to text")
     return headers

@@ -15,7 +15,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
@@ -34,6 +34,8 @@ MAX_DEPTH = 100
 _LEAVES = frozenset({type(None), bool, int, float, str})
 _TEXT = frozenset({str})
 _ZONE_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
+# Python's own reading takes an offset of less than a second for none
+_TINY_OFFSET = re.compile(r"([+-])00:00:00\.([0-9]{6})$")
 
 
 class UnwritableError(TypeError):
@@ -349,8 +351,17 @@ def _read_items_of_set(value: Any) -> list[Any]:
     return items
 
 
+def _read_iso(kind: Any, value: str) -> Any:
+    """``kind.fromisoformat``, with any offset."""
+    found = _TINY_OFFSET.search(value)
+    if found is None:
+        return kind.fromisoformat(value)
+    offset = timedelta(microseconds=int(found[1] + found[2]))
+    return kind.fromisoformat(value[: found.start()]).replace(tzinfo=timezone(offset))
+
+
 def _read_datetime(value: str, zone: str | None = None, fold: int = 0) -> datetime:
-    moment = datetime.fromisoformat(value).replace(fold=_checked_fold(fold))
+    moment = _read_iso(datetime, value).replace(fold=_checked_fold(fold))
     if zone is None:
         return moment
     if moment.tzinfo is None:
@@ -363,7 +374,7 @@ def _read_datetime(value: str, zone: str | None = None, fold: int = 0) -> dateti
 
 
 def _read_time(value: str, zone: str | None = None, fold: int = 0) -> time:
-    found = time.fromisoformat(value).replace(fold=_checked_fold(fold))
+    found = _read_iso(time, value).replace(fold=_checked_fold(fold))
     if zone is None:
         return found
     if (tzinfo := _zone(zone)) is None:

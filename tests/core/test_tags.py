@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowrra import BackendError, SerializationError, TaskResult, TaskStatus, codec
@@ -128,6 +128,8 @@ def test_whatever_is_nested_in_whatever_comes_back(args: list[Any], kwargs: dict
 
 @settings(max_examples=100)
 @given(value=VALUES)
+@example(value=dt.datetime(2000, 1, 1, tzinfo=dt.timezone(dt.timedelta(microseconds=1))))
+@example(value=dt.time(1, tzinfo=dt.timezone(-dt.timedelta(microseconds=1))))
 def test_so_do_results(value: Any) -> None:
     assert seen(stored(value)) == seen(value)
 
