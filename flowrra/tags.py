@@ -19,13 +19,15 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from flowrra.ranges import shown
 
 logger = logging.getLogger(__name__)
+
+_Moment = TypeVar("_Moment", datetime, time)
 
 MARK = "__flowrra__"
 # Levels of nesting of what needs a tag: it is then as surely read as it was written, however deep in other code.
@@ -351,7 +353,7 @@ def _read_items_of_set(value: Any) -> list[Any]:
     return items
 
 
-def _read_iso(kind: Any, value: str) -> Any:
+def _read_iso(kind: type[_Moment], value: str) -> _Moment:
     """``kind.fromisoformat``, with any offset."""
     found = _TINY_OFFSET.search(value)
     if found is None:
