@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 from flowrra_exporter import Exporter
 from flowrra_exporter.settings import Address, Settings
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 TARGETS = Path(__file__).parent / "targets"
@@ -90,6 +91,21 @@ class Service:
 
 
 Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def register() -> Iterator[Callable[[Any], Any]]:
+    """Registers a collector in the default registry until the test ends."""
+    registered: list[Any] = []
+
+    def add(collector: Any) -> Any:
+        REGISTRY.register(collector)
+        registered.append(collector)
+        return collector
+
+    yield add
+    for collector in registered:
+        REGISTRY.unregister(collector)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from flowrra_exporter.collectors.base import Incomplete
 from flowrra_exporter.collectors.python import MAX_LABELS, OTHER, PythonCollector
 from flowrra_exporter.registry_runs import MAX_HANGING, THREAD_NAME
 from flowrra_exporter.samples import AnyFamily, Family
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily
 
 from tests.exporter.conftest import Serve, until
@@ -66,23 +66,6 @@ def endless() -> Iterator[Any]:
 
 def threads() -> int:
     return sum(thread.name == THREAD_NAME for thread in threading.enumerate())
-
-
-@pytest.fixture
-def register() -> Iterator[Callable[[Any], Any]]:
-    """Registers a collector in the default registry until the test ends, and opens gates then."""
-    registered: list[Any] = []
-
-    def add(collector: Any) -> Any:
-        REGISTRY.register(collector)
-        registered.append(collector)
-        return collector
-
-    yield add
-    for collector in registered:
-        REGISTRY.unregister(collector)
-        if isinstance(collector, Gate):
-            collector.opened.set()
 
 
 class Collected:

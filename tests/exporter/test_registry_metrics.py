@@ -5,33 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flowrra_exporter.collectors.base import Incomplete
 from flowrra_exporter.collectors.python import PythonCollector
 from flowrra_exporter.samples import Family, ForeignFamily
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily
 
 from tests.exporter.conftest import Serve, until
 from tests.exporter.contract import ContractApp
-
-
-@pytest.fixture
-def register() -> Iterator[Callable[[Any], Any]]:
-    """Registers a collector in the default registry until the test ends."""
-    registered: list[Any] = []
-
-    def add(collector: Any) -> Any:
-        REGISTRY.register(collector)
-        registered.append(collector)
-        return collector
-
-    yield add
-    for collector in registered:
-        REGISTRY.unregister(collector)
 
 
 class Custom:

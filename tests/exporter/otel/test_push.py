@@ -22,7 +22,7 @@ from flowrra_exporter.otel.names import unit_of
 from flowrra_exporter.otel.process import started_at
 from flowrra_exporter.otel.resource import resource
 from flowrra_exporter.settings import Address, Settings
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, Summary
+from prometheus_client import Counter, Gauge, Histogram, Info, Summary
 from prometheus_client.core import HistogramMetricFamily
 
 from flowrra import Flowrra
@@ -354,13 +354,13 @@ async def test_while_the_apps_loop_is_blocked_what_is_known_without_it_is_pushed
 
 
 async def test_a_users_registered_metrics_are_pushed_too(
-    http: Receiver, serve: Serve, inbox: Inbox, registry: Callable[[Any], Any]
+    http: Receiver, serve: Serve, inbox: Inbox, register: Callable[[Any], Any]
 ) -> None:
-    registry(Counter("shop_orders", "Orders.", ["kind"], registry=None)).labels("book").inc(3)
-    registry(Gauge("shop_till_ratio", "Till.", unit="ratio", registry=None)).set(0.5)
-    registry(Histogram("shop_basket", "Basket.", buckets=(1, 5), registry=None)).observe(3)
-    registry(Summary("shop_wait_seconds", "Wait.", registry=None)).observe(1.5)
-    registry(Info("shop_branch", "Branch.", registry=None)).info({"town": "Trier \udc80"})
+    register(Counter("shop_orders", "Orders.", ["kind"], registry=None)).labels("book").inc(3)
+    register(Gauge("shop_till_ratio", "Till.", unit="ratio", registry=None)).set(0.5)
+    register(Histogram("shop_basket", "Basket.", buckets=(1, 5), registry=None)).observe(3)
+    register(Summary("shop_wait_seconds", "Wait.", registry=None)).observe(1.5)
+    register(Info("shop_branch", "Branch.", registry=None)).info({"town": "Trier \udc80"})
     service = await serve(ContractApp(), **pushing(http))
     assert await service.exporter.push_metrics()
     sent = inbox.last()
@@ -376,7 +376,7 @@ async def test_a_users_registered_metrics_are_pushed_too(
 
 
 async def test_a_registered_metric_that_makes_no_sense_costs_only_its_type(
-    http: Receiver, serve: Serve, inbox: Inbox, registry: Callable[[Any], Any]
+    http: Receiver, serve: Serve, inbox: Inbox, register: Callable[[Any], Any]
 ) -> None:
     class Nonsense:
         def collect(self) -> Iterator[Any]:
@@ -384,28 +384,13 @@ async def test_a_registered_metric_that_makes_no_sense_costs_only_its_type(
             family.add_metric([], buckets=[("1.0", math.nan), ("+Inf", math.nan)], sum_value=0.0)
             yield family
 
-    registry(Nonsense())
+    register(Nonsense())
     service = await serve(ContractApp(), **pushing(http))
     assert await service.exporter.push_metrics()
     sent = inbox.last()
     assert not [name for name, _ in sent if name == "shop_nonsense"]
     assert math.isnan(stream(sent, "shop_nonsense_bucket", le="1.0").value)
     assert stream(sent, "flowrra.healthy").value == 1
-
-
-@pytest.fixture
-def registry() -> Iterator[Callable[[Any], Any]]:
-    """Registers a collector in the default registry until the test ends."""
-    registered: list[Any] = []
-
-    def add(collector: Any) -> Any:
-        REGISTRY.register(collector)
-        registered.append(collector)
-        return collector
-
-    yield add
-    for collector in registered:
-        REGISTRY.unregister(collector)
 
 
 async def test_grpc_without_its_extra_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
