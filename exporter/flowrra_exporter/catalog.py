@@ -528,6 +528,22 @@ LOG_RECORDS_DROPPED = Metric(
     "flowrra.exporter.log.records.dropped",
     scope="exporter",
 )
+BACKGROUND_ERRORS = Metric(
+    "flowrra_exporter_background_errors_total",
+    "counter",
+    "Failures of what the exporter does beside serving; each is tried again. 'web_config' is the reading of the web "
+    "configuration when its files have changed.",
+    "flowrra.exporter.background.errors",
+    ("work",),
+    scope="exporter",
+)
+WEB_CONFIG_IN_ORDER = Metric(
+    "flowrra_exporter_web_config_in_order",
+    "gauge",
+    "1 if the web configuration was in order when its files were last read; 0 if what they said before stays in force.",
+    "flowrra.exporter.web_config.in_order",
+    scope="exporter",
+)
 
 OTEL_EXPORTS = Metric(
     "flowrra_otel_exports_total",

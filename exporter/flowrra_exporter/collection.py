@@ -20,7 +20,7 @@ from flowrra_exporter.collectors.exporter import self_families
 from flowrra_exporter.otel.exemplars import Exemplars
 from flowrra_exporter.pacing import rest
 from flowrra_exporter.prometheus import Format, Renderer
-from flowrra_exporter.samples import AnyFamily
+from flowrra_exporter.samples import AnyFamily, Family
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,8 @@ class Collection:
 class Collections:
     """Starts collections, at most one at a time, and logs when a source begins to fail or recovers.
 
-    `collectors` returns those there are at the moment, `exemplars` what tracing has kept. One that hangs is left
+    `collectors` returns those there are at the moment, `exemplars` what tracing has kept,
+    `own_families` what whoever serves them tells of itself. One that hangs is left
     behind by the next collection, and one that keeps failing is left alone for a while.
     """
 
@@ -175,10 +176,12 @@ class Collections:
         collectors: Callable[[], Sequence[Collector]],
         timeout: float,
         exemplars: Callable[[], Exemplars | None] = lambda: None,
+        own_families: Callable[[], Sequence[Family]] = lambda: (),
     ) -> None:
         self._mode = mode
         self._collectors = collectors
         self._timeout = timeout
+        self._own_families = own_families
         self._renderer = Renderer(exemplars)
         self._current: Collection | None = None
         self._hanging: dict[str, asyncio.Task[None]] = {}
@@ -237,6 +240,7 @@ class Collections:
         for outcome in outcomes:
             self._log(outcome)
         dropped = sum(collector.dropped for collector in self._collectors())
+        families.extend(self._own_families())
         families.extend(self_families(self._mode, results, families, dropped))
         return Snapshot(families, self._renderer)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 
 from flowrra_exporter.app_loop import AppLoop
+from flowrra_exporter.catalog import BACKGROUND_ERRORS, WEB_CONFIG_IN_ORDER
 from flowrra_exporter.checks import Checks
 from flowrra_exporter.collection import Collections
 from flowrra_exporter.collectors import Collector, PythonCollector, collectors_for
@@ -31,6 +32,7 @@ from flowrra_exporter.management import Management
 from flowrra_exporter.observed import observe
 from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.queue_limits import QueueLimits
+from flowrra_exporter.samples import Family
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.target import manager_of
 from flowrra_exporter.watchdog import Watchdog
@@ -95,6 +97,7 @@ class Exporter:
             lambda: self._collectors,
             max(self.settings.collect_timeout, self.settings.collector_python_timeout),
             lambda: None if self._otel is None else self._otel.exemplars,
+            self._own_families,
         )
 
     @property
@@ -165,10 +168,18 @@ class Exporter:
         return config
 
     def _background(self) -> list[Background]:
-        found = [Background("watching the app's event loop", self._watchdog.run)]
+        found = [Background("watching the app's event loop", "event_loop", self._watchdog.run)]
         if self._web_config_file is not None:
             watch = partial(self._web_config_file.watch, self._change_web_config)
-            found.append(Background("reading the web configuration again", watch))
+            found.append(Background("reading the web configuration again", "web_config", watch))
+        return found
+
+    def _own_families(self) -> list[Family]:
+        """What the server's own work tells of itself."""
+        background = [] if self._server is None else self._server.background
+        found = [Family(BACKGROUND_ERRORS, [((each.label,), each.errors) for each in background])]
+        if self._web_config_file is not None:
+            found.append(Family(WEB_CONFIG_IN_ORDER, [((), int(self._web_config_file.in_order))]))
         return found
 
     def _change_web_config(self, config: WebConfig) -> None:

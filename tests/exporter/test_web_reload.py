@@ -77,8 +77,12 @@ async def test_whatever_is_in_the_file_the_server_goes_on_and_the_next_one_holds
             await until(lambda n=n: caplog.text.count("the web configuration stays as it was") > n, 10)  # type: ignore[misc]
             assert (await service.get("/livez", Authorization=basic("anna", "right"))).status == 200, name
             assert (await service.get("/livez")).status == 401, name
+        scrape = await service.get(Authorization=basic("anna", "right"))
+        assert scrape.value("flowrra_exporter_web_config_in_order") == 0
         write(config, f"basic_auth_users: {{anna: {hashed('newer')}}}")
         await changed(service, "/livez", 200, Authorization=basic("anna", "newer"))
+        scrape = await service.get(Authorization=basic("anna", "newer"))
+        assert scrape.value("flowrra_exporter_web_config_in_order") == 1
 
 
 def test_after_a_reload_that_failed_a_signal_drains(run: Run, config: Path) -> None:
@@ -114,6 +118,9 @@ async def test_files_that_could_not_be_read_are_read_later_though_they_stay_the_
         assert (await service.get("/livez", Authorization=basic("anna", "right"))).status == 200
         monkeypatch.setattr(threading.Thread, "start", started)
         await changed(service, "/livez", 200, Authorization=basic("anna", "newer"))
+        scrape = await service.get(Authorization=basic("anna", "newer"))
+        assert (scrape.value("flowrra_exporter_background_errors_total", work="web_config") or 0) >= 1
+        assert scrape.value("flowrra_exporter_background_errors_total", work="event_loop") == 0
 
 
 async def test_an_emptied_file_opens_no_door(serve: Serve, config: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -230,7 +237,7 @@ async def test_work_beside_the_server_is_begun_again_whatever_it_raises(
         sound.set()
         await asyncio.Event().wait()
 
-    supervised = Background("the work", work)
+    supervised = Background("the work", "work", work)
     task = asyncio.create_task(supervised.run())
     await asyncio.wait_for(sound.wait(), 5)
     task.cancel()

@@ -60,6 +60,7 @@ _UNITS = {
     catalog.OTEL_EXPORTS: "{export}",
     catalog.OTEL_POINTS: "{point}",
     catalog.LOG_RECORDS_DROPPED: "{record}",
+    catalog.BACKGROUND_ERRORS: "{error}",
 }
 _BASE_UNITS = {
     "seconds": "s",

@@ -19,10 +19,14 @@ _SOUND_SECONDS = 60.0
 
 
 class Background:
-    """Keeps `work`, a coroutine function that goes on until it's cancelled, going. `name` is what the log calls it."""
+    """Keeps `work`, a coroutine function that goes on until it's cancelled, going.
 
-    def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    `name` is what the log calls it, `label` what metrics do; `errors` is how often it has failed.
+    """
+
+    def __init__(self, name: str, label: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.name = name
+        self.label = label
         self.errors = 0
         self._work = work
         self._failed_again = Occasionally(logger, f"{name} failed %d times more, and is tried again each time")

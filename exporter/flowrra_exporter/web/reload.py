@@ -32,6 +32,11 @@ class WebConfigFile:
         self._again_at = 0.0
         self._problem = ""
 
+    @property
+    def in_order(self) -> bool:
+        """Whether the files were in order when they were last read."""
+        return not self._problem
+
     def ask(self) -> None:
         """The files are to be read now, changed or not. Call it on the loop that watches."""
         self._asked.set()

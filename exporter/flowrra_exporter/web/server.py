@@ -63,7 +63,8 @@ class ServerThread:
         self.loop = asyncio.new_event_loop()
         self._sites = sites
         self._limits = limits or ConnectionLimits()
-        self._background = [*background, Background("ending connections that dawdle", self._limits.sweep)]
+        sweeping = Background("ending connections that dawdle", "connections", self._limits.sweep)
+        self.background = [*background, sweeping]
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._stopping = asyncio.Event()
@@ -140,7 +141,7 @@ class ServerThread:
             web.AppRunner(site.application(), handle_signals=False, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
             for site in self._sites
         ]
-        background = [asyncio.create_task(work.run()) for work in self._background]
+        background = [asyncio.create_task(work.run()) for work in self.background]
         try:
             for site, runner in zip(self._sites, runners, strict=True):
                 await runner.setup()
