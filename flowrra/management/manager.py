@@ -404,8 +404,9 @@ class FlowrraManager:
         return None if self.app.scheduler is None else await self.app.on_own_loop(self.app.scheduler.stats)
 
     async def get_schedule_run_stats(self) -> dict[str, Any] | None:
-        """What this process's scheduler did, cumulative: ``runs`` by task name and result, ``lag`` (histogram in
-        seconds), ``store_errors`` by operation; None without a scheduler. Plain numbers."""
+        """Whether this process's scheduler is ``running``, and what it did, cumulative: ``runs`` by task name and
+        result, ``lag`` (histogram in seconds), ``store_errors`` by operation; None without a scheduler. Asks no
+        store."""
         return None if self.app.scheduler is None else self.app.scheduler.run_stats()
 
     async def list_schedule_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:

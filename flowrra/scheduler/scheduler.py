@@ -437,7 +437,7 @@ class Scheduler:
 
     def run_stats(self) -> dict[str, Any]:
         """What this process did: the figures of ``FlowrraManager.get_schedule_run_stats``."""
-        return self._figures.all()
+        return {"running": self.is_running, **self._figures.all()}
 
     # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────
 

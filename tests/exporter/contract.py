@@ -141,6 +141,7 @@ class ContractApp(MinimalApp):
             "next_run_at": datetime.fromtimestamp(1_700_000_200, UTC),
         }
         self.schedule_runs: Any = {
+            "running": True,
             "runs": {"report": {"submitted": 7, "missed": 1, "collapsed": 3, "skipped": 0, "failed": 2}},
             "lag": {"bounds": (0.1, 1.0), "counts": (6, 1, 0), "sum": 0.75},
             "store_errors": {"claim": 4},

@@ -83,9 +83,11 @@ async def test_a_store_that_is_away_costs_what_it_knows_and_nothing_else(serve: 
     assert scrape.value("flowrra_collector_success", collector="scheduler") == 0
     assert families(scrape) == {
         RUNS,
+        "flowrra_scheduler_running",
         "flowrra_scheduler_store_errors_total",
         *(f"flowrra_scheduler_lag_seconds_{suffix}" for suffix in ("bucket", "count", "sum")),
     }
+    assert scrape.value("flowrra_scheduler_running") == 1
     assert scrape.value("flowrra_healthy") == 1
     del app.before["get_scheduler_stats"]
     assert (await service.get()).value("flowrra_scheduler_running") == 1

@@ -39,8 +39,8 @@ _REPEATING = frozenset({"cron", "interval"})
 class SchedulerCollector(ManagementCollector):
     """flowrra_scheduler_* and flowrra_schedule_*.
 
-    Runs and lag are plain numbers, and are there even while the schedules' store is away. `dropped` counts the
-    series that schedules beyond `MOST_SCHEDULES` would have had.
+    Whether it runs, its runs and their lag are this process's own, and are there even while the store is away.
+    `dropped` counts the series that schedules beyond `MOST_SCHEDULES` would have had.
     """
 
     name = "scheduler"
@@ -57,7 +57,8 @@ class SchedulerCollector(ManagementCollector):
         try:
             stats = await self._management.ask("get_scheduler_stats")
             if stats is not None:
-                families += _state(stats)
+                known = {family.metric for family in families}
+                families += [family for family in _state(stats) if family.metric not in known]
                 families += await self._schedules(number(stats, "enabled_schedules") or 0)
         except Exception as error:
             raise Incomplete(f"{type(error).__name__}: {error}", [*families]) from error
@@ -71,6 +72,8 @@ class SchedulerCollector(ManagementCollector):
         if stats is None:
             return []
         families = [self._by_task(section(stats, "runs") or {}), Family(catalog.SCHEDULER_STORE_ERRORS)]
+        if "running" in stats:
+            families.append(Family(catalog.SCHEDULER_RUNNING, [((), number(stats, "running") or 0)]))
         errors = section(stats, "store_errors") or {}
         for operation in list(errors):
             _add(families[1], (str(operation),), number(errors, operation))
