@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Set
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Self, TypeVar, overload
@@ -46,7 +46,7 @@ from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskR
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.scheduler import Scheduler
 from flowrra.submission import Submission, SubmitOptions
-from flowrra.task import TaskResult, new_task_id
+from flowrra.task import TaskResult, new_task_id, running_task
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -550,11 +550,13 @@ class Flowrra:
             BackendError: The app stopped, and the task can't complete any more.
         """
         results = self.results if self._results is None else self._results
-        # A CPU-bound task can't wait here.
-        waiting = nullcontext() if self._io_executor is None else self._io_executor.waiting_for(task_id)
         try:
-            with waiting:
+            # A CPU-bound task can't wait here.
+            if running_task.get() is None or self._io_executor is None:
                 record = await results.wait_for_known(task_id, timeout)
+            else:
+                with self._io_executor.waiting_for(task_id):
+                    record = await results.wait_for_known(task_id, timeout)
         except TaskTimeoutError:
             raise
         except TimeoutError:

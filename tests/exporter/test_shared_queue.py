@@ -160,11 +160,16 @@ async def test_the_figures_are_back_at_once_after_a_long_outage(
         with ValkeyServer(port=port):
             await app.submit("job")  # the server is there
             async with asyncio.timeout(5):  # of what was asked just before its return, one hears a moment later
-                while scrape.value("flowrra_worker_processes") is None or queue(scrape) != figures:
+                while not all_succeed(scrape):
                     await asyncio.sleep(circuit_breaker.PAUSE)
                     scrape = await service.get()
-            for collector in ("app", "executors", "queue", "workers"):
-                assert scrape.value("flowrra_collector_success", collector=collector) == 1
+            assert queue(scrape) == figures
+            assert scrape.value("flowrra_worker_processes") is not None
+
+
+def all_succeed(scrape: Answer) -> bool:
+    collectors = ("app", "executors", "queue", "workers")
+    return all(scrape.value("flowrra_collector_success", collector=each) == 1 for each in collectors)
 
 
 def make_app(url: str) -> Flowrra:
