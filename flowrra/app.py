@@ -36,13 +36,13 @@ from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
 from flowrra.executors.program_import import end_import, imports_another_module, is_worker_process
-from flowrra.foreground import Foreground
 from flowrra.forks import detach_loop, leave_to_parent, tell_of_forks
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.ranges import PRIORITY, shown
 from flowrra.rebuilding import rebuild_result
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry, is_async
+from flowrra.runner import Runner
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.scheduler import Scheduler
 from flowrra.submission import Submission, SubmitOptions
@@ -786,7 +786,7 @@ class Flowrra:
         asyncio.run(self._run(shutdown_timeout))
 
     async def _run(self, shutdown_timeout: float) -> None:
-        await Foreground(self.start, lambda: self.stop(timeout=shutdown_timeout), lambda: self.stop(wait=False)).run()
+        await Runner(self.start, lambda: self.stop(timeout=shutdown_timeout), lambda: self.stop(wait=False)).run()
 
 
 def _new_id() -> str:

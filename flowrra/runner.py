@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-class Foreground:
+class Runner:
     """One run of an app, from its start to its stop.
 
     Args:
