@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from tests.support.servers import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -187,7 +188,7 @@ class Prometheus:
         configuration.write_text(
             json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scrapes})
         )
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
         with (folder / "prometheus.log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -266,8 +267,3 @@ def _unix_time(text: str) -> float:
     # Go prints nanoseconds, of which Python reads six digits; before the first scrape it is the year 1.
     moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
     return moment.timestamp() if moment.year > 1 else 0.0
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

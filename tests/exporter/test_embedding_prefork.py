@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.exporter.conftest import Answer, fetch
+from tests.support.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = re.findall(
@@ -60,14 +60,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def _free_ports(count: int) -> list[int]:
-    opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in opened]
-    for each in opened:
-        each.close()
-    return ports
 
 
 def _run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -149,7 +141,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.mark.parametrize("program", WHOLE, ids=range(len(WHOLE)))
 def test_a_program_of_the_document_runs(program: str, tmp_path: Path) -> None:
     for port in ("9464", "9465"):
-        program = program.replace(port, str(_free_ports(1)[0]))
+        program = program.replace(port, str(free_port()))
     run = _run(program, tmp_path)
     assert run.returncode == 0, run.stderr
 
@@ -166,27 +158,27 @@ def test_what_was_started_before_the_fork_says_so_in_the_child(tmp_path: Path) -
 
 
 def test_the_aiohttp_example_serves(start: Start) -> None:
-    (port,) = _free_ports(1)
+    port = free_port()
     start("aiohttp_server.py", _8080=str(port))
     _wait(lambda: _running(f"http://127.0.0.1:{port}"))
 
 
 @FINDS_WORKERS
 def test_each_uvicorn_worker_answers_on_the_shared_port(start: Start) -> None:
-    (port,) = _free_ports(1)
+    port = free_port()
     server = start("-m", "uvicorn", "fastapi_server:api", "--workers", "2", "--port", str(port))
     _each_of_two_answers(server.pid, f"http://127.0.0.1:{port}")
 
 
 @FINDS_WORKERS
 def test_each_gunicorn_worker_answers_on_the_shared_port(start: Start) -> None:
-    (port,) = _free_ports(1)
+    port = free_port()
     server = start("-m", "gunicorn", "-c", "gunicorn.conf.py", "flask_server:api", _8000=str(port))
     _each_of_two_answers(server.pid, f"http://127.0.0.1:{port}")
 
 
 def test_gunicorn_workers_have_ports_of_their_own(start: Start) -> None:
-    (port,) = _free_ports(1)
+    port = free_port()
     first = 20_000 + os.getpid() % 5_000 * 2
     start("-m", "gunicorn", "-c", "gunicorn_ports.conf.py", "flask_server:api", _8000=str(port), _9464=str(first))
     for own in (first, first + 1):

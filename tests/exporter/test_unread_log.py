@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,13 +20,9 @@ from flowrra_exporter import log_writer, logs
 from flowrra_exporter.log_writer import BackgroundHandler
 
 from tests.exporter.conftest import START_SECONDS, TARGETS, Answer, fetch
+from tests.support.servers import free_port
 
 DROPPED = "flowrra_exporter_log_records_dropped_total"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def until(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:

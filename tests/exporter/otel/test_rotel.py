@@ -18,6 +18,7 @@ from flowrra_exporter.catalog import CATALOG
 
 from flowrra import Flowrra
 from tests.exporter.conftest import Serve
+from tests.support.servers import free_port
 
 Labels = frozenset[tuple[str, str]]
 VOLATILE = (
@@ -31,12 +32,6 @@ class Agent(NamedTuple):
 
     endpoints: dict[str, str]
     output: Path
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 @pytest.fixture

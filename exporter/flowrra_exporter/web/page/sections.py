@@ -326,9 +326,11 @@ def schedules(view: View) -> Html | None:
     """The scheduler, and the schedules that repeat. None if the app has no scheduler, as far as is known."""
     figures = view.figures
     running = figures.number(catalog.SCHEDULER_RUNNING)
+    if figures.number(catalog.COLLECTOR_SUCCESS, "scheduler") == 0:
+        # Its own process knows whether it runs, its store what there is to be run.
+        known = [] if running is None else [_facts([("Scheduler", _state(bool(running), "running", "stopped"))])]
+        return section("schedules", "Schedules", *known, _nothing(view, "scheduler", ""))
     if running is None:
-        if figures.number(catalog.COLLECTOR_SUCCESS, "scheduler") == 0:
-            return section("schedules", "Schedules", _nothing(view, "scheduler", ""))
         return None
     overdue = figures.number(catalog.SCHEDULER_OVERDUE)
     broken = figures.number(catalog.SCHEDULER_BROKEN)
