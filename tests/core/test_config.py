@@ -261,7 +261,7 @@ class TestBackendUrls:
         with pytest.raises(BackendError, match="Unsupported backend URL scheme"):
             get_backend(url)
 
-    @pytest.mark.parametrize("value", [42, b"redis://x", object(), ["redis://x"]], ids=repr)
+    @pytest.mark.parametrize("value", [42, b"redis://x", object, ["redis://x"]], ids=repr)
     def test_what_is_neither_text_nor_a_backend_is_refused(self, value: Any) -> None:
         with pytest.raises(BackendError, match="must be a connection string"):
             get_backend(value)

@@ -139,7 +139,7 @@ async def test_at_submission(name: str, value: Any) -> None:
     [
         (datetime.min, "exists in UTC"),  # noqa: DTZ901 - local
         (datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), "exists in UTC"),
-        (datetime.now(UTC) + timedelta(days=40_000), "at most"),
+        (datetime(2200, 1, 1, tzinfo=UTC), "at most"),
         (1_800_000_000, "a datetime"),
     ],
     ids=str,

@@ -314,7 +314,7 @@ def test_what_is_equal_to_a_plain_value_comes_as_that(value: Any, plain: Any) ->
         ({1.5: "a"}, "has the key 1.5 (float)"),
         ({("a", 1): "a"}, "has the key ('a', 1) (tuple)"),
         ({"a": [0, {"b": {2: 3}}]}, "['a'][1]['b'] has the key 2 (int)"),
-        ([{"a": object()}], "[0]['a'] is an instance of object"),
+        pytest.param([{"a": object()}], "[0]['a'] is an instance of object", id="object"),
     ],
     ids=repr,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +107,7 @@ class TestWhatIsRefused:
             (lambda: 1, {"cpu_bound": True}, "must be module-level"),
             (Adder(1).__init__, {"cpu_bound": True}, "must be module-level"),
         ],
-        ids=lambda each: str(each)[:40],
+        ids=lambda each: re.sub("0x[0-9a-f]+", "", str(each))[:40],
     )
     @pytest.mark.parametrize("owner", [TaskRegistry, cpu_app])
     def test_with_what_to_do(

@@ -52,7 +52,7 @@ def nested(depth: int) -> Any:
         {**GOOD, "finished_at": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))},
         {**GOOD, "finished_at": datetime.max.replace(tzinfo=UTC)},
     ],
-    ids=repr,
+    ids=["none", "number", "empty", "kwargs", "args", "first day", "last day"],
 )
 async def test_a_failed_task_that_cannot_be_read_costs_itself_alone(serve: Serve, bad: Any) -> None:
     service = await serve(Hostile([bad, GOOD], []))
