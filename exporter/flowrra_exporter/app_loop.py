@@ -71,19 +71,19 @@ class CallTimeout(Exception):
 class _Call:
     """One call on the app's loop, and the future on the server's loop that all who want its answer await."""
 
-    __slots__ = ("factory", "future", "key", "started", "task")
+    __slots__ = ("asked_at", "factory", "future", "key", "task")
 
     def __init__(self, key: str, factory: Callable[[], Any], future: asyncio.Future[Any]) -> None:
         self.key = key
         self.factory = factory
         self.future = future
-        self.started: float | None = None  # by the monotonic clock; None until the loop gets to it
-        self.task: asyncio.Task[None] | None = None
+        self.asked_at = time.monotonic()
+        self.task: asyncio.Task[None] | None = None  # none until the app's loop takes the call up
 
     @property
     def age(self) -> float:
-        """Seconds since the app's loop took it up."""
-        return 0.0 if self.started is None else time.monotonic() - self.started
+        """Seconds since it was asked; 0 until the app's loop takes it up."""
+        return 0.0 if self.task is None else time.monotonic() - self.asked_at
 
     def settle(self, result: Any, error: BaseException | None) -> None:
         if error is None:
@@ -194,7 +194,7 @@ class AppLoop:
             raise LoopBlocked(self.silence)
 
     def _refuse_if_hanging(self, call: _Call, timeout: float) -> None:
-        """Who joins a call that is overdue already would only wait in vain."""
+        """Raises CallTimeout for a call that is overdue already, instead of waiting for it once more."""
         age = call.age
         if age > self._cancel_after and call.task is not None:
             self._post(call.task.cancel)
@@ -225,7 +225,9 @@ class AppLoop:
         self._visit_waits = False  # first: a call posted from now on needs a visit of its own
         while self._posted:
             call = self._posted.popleft()
-            call.started = time.monotonic()
+            now = time.monotonic()
+            if now - call.asked_at > self._silence_limit:
+                call.asked_at = now  # the loop was blocked: who asked before has gone, and the call isn't late
             call.task = self._loop.create_task(self._run(call), name=f"flowrra-exporter:{call.key}")
 
     async def _run(self, call: _Call) -> None:

@@ -46,6 +46,15 @@ class OtherLoop:
     def release(self) -> None:
         self._release.set()
 
+    def turn_slowly(self, seconds: float) -> None:
+        """From now on, each turn of the loop takes so long."""
+
+        def work() -> None:
+            time.sleep(seconds)
+            self.loop.call_soon(work)
+
+        self.loop.call_soon_threadsafe(work)
+
     def end(self) -> None:
         self.release()
         if self.thread.is_alive():
@@ -117,6 +126,35 @@ async def test_who_joins_a_call_that_is_overdue_is_told_at_once(other: OtherLoop
     with pytest.raises(CallTimeout, match="slow has not answered for"):
         await bridge.call("slow", lambda: asyncio.sleep(20), 0.2)
     assert time.monotonic() - started < 0.1
+
+
+async def test_a_call_that_a_busy_loop_took_up_late_is_overdue_as_soon(other: OtherLoop) -> None:
+    bridge = bridge_to(other)
+    other.turn_slowly(0.06)
+    with pytest.raises(CallTimeout):
+        await bridge.call("slow", lambda: asyncio.sleep(20), 0.5)
+    with pytest.raises(CallTimeout, match="slow has not answered for"):
+        await bridge.call("slow", lambda: asyncio.sleep(20), 0.5)
+
+
+async def test_a_call_that_waited_for_a_blocked_loop_is_not_overdue_when_that_turns_again(other: OtherLoop) -> None:
+    bridge, release = bridge_to(other), asyncio.Event()
+
+    async def answer() -> int:
+        await release.wait()
+        return 1
+
+    other.block()
+    for _ in range(2):
+        with pytest.raises(LoopBlocked):
+            await bridge.call("stats", answer, 5.0)
+    await asyncio.sleep(4 * LIMIT)
+    other.release()
+    await until(lambda: not bridge.unresponsive)
+    joined = asyncio.create_task(bridge.call("stats", answer, 2 * LIMIT))
+    await asyncio.sleep(LIMIT / 2)
+    other.loop.call_soon_threadsafe(release.set)
+    assert await joined == 1
 
 
 async def test_a_call_that_hangs_for_long_is_cancelled_and_can_be_tried_again(other: OtherLoop) -> None:

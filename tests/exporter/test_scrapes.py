@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import math
 import shutil
+import time
 from asyncio.subprocess import PIPE, STDOUT
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from flowrra_exporter.catalog import CATALOG
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from tests.exporter.conftest import Serve, until
+from tests.exporter.conftest import Serve, fetch, until
 from tests.exporter.contract import ContractApp, MinimalApp, broken, never, task_stats
 
 
@@ -245,6 +246,24 @@ async def test_a_source_that_hangs_costs_one_deadline_then_nothing(serve: Serve)
         assert scrape.value("flowrra_app_running") == 1
     assert 0.4 < first.seconds < 1.5
     assert second.seconds < 0.3
+
+
+async def test_a_source_that_hangs_costs_one_deadline_on_a_busy_loop_too(serve: Serve) -> None:
+    app = ContractApp()
+    app.before["get_queue_stats"] = never
+    service = await serve(app, collect_timeout=(deadline := 1.5))
+    busy = asyncio.create_task(turn_slowly(0.06))
+    scrapes = await asyncio.to_thread(lambda: [fetch(service.url) for _ in range(4)])
+    busy.cancel()
+    assert [scrape.value("flowrra_collector_success", collector="queue") for scrape in scrapes] == [0] * 4
+    assert max(scrape.seconds for scrape in scrapes[1:]) < 0.5 * deadline
+
+
+async def turn_slowly(seconds: float) -> None:
+    """Makes each turn of the loop take so long."""
+    while True:
+        time.sleep(seconds)
+        await asyncio.sleep(0)
 
 
 async def test_a_scraper_gets_what_there_is_within_its_own_deadline(serve: Serve) -> None:
