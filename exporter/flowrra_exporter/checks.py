@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from flowrra_exporter.app_loop import AppLoop, CallTimeout, LoopUnavailable
-from flowrra_exporter.blockage import describe_blockage
 from flowrra_exporter.check import Check
 from flowrra_exporter.lifecycle import Lifecycle, Phase
 from flowrra_exporter.management import Management, NoSuchMethod
 from flowrra_exporter.queue_limits import QueueLimits
 from flowrra_exporter.smoothing import Smoothing
+from flowrra_exporter.stall import current_stall, read_runtime_stats
 from flowrra_exporter.watchdog import Watchdog
 
 __all__ = ["Check", "Checks", "NotStarted", "Readiness", "components"]
@@ -111,7 +111,7 @@ class Checks:
         startup = Check("startup", True, message, ("startupz", "readyz"))
         shutdown = Check("shutdown", True, "no shutdown was asked for", _READY)
         if isinstance(health, LoopUnavailable):
-            blocked = Check("event_loop", False, str(health), _BOTH, self._silent_since(), self._blockage())
+            blocked = Check("event_loop", False, str(health), _BOTH, self._silent_since(), self._culprit())
             held = self._smoothing.judge([], complete=False)
             return Readiness([startup, shutdown, blocked, *held], False)
         loop = Check("event_loop", True, "event loop answers", _BOTH)
@@ -184,16 +184,19 @@ class Checks:
         seconds = self._watchdog.blocked_for
         if seconds is not None:
             message = f"event loop blocked for {seconds:.1f} s"
-            return Check("event_loop", False, message, _BOTH, self._silent_since(), self._blockage())
+            return Check("event_loop", False, message, _BOTH, self._silent_since(), self._culprit())
         return Check("event_loop", True, "event loop answers" if self._app_loop() else "no event loop yet", _BOTH)
 
     def _silent_since(self) -> datetime | None:
         loop = self._app_loop()
         return None if loop is None else datetime.now(UTC) - timedelta(seconds=loop.silence)
 
-    def _blockage(self) -> str:
+    def _culprit(self) -> str:
+        """What holds the loop up."""
         loop = self._app_loop()
-        return "" if loop is None or loop.ended else describe_blockage(loop, self._management())
+        if loop is None or loop.ended:
+            return ""
+        return current_stall(loop, read_runtime_stats(self._management())).culprit
 
 
 def _answer_of(health: Mapping[str, Any] | Exception) -> Check:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
-from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
+from flowrra_exporter.app_loop import CallTimeout, LoopBlocked, LoopUnavailable
 from flowrra_exporter.circuit_breaker import Breaker
 from flowrra_exporter.collectors.base import Collector, Incomplete
 from flowrra_exporter.collectors.exporter import self_families
@@ -35,12 +35,13 @@ _GZIP_LEVEL = 1  # scraped often, kept never
 
 
 class Outcome(NamedTuple):
-    """How a collector's run ended. `error` is empty on success."""
+    """How a collector's run ended. `error` is empty on success; `stalled` if only the app's loop was in the way."""
 
     collector: str
     error: str
     seconds: float
     families: Sequence[AnyFamily]
+    stalled: bool = False
 
 
 class Snapshot:
@@ -143,23 +144,22 @@ class Collection:
     async def _run(self, collector: Collector) -> None:
         families: Sequence[AnyFamily] = ()
         error = ""
-        is_sources_fault = True
+        cause: BaseException | None = None
         try:
             families = await collector.collect()
         except Incomplete as incomplete:
-            families, error = incomplete.families, str(incomplete)
-            is_sources_fault = not isinstance(incomplete.__cause__, LoopUnavailable)
+            families, error, cause = incomplete.families, str(incomplete), incomplete.__cause__
         except _EXPECTED_FAILURES as failure:
-            error = str(failure) or type(failure).__name__
-            # Of a loop that doesn't turn one hears at once, and as soon as it turns again, everything is to be there.
-            is_sources_fault = not isinstance(failure, LoopUnavailable)
+            error, cause = str(failure) or type(failure).__name__, failure
         except Exception as failure:  # a source can fail in any way; it's reported by the outcome
             error = f"{type(failure).__name__}: {failure}"
             logger.debug("collector %s failed", collector.name, exc_info=True)
-        if is_sources_fault and not collector.keeps_sources_apart:
+        # Of a loop that doesn't turn one hears at once, and as soon as it turns again, everything is to be there.
+        if not isinstance(cause, LoopUnavailable) and not collector.keeps_sources_apart:
             self._judge(collector.name, bool(error))
         seconds = time.monotonic() - self._started
-        self._outcomes[collector.name] = Outcome(collector.name, error, seconds, families)
+        stalled = isinstance(cause, LoopBlocked)
+        self._outcomes[collector.name] = Outcome(collector.name, error, seconds, families, stalled)
 
 
 class Collections:
@@ -246,6 +246,8 @@ class Collections:
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.collector
+        if outcome.stalled:
+            return  # the stall is logged once, not by each collector
         if outcome.error and name not in self._failing:
             self._failing[name] = outcome.error
             logger.warning("collector %s fails: %s", name, outcome.error)

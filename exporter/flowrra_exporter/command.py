@@ -25,9 +25,9 @@ from flowrra_exporter.log_writer import FLUSH_SECONDS
 from flowrra_exporter.observed import observe
 from flowrra_exporter.settings import OPTIONS, Settings
 from flowrra_exporter.signals import Signals
+from flowrra_exporter.stall import current_line
 from flowrra_exporter.target import Target, check_target, describe, import_target, resolve_target
 from flowrra_exporter.variables import unknown_variable, unknown_variables
-from flowrra_exporter.watchdog import where
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class Command:
 
     def _stuck(self) -> str:
         """What the process is waiting for, for the log."""
-        parts = [f"main thread at {where(self._main_thread)}"]
+        parts = [f"main thread at {current_line(self._main_thread)}"]
         if self._exporter.lifecycle.status.phase is Phase.STARTING:
             parts.append("the app hadn't started")
         running = self._running_tasks()

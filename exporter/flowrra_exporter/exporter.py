@@ -81,7 +81,9 @@ class Exporter:
         self._otel: OpenTelemetry | None = None
         self.urls: list[str] = []
         self.probe_urls: list[str] = []
-        self._watchdog = Watchdog(lambda: self.app_loop, self.lifecycle, self.settings.loop_block_threshold)
+        self._watchdog = Watchdog(
+            lambda: self.app_loop, lambda: self._management, self.lifecycle, self.settings.loop_block_threshold
+        )
         self._checks = Checks(
             self.lifecycle,
             self._watchdog,

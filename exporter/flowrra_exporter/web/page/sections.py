@@ -10,11 +10,12 @@ from flowrra_exporter.catalog import Metric
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.pacing import Pacer
 from flowrra_exporter.samples import Number
+from flowrra_exporter.stall import Stall
 from flowrra_exporter.web.failures import Failure
 from flowrra_exporter.web.page import words
 from flowrra_exporter.web.page.figures import Figures, quantile
 from flowrra_exporter.web.page.html import Column, Html, element, join, row, table
-from flowrra_exporter.web.page.view import Stall, View
+from flowrra_exporter.web.page.view import View
 
 MOST_TASKS = 200
 """So many task names have a row; with more, those with the most attempts."""

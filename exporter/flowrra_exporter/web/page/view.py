@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,18 +11,15 @@ from typing import Any, Literal, NamedTuple
 
 from flowrra_exporter import catalog
 from flowrra_exporter.app_loop import AppLoop
-from flowrra_exporter.blockage import innermost
 from flowrra_exporter.checks import Check, Checks, components
 from flowrra_exporter.collection import Collections
 from flowrra_exporter.lifecycle import Lifecycle, Phase
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.management import Management, NoSuchMethod
-from flowrra_exporter.watchdog import where
+from flowrra_exporter.stall import Stall, current_stall, past_stall, read_runtime_stats
 from flowrra_exporter.web.failures import Failures, Listing
 from flowrra_exporter.web.page.figures import Figures
 from flowrra_exporter.web.page.rates import Rates, Readings
-
-logger = logging.getLogger(__name__)
 
 COUNTERS = (catalog.TASKS_SUCCEEDED, catalog.TASKS_FAILED, catalog.TASKS_RETRIED)
 """Whose rates the page shows."""
@@ -39,15 +35,6 @@ class Headline(NamedTuple):
     level: Level
     words: str
     sentence: str
-
-
-class Stall(NamedTuple):
-    """Something that blocked the app's event loop: when it was seen, for how long, what it was."""
-
-    at: datetime | None
-    seconds: float
-    task: str
-    line: str
 
 
 @dataclass(frozen=True)
@@ -95,9 +82,9 @@ class Viewer:
         )
         figures = Figures(snapshot.families)
         counters = {metric.name: figures.numbers(metric) for metric in COUNTERS}
-        runtime = self._runtime()
-        blocked = self._blocked(runtime)
         management = self._management()
+        runtime = read_runtime_stats(management)
+        blocked = self._blocked(runtime)
         return View(
             at=datetime.now(UTC),
             headline=_headline(self._lifecycle, components(health), blocked),
@@ -108,7 +95,7 @@ class Viewer:
             rates=self._readings.add(time.monotonic(), counters),
             failures=failures,
             blocked=blocked,
-            last_stall=_stall(runtime.get("last_stall")),
+            last_stall=past_stall(runtime.get("last_stall")),
         )
 
     async def _list_failures(self) -> Listing | None:
@@ -117,24 +104,11 @@ class Viewer:
         except NoSuchMethod:
             return None
 
-    def _runtime(self) -> Mapping[str, Any]:
-        management = self._management()
-        if management is None or not management.has("get_runtime_stats"):
-            return {}
-        try:
-            return dict(management.read("get_runtime_stats"))
-        except Exception:
-            logger.warning("get_runtime_stats() failed", exc_info=True)
-            return {}
-
     def _blocked(self, runtime: Mapping[str, Any]) -> Stall | None:
         loop = self._app_loop()
         if loop is None or loop.ended or not loop.unresponsive:
             return None
-        known = _stall(runtime.get("blocking"))
-        if known is not None and known.line:
-            return known._replace(seconds=max(known.seconds, loop.silence))
-        return Stall(None, loop.silence, "", where(loop.thread))
+        return current_stall(loop, runtime)
 
 
 def _headline(lifecycle: Lifecycle, health: list[Check], blocked: Stall | None) -> Headline:
@@ -150,13 +124,3 @@ def _headline(lifecycle: Lifecycle, health: list[Check], blocked: Stall | None) 
     if failing:
         return Headline("bad", "Unhealthy", "; ".join(failing))
     return Headline("good", "Healthy", "every component is healthy")
-
-
-def _stall(found: Any) -> Stall | None:
-    """What `get_runtime_stats` says of a stall."""
-    if not isinstance(found, Mapping):
-        return None
-    at, task = found.get("at"), found.get("task")
-    named = f"{task.get('name')} ({task.get('id')})" if isinstance(task, Mapping) else ""
-    seen = at.astimezone(UTC) if isinstance(at, datetime) else None
-    return Stall(seen, float(found.get("seconds") or 0.0), named, innermost(str(found.get("stack") or "")))
