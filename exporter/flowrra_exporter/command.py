@@ -16,17 +16,17 @@ from collections.abc import Callable, Coroutine, Sized
 from typing import Any
 
 from flowrra_exporter import logs
-from flowrra_exporter.app_loop import AppLoop
+from flowrra_exporter.app.lifecycle import Phase
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.stall import current_line
+from flowrra_exporter.app.target import Target, check_target, describe, import_target, resolve_target
 from flowrra_exporter.config_file import CONFIG_FILE
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
-from flowrra_exporter.lifecycle import Phase
 from flowrra_exporter.log_writer import FLUSH_SECONDS
 from flowrra_exporter.observed import observe
 from flowrra_exporter.settings import OPTIONS, Settings
 from flowrra_exporter.signals import Signals
-from flowrra_exporter.stall import current_line
-from flowrra_exporter.target import Target, check_target, describe, import_target, resolve_target
 from flowrra_exporter.variables import unknown_variable, unknown_variables
 
 logger = logging.getLogger(__name__)

@@ -22,13 +22,13 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
+from flowrra_exporter.app.target import manager_of
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.logs import Occasionally
 from flowrra_exporter.observed import Observed
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import manager_of
-from flowrra_exporter.web.listeners import Full
+from flowrra_exporter.web.access.listeners import Full
 
 logger = logging.getLogger(__name__)
 

@@ -19,34 +19,34 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
-from flowrra_exporter.app_loop import AppLoop
-from flowrra_exporter.catalog import BACKGROUND_ERRORS, WEB_CONFIG_IN_ORDER
-from flowrra_exporter.checks import Checks
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.collectors import Collector, PythonCollector, collectors_for
+from flowrra_exporter.app.histogram_bounds import set_bounds
+from flowrra_exporter.app.lifecycle import Lifecycle
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.management import Management
+from flowrra_exporter.app.target import manager_of
+from flowrra_exporter.app.watchdog import Watchdog
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.forks import Birthplace
-from flowrra_exporter.histogram_bounds import set_bounds
-from flowrra_exporter.lifecycle import Lifecycle
-from flowrra_exporter.management import Management
+from flowrra_exporter.fork_guard import Birthplace
+from flowrra_exporter.metrics.catalog import BACKGROUND_ERRORS, WEB_CONFIG_IN_ORDER
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.collectors import Collector, PythonCollector, collectors_for
+from flowrra_exporter.metrics.samples import Family
 from flowrra_exporter.observed import observe
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.queue_limits import QueueLimits
-from flowrra_exporter.samples import Family
+from flowrra_exporter.probes.checks import Checks
+from flowrra_exporter.probes.queue_limits import QueueLimits
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import manager_of
-from flowrra_exporter.watchdog import Watchdog
-from flowrra_exporter.web.access import Access
+from flowrra_exporter.web.access.admission import Access
+from flowrra_exporter.web.access.reload import WebConfigFile
+from flowrra_exporter.web.access.sockets import bind, url
+from flowrra_exporter.web.access.web_config import WebConfig
 from flowrra_exporter.web.api import API_PATHS, ApiRoutes
 from flowrra_exporter.web.background import Background
-from flowrra_exporter.web.config_file import WebConfig
 from flowrra_exporter.web.failures import Failures
 from flowrra_exporter.web.metrics import MetricsRoute
 from flowrra_exporter.web.page import PROBE_PATHS, PageRoute, Viewer
 from flowrra_exporter.web.probes import ProbeRoutes
-from flowrra_exporter.web.reload import WebConfigFile
 from flowrra_exporter.web.server import ServerThread, Site, make_application
-from flowrra_exporter.web.sockets import bind, url
 
 if TYPE_CHECKING:
     from flowrra_exporter.otel.service import OpenTelemetry

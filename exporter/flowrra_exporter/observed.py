@@ -10,9 +10,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from flowrra_exporter.collectors.base import section
+from flowrra_exporter.app.target import describe
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.target import describe
+from flowrra_exporter.metrics.collector import section
 
 logger = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from flowrra_exporter.app_loop import AppLoop
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.collectors import collectors_for
-from flowrra_exporter.forks import Birthplace
-from flowrra_exporter.management import Management
-from flowrra_exporter.prometheus import format_number
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, series_of
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.management import Management
+from flowrra_exporter.app.target import manager_of
+from flowrra_exporter.fork_guard import Birthplace
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.collectors import collectors_for
+from flowrra_exporter.metrics.exposition import format_number
+from flowrra_exporter.metrics.samples import AnyFamily, Distribution, Family, series_of
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import manager_of
 from flowrra_exporter.web.server import ServerThread
 
 _SPARE_SECONDS = 5.0

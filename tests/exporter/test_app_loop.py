@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from flowrra_exporter.app_loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded
+from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded
 
 from tests.exporter.conftest import until
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import bcrypt
 import pytest
 from flowrra_exporter.settings import Address
-from flowrra_exporter.web.auth import Busy, Credentials, Passwords, parse_basic
-from flowrra_exporter.web.limits import Rate, RateLimiter
+from flowrra_exporter.web.access.auth import Busy, Credentials, Passwords, parse_basic
+from flowrra_exporter.web.access.limits import Rate, RateLimiter
 
 from flowrra import Flowrra
 from tests.exporter.conftest import Answer, Serve, fetch, until

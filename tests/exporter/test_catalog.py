@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from flowrra_exporter.catalog import (
+from flowrra_exporter.metrics.catalog import (
     CATALOG,
     EVENT_LOOP_LAG,
     SCHEDULER_LAG,

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flowrra_exporter import circuit_breaker
-from flowrra_exporter.circuit_breaker import Breaker
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.metrics import circuit_breaker
+from flowrra_exporter.metrics.circuit_breaker import Breaker
 from flowrra_exporter.settings import COLLECTORS
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 from flowrra_exporter.settings import Address
-from flowrra_exporter.web.limits import ConnectionLimits, client_of
+from flowrra_exporter.web.access.limits import ConnectionLimits, client_of
+from flowrra_exporter.web.access.sockets import bind, url
 from flowrra_exporter.web.server import ServerThread, Site, make_application
-from flowrra_exporter.web.sockets import bind, url
 
 from tests.exporter.certificates import Issuer
 from tests.exporter.conftest import FREE_PORT, Command, Run, fetch

@@ -154,7 +154,7 @@ def test_what_was_started_before_the_fork_says_so_in_the_child(tmp_path: Path) -
     assert re.search(r"exporter: the exporter was started in process \d+ .* start it after the fork", run.stdout)
     assert "mounted: 503" in run.stdout
     assert re.search(r"503: the exporter was started in process \d+ .* start it after the fork", run.stdout)
-    assert len(re.findall(r"WARNING:flowrra_exporter.forks:.* start it after the fork", run.stderr)) == 3
+    assert len(re.findall(r"WARNING:flowrra_exporter.fork_guard:.* start it after the fork", run.stderr)) == 3
 
 
 def test_the_aiohttp_example_serves(start: Start) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from flowrra_exporter import catalog
-from flowrra_exporter.collectors.base import Incomplete
-from flowrra_exporter.collectors.python import PythonCollector
-from flowrra_exporter.foreign_families import REASONS
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.collector import Incomplete
+from flowrra_exporter.metrics.collectors.python import PythonCollector
+from flowrra_exporter.metrics.exposition import Format, Renderer
+from flowrra_exporter.metrics.foreign_families import REASONS
+from flowrra_exporter.metrics.samples import AnyFamily, Family, series_of
 from flowrra_exporter.otel.readings import Reader, Reading
 from flowrra_exporter.otel.streams import Streams
-from flowrra_exporter.prometheus import Format, Renderer
-from flowrra_exporter.samples import AnyFamily, Family, series_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics

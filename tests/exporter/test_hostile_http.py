@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from flowrra_exporter.settings import OTHER_PATHS, Address
-from flowrra_exporter.web.limits import MAX_CONNECTIONS
+from flowrra_exporter.web.access.limits import MAX_CONNECTIONS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from flowrra_exporter.prometheus import Format
+from flowrra_exporter.metrics.exposition import Format
 from flowrra_exporter.web.negotiation import accepts_gzip, choose_format
 from hypothesis import given
 from hypothesis import strategies as st

@@ -12,7 +12,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from uuid import UUID
 
 import pytest
-from flowrra_exporter.samples import Distribution
+from flowrra_exporter.metrics.samples import Distribution
 from flowrra_exporter.web.api import API_PATHS
 from flowrra_exporter.web.page import sections
 from flowrra_exporter.web.page.figures import Estimate, quantile

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import flowrra_exporter
 import pytest
+from flowrra_exporter.app.stall import innermost
 from flowrra_exporter.logs import JsonFormatter, TextFormatter, bounded, mask_secrets
-from flowrra_exporter.stall import innermost
 
 import flowrra
 from tests.exporter.test_logs import record_of

@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 import pytest
-from flowrra_exporter.check import Check
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.probes.check import Check
+from flowrra_exporter.probes.hysteresis import Smoothing
 from flowrra_exporter.settings import Address, Settings
-from flowrra_exporter.smoothing import Smoothing
 from flowrra_exporter.web.negotiation import prefers_text
 
 from tests.exporter.conftest import FREE_PORT, Run, Serve, Service, fetch, until
@@ -161,7 +161,7 @@ def verdicts(smoothing: Smoothing, monkeypatch: pytest.MonkeyPatch, story: list[
     """The verdicts of a check that is evaluated at these times with these outcomes."""
     found = []
     for at, ok in story:
-        monkeypatch.setattr("flowrra_exporter.smoothing.time.monotonic", lambda at=at: at)
+        monkeypatch.setattr("flowrra_exporter.probes.hysteresis.time.monotonic", lambda at=at: at)
         found += [check.ok for check in smoothing.judge([Check("broker", ok, "")])]
     return found
 

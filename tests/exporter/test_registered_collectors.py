@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from flowrra_exporter import registry_runs
-from flowrra_exporter.collectors.base import Incomplete
-from flowrra_exporter.collectors.python import MAX_LABELS, OTHER, PythonCollector
-from flowrra_exporter.registry_runs import MAX_HANGING, THREAD_NAME
-from flowrra_exporter.samples import AnyFamily, Family
+from flowrra_exporter.metrics import registry_runs
+from flowrra_exporter.metrics.collector import Incomplete
+from flowrra_exporter.metrics.collectors.python import MAX_LABELS, OTHER, PythonCollector
+from flowrra_exporter.metrics.registry_runs import MAX_HANGING, THREAD_NAME
+from flowrra_exporter.metrics.samples import AnyFamily, Family
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flowrra_exporter.collectors.base import Incomplete
-from flowrra_exporter.collectors.python import PythonCollector
-from flowrra_exporter.samples import Family, ForeignFamily
+from flowrra_exporter.metrics.collector import Incomplete
+from flowrra_exporter.metrics.collectors.python import PythonCollector
+from flowrra_exporter.metrics.samples import Family, ForeignFamily
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily
 

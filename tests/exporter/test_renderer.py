@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from flowrra_exporter import catalog
-from flowrra_exporter.catalog import CATALOG
-from flowrra_exporter.prometheus import Format, Renderer, format_number
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, Point
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import CATALOG
+from flowrra_exporter.metrics.exposition import Format, Renderer, format_number
+from flowrra_exporter.metrics.samples import AnyFamily, Distribution, Family, Point
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary

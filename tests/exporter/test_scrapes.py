@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from flowrra_exporter.catalog import CATALOG
+from flowrra_exporter.metrics.catalog import CATALOG
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from tests.exporter.conftest import Serve, fetch, until

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from flowrra_exporter.app.target import Target, import_target, resolve_target
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.target import Target, import_target, resolve_target
 
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager

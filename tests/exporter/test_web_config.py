@@ -8,8 +8,8 @@ from pathlib import Path
 import bcrypt
 import pytest
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.web.config_file import load_web_config
-from flowrra_exporter.web.limits import Rate
+from flowrra_exporter.web.access.limits import Rate
+from flowrra_exporter.web.access.web_config import load_web_config
 
 from tests.exporter.certificates import Issuer
 from tests.exporter.conftest import FREE_PORT, Run

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.web import background
+from flowrra_exporter.web.access.web_config import load_web_config
 from flowrra_exporter.web.background import Background
-from flowrra_exporter.web.config_file import load_web_config
 
 from flowrra import Flowrra
 from tests.exporter.certificates import Issuer
@@ -100,7 +100,7 @@ async def test_files_that_could_not_be_read_are_read_later_though_they_stay_the_
     serve: Serve, config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """There may have been no thread for it, and no descriptor."""
-    from flowrra_exporter.web import reload
+    from flowrra_exporter.web.access import reload
 
     monkeypatch.setattr(reload, "_AGAIN_SECONDS", 0.1)
     started = threading.Thread.start
@@ -188,7 +188,7 @@ def test_sighup_without_a_file_is_a_line(run: Run) -> None:
 SERVER_GONE = """
 import os, signal, sys, threading, time
 from flowrra_exporter.command import Command
-from flowrra_exporter.lifecycle import Phase
+from flowrra_exporter.app.lifecycle import Phase
 from flowrra_exporter.settings import Address, Settings
 
 command = Command("told:app", Settings(web_listen_address=(Address("127.0.0.1", 0),)))

@@ -13,17 +13,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from flowrra_exporter.app.target import Target, describe, import_target, resolve_target
 from flowrra_exporter.check_command.exporter_series import exporter_findings
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
 from flowrra_exporter.check_command.formats import text_findings
-from flowrra_exporter.collectors.budget import SeriesBudget
-from flowrra_exporter.collectors.task_figures import read_stats
 from flowrra_exporter.embedded import Embedded, Request
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.metrics.series_budget import SeriesBudget
+from flowrra_exporter.metrics.task_figures import read_stats
 from flowrra_exporter.observed import observe
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import Target, describe, import_target, resolve_target
 
 _SUBJECT = "app"
 _MANAGEMENT = "Management API"

@@ -13,8 +13,8 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.settings import OPTIONS, Address, Settings
 from flowrra_exporter.variables import unknown_variable, unknown_variables
-from flowrra_exporter.web.config_file import WebConfig, load_web_config
-from flowrra_exporter.web.sockets import bind
+from flowrra_exporter.web.access.sockets import bind
+from flowrra_exporter.web.access.web_config import WebConfig, load_web_config
 
 _SUBJECT = "configuration"
 _OTLP_MODULES = {

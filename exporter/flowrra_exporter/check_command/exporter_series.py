@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flowrra_exporter import catalog
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
+from flowrra_exporter.metrics import catalog
 
 
 def exporter_findings(exposition: Exposition) -> Iterator[Finding]:

@@ -15,17 +15,17 @@ from typing import NamedTuple
 
 from opentelemetry import context
 
-from flowrra_exporter.collection import Collections
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.exemplars import Exemplars
+from flowrra_exporter.metrics.samples import AnyFamily
 from flowrra_exporter.otel.delivery import Delivery
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.otel.exemplars import Exemplars
 from flowrra_exporter.otel.process import started_at
 from flowrra_exporter.otel.readings import Kind, Reader
 from flowrra_exporter.otel.resource import resource
 from flowrra_exporter.otel.sender import MetricSender
 from flowrra_exporter.otel.streams import Streams
 from flowrra_exporter.otel.transport import metric_sender
-from flowrra_exporter.samples import AnyFamily
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from flowrra_exporter import catalog
-from flowrra_exporter.catalog import Metric
-from flowrra_exporter.samples import Labels
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.samples import Labels
 
 Attributes: TypeAlias = tuple[tuple[str, str], ...]
 """Names and values, in a fixed order: equal attributes are equal tuples."""

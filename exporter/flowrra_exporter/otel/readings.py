@@ -16,9 +16,17 @@ from typing import NamedTuple
 
 from prometheus_client.samples import Sample
 
-from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.samples import (
+    AnyFamily,
+    Distribution,
+    Family,
+    ForeignFamily,
+    Labels,
+    Number,
+    served_samples,
+)
 from flowrra_exporter.otel.names import CONVENTIONS, Attributes, attributes_of, base_unit, unit_of
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, ForeignFamily, Labels, Number, served_samples
 
 OWN_SCOPE = "flowrra_exporter"
 FOREIGN_SCOPE = "prometheus_client"

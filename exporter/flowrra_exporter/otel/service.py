@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flowrra_exporter.catalog import OTEL_EXPORTS, OTEL_LAST_EXPORT, OTEL_POINTS
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.collectors.base import Collector
+from flowrra_exporter.metrics.catalog import OTEL_EXPORTS, OTEL_LAST_EXPORT, OTEL_POINTS
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.collector import Collector
+from flowrra_exporter.metrics.exemplars import Exemplars
+from flowrra_exporter.metrics.samples import Family
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.otel.exemplars import Exemplars
 from flowrra_exporter.otel.metrics import MetricsPush, metrics_push
 from flowrra_exporter.otel.provider import OwnProvider
-from flowrra_exporter.samples import Family
 
 logger = logging.getLogger(__name__)
 

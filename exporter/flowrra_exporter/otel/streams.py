@@ -33,10 +33,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from flowrra_exporter._version import __version__
+from flowrra_exporter.metrics.pacing import SLICE_SECONDS
+from flowrra_exporter.metrics.samples import Distribution, Number
 from flowrra_exporter.otel.names import KEPT, Attributes
 from flowrra_exporter.otel.readings import OWN_SCOPE, Kind, Point, Reading
-from flowrra_exporter.pacing import SLICE_SECONDS
-from flowrra_exporter.samples import Distribution, Number
 
 MAX_POINTS = 1000
 """Of one request.

@@ -27,7 +27,7 @@ from opentelemetry.util.types import AttributeValue
 from flowrra.middleware import Middleware
 from flowrra.task import Task
 from flowrra_exporter._version import __version__
-from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplar, Exemplars
 from flowrra_exporter.otel.names import SYSTEM
 
 _TIME_OUT = "flowrra.exceptions.TaskTimeoutError"

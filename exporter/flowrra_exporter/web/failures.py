@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
+from flowrra_exporter.app.loop import CallTimeout, LoopUnavailable
+from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.logs import Occasionally, mask_secrets
-from flowrra_exporter.management import Management, NoSuchMethod
 
 logger = logging.getLogger(__name__)
 

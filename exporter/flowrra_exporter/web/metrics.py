@@ -7,8 +7,8 @@ import math
 
 from aiohttp import web
 
-from flowrra_exporter.collection import Collections
 from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.metrics.collection import Collections
 from flowrra_exporter.web.negotiation import accepts_gzip, choose_format
 
 logger = logging.getLogger(__name__)

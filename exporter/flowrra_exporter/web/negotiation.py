@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from flowrra_exporter.prometheus import Format
+from flowrra_exporter.metrics.exposition import Format
 
 _VERSIONS = {Format.TEXT: ("0.0.4",), Format.OPENMETRICS: ("1.0.0", "0.0.1")}
 _MAX_HEADER_LENGTH = 8192

@@ -16,11 +16,11 @@ from typing import NamedTuple
 from aiohttp import web
 
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.web.access import Access
+from flowrra_exporter.web.access.admission import Access
+from flowrra_exporter.web.access.connection import refuse_bodies, watch_connection
+from flowrra_exporter.web.access.limits import ConnectionLimits
+from flowrra_exporter.web.access.listeners import Listeners
 from flowrra_exporter.web.background import Background
-from flowrra_exporter.web.connection import refuse_bodies, watch_connection
-from flowrra_exporter.web.limits import ConnectionLimits
-from flowrra_exporter.web.listeners import Listeners
 from flowrra_exporter.web.responses import add_headers, answer_errors
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from importlib.resources import files
 from typing import NamedTuple
 from urllib.parse import quote
 
-from flowrra_exporter import catalog
 from flowrra_exporter._version import __version__
+from flowrra_exporter.metrics import catalog
 from flowrra_exporter.web.page import sections, words
 from flowrra_exporter.web.page.html import Html, element, join
 from flowrra_exporter.web.page.view import Level, View

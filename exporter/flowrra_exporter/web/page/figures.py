@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from flowrra_exporter.catalog import Metric
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, Labels, Number
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.samples import AnyFamily, Distribution, Family, Labels, Number
 
 
 class Figures:

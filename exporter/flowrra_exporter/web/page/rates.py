@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from flowrra_exporter.catalog import Metric
-from flowrra_exporter.samples import Labels, Number
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.samples import Labels, Number
 
 WINDOW_SECONDS = 60.0
 """What the rates are taken over, once somebody has looked for so long."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from flowrra_exporter import catalog
-from flowrra_exporter.catalog import Metric
+from flowrra_exporter.app.stall import Stall
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.pacing import Pacer
-from flowrra_exporter.samples import Number
-from flowrra_exporter.stall import Stall
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.pacing import Pacer
+from flowrra_exporter.metrics.samples import Number
 from flowrra_exporter.web.failures import Failure
 from flowrra_exporter.web.page import words
 from flowrra_exporter.web.page.figures import Figures, quantile

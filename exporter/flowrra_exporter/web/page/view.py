@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from flowrra_exporter import catalog
-from flowrra_exporter.app_loop import AppLoop
-from flowrra_exporter.checks import Check, Checks, components
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.lifecycle import Lifecycle, Phase
+from flowrra_exporter.app.lifecycle import Lifecycle, Phase
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.management import Management, NoSuchMethod
+from flowrra_exporter.app.stall import Stall, current_stall, past_stall, read_runtime_stats
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.management import Management, NoSuchMethod
-from flowrra_exporter.stall import Stall, current_stall, past_stall, read_runtime_stats
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.probes.checks import Check, Checks, components
 from flowrra_exporter.web.failures import Failures, Listing
 from flowrra_exporter.web.page.figures import Figures
 from flowrra_exporter.web.page.rates import Rates, Readings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flowrra_exporter.samples import Number
+from flowrra_exporter.metrics.samples import Number
 from flowrra_exporter.web.page.figures import Estimate
 from flowrra_exporter.web.page.html import Html, element, join
 
