@@ -24,7 +24,7 @@ from flowrra_exporter.app.stall import innermost
 from flowrra_exporter.logs import JsonFormatter, TextFormatter, bounded, mask_secrets
 
 import flowrra
-from tests.exporter.test_logs import record_of
+from tests.exporter.command.test_logs import record_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

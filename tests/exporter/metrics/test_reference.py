@@ -8,7 +8,7 @@ import pytest
 from flowrra_exporter.metrics.catalog import CATALOG, QUEUE_PENDING, TASK_QUEUE_WAIT, TASK_RUN_DURATION, Metric
 from flowrra_exporter.metrics.reference import reference, section
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 def test_the_page_is_current() -> None:

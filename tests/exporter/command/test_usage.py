@@ -21,7 +21,7 @@ from flowrra_exporter.settings import (
 from tests.exporter.commands import check, run_command
 from tests.exporter.conftest import FREE_PORT, Run, Serve
 from tests.exporter.contract import MinimalApp
-from tests.exporter.test_page import Page
+from tests.exporter.web.test_page import Page
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from tests.exporter.conftest import Serve
 from tests.exporter.contract import ContractApp, MinimalApp, broken, schedule
-from tests.exporter.test_page import Page
+from tests.exporter.web.test_page import Page
 
 
 def soon(seconds: float) -> datetime:

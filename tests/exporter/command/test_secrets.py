@@ -22,7 +22,7 @@ from flowrra.exceptions import BackendError
 from flowrra.scheduler.backends import get_scheduler_backend
 from tests.exporter.commands import check
 from tests.exporter.conftest import Serve
-from tests.exporter.test_authentication import hashed
+from tests.exporter.web.test_authentication import hashed
 
 # Their own marks tell parts of the password from what messages say anyway.
 MARKS = ("Qz", "Xk", "Jv")

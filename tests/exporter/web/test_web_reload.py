@@ -21,7 +21,7 @@ from flowrra_exporter.web.background import Background
 from flowrra import Flowrra
 from tests.exporter.certificates import Issuer
 from tests.exporter.conftest import FREE_PORT, TARGETS, Run, Serve, until
-from tests.exporter.test_authentication import basic, changed, hashed
+from tests.exporter.web.test_authentication import basic, changed, hashed
 
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key, %s}"
 STRANGE = {

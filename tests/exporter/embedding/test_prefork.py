@@ -19,7 +19,7 @@ import pytest
 from tests.exporter.conftest import Answer, fetch
 from tests.support.servers import free_port
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROGRAMS = re.findall(
     r"^```python\n(.*?)^```", (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
 )

@@ -9,9 +9,9 @@ import pytest
 from flowrra_exporter.config_file import read_config_file
 from flowrra_exporter.settings import OPTIONS, Address
 
+from tests.exporter.command.test_settings import VALID
 from tests.exporter.commands import run_command
 from tests.exporter.conftest import FREE_PORT, Run
-from tests.exporter.test_settings import VALID
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_of_several_mistakes_the_first_is_named_and_the_others_are_counted(file:
 
 
 def test_the_example_of_the_documentation_is_right(file: Path) -> None:
-    document = (Path(__file__).parents[2] / "docs" / "command.md").read_text(encoding="utf-8")
+    document = (Path(__file__).parents[3] / "docs" / "command.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```yaml\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
     file.write_text(example)
     found = read_config_file(str(file))
