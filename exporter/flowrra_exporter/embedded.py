@@ -25,14 +25,14 @@ from urllib.parse import quote
 from flowrra_exporter.app.target import manager_of
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.observed import Observed
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.web.access.listeners import Full
 
 logger = logging.getLogger(__name__)
 
-_not_answered = Occasionally(logger, "did not answer %d requests: %s")
+_not_answered = ThrottledWarning(logger, "did not answer %d requests: %s")
 _ANSWER_SECONDS = 20.0
 """The longest that an answer takes: more than any collection and rendering does."""
 _PROBE = re.compile(r"/(livez|readyz|startupz|healthz)(/[\w-]+([.:][\w-]+)*)?")

@@ -26,7 +26,7 @@ from flowrra_exporter.app.management import Management
 from flowrra_exporter.app.target import manager_of
 from flowrra_exporter.app.watchdog import Watchdog
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.fork_guard import Birthplace
+from flowrra_exporter.fork_guard import ForkGuard
 from flowrra_exporter.metrics.catalog import BACKGROUND_ERRORS, WEB_CONFIG_IN_ORDER
 from flowrra_exporter.metrics.collection import Collections
 from flowrra_exporter.metrics.collectors import Collector, PythonCollector, collectors_for
@@ -75,7 +75,7 @@ class Exporter:
         self._python = PythonCollector(self.settings.collector_python_timeout, own_only=self.settings.observe)
         self._collectors: list[Collector] = self._chosen([self._python])
         self._server: ServerThread | None = None
-        self._birthplace = Birthplace("the exporter")
+        self._fork_guard = ForkGuard("the exporter")
         self._web_config_file: WebConfigFile | None = None
         self._access = Access(WebConfig())
         self._otel: OpenTelemetry | None = None
@@ -112,7 +112,7 @@ class Exporter:
         """The server's thread. RuntimeError before `serve`, and in a process forked since."""
         if self._server is None:
             raise RuntimeError("the exporter doesn't serve yet; call serve() first")
-        self._birthplace.check()
+        self._fork_guard.check()
         return self._server
 
     @property
@@ -148,7 +148,7 @@ class Exporter:
             sites.append(Site(self._probe_application, probe_sockets, for_probes=True))
         server = ServerThread(sites, self._background())
         server.start()
-        self._birthplace.here(self._forked)
+        self._fork_guard.arm(self._forked)
         self._server = server
         for listening in self.urls:
             logger.info("listening on %s", listening)
@@ -223,7 +223,7 @@ class Exporter:
 
         Nothing in a process forked since `serve`: the threads are the parent's.
         """
-        if self._birthplace.elsewhere:
+        if self._fork_guard.inherited:
             return
         try:
             if self._otel is not None:
@@ -238,7 +238,7 @@ class Exporter:
             self._server.stop()
             self._access.close()
             self._server = None
-            self._birthplace.gone()
+            self._fork_guard.disarm()
 
     async def push_metrics(self, timeout: float = _FLUSH_SECONDS) -> bool:
         """Pushes the metrics over OTLP now; whether the receiver took them within `timeout` seconds.
@@ -268,7 +268,7 @@ class Exporter:
 
     def _forked(self) -> None:
         if self._server is not None:
-            self._server.forsake_sockets()
+            self._server.close_inherited_sockets()
 
     def _open_otel(self) -> OpenTelemetry | None:
         """What pushes metrics and makes spans; None, and nothing is imported, unless it's switched on."""

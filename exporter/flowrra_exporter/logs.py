@@ -28,7 +28,7 @@ _UNSEEN_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u
 _TASK_FIELDS = ("task_id", "task_name", "attempt")
 
 
-class Occasionally:
+class ThrottledWarning:
     """Logs a warning at most once in `seconds`, with how often there was reason to: clients can't fill the log.
 
     `message` has a %d for the number, and then what `warn` is given, which tells of the last time.

@@ -22,7 +22,7 @@ from prometheus_client.samples import Sample
 from flowrra_exporter.app.loop import AppLoop
 from flowrra_exporter.app.management import Management
 from flowrra_exporter.app.target import manager_of
-from flowrra_exporter.fork_guard import Birthplace
+from flowrra_exporter.fork_guard import ForkGuard
 from flowrra_exporter.metrics.collection import Collections
 from flowrra_exporter.metrics.collectors import collectors_for
 from flowrra_exporter.metrics.exposition import format_number
@@ -51,7 +51,7 @@ class FlowrraCollector(Collector):
         self._app = app
         self._registry = registry
         self._settings = settings or Settings()
-        self._birthplace = Birthplace("FlowrraCollector")
+        self._fork_guard = ForkGuard("FlowrraCollector")
         self._thread: ServerThread | None = None
         self._collections: Collections | None = None
         self._app_loop: AppLoop | None = None
@@ -74,7 +74,7 @@ class FlowrraCollector(Collector):
         collectors = [each for each in collectors_for(management, settings.max_series) if settings.collects(each.name)]
         self._collections = Collections("library", lambda: collectors, settings.collect_timeout)
         self._thread, self._app_loop = thread, app_loop
-        self._birthplace.here()
+        self._fork_guard.arm()
         self._registry.register(self)
 
     def _take_registry(self) -> None:
@@ -94,7 +94,7 @@ class FlowrraCollector(Collector):
             self._thread.run_soon(self._collections.close)
             await asyncio.to_thread(self._thread.stop)
         self._thread = self._collections = self._app_loop = None
-        self._birthplace.gone()
+        self._fork_guard.disarm()
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering doesn't collect."""
@@ -105,7 +105,7 @@ class FlowrraCollector(Collector):
         thread, collections, app_loop = self._thread, self._collections, self._app_loop
         if thread is None or collections is None or app_loop is None:
             raise RuntimeError("FlowrraCollector is not running; expected `async with FlowrraCollector(app)`")
-        self._birthplace.check()
+        self._fork_guard.check()
         on_its_loop = threading.current_thread() is app_loop.thread
         with app_loop.waiting() if on_its_loop else contextlib.nullcontext():
             waiting = asyncio.run_coroutine_threadsafe(collections.snapshot(), thread.loop)

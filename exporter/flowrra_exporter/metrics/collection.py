@@ -18,7 +18,7 @@ from flowrra_exporter.metrics.circuit_breaker import Breaker
 from flowrra_exporter.metrics.collector import Collector, Incomplete
 from flowrra_exporter.metrics.exemplars import Exemplars
 from flowrra_exporter.metrics.exposition import Format, Renderer
-from flowrra_exporter.metrics.pacing import rest
+from flowrra_exporter.metrics.pacing import yield_gil
 from flowrra_exporter.metrics.samples import AnyFamily, Family
 from flowrra_exporter.metrics.self_metrics import self_families
 
@@ -70,7 +70,7 @@ class Snapshot:
     async def _slices(self, format: Format) -> AsyncIterator[bytes]:
         for slice in self._renderer.render(self.families, format):
             yield slice
-            await rest()
+            await yield_gil()
 
 
 class Collection:

@@ -11,7 +11,7 @@ import time
 SLICE_SECONDS = 0.0008
 
 
-async def rest() -> None:
+async def yield_gil() -> None:
     """Gives the lock to another thread, and this thread's loop a turn."""
     time.sleep(0)  # noqa: ASYNC251  # releases the interpreter lock; waits for nothing
     await asyncio.sleep(0)
@@ -37,5 +37,5 @@ class Pacer:
 
     async def pause_if_due(self) -> None:
         if time.perf_counter() >= self._until:
-            await rest()
+            await yield_gil()
             self._until = time.perf_counter() + SLICE_SECONDS

@@ -31,7 +31,7 @@ MAX_HANGING = 16
 """As many may hang before those are no longer started that have never answered."""
 MAX_SERIES = 50_000
 """Of one collector. One that goes on is left at that: it might never end."""
-_PATIENCE_SECONDS = 0.05
+_HELD_UP_SECONDS = 0.05
 """How long a thread waits for one collector before another thread goes on with the rest."""
 _TRIAL_SECONDS = 0.5
 """How long is waited for a collector that has kept being late."""
@@ -135,7 +135,7 @@ class Round:
     def __init__(self, sources: Sequence[Source], timeout: float, hanging: int) -> None:
         self.sources = sources
         self._timeout = timeout
-        self._patience = min(_PATIENCE_SECONDS, timeout / (4 * max(1, len(sources))))
+        self._held_up_after = min(_HELD_UP_SECONDS, timeout / (4 * max(1, len(sources))))
         self._todo: deque[Run] = deque()
         self._begun: list[Run] = []
         self._threads: list[threading.Thread] = []
@@ -166,7 +166,7 @@ class Round:
                 self._start_thread()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(self._patience, until - now))
+                await asyncio.wait_for(self._changed.wait(), min(self._held_up_after, until - now))
         for run in self._unstarted():
             run.end("there was no time left for it")
         for source, run in self._runs.items():
@@ -204,7 +204,7 @@ class Round:
         return None, f"it has not answered for {run.age:.1f} s"
 
     def _all_are_held_up(self) -> bool:
-        held_up = sum(run.is_overdue(self._patience) for run in list(self._begun))
+        held_up = sum(run.is_overdue(self._held_up_after) for run in list(self._begun))
         return held_up >= sum(thread.is_alive() for thread in self._threads)
 
     def _start_thread(self) -> None:

@@ -77,7 +77,7 @@ _Moved: TypeAlias = tuple[_Metric, Attributes, _Mark]
 """A stream's next mark."""
 
 
-class Paced(list[_Item]):
+class TimeSliced(list[_Item]):
     """A list that gives the interpreter lock back every millisecond while it's iterated over.
 
     The SDK encodes points in one piece; going through these, it does so in slices.
@@ -173,7 +173,7 @@ class Streams:
         # What wasn't there at the collection before has been counted since then.
         since = self._since if known is None else known.at
         marks = metric.marks if known is metric or known is None else known.marks
-        for point in Paced(reading.points):
+        for point in TimeSliced(reading.points):
             mark = marks.get(point.attributes)
             if mark is None or mark.told != point.since:
                 start = since if point.since is None else min(int(point.since * _NANOSECONDS), self._at)
@@ -200,12 +200,12 @@ class Streams:
         return MetricsData([ResourceMetrics(self._resource, metrics, self._resource.schema_url)]), marks
 
     def _metric(self, reading: Reading, points: list[Point], marks: list[_Moved]) -> Metric:
-        found: Paced[DataPointT] = Paced()
-        for point in Paced(points):
+        found: TimeSliced[DataPointT] = TimeSliced()
+        for point in TimeSliced(points):
             found.append(self._point(reading, point, marks))
         return Metric(reading.name, reading.help, reading.unit, self._data(reading.kind, found))
 
-    def _data(self, kind: Kind, points: Paced[DataPointT]) -> Gauge | Sum | Histogram:
+    def _data(self, kind: Kind, points: TimeSliced[DataPointT]) -> Gauge | Sum | Histogram:
         delta = kind in self._delta
         temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
         match kind:

@@ -135,7 +135,7 @@ class _Attempt:
             return "success"
         limit = self._task.timeout
         kind, text = _class_name(error), str(error)
-        if isinstance(error, asyncio.CancelledError) and _told_to_end():
+        if isinstance(error, asyncio.CancelledError) and _was_cancelled():
             if limit is None or seconds < limit - _TIMER_SLACK:
                 return "cancelled"
             kind, text = _TIME_OUT, f"ran into its time limit of {limit:g} s"
@@ -164,7 +164,7 @@ def _links(sender: trace.SpanContext | None) -> list[Link]:
     return [] if sender is None else [Link(sender)]
 
 
-def _told_to_end() -> bool:
+def _was_cancelled() -> bool:
     """Whether the attempt was cancelled from outside; a task may raise CancelledError on its own account."""
     worker = asyncio.current_task()
     return worker is not None and worker.cancelling() > 0

@@ -14,7 +14,7 @@ from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.app.stall import current_stall, read_runtime_stats
 from flowrra_exporter.app.watchdog import Watchdog
 from flowrra_exporter.probes.check import Check
-from flowrra_exporter.probes.hysteresis import Smoothing
+from flowrra_exporter.probes.hysteresis import Hysteresis
 from flowrra_exporter.probes.queue_limits import QueueLimits
 
 __all__ = ["Check", "Checks", "NotStarted", "Readiness", "components"]
@@ -66,7 +66,7 @@ class Checks:
         self._timeout = timeout
         self._queue_limits = queue_limits
         self._require_workers = require_workers
-        self._smoothing = Smoothing(failure_grace, _IMMEDIATE)
+        self._hysteresis = Hysteresis(failure_grace, _IMMEDIATE)
         self._following: asyncio.Task[None] | None = None
 
     def liveness(self) -> list[Check]:
@@ -88,20 +88,20 @@ class Checks:
         unhealthy or a queue too long: once that has lasted for the grace.
         """
         found = await self._evaluate()
-        if not self._smoothing.settled and (self._following is None or self._following.done()):
+        if not self._hysteresis.settled and (self._following is None or self._following.done()):
             self._following = asyncio.create_task(self._follow(), name="flowrra-exporter:follow")
         return found
 
     async def _follow(self) -> None:
         """Asks again until each verdict is settled, so that it doesn't depend on how often the probe comes."""
-        while not self._smoothing.settled:
+        while not self._hysteresis.settled:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await self._evaluate()
 
     async def _evaluate(self) -> Readiness:
         phase, message = self._lifecycle.status
         if phase is not Phase.RUNNING:
-            self._smoothing.reset()
+            self._hysteresis.reset()
             ending = phase in (Phase.DRAINING, Phase.STOPPED)
             startup = Check("startup", ending, self._started if ending else message, ("startupz", "readyz"))
             return Readiness([startup, Check("shutdown", False, message, _READY)] if ending else [startup], False)
@@ -112,14 +112,14 @@ class Checks:
         shutdown = Check("shutdown", True, "no shutdown was asked for", _READY)
         if isinstance(health, LoopUnavailable):
             blocked = Check("event_loop", False, str(health), _BOTH, self._silent_since(), self._culprit())
-            held = self._smoothing.judge([], complete=False)
+            held = self._hysteresis.judge([], complete=False)
             return Readiness([startup, shutdown, blocked, *held], False)
         loop = Check("event_loop", True, "event loop answers", _BOTH)
         answered = not isinstance(health, Exception)
         known = [] if isinstance(health, Exception) else components(dict(health))
         found = [_answer_of(health), *known, *queues, *workers]
         own = [check for check in (startup, shutdown, loop) if check.name not in {each.name for each in found}]
-        judged = self._smoothing.judge([check._replace(probes=_READY) for check in found], complete=answered)
+        judged = self._hysteresis.judge([check._replace(probes=_READY) for check in found], complete=answered)
         return Readiness([*own, *judged], answered)
 
     async def _health_or_error(self) -> Mapping[str, Any] | Exception:

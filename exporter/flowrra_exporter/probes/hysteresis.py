@@ -35,7 +35,7 @@ class _State:
             self.ok, self.against = ok, None
 
 
-class Smoothing:
+class Hysteresis:
     """Judges checks by what they said before.
 
     `grace` (seconds) is for how long a check must say otherwise, without a break, before its verdict turns.

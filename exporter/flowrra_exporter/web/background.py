@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Background:
         self.label = label
         self.errors = 0
         self._work = work
-        self._failed_again = Occasionally(logger, f"{name} failed %d times more, and is tried again each time")
+        self._failed_again = ThrottledWarning(logger, f"{name} failed %d times more, and is tried again each time")
 
     async def run(self) -> None:
         """Does the work until it's cancelled. When it fails, it's logged and counted, and begun again after a while."""

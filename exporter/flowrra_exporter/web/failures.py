@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from flowrra_exporter.app.loop import CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
-from flowrra_exporter.logs import Occasionally, mask_secrets
+from flowrra_exporter.logs import ThrottledWarning, mask_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Failures:
         self._timeout = timeout
         self._latest = Listing((), None)
         self._next = 0.0
-        self._unreadable = Occasionally(logger, "left out %d failed tasks that can't be read")
+        self._unreadable = ThrottledWarning(logger, "left out %d failed tasks that can't be read")
 
     async def latest(self) -> Listing:
         """The tasks that failed last, up to a hundred. Raises NoSuchMethod if the app can't list them."""

@@ -7,7 +7,7 @@ import math
 
 from aiohttp import web
 
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.metrics.collection import Collections
 from flowrra_exporter.web.negotiation import accepts_gzip, choose_format
 
@@ -26,7 +26,7 @@ class MetricsRoute:
         self._collections = collections
         self._limit = limit
         self._active = 0
-        self._turned_away = Occasionally(logger, f"turned away %d scrapes: {limit} were being answered already")
+        self._turned_away = ThrottledWarning(logger, f"turned away %d scrapes: {limit} were being answered already")
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""

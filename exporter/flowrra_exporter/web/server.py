@@ -63,8 +63,8 @@ class ServerThread:
         self.loop = asyncio.new_event_loop()
         self._sites = sites
         self._limits = limits or ConnectionLimits()
-        sweeping = Background("ending connections that dawdle", "connections", self._limits.sweep)
-        self.background = [*background, sweeping]
+        closing_idle = Background("closing idle connections", "connections", self._limits.close_idle)
+        self.background = [*background, closing_idle]
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._stopping = asyncio.Event()
@@ -112,13 +112,13 @@ class ServerThread:
         """From now on, the first site's new connections are made under `context`."""
         self._listeners[0].context = context
 
-    def forsake_sockets(self) -> None:
+    def close_inherited_sockets(self) -> None:
         """In a forked child: lets go of its copies of all sockets.
 
         The listening ones would keep the port from whoever comes after us, and take connections for nobody; the others
         would keep clients waiting for an answer after our end.
         """
-        self._limits.forsake()
+        self._limits.close_inherited()
         self._close_sockets()
 
     def _close_sockets(self) -> None:

@@ -1,4 +1,4 @@
-"""Each registered collector is collected by itself: one that raises, hangs or dawdles costs its own metrics."""
+"""Each registered collector is collected by itself: one that raises, hangs or is slow costs its own metrics."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.probes.check import Check
-from flowrra_exporter.probes.hysteresis import Smoothing
+from flowrra_exporter.probes.hysteresis import Hysteresis
 from flowrra_exporter.settings import Address, Settings
 from flowrra_exporter.web.negotiation import prefers_text
 
@@ -157,7 +157,7 @@ async def test_a_shutdown_of_the_app_itself_counts_at_once(serve: Serve) -> None
     assert (await service.get("/readyz")).status == 503
 
 
-def verdicts(smoothing: Smoothing, monkeypatch: pytest.MonkeyPatch, story: list[tuple[float, bool]]) -> list[bool]:
+def verdicts(smoothing: Hysteresis, monkeypatch: pytest.MonkeyPatch, story: list[tuple[float, bool]]) -> list[bool]:
     """The verdicts of a check that is evaluated at these times with these outcomes."""
     found = []
     for at, ok in story:
@@ -172,22 +172,22 @@ def test_the_verdict_turns_after_the_same_time_however_often_it_is_asked(
 ) -> None:
     times = [index * step for index in range(int(12 / step))]
     story = [(-1.0, True), *((at, False) for at in times)]
-    found = verdicts(Smoothing(4.0), monkeypatch, story)[1:]
+    found = verdicts(Hysteresis(4.0), monkeypatch, story)[1:]
     assert next(at for at, ok in zip(times, found, strict=True) if not ok) == 4.0
 
 
 def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert verdicts(Smoothing(5.0), monkeypatch, [(0, True), (1, False), (600, False)]) == [True, True, True]
+    assert verdicts(Hysteresis(5.0), monkeypatch, [(0, True), (1, False), (600, False)]) == [True, True, True]
 
 
 def test_a_flapping_check_keeps_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     story = [(0.0, True), *((float(at), at % 2 == 0) for at in range(1, 30))]
-    assert set(verdicts(Smoothing(3.0), monkeypatch, story)) == {True}
+    assert set(verdicts(Hysteresis(3.0), monkeypatch, story)) == {True}
 
 
 def test_before_the_first_pass_each_outcome_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     story = [(0.0, False), (1.0, True), (2.0, False)]
-    assert verdicts(Smoothing(5.0), monkeypatch, story) == [False, True, True]
+    assert verdicts(Hysteresis(5.0), monkeypatch, story) == [False, True, True]
 
 
 # Queue limits.

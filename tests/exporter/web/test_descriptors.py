@@ -159,10 +159,10 @@ class Dummy:
     """A connection that has nothing behind it."""
 
     for_probes = False
-    patience = 10.0
+    idle_limit = 10.0
 
-    def __init__(self, client: str, dawdles_since: float | None) -> None:
-        self.client, self.dawdles_since = client, dawdles_since
+    def __init__(self, client: str, waiting_since: float | None) -> None:
+        self.client, self.waiting_since = client, waiting_since
         self.ended = False
 
     def abort(self) -> None:

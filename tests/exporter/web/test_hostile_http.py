@@ -78,7 +78,7 @@ def descriptors(command: Command) -> int:
 
 @pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_slow_connections(run: Run) -> None:
-    """More than the server keeps: those that dawdle are ended, and whoever asks is answered."""
+    """More than the server keeps: idle ones are ended, and whoever asks is answered."""
     command = run(f"--web.listen-address={FREE_PORT}", f"--probe.listen-address={FREE_PORT}", "told:make")
     url = command.ready()
     probes = command.wait_for_line(r"answering probes on (http://\S+?)\"?$")[1]

@@ -50,7 +50,7 @@ class PythonCollector(Collector):
         self._registry = registry
         self._sources: dict[int, Source] = {}
         self._labels: set[str] = set()
-        self._forsaken: list[Run] = []
+        self._abandoned: list[Run] = []
         self._files: tuple[Any, Sequence[str]] = (MultiProcessFiles(), ())
         self._target_info: tuple[Any, Sequence[str]] = (_TargetInfo(registry), ("target",))
         self._round: Round | None = None
@@ -83,9 +83,9 @@ class PythonCollector(Collector):
         gone = [source.run for source in known.values() if source.run is not None]
         for run in gone:
             run.abandoned = True
-        self._forsaken = [run for run in (*self._forsaken, *gone) if not run.done.is_set()]
+        self._abandoned = [run for run in (*self._abandoned, *gone) if not run.done.is_set()]
         runs = [source.run for source in self._sources.values()]
-        return len(self._forsaken) + sum(run is not None and run.is_overdue(self._timeout) for run in runs)
+        return len(self._abandoned) + sum(run is not None and run.is_overdue(self._timeout) for run in runs)
 
     def _source(self, collector: Any, names: Sequence[str]) -> Source:
         kind = type(collector).__qualname__

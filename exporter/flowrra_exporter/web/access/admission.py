@@ -7,7 +7,7 @@ import re
 
 from aiohttp import web
 
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.web.access.auth import Busy, Credentials, Passwords, parse_basic
 from flowrra_exporter.web.access.limits import RateLimiter, client_of
 from flowrra_exporter.web.access.web_config import WebConfig
@@ -25,7 +25,7 @@ class Access:
 
     def __init__(self, config: WebConfig) -> None:
         self._passwords = Passwords()
-        self._refused = Occasionally(logger, "refused %d wrong passwords, the last from %s")
+        self._refused = ThrottledWarning(logger, "refused %d wrong passwords, the last from %s")
         self.change(config)
 
     def change(self, config: WebConfig) -> None:

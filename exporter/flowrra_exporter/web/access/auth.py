@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Passwords:
         self._wrong: dict[bytes, str] = {}
         self._checking: dict[bytes, asyncio.Future[bool]] = {}
         self._places: Counter[str] = Counter()
-        self._unchecked = Occasionally(logger, "could not check %d passwords: %s")
+        self._unchecked = ThrottledWarning(logger, "could not check %d passwords: %s")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowrra-exporter-bcrypt")
 
     def use(self, users: Mapping[str, str]) -> None:

@@ -46,7 +46,7 @@ def look_first(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRe
 class Connection(web.RequestHandler):
     """A connection that `limits` watches over."""
 
-    __slots__ = ("_limits", "_opening", "accepted", "client", "dawdles_since", "for_probes", "patience")
+    __slots__ = ("_limits", "_opening", "accepted", "client", "for_probes", "idle_limit", "waiting_since")
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Connection(web.RequestHandler):
         self.client = client
         self.for_probes = for_probes
         self.accepted: socket.socket | None = None
-        self.dawdles_since: float | None = time.monotonic()
-        self.patience = FIRST_REQUEST_SECONDS
+        self.waiting_since: float | None = time.monotonic()
+        self.idle_limit = FIRST_REQUEST_SECONDS
         limits.opened(self)
 
     def open_by(self, opening: asyncio.Task[object]) -> None:
@@ -98,11 +98,11 @@ class Connection(web.RequestHandler):
 
     def answering(self) -> None:
         """A whole request has come: from now on the client waits for us."""
-        self.dawdles_since = None
+        self.waiting_since = None
 
     def answered(self) -> None:
         """The answer is made: now it's for the client to read it, and to ask again."""
-        self.dawdles_since, self.patience = time.monotonic(), IDLE_SECONDS
+        self.waiting_since, self.idle_limit = time.monotonic(), IDLE_SECONDS
 
     def handle_error(
         self,

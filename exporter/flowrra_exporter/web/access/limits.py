@@ -1,4 +1,4 @@
-"""Limits on what clients may take: how often they ask, how many connect, and how long each may dawdle."""
+"""Limits on what clients may take: how often they ask, how many connect, and how long each may be idle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _SPARE_SHARE = 8
 _MOST_FOR_PROBES = 16
 _MOMENT_SECONDS = 0.1
 """What each connection has, however many more there are: what has come with it has to be read first."""
-_SWEEP_SECONDS = 1.0
+_CLOSE_IDLE_SECONDS = 1.0
 _NETWORK_BITS = 64
 """What one customer gets of IPv6: all addresses in there are one client to us."""
 
@@ -92,9 +92,9 @@ class Client(Protocol):
     """Who has made it, as `client_of` has it."""
     for_probes: bool
     """Whether it came to a port that has the probes alone."""
-    dawdles_since: float | None
+    waiting_since: float | None
     """The monotonic time since which we wait for the client; None while it waits for us."""
-    patience: float
+    idle_limit: float
     """For how many seconds we do."""
 
     accepted: socket.socket | None
@@ -105,17 +105,17 @@ class Client(Protocol):
 
 
 class ConnectionLimits:
-    """The connections of all ports, each from the moment in which it has a descriptor, and none that dawdles for long.
+    """The connections of all ports, each from the moment in which it has a descriptor, and none that is idle for long.
 
     Together they have a share of the descriptors of the process. Of that, some are kept for the ports of probes; and
-    of what the app has left, some stay free for it. For a new connection, one is ended that dawdles: of the client
-    that has most, the one that has dawdled longest.
+    of what the app has left, some stay free for it. For a new connection, one is ended that is idle: of the client
+    that has most, the one that has been idle longest.
     """
 
     def __init__(self, descriptors: Callable[[], int] = descriptor_limit) -> None:
         self._descriptors = descriptors
         self._clients: dict[Client, None] = {}
-        self._ended = Occasionally(logger, "ended %d connections whose clients sent nothing whole or read nothing")
+        self._ended = ThrottledWarning(logger, "ended %d connections whose clients sent nothing whole or read nothing")
 
     @property
     def most(self) -> int:
@@ -128,7 +128,7 @@ class ConnectionLimits:
         return min(_MOST_FOR_PROBES, self.most // 4)
 
     def make_room(self, descriptor: int, for_probes: bool, probes_have_a_port: bool) -> bool:
-        """Whether there is a place for one more, with this descriptor; if need be after one that dawdles was ended."""
+        """Whether there is a place for one more, with this descriptor; if need be after an idle one was ended."""
         if self._is_scarce(descriptor) and len(self._clients) >= self.kept_for_probes:
             return self._end_one(self._clients)
         if probes_have_a_port and not for_probes:
@@ -153,7 +153,7 @@ class ConnectionLimits:
         """Forgets a connection."""
         self._clients.pop(client, None)
 
-    def forsake(self) -> None:
+    def close_inherited(self) -> None:
         """In a forked child: lets go of its copies of all connections.
 
         Not by closing them: the transports whose they are close them again, whatever has the number by then.
@@ -164,13 +164,13 @@ class ConnectionLimits:
                 os.dup2(nothing, client.accepted.fileno(), inheritable=False)
         os.close(nothing)
 
-    async def sweep(self) -> None:
-        """Ends those that dawdle, again and again, until it's cancelled."""
+    async def close_idle(self) -> None:
+        """Ends those that have been idle for too long, again and again, until it's cancelled."""
         while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.sleep(_CLOSE_IDLE_SECONDS)
             now = time.monotonic()
             for client in list(self._clients):
-                if client.dawdles_since is not None and now - client.dawdles_since > client.patience:
+                if client.waiting_since is not None and now - client.waiting_since > client.idle_limit:
                     self._end(client)
 
     def _end_one(self, clients: Iterable[Client]) -> bool:
@@ -178,10 +178,10 @@ class ConnectionLimits:
         clients = list(clients)
         number = Counter(each.client for each in clients)
         before = time.monotonic() - _MOMENT_SECONDS
-        dawdling = [each for each in clients if each.dawdles_since is not None and each.dawdles_since < before]
-        if not dawdling:
+        idle = [each for each in clients if each.waiting_since is not None and each.waiting_since < before]
+        if not idle:
             return False
-        self._end(min(dawdling, key=lambda each: (-number[each.client], each.dawdles_since)))
+        self._end(min(idle, key=lambda each: (-number[each.client], each.waiting_since)))
         return True
 
     def _end(self, client: Client) -> None:

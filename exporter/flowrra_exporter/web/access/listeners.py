@@ -11,7 +11,7 @@ from functools import partial
 
 from aiohttp import web
 
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.web.access.connection import Connection, look_first
 from flowrra_exporter.web.access.limits import ConnectionLimits, client_of
 from flowrra_exporter.web.access.tls import HANDSHAKE_SECONDS
@@ -58,7 +58,7 @@ class Listeners:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._closed = False
-        self._full = Occasionally(logger, "let connections wait or end %d times: there was no place for one more")
+        self._full = ThrottledWarning(logger, "let connections wait or end %d times: there was no place for one more")
 
     def start(self) -> None:
         """Accepts connections."""
