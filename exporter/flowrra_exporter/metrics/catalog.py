@@ -28,7 +28,8 @@ class Metric:
     base unit that the name ends with, or empty. ``bounds`` are a histogram's default upper bounds in seconds;
     what is served has the bounds that the app counted with. ``scope`` says whether each process has its own
     figure (sum them), or all see the same one through a shared broker (take the maximum), or whether it is about
-    the exporter itself. An observer serves no figures of a process.
+    the exporter itself. An observer serves no figures of a process. ``otel_unit`` is what is counted, in braces, for
+    a metric without a base unit; empty for what is 0 or 1.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric:
     unit: str = ""
     bounds: tuple[float, ...] | None = None
     scope: Scope = "process"
+    otel_unit: str = ""
 
     @property
     def family_name(self) -> str:
@@ -80,6 +82,7 @@ TASKS_PENDING = Metric(
     "Tasks that wait to be run, over all executors.",
     "flowrra.tasks.pending",
     scope="shared",
+    otel_unit="{task}",
 )
 HEALTHY = Metric(
     "flowrra_healthy",
@@ -108,6 +111,7 @@ EXECUTOR_WORKERS = Metric(
     "Slots of the executor: how many tasks it can run at once. 0 in a process that only submits tasks.",
     "flowrra.executor.workers",
     ("executor",),
+    otel_unit="{worker}",
 )
 EXECUTOR_BUSY_WORKERS = Metric(
     "flowrra_executor_busy_workers",
@@ -115,6 +119,7 @@ EXECUTOR_BUSY_WORKERS = Metric(
     "Slots of the executor that run a task right now.",
     "flowrra.executor.busy_workers",
     ("executor",),
+    otel_unit="{worker}",
 )
 EXECUTOR_WORKER_RESTARTS = Metric(
     "flowrra_executor_worker_restarts_total",
@@ -122,6 +127,7 @@ EXECUTOR_WORKER_RESTARTS = Metric(
     "Workers that died and were replaced.",
     "flowrra.executor.worker.restarts",
     ("executor",),
+    otel_unit="{restart}",
 )
 
 TASKS_REGISTERED = Metric(
@@ -130,6 +136,7 @@ TASKS_REGISTERED = Metric(
     "Task functions that the app knows.",
     "flowrra.tasks.registered",
     ("executor",),
+    otel_unit="{function}",
 )
 
 QUEUE_INFO = Metric(
@@ -222,6 +229,7 @@ WORKER_PROCESSES = Metric(
     "this process, if the app runs.",
     "flowrra.worker.processes",
     scope="shared",
+    otel_unit="{process}",
 )
 
 TASKS_SUBMITTED = Metric(
@@ -230,6 +238,7 @@ TASKS_SUBMITTED = Metric(
     "Tasks that this process submitted.",
     "flowrra.tasks.submitted",
     ("task",),
+    otel_unit="{task}",
 )
 TASKS_STARTED = Metric(
     "flowrra_tasks_started_total",
@@ -237,6 +246,7 @@ TASKS_STARTED = Metric(
     "Attempts that were started. Each ends as one of succeeded, failed, retried, cancelled, released.",
     "flowrra.tasks.started",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_SUCCEEDED = Metric(
     "flowrra_tasks_succeeded_total",
@@ -244,6 +254,7 @@ TASKS_SUCCEEDED = Metric(
     "Attempts that returned a result.",
     "flowrra.tasks.succeeded",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_FAILED = Metric(
     "flowrra_tasks_failed_total",
@@ -251,6 +262,7 @@ TASKS_FAILED = Metric(
     "Attempts that failed for good: no other attempt follows.",
     "flowrra.tasks.failed",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_RETRIED = Metric(
     "flowrra_tasks_retried_total",
@@ -258,6 +270,7 @@ TASKS_RETRIED = Metric(
     "Attempts that failed and are followed by another one.",
     "flowrra.tasks.retried",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_CANCELLED = Metric(
     "flowrra_tasks_cancelled_total",
@@ -265,6 +278,7 @@ TASKS_CANCELLED = Metric(
     "Attempts that were cancelled while they ran.",
     "flowrra.tasks.cancelled",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_RELEASED = Metric(
     "flowrra_tasks_released_total",
@@ -272,6 +286,7 @@ TASKS_RELEASED = Metric(
     "Attempts that a stopping worker gave back to the queue.",
     "flowrra.tasks.released",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_TIMED_OUT = Metric(
     "flowrra_tasks_timed_out_total",
@@ -279,6 +294,7 @@ TASKS_TIMED_OUT = Metric(
     "Attempts that ran into their time limit. They are counted as failed or retried, too.",
     "flowrra.tasks.timed_out",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_REDELIVERED = Metric(
     "flowrra_tasks_redelivered_total",
@@ -286,6 +302,7 @@ TASKS_REDELIVERED = Metric(
     "Attempts at a task that another worker had taken and not settled.",
     "flowrra.tasks.redelivered",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_CANCELLED_BEFORE_START = Metric(
     "flowrra_tasks_cancelled_before_start_total",
@@ -293,6 +310,7 @@ TASKS_CANCELLED_BEFORE_START = Metric(
     "Tasks that were cancelled while they waited. They never became an attempt.",
     "flowrra.tasks.cancelled_before_start",
     ("task",),
+    otel_unit="{task}",
 )
 TASK_EXCEPTIONS = Metric(
     "flowrra_task_exceptions_total",
@@ -300,6 +318,7 @@ TASK_EXCEPTIONS = Metric(
     "Exceptions that ended attempts, by class name.",
     "flowrra.task.exceptions",
     ("task", "exception"),
+    otel_unit="{exception}",
 )
 TASKS_RUNNING = Metric(
     "flowrra_tasks_running",
@@ -307,6 +326,7 @@ TASKS_RUNNING = Metric(
     "Attempts that run in this process right now.",
     "flowrra.tasks.running",
     ("task",),
+    otel_unit="{attempt}",
 )
 TASKS_RETRYING = Metric(
     "flowrra_tasks_retrying",
@@ -314,6 +334,7 @@ TASKS_RETRYING = Metric(
     "Tasks of this process that wait for their next attempt.",
     "flowrra.tasks.retrying",
     ("task",),
+    otel_unit="{task}",
 )
 TASK_OLDEST_RUNNING = Metric(
     "flowrra_task_oldest_running_timestamp_seconds",
@@ -355,6 +376,7 @@ SCHEDULER_SCHEDULES = Metric(
     "flowrra.scheduler.schedules",
     ("state",),
     scope="shared",
+    otel_unit="{schedule}",
 )
 SCHEDULER_OVERDUE = Metric(
     "flowrra_scheduler_overdue_schedules",
@@ -362,6 +384,7 @@ SCHEDULER_OVERDUE = Metric(
     "Enabled schedules whose due time has passed without a run.",
     "flowrra.scheduler.overdue",
     scope="shared",
+    otel_unit="{schedule}",
 )
 SCHEDULER_BROKEN = Metric(
     "flowrra_scheduler_broken_schedules",
@@ -369,6 +392,7 @@ SCHEDULER_BROKEN = Metric(
     "Schedules that can't run as they are: their task isn't registered, or their expression can't be read.",
     "flowrra.scheduler.broken",
     scope="shared",
+    otel_unit="{schedule}",
 )
 SCHEDULER_NEXT_RUN = Metric(
     "flowrra_scheduler_next_run_timestamp_seconds",
@@ -385,6 +409,7 @@ SCHEDULER_RUNS = Metric(
     "later one), skipped (too many run already), failed (the submit was refused; it is tried again).",
     "flowrra.scheduler.runs",
     ("task", "result"),
+    otel_unit="{run}",
 )
 SCHEDULER_LAG = Metric(
     "flowrra_scheduler_lag_seconds",
@@ -400,6 +425,7 @@ SCHEDULER_STORE_ERRORS = Metric(
     "Operations on the schedules' store that failed.",
     "flowrra.scheduler.store.errors",
     ("operation",),
+    otel_unit="{error}",
 )
 SCHEDULE_NEXT_RUN = Metric(
     "flowrra_schedule_next_run_timestamp_seconds",
@@ -434,18 +460,21 @@ EVENT_LOOP_STALLS = Metric(
     "counter",
     "Times that something blocked the app's event loop.",
     "flowrra.event_loop.stalls",
+    otel_unit="{stall}",
 )
 EVENT_SUBSCRIBER_DROPPED = Metric(
     "flowrra_event_subscriber_dropped_total",
     "counter",
     "Events dropped because a subscriber was too slow, be it at the app's stop.",
     "flowrra.event_subscriber.dropped",
+    otel_unit="{event}",
 )
 EVENT_SUBSCRIBER_ERRORS = Metric(
     "flowrra_event_subscriber_errors_total",
     "counter",
     "Exceptions raised by event subscribers.",
     "flowrra.event_subscriber.errors",
+    otel_unit="{error}",
 )
 BROKER_ERRORS = Metric(
     "flowrra_broker_errors_total",
@@ -453,6 +482,7 @@ BROKER_ERRORS = Metric(
     "Broker operations that failed.",
     "flowrra.broker.errors",
     ("operation",),
+    otel_unit="{error}",
 )
 BACKEND_ERRORS = Metric(
     "flowrra_backend_errors_total",
@@ -460,6 +490,7 @@ BACKEND_ERRORS = Metric(
     "Result backend operations that failed.",
     "flowrra.backend.errors",
     ("operation",),
+    otel_unit="{error}",
 )
 
 COLLECTOR_SUCCESS = Metric(
@@ -505,6 +536,7 @@ REGISTERED_DROPPED = Metric(
     "flowrra.registered_series.dropped",
     ("collector", "reason"),
     scope="exporter",
+    otel_unit="{series}",
 )
 EXPORTER_SERIES = Metric(
     "flowrra_exporter_series",
@@ -512,6 +544,7 @@ EXPORTER_SERIES = Metric(
     "Time series in this scrape.",
     "flowrra.exporter.series",
     scope="exporter",
+    otel_unit="{series}",
 )
 EXPORTER_SERIES_DROPPED = Metric(
     "flowrra_exporter_series_dropped",
@@ -519,6 +552,7 @@ EXPORTER_SERIES_DROPPED = Metric(
     "Time series left out of this scrape: --max-series was reached, or a registered metric can't be served.",
     "flowrra.exporter.series.dropped",
     scope="exporter",
+    otel_unit="{series}",
 )
 LOG_RECORDS_DROPPED = Metric(
     "flowrra_exporter_log_records_dropped_total",
@@ -527,6 +561,7 @@ LOG_RECORDS_DROPPED = Metric(
     "writes the log.",
     "flowrra.exporter.log.records.dropped",
     scope="exporter",
+    otel_unit="{record}",
 )
 BACKGROUND_ERRORS = Metric(
     "flowrra_exporter_background_errors_total",
@@ -536,6 +571,7 @@ BACKGROUND_ERRORS = Metric(
     "flowrra.exporter.background.errors",
     ("work",),
     scope="exporter",
+    otel_unit="{error}",
 )
 WEB_CONFIG_IN_ORDER = Metric(
     "flowrra_exporter_web_config_in_order",
@@ -553,6 +589,7 @@ OTEL_EXPORTS = Metric(
     "flowrra.otel.exports",
     ("result",),
     scope="exporter",
+    otel_unit="{export}",
 )
 OTEL_POINTS = Metric(
     "flowrra_otel_points_total",
@@ -562,6 +599,7 @@ OTEL_POINTS = Metric(
     "flowrra.otel.points",
     ("result",),
     scope="exporter",
+    otel_unit="{point}",
 )
 OTEL_LAST_EXPORT = Metric(
     "flowrra_otel_last_export_timestamp_seconds",

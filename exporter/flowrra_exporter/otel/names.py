@@ -24,44 +24,6 @@ SYSTEM = "flowrra"
 KEPT = 50_000
 """How many attributes are kept from one push to the next: made anew, they would be work for the garbage collector."""
 
-_UNITS = {
-    catalog.EXECUTOR_WORKERS: "{worker}",
-    catalog.EXECUTOR_BUSY_WORKERS: "{worker}",
-    catalog.EXECUTOR_WORKER_RESTARTS: "{restart}",
-    catalog.WORKER_PROCESSES: "{process}",
-    catalog.TASKS_PENDING: "{task}",
-    catalog.TASKS_REGISTERED: "{function}",
-    catalog.TASKS_SUBMITTED: "{task}",
-    catalog.TASKS_CANCELLED_BEFORE_START: "{task}",
-    catalog.TASKS_RETRYING: "{task}",
-    catalog.TASKS_RUNNING: "{attempt}",
-    catalog.TASKS_STARTED: "{attempt}",
-    catalog.TASKS_SUCCEEDED: "{attempt}",
-    catalog.TASKS_FAILED: "{attempt}",
-    catalog.TASKS_RETRIED: "{attempt}",
-    catalog.TASKS_CANCELLED: "{attempt}",
-    catalog.TASKS_RELEASED: "{attempt}",
-    catalog.TASKS_TIMED_OUT: "{attempt}",
-    catalog.TASKS_REDELIVERED: "{attempt}",
-    catalog.TASK_EXCEPTIONS: "{exception}",
-    catalog.SCHEDULER_SCHEDULES: "{schedule}",
-    catalog.SCHEDULER_OVERDUE: "{schedule}",
-    catalog.SCHEDULER_BROKEN: "{schedule}",
-    catalog.SCHEDULER_RUNS: "{run}",
-    catalog.SCHEDULER_STORE_ERRORS: "{error}",
-    catalog.EVENT_LOOP_STALLS: "{stall}",
-    catalog.EVENT_SUBSCRIBER_DROPPED: "{event}",
-    catalog.EVENT_SUBSCRIBER_ERRORS: "{error}",
-    catalog.BROKER_ERRORS: "{error}",
-    catalog.BACKEND_ERRORS: "{error}",
-    catalog.EXPORTER_SERIES: "{series}",
-    catalog.EXPORTER_SERIES_DROPPED: "{series}",
-    catalog.REGISTERED_DROPPED: "{series}",
-    catalog.OTEL_EXPORTS: "{export}",
-    catalog.OTEL_POINTS: "{point}",
-    catalog.LOG_RECORDS_DROPPED: "{record}",
-    catalog.BACKGROUND_ERRORS: "{error}",
-}
 _BASE_UNITS = {
     "seconds": "s",
     "bytes": "By",
@@ -86,7 +48,7 @@ def unit_of(metric: Metric) -> str:
 
     Empty for what is 0 or 1: Prometheus would make `_ratio` of a `1`.
     """
-    return base_unit(metric.unit) or _UNITS.get(metric, "")
+    return base_unit(metric.unit) or metric.otel_unit
 
 
 def attributes_of(metric: Metric, labels: Labels) -> Attributes:
