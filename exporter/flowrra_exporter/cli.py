@@ -15,8 +15,9 @@ from flowrra_exporter._version import __version__
 from flowrra_exporter.config_file import CONFIG_FILE, read_config_file
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.options import SECONDS, Option
 from flowrra_exporter.print_config import effective_config
-from flowrra_exporter.settings import OPTIONS, Option, Settings, load_settings, parse_seconds
+from flowrra_exporter.settings import OPTIONS, Settings, load_settings
 from flowrra_exporter.suggestions import did_you_mean
 from flowrra_exporter.urls import quoted
 
@@ -110,7 +111,7 @@ def _click_option(option: Option) -> click.Option:
         names[0] = f"{option.flag}/--no-{option.flag.removeprefix('--')}"
     if option.switch:
         return click.Option(names, is_flag=True, default=None, help=option.help)
-    return click.Option(names, multiple=True, metavar=option.metavar, help=option.help)
+    return click.Option(names, multiple=True, metavar=option.kind.metavar, help=option.help)
 
 
 def _start(target: str | None, print_config: bool, **given: Any) -> int:
@@ -152,9 +153,9 @@ def _check(target: str | None, url: str | None, timeout: str, strict: bool, **gi
     from flowrra_exporter.check_command import CheckCommand
 
     try:
-        seconds = parse_seconds(timeout)
+        seconds = SECONDS.parse(timeout)
     except ValueError:
-        return _fail(f"--timeout: got {quoted(timeout)}; expected a number of seconds above 0")
+        return _fail(f"--timeout: got {quoted(timeout)}; expected {SECONDS.expected}")
     try:
         return CheckCommand(_texts(given), os.environ, seconds, strict).run(target, url)
     except UsageError as error:

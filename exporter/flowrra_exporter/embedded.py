@@ -29,13 +29,14 @@ from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.observed import Observed
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.web.access.listeners import Full
+from flowrra_exporter.web.paths import is_probe
 
 logger = logging.getLogger(__name__)
 
 _not_answered = ThrottledWarning(logger, "did not answer %d requests: %s")
 _ANSWER_SECONDS = 20.0
 """The longest that an answer takes: more than any collection and rendering does."""
-_PROBE = re.compile(r"/(livez|readyz|startupz|healthz)(/[\w-]+([.:][\w-]+)*)?")
+_PROBE_OR_CHECK = re.compile(r"/\w+(/[\w-]+([.:][\w-]+)*)?")
 _METHODS = ("GET", "HEAD")
 _FORWARDED = {"accept", "accept-encoding", "authorization", "x-prometheus-scrape-timeout-seconds"}
 _OF_THE_CONNECTION = {"connection", "date", "keep-alive", "server", "transfer-encoding"}
@@ -137,7 +138,7 @@ class Embedded:
             return _too_late()
 
     def _begin(self, request: Request) -> Answer | concurrent.futures.Future[Answer]:
-        if not (request.path == self._settings.web_telemetry_path or _PROBE.fullmatch(request.path)):
+        if request.path != self._settings.web_telemetry_path and not _is_probe(request.path):
             return _plain(404, "there is nothing at this path", request)
         if request.method not in _METHODS:
             return _plain(405, f"{request.method:.20} is not allowed here; expected GET or HEAD", request)
@@ -157,6 +158,11 @@ def _submit(exchange: Coroutine[Any, Any, Answer], exporter: Exporter) -> concur
     except RuntimeError:
         exchange.close()
         raise
+
+
+def _is_probe(path: str) -> bool:
+    """Whether it is a probe's path and one that can be sent on as it stands."""
+    return is_probe(path) and _PROBE_OR_CHECK.fullmatch(path) is not None
 
 
 async def _exchange(exporter: Exporter, request: Request) -> Answer:

@@ -40,11 +40,12 @@ from flowrra_exporter.web.access.admission import Access
 from flowrra_exporter.web.access.reload import WebConfigFile
 from flowrra_exporter.web.access.sockets import bind, url
 from flowrra_exporter.web.access.web_config import WebConfig
-from flowrra_exporter.web.api import API_PATHS, ApiRoutes
+from flowrra_exporter.web.api import ApiRoutes
 from flowrra_exporter.web.background import Background
 from flowrra_exporter.web.failures import Failures
 from flowrra_exporter.web.metrics import MetricsRoute
-from flowrra_exporter.web.page import PROBE_PATHS, PageRoute, Viewer
+from flowrra_exporter.web.page import PageRoute, Viewer
+from flowrra_exporter.web.paths import API_PATHS, PROBE_PATHS
 from flowrra_exporter.web.probes import ProbeRoutes
 from flowrra_exporter.web.server import ServerThread, Site, make_application
 

@@ -17,7 +17,8 @@ from flowrra_exporter.check_command.endpoint import EndpointCheck
 from flowrra_exporter.check_command.findings import Report, warning
 from flowrra_exporter.config_file import CONFIG_FILE
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.settings import Settings, parse_url
+from flowrra_exporter.options import URL
+from flowrra_exporter.settings import Settings
 from flowrra_exporter.urls import quoted
 
 _LINGER_SECONDS = 2.0
@@ -85,7 +86,7 @@ class CheckCommand:
 def _check_url(url: str) -> None:
     path, _, query = url.partition("?")
     try:
-        parse_url(path)
+        URL.parse(path)
         valid = "@" not in query
     except ValueError:
         valid = False

@@ -13,7 +13,7 @@ from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.app.stall import current_stall, read_runtime_stats
 from flowrra_exporter.app.watchdog import Watchdog
-from flowrra_exporter.probes.check import Check
+from flowrra_exporter.probes.check import LIVEZ, READYZ, STARTUPZ, Check
 from flowrra_exporter.probes.hysteresis import Hysteresis
 from flowrra_exporter.probes.queue_limits import QueueLimits
 
@@ -26,7 +26,7 @@ _FOLLOW_SECONDS = 0.5
 _IMMEDIATE = frozenset({"app"})
 """Components that say where the app stands between start and stop: no blips of another service."""
 _WORKERS = "workers"
-_LIVE, _READY, _BOTH = ("livez",), ("readyz",), ("livez", "readyz")
+_LIVE, _READY, _BOTH = (LIVEZ,), (READYZ,), (LIVEZ, READYZ)
 
 
 class Readiness(NamedTuple):
@@ -77,7 +77,7 @@ class Checks:
         """Fails until the app has started."""
         phase, message = self._lifecycle.status
         ok = phase not in (Phase.STARTING, Phase.FAILED)
-        return [Check("startup", ok, self._started if ok else message, ("startupz", "readyz"))]
+        return [Check("startup", ok, self._started if ok else message, (STARTUPZ, READYZ))]
 
     @property
     def _started(self) -> str:
@@ -103,12 +103,12 @@ class Checks:
         if phase is not Phase.RUNNING:
             self._hysteresis.reset()
             ending = phase in (Phase.DRAINING, Phase.STOPPED)
-            startup = Check("startup", ending, self._started if ending else message, ("startupz", "readyz"))
+            startup = Check("startup", ending, self._started if ending else message, (STARTUPZ, READYZ))
             return Readiness([startup, Check("shutdown", False, message, _READY)] if ending else [startup], False)
         health, queues, workers = await asyncio.gather(self._health_or_error(), self._queues(), self._workers())
         if self._lifecycle.status.phase is not Phase.RUNNING:
             return await self._evaluate()  # a shutdown has begun meanwhile
-        startup = Check("startup", True, message, ("startupz", "readyz"))
+        startup = Check("startup", True, message, (STARTUPZ, READYZ))
         shutdown = Check("shutdown", True, "no shutdown was asked for", _READY)
         if isinstance(health, LoopUnavailable):
             blocked = Check("event_loop", False, str(health), _BOTH, self._silent_since(), self._culprit())

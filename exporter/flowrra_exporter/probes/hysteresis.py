@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
-from flowrra_exporter.probes.check import Check
+from flowrra_exporter.probes.check import READYZ, Check
 
 _MAX_STEP_SECONDS = 2.0
 """The most that the time between two evaluations adds: more, and this process hadn't run."""
@@ -93,4 +93,4 @@ class Hysteresis:
     def _unknown(self, name: str) -> Check:
         state = self._states[name]
         state.against = None  # nothing was seen, so nothing is without a break
-        return Check(name, False, "failed when it was last known", ("readyz",), state.failing_since)
+        return Check(name, False, "failed when it was last known", (READYZ,), state.failing_since)

@@ -15,21 +15,10 @@ from flowrra_exporter.metrics.collectors.scheduler import MOST_LISTED
 from flowrra_exporter.metrics.pacing import Pacer
 from flowrra_exporter.probes.checks import Checks
 from flowrra_exporter.web.failures import MOST, Failure, Failures
+from flowrra_exporter.web.paths import API_PATHS
 from flowrra_exporter.web.responses import json_response, json_safe, json_text_response, shows_task_data
 
 logger = logging.getLogger(__name__)
-
-API_PATHS = {
-    "/api/stats": "Executors, tasks and scheduler",
-    "/api/health": "Health by component",
-    "/api/tasks": "Registered tasks",
-    "/api/queues": "Queues: depth and age",
-    "/api/workers": "The processes that take tasks",
-    "/api/task-stats": "What became of the tasks, by name",
-    "/api/schedules": "Schedules: when they run next and ran last",
-    "/api/failures": "The tasks that failed last",
-}
-"""The routes, and what each tells."""
 
 _TASK_DATA = ("error", "arguments")
 _FAILURES_BY_DEFAULT = 20

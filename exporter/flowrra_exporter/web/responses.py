@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.web.paths import API, PAGE
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ async def add_headers(_request: web.Request, response: web.StreamResponse) -> No
 
 def _reason(request: web.Request, error: web.HTTPException) -> str:
     if error.status == 404:
-        listed = any(resource.canonical == "/" for resource in request.app.router.resources())
+        listed = any(resource.canonical == PAGE for resource in request.app.router.resources())
         return "there is nothing at this path" + ("; '/' lists what there is" if listed else "")
     if error.status == 405:
         return f"{request.method} is not allowed here; expected GET or HEAD"
@@ -114,7 +115,7 @@ def _reason(request: web.Request, error: web.HTTPException) -> str:
 
 
 def _error(request: web.Request, status: int, reason: str, headers: Mapping[str, str]) -> web.Response:
-    if request.path.startswith("/api/") or "json" in request.headers.get("Accept", ""):
+    if request.path.startswith(API) or "json" in request.headers.get("Accept", ""):
         response = json_response({"error": reason}, status)
     else:
         response = text_response(f"{status}: {reason}\n", status)

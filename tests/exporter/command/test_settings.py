@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.settings import COLLECTORS, OPTIONS, OTHER_PATHS, Address, Settings, load_settings
+from flowrra_exporter.metrics.collectors import NAMES
+from flowrra_exporter.settings import OPTIONS, Address, Settings, load_settings
+from flowrra_exporter.web.paths import OTHER_PATHS
 
 
 def test_the_defaults() -> None:
@@ -26,7 +28,7 @@ VALID = {
     "web_api": ("false", False),
     "web_show_task_data": ("true", True),
     "max_series": ("500", 500),
-    **{f"collector_{name}": ("false", False) for name in COLLECTORS},
+    **{f"collector_{name}": ("false", False) for name in NAMES},
     "histogram_run_duration_bounds": ("0.1,1,10", (0.1, 1.0, 10.0)),
     "histogram_queue_wait_bounds": ("1", (1.0,)),
     "histogram_loop_lag_bounds": ("0.5,1e3", (0.5, 1000.0)),
@@ -49,6 +51,11 @@ VALID = {
     "probe_require_workers": ("true", True),
     "debug": ("true", True),
 }
+
+
+def test_every_collector_has_a_switch() -> None:
+    switches = {option.name for option in OPTIONS if option.switch and option.name.startswith("collector_")}
+    assert switches == {f"collector_{name}" for name in NAMES}
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
@@ -104,7 +111,7 @@ def test_a_bad_value_is_refused_by_a_line_that_names_its_place_and_the_right_for
     (option,) = (option for option in OPTIONS if option.name == name)
     with pytest.raises(UsageError) as from_flag:
         load_settings({name: (text,)}, {})
-    assert str(from_flag.value) == f"{option.flag}: got {text!r}; expected {option.expected}"
+    assert str(from_flag.value) == f"{option.flag}: got {text!r}; expected {option.kind.expected}"
     if text:
         with pytest.raises(UsageError) as from_variable:
             load_settings({}, {option.variable: text})

@@ -9,13 +9,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from flowrra_exporter import asgi, cli
+from flowrra_exporter.options import ADDRESS
 from flowrra_exporter.settings import (
     LOG_FORMATS,
     LOG_LEVELS,
     OTEL_PROTOCOLS,
     OTEL_TEMPORALITIES,
     Address,
-    parse_address,
 )
 
 from tests.exporter.commands import check, run_command
@@ -106,7 +106,7 @@ def test_an_app_without_tasks_is_told_of(run: Run) -> None:
 
 
 def test_an_ipv4_address_can_be_written_as_ipv6(run: Run) -> None:
-    assert parse_address("[::ffff:127.0.0.1]:0") == Address("::ffff:127.0.0.1", 0)
+    assert ADDRESS.parse("[::ffff:127.0.0.1]:0") == Address("::ffff:127.0.0.1", 0)
     command = run("--web.listen-address=[::ffff:127.0.0.1]:0", "told:app")
     assert command.ready().startswith("http://127.0.0.1:")
     assert command.get("/livez").status == 200

@@ -11,7 +11,7 @@ import pytest
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.metrics import circuit_breaker
 from flowrra_exporter.metrics.circuit_breaker import Breaker
-from flowrra_exporter.settings import COLLECTORS
+from flowrra_exporter.metrics.collectors import NAMES
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
 
@@ -228,7 +228,7 @@ async def test_a_collector_that_is_switched_off_is_absent_and_the_others_stay(se
 
 
 def test_each_collector_has_a_switch() -> None:
-    assert set(FAMILY_OF) <= set(COLLECTORS)
+    assert set(FAMILY_OF) <= set(NAMES)
 
 
 async def test_chosen_bounds_are_those_of_the_buckets(serve: Serve) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 
 from aiohttp import web
 
@@ -11,13 +10,12 @@ from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.web.access.auth import Busy, Credentials, Passwords, parse_basic
 from flowrra_exporter.web.access.limits import RateLimiter, client_of
 from flowrra_exporter.web.access.web_config import WebConfig
+from flowrra_exporter.web.paths import is_probe
 from flowrra_exporter.web.responses import AUTHENTICATED, Handler
 
 logger = logging.getLogger(__name__)
 
 _CHALLENGE = 'Basic realm="flowrra-exporter", charset="UTF-8"'
-_PROBE = re.compile(r"/(livez|readyz|startupz|healthz)(/|$)")
-"""What no rate limit applies to: a probe that is turned away would restart a healthy pod."""
 
 
 class Access:
@@ -63,8 +61,11 @@ class Access:
         request[AUTHENTICATED] = bool(config.users) or by_certificate
 
     def _is_exempt(self, request: web.Request, credentials: Credentials | None) -> bool:
-        """A probe that brings a password is, once that is known to be right: others may be guesses."""
-        return bool(_PROBE.match(request.path)) and (credentials is None or self._passwords.knows(credentials))
+        """Whether no rate limit applies: to a probe, as turning one away would restart a healthy pod.
+
+        A probe that brings a password is exempt once that is known to be right: others may be guesses.
+        """
+        return is_probe(request.path) and (credentials is None or self._passwords.knows(credentials))
 
     async def _knows(self, credentials: Credentials, request: web.Request) -> bool:
         try:

@@ -11,7 +11,8 @@ import socket
 from collections.abc import Sequence
 
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.settings import DEFAULT_PORT, Address
+from flowrra_exporter.options import Address
+from flowrra_exporter.settings import DEFAULT_PORT
 
 _BACKLOG = 512
 """How many connections wait in the system, if it lets them: beyond, a client tries again after a second."""

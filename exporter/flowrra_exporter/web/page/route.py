@@ -11,15 +11,9 @@ from aiohttp import web
 
 from flowrra_exporter.web.page.document import NO_REFRESH, POLICY, REFRESH_PARAMETER, Form, document
 from flowrra_exporter.web.page.view import Viewer
+from flowrra_exporter.web.paths import PAGE
 from flowrra_exporter.web.responses import shows_task_data, text_response
 
-PROBE_PATHS = {
-    "/livez": "Liveness probe",
-    "/readyz": "Readiness probe",
-    "/startupz": "Startup probe",
-    "/healthz": "The app's health check",
-}
-"""The probes, and what each is."""
 _FRESH_SECONDS = 1.0
 _HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
 
@@ -49,7 +43,7 @@ class PageRoute:
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""
-        return [web.get("/", self.get)]
+        return [web.get(PAGE, self.get)]
 
     async def get(self, request: web.Request) -> web.Response:
         """Answers with the page, also while the app's loop is blocked."""
