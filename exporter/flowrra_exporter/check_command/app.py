@@ -17,7 +17,7 @@ from flowrra_exporter.app.target import Target, describe, import_target, resolve
 from flowrra_exporter.check_command.exporter_series import exporter_findings
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
-from flowrra_exporter.check_command.formats import text_findings
+from flowrra_exporter.check_command.formats import Asked, openmetrics_finding, text_findings
 from flowrra_exporter.embedded import Embedded, Request
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.metrics.series_budget import SeriesBudget
@@ -128,6 +128,7 @@ class AppCheck:
         try:
             async with Embedded(target.app, settings) as served:
                 answer = await served.answer(Request("GET", path, "", []))
+                openmetrics = await served.answer(Request("GET", path, "", [("accept", Asked.OPENMETRICS.value)]))
                 left_out = served.left_out
         except (UsageError, TypeError) as failure:
             yield error(_SUBJECT, f"it can't be served: {failure}")
@@ -137,8 +138,9 @@ class AppCheck:
             yield error(_SUBJECT, f"{path} answers {answer.status}: {text}")
             return
         exposition = Exposition(text)
-        for finding in (*text_findings(exposition, text), *exporter_findings(exposition)):
+        for finding in (*text_findings(exposition), *exporter_findings(exposition)):
             yield finding
+        yield openmetrics_finding(openmetrics.body.decode())
         for message in left_out:
             yield warning("collectors", message)
 

@@ -58,7 +58,7 @@ class EndpointCheck:
             return
         exposition = Exposition(text)
         yield _costs(exposition, answer)
-        findings = (*text_findings(exposition, text), *exporter_findings(exposition), *broker_findings(exposition))
+        findings = (*text_findings(exposition), *exporter_findings(exposition), *broker_findings(exposition))
         for finding in findings:
             yield finding
         async for finding in self._openmetrics(client):

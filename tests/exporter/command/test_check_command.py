@@ -137,7 +137,8 @@ async def test_a_good_app_passes_without_being_started() -> None:
         "ok app: it is an app: flowrra.app.Flowrra",
         "ok Management API: get_task_stats() answers",
         "ok tasks: 2 are registered; 118 series of 20000",
-        "ok text format: every line is right",
+        "ok text format: prometheus_client parses it, and each series is there once",
+        "ok OpenMetrics: prometheus_client parses it",
         "ok collectors: all 9 succeed",
         "check passed: 0 errors, 0 warnings",
     )
@@ -337,7 +338,6 @@ async def test_a_good_endpoint_passes(serve: Serve) -> None:
         f"ok text format: Content-Type {TEXT}",
         "ok endpoint: a scrape has ",
         "ok text format: prometheus_client parses it",
-        "ok figures: ",
         "ok names: ",
         "ok collectors: all 9 succeed",
         "ok OpenMetrics: Content-Type application/openmetrics-text; version=1.0.0",
@@ -448,67 +448,37 @@ async def test_nobody_there_is_one_error() -> None:
     ]
 
 
-DECLARED = "# HELP a_total A.\n# TYPE a_total counter\n"
-HISTOGRAM = "# HELP h H.\n# TYPE h histogram\n"
-
-
 @pytest.mark.parametrize(
     ("body", "line"),
     [
         ("", "error text format: there are no metrics"),
-        ("<html>\n", "error text format: line 1: it doesn't begin with the name of a metric: <html>"),
-        ("a\n", "error text format: line 1: no value, or more than a value and a timestamp"),
-        ("a one\n", "error text format: line 1: no value"),
-        ("a 1_000\n", "error text format: line 1: no value"),
-        ("a 1 2 3\n", "error text format: line 1: no value"),
-        ("a-1 2\n", "error text format: line 1: no value"),
-        ("a 1\r\n", "error text format: line 1: no value"),
-        ('{"a.b"} 1\n', "error text format: line 1: it doesn't begin with the name"),
-        ("a{b=1} 1\n", 'error text format: line 1: the labels aren\'t name="value"'),
-        ('a{b="1" 1\n', "error text format: line 1: the labels don't end with }"),
-        ('a{b="1"\n', "error text format: line 1: the labels don't end with }"),
-        ('a{b="1\n', 'error text format: line 1: the labels aren\'t name="value"'),
-        ('a{b="1",b="2"} 1\n', "error text format: line 1: the label b stands there twice"),
-        ('a{b="\\x"} 1\n', "error text format: line 1: \\x is no escape"),
+        (GOOD + "<html>\n", "error text format: prometheus_client can't parse it, up to line 4: invalid metric name"),
+        ("a one\n", "error text format: prometheus_client can't parse it, up to line 1: could not convert"),
+        ("a 1_000\n", "error text format: prometheus_client can't parse it, up to line 1: Invalid value"),
+        ("a{b=1} 1\n", "error text format: prometheus_client can't parse it, up to line 1: Invalid labels"),
+        ('a{__b="x"} 1\n', "error text format: prometheus_client can't parse it, up to line 1: Invalid labels"),
+        ("# TYPE a number\na 1\n", "error text format: prometheus_client can't parse it, up to line 3: Invalid metric"),
+        ("# TYPE 1 gauge\na 1\n", "error text format: prometheus_client can't parse it, up to line 1: ValueError"),
         ("a 1", "error text format: the last line doesn't end with a line feed"),
-        ('a{b="1"} 1\na{b="1"} 2\n', 'error text format: line 2: a{b="1"} stands in line 1 already'),
-        ('a{b="1",c="2"} 1\na{c="2",b="1"} 2\n', 'error text format: line 2: a{b="1",c="2"} stands in line 1'),
-        ('a 1\nb 1\na{b="1"} 1\n', "error text format: line 3: a goes on after other metrics"),
-        ("# TYPE a gauge\n# TYPE a gauge\na 1\n", "error text format: line 2: a has a second TYPE"),
-        ("# HELP a A.\n# HELP a A.\na 1\n", "error text format: line 2: a has a second HELP"),
-        ("a 1\n# TYPE a gauge\n", "error text format: line 2: the TYPE of a follows its samples"),
-        ("# TYPE a number\na 1\n", "error text format: line 1: type 'number'; expected one of counter"),
-        ("# TYPE 1 gauge\na 1\n", "error text format: line 1: TYPE of no metric"),
-        (DECLARED + "a_total -1\n", "error figures: a_total is -1; expected 0 or more"),
-        (DECLARED + "a_total NaN\n", "error figures: a_total is nan; expected 0 or more"),
-        (HISTOGRAM + "h 1\n", "error figures: h is a histogram; expected _bucket, _sum and _count only"),
-        (HISTOGRAM + 'h_bucket{le="1"} 1\nh_sum 1\nh_count 1\n', 'error figures: h has no bucket le="+Inf"'),
-        (HISTOGRAM + 'h_bucket{le="+Inf"} 1\nh_sum 1\nh_count 2\n', "error figures: h has _count 2 and bucket +Inf 1"),
-        (HISTOGRAM + 'h_bucket{le="+Inf"} 1\nh_count 1\n', "error figures: h has no _sum"),
-        (HISTOGRAM + 'h_bucket{le="+Inf"} 1\nh_sum 1\n', "error figures: h has no _count"),
-        (HISTOGRAM + 'h_bucket{le="x"} 1\nh_sum 1\nh_count 1\n', 'error figures: h_bucket{le="x"} has no number'),
-        (
-            HISTOGRAM + 'h_bucket{le="1"} 2\nh_bucket{le="+Inf"} 1\nh_sum 1\nh_count 1\n',
-            "error figures: h: bucket inf has 1, bucket 1 has 2",
-        ),
-        ("# TYPE s summary\ns 1\n", "error figures: s has no number from 0 to 1 in its label quantile"),
+        ('a{b="1"} 1\na{b="1"} 2\n', 'error text format: a{b="1"} is there more than once'),
+        ('a{b="1",c="2"} 1\na{c="2",b="1"} 2\n', 'error text format: a{c="2",b="1"} is there more than once'),
+        ('a 1\nb 1\na{b="1"} 1\n', "error text format: a goes on after other metrics"),
         ("a 1\n", "warning names: a has no HELP"),
         ("a 1\n", "warning names: a has no TYPE"),
-        ("# TYPE a counter\na 1\n", "warning names: a is a counter; expected a name that ends with _total"),
         ("# TYPE a_total gauge\na_total 1\n", "warning names: a_total is of type gauge; expected _total of a counter"),
         ("# TYPE a_count gauge\na_count 1\n", "warning names: a_count is of type gauge; expected _count of"),
         ("a_milliseconds 1\n", "warning names: a_milliseconds is in milliseconds; expected the base unit, seconds"),
+        ("# TYPE a_ms_total counter\na_ms_total 1\n", "warning names: a_ms_total is in ms; expected the base unit"),
         ("# TYPE a_gauge gauge\na_gauge 1\n", "warning names: a_gauge has its type in its name"),
         ("aB 1\n", "warning names: aB is in camelCase"),
         ("a:b 1\n", "warning names: a:b has a colon"),
         ('a{job="x"} 1\n', "warning names: a has the label job, which is the scraped target's"),
-        ('a{__b="x"} 1\n', "error names: a has the label __b"),
         ('a{bC="x"} 1\n', "warning names: a has the label bC; expected snake_case"),
         ('# TYPE a gauge\na{le="1"} 1\n', "warning names: a has the label le; expected it of a histogram only"),
         ("a 1 1700000000000\n", "warning names: a has timestamps"),
     ],
 )
-async def test_what_is_wrong_with_metrics_is_said_with_its_line(hostile: Hostile, body: str, line: str) -> None:
+async def test_what_is_wrong_with_metrics_is_said(hostile: Hostile, body: str, line: str) -> None:
     ended = await lint(hostile, body)
     has(ended, line)
     assert ended.status == int(line.startswith("error"))
@@ -517,7 +487,7 @@ async def test_what_is_wrong_with_metrics_is_said_with_its_line(hostile: Hostile
 
 async def test_of_many_mistakes_of_a_kind_a_few_are_shown_and_all_are_counted(hostile: Hostile) -> None:
     ended = await lint(hostile, GOOD + "up_seconds 1\n" * 1000)
-    assert ended.out.count("stands in line 3 already") == 5
+    assert ended.out.count("up_seconds is there more than once") == 5
     has(ended, "error text format: duplicate series: 995 more")
 
 
@@ -532,7 +502,7 @@ async def test_a_hostile_line_costs_no_more_than_its_length(hostile: Hostile) ->
     labels = ",".join(f'l{number}="x"' for number in range(20_000))
     ended = await lint(hostile, f"a {'1' * 1_000_000}x\na{{{' ' * 1_000_000}\na{{{labels}}} 1\n")  # or it times out
     assert ended.status == 1
-    has(ended, "error text format: line 1: no value", "error text format: line 2: the labels aren't")
+    has(ended, "error text format: prometheus_client can't parse it, up to line 1: ")
 
 
 @pytest.mark.parametrize(
@@ -573,7 +543,9 @@ async def test_an_answer_that_is_not_what_it_says_is_an_error(hostile: Hostile, 
         ("# TYPE a gauge\na 1\n", "Missing # EOF at end"),
         ("# TYPE a counter\na 1\n# EOF\n", "prometheus_client can't parse it: "),
         ("# TYPE a gauge\na 1\n# EOF\nb 1\n", "Received line after # EOF"),
-        ('# TYPE a gauge\na{b="1"} 1\na{b="1"} 2\n# EOF\n', "duplicate series: a{"),
+        ('# TYPE a gauge\na{b="1"} 1\na{b="1"} 2\n# EOF\n', "series that are there already: 1 of 2"),
+        ("# TYPE a counter\na_total -1\n# EOF\n", "Counter-like samples cannot be negative"),
+        ('# TYPE h histogram\nh_bucket{le="1"} 1\n# EOF\n', "+Inf bucket missing"),
     ],
 )
 async def test_bad_openmetrics_is_an_error_even_if_the_text_is_good(
@@ -587,7 +559,7 @@ async def test_bad_openmetrics_is_an_error_even_if_the_text_is_good(
     ended = await check(f"--url={await hostile(answer)}")
     assert ended.status == 1
     (line,) = [line for line in ended.lines if line.startswith("error ")]
-    assert line.startswith("error OpenMetrics: prometheus_client can't parse it: ")
+    assert line.startswith("error OpenMetrics: ")
     assert reason in line
 
 
