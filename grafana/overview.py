@@ -1,6 +1,6 @@
 """The overview dashboard: is it well, what does it do, how long does that take, what waits, and what holds it up.
 
-`make dashboards` writes it to grafana/dashboards/flowrra-overview.json.
+``make dashboards`` writes it to grafana/dashboards/flowrra-overview.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The command line:
-
-Parses flags, runs the command, turns errors into one line on standard error and status 2.
-"""
+"""Parses the command line and runs the command; turns errors into one line on standard error and status 2."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "flowrra-exporter"
 USAGE_ERROR = 2
+# The first argument that asks for a check. An app can't be meant: that would have a colon.
 CHECK = "check"
-"""The first argument that asks for a check. An app can't be meant: that would have a colon."""
 _HELP = {"help_option_names": ["-h", "--help"]}
 _EXTRA = ("aiohttp", "click", "prometheus_client", "opentelemetry", "yaml")
 
@@ -115,7 +112,7 @@ def _click_option(option: Option) -> click.Option:
 
 
 def _start(target: str | None, print_config: bool, **given: Any) -> int:
-    """Runs the command; `given` has each flag's texts, for a switch True, False or None."""
+    """Runs the command; ``given`` has each flag's texts, for a switch True, False or None."""
     debug = bool(given["debug"])
     try:
         settings = _load(_texts(given))
@@ -149,7 +146,7 @@ def _print_config(settings: Settings) -> int:
 
 
 def _check(target: str | None, url: str | None, timeout: str, strict: bool, **given: Any) -> int:
-    """Runs the check; `given` as for `_start`."""
+    """Runs the check; ``given`` as for ``_start``."""
     from flowrra_exporter.check_command import CheckCommand
 
     try:
@@ -174,5 +171,5 @@ def _execute(target: str, settings: Settings) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"{PROGRAM}: {mask_secrets(message)}", file=sys.stderr)  # noqa: T201  # the one line for the user
+    print(f"{PROGRAM}: {mask_secrets(message)}", file=sys.stderr)  # noqa: T201 - the one line for the user
     return USAGE_ERROR

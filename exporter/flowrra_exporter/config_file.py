@@ -20,8 +20,8 @@ from flowrra_exporter.urls import quoted
 if TYPE_CHECKING:
     import yaml
 
+# Stands for a secret in what is printed. Read back, it would be taken for the secret itself.
 HIDDEN = "***"
-"""Stands for a secret in what is printed. Read back, it would be taken for the secret itself."""
 
 _MAX_BYTES = 1_000_000
 _NULL = "tag:yaml.org,2002:null"
@@ -35,7 +35,11 @@ class ConfigFile(NamedTuple):
     mistakes: Sequence[str]
 
     def valid_values(self) -> Mapping[str, Any]:
-        """The values. Raises UsageError with the first mistake if there is one."""
+        """The values.
+
+        Raises:
+            UsageError: There are mistakes. The message has the first.
+        """
         if self.mistakes:
             more = len(self.mistakes) - 1
             raise UsageError(self.mistakes[0] + (f" (and {more} more: flowrra-exporter check lists all)" * bool(more)))

@@ -34,8 +34,8 @@ from flowrra_exporter.web.paths import is_probe
 logger = logging.getLogger(__name__)
 
 _not_answered = ThrottledWarning(logger, "did not answer %d requests: %s")
+# The longest that an answer takes: more than any collection and rendering does.
 _ANSWER_SECONDS = 20.0
-"""The longest that an answer takes: more than any collection and rendering does."""
 _PROBE_OR_CHECK = re.compile(r"/\w+(/[\w-]+([.:][\w-]+)*)?")
 _METHODS = ("GET", "HEAD")
 _FORWARDED = {"accept", "accept-encoding", "authorization", "x-prometheus-scrape-timeout-seconds"}
@@ -44,7 +44,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Request(NamedTuple):
-    """A request: `path` is decoded and without the prefix that the exporter is mounted under."""
+    """A request: ``path`` is decoded and without the prefix that the exporter is mounted under."""
 
     method: str
     path: str
@@ -62,9 +62,13 @@ class Answer(NamedTuple):
 
 
 class Embedded:
-    """Answers requests for metrics and probes of `app` from `async with`, on the app's loop, until its end.
+    """Answers requests for metrics and probes from ``async with``, on the app's loop, until its end.
 
-    `settings` are the exporter's; its addresses are not used. The JSON API and the page aren't served.
+    The JSON API and the page aren't served.
+
+    Args:
+        app: The app.
+        settings: The exporter's settings; its addresses are not used.
     """
 
     def __init__(self, app: Any, settings: Settings | None = None) -> None:
@@ -80,7 +84,12 @@ class Embedded:
             self.start()
 
     def start(self) -> None:
-        """Starts, if it hasn't. Call it on the app's loop. TypeError or UsageError for what can't be served."""
+        """Starts, if it hasn't. Call it on the app's loop.
+
+        Raises:
+            TypeError: The app is no app.
+            UsageError: The settings make no sense for it.
+        """
         with self._starting:
             if self._exporter is not None:
                 return

@@ -54,16 +54,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The longest that ``close`` waits for an OTLP receiver to take the last figures and spans.
 _FLUSH_SECONDS = 5.0
-"""The longest that `close` waits for an OTLP receiver to take the last figures and spans."""
 
 
 class Exporter:
-    """Serves metrics and probes of a Flowrra app, or of any object with `get_stats` and `health_check`.
+    """Serves metrics and probes of a Flowrra app, or of any object with ``get_stats`` and ``health_check``.
 
-    `app` may come later, by `attach`: the command serves probes while it is still importing it. `mode` is
-    what flowrra_exporter_info says; with the setting `observe` it is 'observer'. Raises UsageError for settings that
-    make no sense and for a port in use.
+    Args:
+        app: What is served. It may come later, by ``attach``: the command serves probes while it still imports the app.
+        settings: The settings; the defaults if None.
+        mode: What flowrra_exporter_info says; with the setting ``observe`` it is 'observer'.
+
+    Raises:
+        UsageError: The settings make no sense.
     """
 
     def __init__(self, app: Any = None, settings: Settings | None = None, mode: str = "library") -> None:
@@ -105,12 +109,20 @@ class Exporter:
 
     @property
     def server_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of the server's thread. RuntimeError before `serve`."""
+        """The loop of the server's thread.
+
+        Raises:
+            RuntimeError: ``serve`` was not called yet.
+        """
         return self.server.loop
 
     @property
     def server(self) -> ServerThread:
-        """The server's thread. RuntimeError before `serve`, and in a process forked since."""
+        """The server's thread.
+
+        Raises:
+            RuntimeError: ``serve`` was not called yet, or was called before a fork.
+        """
         if self._server is None:
             raise RuntimeError("the exporter doesn't serve yet; call serve() first")
         self._fork_guard.check()
@@ -123,14 +135,17 @@ class Exporter:
 
     @property
     def management(self) -> Management | None:
-        """The Management API of the app; None before `attach`."""
+        """The Management API of the app; None before ``attach``."""
         return self._management
 
     def serve(self, listen: bool = True) -> Sequence[str]:
-        """Binds the addresses and starts to serve; without `listen`, only what `server.accept` is given.
+        """Binds the addresses and starts to serve; returns the URLs.
 
-        Returns the URLs. Raises UsageError if an address can't be had, or what OpenTelemetry needs, and for
-        settings that contradict each other.
+        Args:
+            listen: Whether the addresses are listened on; if not, only what ``server.accept`` is given is served.
+
+        Raises:
+            UsageError: An address can't be had, or what OpenTelemetry needs, or settings contradict each other.
         """
         web_config = self._open_web_config()
         self._otel = self._open_otel()
@@ -197,15 +212,16 @@ class Exporter:
             self._web_config_file.ask()
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> AppLoop:
-        """Watches the app's event loop. Call it in the thread that runs it, after `serve`."""
+        """Watches the app's event loop. Call it in the thread that runs it, after ``serve``."""
         app_loop = AppLoop(loop, threading.current_thread(), self.server_loop, self.settings.loop_deadline)
         self.app_loop = app_loop
         return app_loop
 
     def attach(self, manager: Any, app_loop: AppLoop) -> None:
-        """Serves what `manager` answers on the loop that is being watched; an `Observed` one in observer mode.
+        """Serves what ``manager`` answers on the loop that is being watched; an ``Observed`` one in observer mode.
 
-        Raises UsageError for histogram bounds that the app doesn't take.
+        Raises:
+            UsageError: The app doesn't take the histogram bounds of the settings.
         """
         management = Management(manager, app_loop, self.settings.collect_timeout, self.settings.observe)
         if not self.settings.observe:
@@ -220,9 +236,10 @@ class Exporter:
         return [collector for collector in collectors if self.settings.collects(collector.name)]
 
     def close(self, flush_timeout: float = _FLUSH_SECONDS) -> None:
-        """Stops to serve. What is to be pushed gets up to `flush_timeout` seconds, and no more than five.
+        """Stops to serve. Does nothing in a process forked since ``serve``: the threads are the parent's.
 
-        Nothing in a process forked since `serve`: the threads are the parent's.
+        Args:
+            flush_timeout: The time for what is to be pushed, in seconds; no more than five are waited for.
         """
         if self._fork_guard.inherited:
             return
@@ -242,9 +259,13 @@ class Exporter:
             self._fork_guard.disarm()
 
     async def push_metrics(self, timeout: float = _FLUSH_SECONDS) -> bool:
-        """Pushes the metrics over OTLP now; whether the receiver took them within `timeout` seconds.
+        """Pushes the metrics over OTLP now.
 
-        False, too, where no metrics are pushed.
+        Args:
+            timeout: The time that the receiver has, in seconds.
+
+        Returns:
+            Whether it took them in time; False, too, where no metrics are pushed.
         """
         return self._otel is not None and await asyncio.to_thread(self._otel.flush, timeout)
 

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class ForkGuard:
-    """Remembers in which process something was started. `name` is what messages call it."""
+    """Remembers in which process something was started. ``name`` is what messages call it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -19,7 +19,7 @@ class ForkGuard:
         self._clean_up: Callable[[], None] | None = None
 
     def arm(self, clean_up: Callable[[], None] | None = None) -> None:
-        """It is being started in this process. A child forked from now on logs a warning and calls `clean_up`."""
+        """It is being started in this process. A child forked from now on logs a warning and calls ``clean_up``."""
         self._pid, self._clean_up = os.getpid(), clean_up
         _armed.add(self)
 

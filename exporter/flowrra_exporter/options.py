@@ -46,7 +46,11 @@ class Kind(NamedTuple):
     valid: Callable[[Any], bool] = lambda _: True
 
     def parse(self, text: str) -> Any:
-        """The value of a text. Raises ValueError if it has none that may be used."""
+        """The value of a text.
+
+        Raises:
+            ValueError: It has none that may be used.
+        """
         value = self.read(text)
         if not self.valid(value):
             raise ValueError(text)
@@ -129,7 +133,7 @@ class Option:
     Attributes:
         flag: The flag; empty for a setting that can be given by programs alone.
         kind: What values it has; one that is ``repeatable`` has a tuple of them.
-        text: What it is for; `help` adds the default.
+        text: What it is for; ``help`` adds the default.
         default: The setting's default.
         unset: What holds while the default is no value, for the help.
     """
@@ -201,7 +205,7 @@ class Option:
         return [self._parse(self.variable, text, whole) for text in texts]
 
     def _parse(self, source: str, text: str, whole: str) -> Any:
-        """The value of `text`, which is a part of what was given or all of it."""
+        """The value of ``text``, which is a part of what was given or all of it."""
         try:
             return self.kind.parse(text)
         except ValueError:

@@ -30,8 +30,8 @@ from flowrra_exporter.metrics.samples import AnyFamily, Distribution, Family, se
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.web.server import ServerThread
 
+# What a busy machine may take beyond the deadline of the sources.
 _SPARE_SECONDS = 5.0
-"""What a busy machine may take beyond the deadline of the sources."""
 
 
 _taking = threading.Lock()
@@ -39,12 +39,17 @@ _in_registry: weakref.WeakKeyDictionary[CollectorRegistry, FlowrraCollector] = w
 
 
 class FlowrraCollector(Collector):
-    """The families of `app` in `registry`, from `async with` on the app's loop until its end.
+    """The families of an app in a registry, from ``async with`` on the app's loop until its end.
 
-    Sources are asked from a thread of its own, under the deadlines of `settings`. Let the registry be
-    collected in a thread other than the app's: on the app's own loop, what needs the loop is absent. In a prefork
-    server, enter it after the fork: `collect` raises RuntimeError in a process that inherited it. A registry has one
-    such collector at a time: `async with` raises RuntimeError for a second.
+    Sources are asked from a thread of its own, under the deadlines of the settings. Let the registry be collected in a
+    thread other than the app's: on the app's own loop, what needs the loop is absent. In a prefork server, enter it
+    after the fork: ``collect`` raises RuntimeError in a process that inherited it. A registry has one such collector at
+    a time: ``async with`` raises RuntimeError for a second.
+
+    Args:
+        app: The app.
+        registry: The registry.
+        settings: The exporter's settings.
     """
 
     def __init__(self, app: Any, registry: CollectorRegistry = REGISTRY, settings: Settings | None = None) -> None:
@@ -101,7 +106,11 @@ class FlowrraCollector(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """The families as of now. RuntimeError outside of `async with`, and after a fork."""
+        """The families as of now.
+
+        Raises:
+            RuntimeError: Outside of ``async with``, and after a fork.
+        """
         thread, collections, app_loop = self._thread, self._collections, self._app_loop
         if thread is None or collections is None or app_loop is None:
             raise RuntimeError("FlowrraCollector is not running; expected `async with FlowrraCollector(app)`")

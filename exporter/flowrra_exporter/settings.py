@@ -45,20 +45,25 @@ def _either(words: Sequence[str]) -> str:
 def _setting(
     default: Any, kind: Kind, flag: str = "", text: str = "", *, unset: str = "", repeatable: bool = False
 ) -> Any:
-    """A field of Settings with its option. `unset` says what holds while the default is no value."""
+    """A field of Settings with its option. ``unset`` says what holds while the default is no value."""
     return field(default=default, metadata={"option": Option(flag, kind, text, default, unset, repeatable)})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The exporter's settings; times are in seconds. Raises UsageError for a value that makes no sense.
+    """The exporter's settings; times are in seconds.
 
-    The last four have no flag: `loop_deadline` is how long the app's event loop may be silent before a scrape
-    goes on without it; `collect_timeout` the longest that a scrape waits for a source; `probe_timeout` the
-    longest that a probe waits for the app's health check (the kubelet itself waits 1 s by default);
-    `max_concurrent_scrapes` how many scrapes are answered at once, the rest gets 503.
+    What is None of OpenTelemetry (``otel_…``) is left to the standard OTEL_* variables.
 
-    What is None of OpenTelemetry (`otel_…`) is left to the standard OTEL_* variables.
+    Attributes:
+        loop_deadline: How long the app's event loop may be silent before a scrape goes on without it. Has no flag, as
+            those that follow.
+        collect_timeout: The longest that a scrape waits for a source.
+        probe_timeout: The longest that a probe waits for the app's health check (the kubelet waits 1 s by default).
+        max_concurrent_scrapes: How many scrapes are answered at once; the rest gets 503.
+
+    Raises:
+        UsageError: A value makes no sense.
     """
 
     observe: bool = _setting(

@@ -84,7 +84,7 @@ def test_every_pattern_is_a_constant_that_this_test_sees() -> None:
 
 
 def _literals(parsed: Any) -> Iterator[str]:
-    """The runs of literal characters of a pattern, and a character of each set, as the parser of `re` sees them."""
+    """The runs of literal characters of a pattern, and a character of each set, as the parser of ``re`` sees them."""
     run = ""
     for code, argument in parsed:
         name = str(code)

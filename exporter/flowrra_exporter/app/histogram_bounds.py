@@ -10,7 +10,11 @@ _METHOD = "set_histogram_bounds"
 
 
 def set_bounds(management: Management, settings: Settings) -> None:
-    """Has the app count with the bounds that the settings have. UsageError if it can't any more, or never could."""
+    """Has the app count with the bounds that the settings have.
+
+    Raises:
+        UsageError: The app can't any more, or never could.
+    """
     chosen = {
         "run_duration": settings.histogram_run_duration_bounds,
         "queue_wait": settings.histogram_queue_wait_bounds,

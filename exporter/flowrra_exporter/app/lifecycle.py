@@ -42,9 +42,10 @@ _OF_AN_OBSERVER = {
 
 
 class Lifecycle:
-    """Holds the current status, of the app or of what `observes` one.
+    """Holds the current status. Replacing it is one assignment, so readers in other threads see a whole one.
 
-    Replacing it is one assignment, so readers in other threads see a whole one.
+    Args:
+        observes: It is the status of what observes an app, not of an app.
     """
 
     def __init__(self, observes: bool = False) -> None:

@@ -20,19 +20,13 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+# How often a waiting call looks whether the loop still answers.
 _STEP_SECONDS = 0.02
-"""How often a waiting call looks whether the loop still answers."""
+# The most that one turn of the server's own loop adds to the silence. More, and this thread hadn't run either.
 _MAX_TURN_SECONDS = 0.2
-"""The most that one turn of the server's own loop adds to the silence:
-
-More, and this thread hadn't run either.
-"""
 _MIN_TURN_SECONDS = 0.005
+# Silence counts once we've had this many turns in it. A process that was throttled as a whole has had one.
 _MIN_TURNS = 3
-"""Silence counts once we've had this many turns in it:
-
-A process that was throttled as a whole has had one.
-"""
 
 
 class LoopUnavailable(Exception):
@@ -96,9 +90,14 @@ class _Call:
 class AppLoop:
     """Reaches the app's loop from the server's loop.
 
-    ``loop`` runs in ``thread``; ``silence_limit`` (seconds) is how long a heartbeat may stay unanswered
-    before calls give up; a call that has not answered for ``cancel_after`` seconds is cancelled by the next
-    who asks. All methods but the constructor and `waiting` belong to the server's thread.
+    All methods but the constructor and ``waiting`` belong to the server's thread.
+
+    Args:
+        loop: The app's loop.
+        thread: The thread in which it runs.
+        server_loop: The loop from which calls come.
+        silence_limit: How long a heartbeat may stay unanswered before calls give up, in seconds.
+        cancel_after: A call that has not answered for so many seconds is cancelled by the next who asks.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class AppLoop:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """While the app's loop itself waits, calls raise `LoopWaits`. Call it in the loop's thread."""
+        """While the app's loop itself waits, calls raise ``LoopWaits``. Call it in the loop's thread."""
         self._waits = True
         try:
             yield
@@ -161,15 +160,22 @@ class AppLoop:
             self._last_turn = now
 
     def run_soon(self, callback: Callable[[], Any]) -> None:
-        """Runs `callback` on the app's loop as soon as that turns; nothing if it has ended."""
+        """Runs ``callback`` on the app's loop as soon as that turns; nothing if it has ended."""
         self._post(callback)
 
     async def call(self, key: str, factory: Callable[[], Any], timeout: float) -> Any:
         """What ``await factory()`` returns on the app's loop.
 
-        `key` names the call: with one of that name under way, its answer is shared. `timeout` is in seconds.
-        Raises `LoopBlocked` (at once if the loop is known to be), `LoopEnded`, `CallTimeout`, and what the
-        call raises.
+        Args:
+            key: The call's name. If a call of that name is under way, its answer is shared.
+            factory: What is called, a function or a coroutine function.
+            timeout: The most that the answer may take, in seconds.
+
+        Raises:
+            LoopBlocked: The loop doesn't turn; at once if that is known.
+            LoopEnded: The loop is closed, or its thread has ended.
+            CallTimeout: The call did not answer in time, or is overdue already.
+            Exception: Whatever the call raises.
         """
         self._check()
         call = self._calls.get(key) or self._post_call(key, factory)
@@ -213,7 +219,7 @@ class AppLoop:
     def _post(self, callback: Callable[[], Any]) -> None:
         try:
             self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:  # the loop was closed; `ended` says so from now on
+        except RuntimeError:  # the loop was closed; ``ended`` says so from now on
             logger.debug("the app's event loop is closed; not run: %r", callback)
 
     # On the app's loop:
@@ -240,7 +246,7 @@ class AppLoop:
         except asyncio.CancelledError:
             error = CallTimeout(f"{call.key} was cancelled")
             raise
-        except Exception as raised:  # noqa: BLE001  # handed to whoever asked
+        except Exception as raised:  # noqa: BLE001 - handed to whoever asked
             error = raised
         finally:
             self._deliver(call, result, error)

@@ -1,7 +1,7 @@
 """The one door to the app: its Management API, asked on the loop or read from this thread.
 
-Works with `flowrra.management.FlowrraManager` of any version and with any object that answers `get_stats` and
-`health_check`; methods that are missing are simply not asked for.
+Works with ``flowrra.management.FlowrraManager`` of any version and with any object that answers ``get_stats`` and
+``health_check``; methods that are missing are simply not asked for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ class NoSuchMethod(LookupError):
 
 
 class Management:
-    """Asks a manager: by `ask` what needs the app's loop, by `read` what is plain numbers.
+    """Asks a manager: by ``ask`` what needs the app's loop, by ``read`` what is plain numbers.
 
-    With `observes` the app is run by other processes, and only what they share can be asked.
+    Args:
+        manager: What answers the Management API.
+        app_loop: The loop on which it is asked.
+        call_timeout: The most that an answer may take, in seconds.
+        observes: The app is run by other processes, and only what they share can be asked.
     """
 
     def __init__(self, manager: Any, app_loop: AppLoop, call_timeout: float, observes: bool = False) -> None:
@@ -44,9 +48,16 @@ class Management:
         return None if version is None else str(version)
 
     async def ask(self, method: str, timeout: float | None = None, **arguments: int) -> Any:
-        """What the method answers to these arguments on the app's loop, within `timeout` seconds.
+        """What the method answers to these arguments on the app's loop.
 
-        Raises NoSuchMethod, and what `AppLoop.call` raises.
+        Args:
+            method: The name of the method.
+            timeout: The most that the answer may take, in seconds; the manager's limit if None.
+            arguments: The arguments of the method.
+
+        Raises:
+            NoSuchMethod: The manager doesn't have the method.
+            Exception: Whatever ``AppLoop.call`` raises.
         """
         if not self.has(method):
             place = "in observer mode there is" if self.observes else "this app has"
@@ -61,7 +72,8 @@ class Management:
 
         For those that are documented as plain numbers, readable from any thread.
 
-        Raises TypeError if it turns out to wait for something.
+        Raises:
+            TypeError: The method waited for something.
         """
         answer = getattr(self._manager, method)(**arguments)
         if not inspect.iscoroutine(answer):

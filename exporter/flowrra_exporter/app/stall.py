@@ -23,9 +23,13 @@ _PLACE = "{}:{} in {}: {}"
 
 
 class Stall(NamedTuple):
-    """A stall: when it was seen, for how many seconds, and what holds the loop up, as far as it's known.
+    """A stall, as far as it is known.
 
-    `task` is ``NAME (ID)``, `line` is ``FILE:LINE in FUNCTION: SOURCE``.
+    Attributes:
+        at: When it was seen, in UTC.
+        seconds: For how long the loop had not turned.
+        task: The task that held the loop up, as ``NAME (ID)``.
+        line: Where its thread was, as ``FILE:LINE in FUNCTION: SOURCE``.
     """
 
     at: datetime | None
@@ -40,7 +44,7 @@ class Stall(NamedTuple):
 
 
 def read_runtime_stats(management: Management | None) -> Mapping[str, Any]:
-    """What `get_runtime_stats` says, without a turn of the app's loop; nothing if it can't be asked."""
+    """What ``get_runtime_stats`` says, without a turn of the app's loop; nothing if it can't be asked."""
     if management is None or not management.has("get_runtime_stats"):
         return {}
     try:
@@ -51,14 +55,14 @@ def read_runtime_stats(management: Management | None) -> Mapping[str, Any]:
 
 
 def current_stall(loop: AppLoop, runtime: Mapping[str, Any]) -> Stall:
-    """The stall of a loop that is silent now. `runtime` is what `get_runtime_stats` says."""
+    """The stall of a loop that is silent now. ``runtime`` is what ``get_runtime_stats`` says."""
     known = past_stall(runtime.get("blocking")) or Stall(None, 0.0, "", "")
     line = known.line or mask_secrets(current_line(loop.thread))
     return known._replace(seconds=max(known.seconds, loop.silence), line=line)
 
 
 def past_stall(found: Any) -> Stall | None:
-    """What `get_runtime_stats` says of a stall."""
+    """What ``get_runtime_stats`` says of a stall."""
     if not isinstance(found, Mapping):
         return None
     at, task = found.get("at"), found.get("task")

@@ -1,7 +1,4 @@
-"""Finds the app:
-
-Imports ``module:attribute``, calls it if it is a function, and knows how to start and stop it.
-"""
+"""Finds the app: imports ``module:attribute``, calls a function, and knows how to start and stop what came of it."""
 
 from __future__ import annotations
 
@@ -35,13 +32,15 @@ class Target:
         self.manager = manager
 
     async def start(self) -> None:
-        """Starts the app. Raises what the app raises."""
+        """Starts the app; raises what the app raises."""
         await _call(self.app, "start")
 
     async def stop(self, wait: bool, timeout: float) -> None:
-        """Stops the app;
+        """Stops the app; raises what the app raises.
 
-        With `wait`, running tasks have `timeout` seconds to finish. Raises what the app raises.
+        Args:
+            wait: Running tasks may finish.
+            timeout: How long they may take for that, in seconds.
         """
         await _call(self.app, "stop", wait=wait, timeout=timeout)
 
@@ -58,7 +57,11 @@ async def _call(app: Any, method: str, **arguments: Any) -> None:
 
 
 def check_target(text: str) -> None:
-    """Raises UsageError if this can't be ``module:attribute``."""
+    """Checks the form of a target.
+
+    Raises:
+        UsageError: It can't be ``module:attribute``.
+    """
     if not _TARGET.fullmatch(text):
         raise UsageError(f"{quoted(text)} names no app; {_FORM}{_meant(text)}")
 
@@ -74,7 +77,11 @@ def _meant(text: str) -> str:
 
 
 def import_target(text: str) -> Any:
-    """The object that ``module:attribute`` names; the current folder is importable. Raises UsageError."""
+    """The object that ``module:attribute`` names; the current folder is importable.
+
+    Raises:
+        UsageError: There is no such object, or importing its module fails.
+    """
     check_target(text)
     module_name, _, attribute = text.partition(":")
     folder = os.getcwd()
@@ -102,7 +109,11 @@ def _import(name: str, target: str) -> Any:
 
 
 async def resolve_target(found: Any, text: str) -> Target:
-    """The app itself, or what the function `found` returns (awaited if need be). Raises UsageError."""
+    """The app itself, or what the function ``found`` returns (awaited if need be).
+
+    Raises:
+        UsageError: It is no app, or the function fails.
+    """
     if not is_app(found) and callable(found):
         if needed := _required_arguments(found):
             raise UsageError(f"{text!r} is called without arguments, and needs {needed}; {_FACTORY_FORM}")

@@ -22,8 +22,13 @@ _WATCHED = (Phase.RUNNING, Phase.DRAINING)
 class Watchdog:
     """Ticks the heartbeat, and says whether the loop has been blocked past the threshold.
 
-    `app_loop` and `management` return what there is to watch, None before there is an app; `threshold` is in
-    seconds. A start that takes its time isn't judged here: that's what the startup probe is for.
+    A start that takes its time isn't judged here: that's what the startup probe is for.
+
+    Args:
+        app_loop: Returns the loop to watch, None before there is one.
+        management: Returns the Management API, None before there is an app.
+        lifecycle: Where the app stands.
+        threshold: From how many seconds on a stall counts.
     """
 
     def __init__(

@@ -34,9 +34,12 @@ _SLOW_IMPORT_SECONDS = 10.0
 
 
 class AppCheck:
-    """Checks the app that `text` names, as it would be served with `settings`; `timeout` (seconds) is for each answer.
+    """Checks an app. ``import_it`` comes first, outside of an event loop, as the command does it.
 
-    `import_it` comes first, outside of an event loop, as the command does it.
+    Args:
+        text: Names the app, as ``module:attribute``.
+        settings: Those with which it would be served.
+        timeout: The most that each answer may take, in seconds.
     """
 
     def __init__(self, text: str, settings: Settings, timeout: float) -> None:
@@ -92,7 +95,7 @@ class AppCheck:
                 answer = await asyncio.wait_for(answer, self._timeout)
         except TimeoutError:
             return error(_MANAGEMENT, f"{method}() doesn't answer within {self._timeout:g} s")
-        except Exception as failure:  # noqa: BLE001  # whatever the app raises is the finding
+        except Exception as failure:  # noqa: BLE001 - whatever the app raises is the finding
             return error(_MANAGEMENT, f"{method}() fails: {describe(failure)}")
         answers[method] = answer
         return ok(_MANAGEMENT, f"{method}() answers")
@@ -104,7 +107,7 @@ class AppCheck:
         budget = SeriesBudget(self._settings.max_series)
         try:
             needed = {str(name): read_stats(stats).series for name, stats in answers["get_task_stats"].items()}
-        except Exception as failure:  # noqa: BLE001  # nonsense takes many forms
+        except Exception as failure:  # noqa: BLE001 - nonsense takes many forms
             yield error(_MANAGEMENT, f"get_task_stats() answers what can't be read: {describe(failure)}")
             return
         if not needed:
@@ -152,7 +155,7 @@ def _broker(answers: Mapping[str, Any]) -> Iterator[Finding]:
         known = {reason: unfit for queue in queues for reason, unfit in (queue.get("unfit") or {}).items()}
         health = answers.get("health_check", {}).get("components", {}).get("broker") or {}
         message = str(health.get("message", ""))
-    except Exception as failure:  # noqa: BLE001  # nonsense takes many forms
+    except Exception as failure:  # noqa: BLE001 - nonsense takes many forms
         yield error(_MANAGEMENT, f"what it says of the broker can't be read: {describe(failure)}")
         return
     if any(known.values()):

@@ -24,9 +24,15 @@ _OTLP_MODULES = {
 
 
 class ConfigurationCheck:
-    """Checks the settings; with `binds` also whether the addresses can be listened on.
+    """Checks the settings.
 
-    `settings` has those in force after `findings`; a wrong one has its default.
+    Args:
+        given: The texts of each flag.
+        environment: The environment variables.
+        binds: Whether the addresses can be listened on is checked, too.
+
+    Attributes:
+        settings: Those in force after ``findings``; a wrong one has its default.
     """
 
     def __init__(self, given: Mapping[str, Sequence[str]], environment: Mapping[str, str], binds: bool) -> None:

@@ -17,7 +17,7 @@ _SLOW_SECONDS = 1.0
 
 
 class EndpointCheck:
-    """Lints the metrics at `url`, and asks the probes next to it; `timeout` (seconds) is for each answer."""
+    """Lints the metrics at ``url``, and asks the probes next to it; ``timeout`` (seconds) is for each answer."""
 
     def __init__(self, url: str, timeout: float) -> None:
         parts = urlsplit(url)

@@ -63,7 +63,7 @@ class Exposition:
 
 
 class _Lines:
-    """The lines of a text as a file has them; `number` is that of the last one that was read."""
+    """The lines of a text as a file has them; ``number`` is that of the last one that was read."""
 
     def __init__(self, text: str) -> None:
         self.number = 0

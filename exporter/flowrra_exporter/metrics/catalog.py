@@ -24,12 +24,17 @@ LOOP_LAG_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 class Metric:
     """One metric.
 
-    ``name`` is the name as Prometheus stores it (with ``_total`` or ``_info``). ``unit`` is the Prometheus
-    base unit that the name ends with, or empty. ``bounds`` are a histogram's default upper bounds in seconds;
-    what is served has the bounds that the app counted with. ``scope`` says whether each process has its own
-    figure (sum them), or all see the same one through a shared broker (take the maximum), or whether it is about
-    the exporter itself. An observer serves no figures of a process. ``otel_unit`` is what is counted, in braces, for
-    a metric without a base unit; empty for what is 0 or 1.
+    Attributes:
+        name: The name as Prometheus stores it (with ``_total`` or ``_info``).
+        type: Its type in OpenMetrics.
+        help: What it says.
+        otel_name: Its name over OTLP.
+        labels: The names of its labels.
+        unit: The Prometheus base unit that the name ends with, or empty.
+        bounds: A histogram's default upper bounds in seconds; what is served has those that the app counted with.
+        scope: Whether each process has its own figure (sum them), or all see the same one through a shared broker (take
+            the maximum), or whether it is about the exporter itself. An observer serves no figures of a process.
+        otel_unit: What is counted, in braces, for a metric without a base unit; empty for what is 0 or 1.
     """
 
     name: str
@@ -610,10 +615,10 @@ OTEL_LAST_EXPORT = Metric(
     scope="exporter",
 )
 
+# All of the above, in the order in which they are defined.
 CATALOG: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
-"""All of the above, in the order in which they are defined."""
 
+# Every name that belongs to the exporter in either format; the user's own metrics can't have them.
 RESERVED_NAMES = frozenset(
     name for metric in CATALOG for name in (metric.name, metric.family_name, *metric.sample_names)
 )
-"""Every name that belongs to the exporter in either format; the user's own metrics can't have them."""

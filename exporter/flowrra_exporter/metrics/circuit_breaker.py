@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+# After how many failures in a row a source is left alone.
 FAILURES = 3
-"""After how many failures in a row a source is left alone."""
+# For how long after each failure.
 PAUSE = 5.0
-"""For how long after each failure."""
 
 
 class Breaker:
-    """Decides whether a source is asked, and whether that is a trial. `clock` is the monotonic clock, in seconds."""
+    """Decides whether a source is asked, and whether that is a trial. ``clock`` is the monotonic clock, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -25,17 +25,17 @@ from flowrra_exporter.metrics.self_metrics import self_families
 logger = logging.getLogger(__name__)
 
 _EXPECTED_FAILURES = (LoopUnavailable, CallTimeout, Incomplete, TimeoutError)
+# For how long after its start a collection is shared: what takes longer waits for a source that hangs, and the others'
+# figures would be old.
 _SHARED_SECONDS = 0.25
-"""For how long after its start a collection is shared: what takes longer waits for a source that hangs, and the others'
-figures would be old."""
+# How long a scrape waits for a source that has kept failing: it may well be away still.
 _TRIAL_SECONDS = 0.5
-"""How long a scrape waits for a source that has kept failing: it may well be away still."""
 _GZIP_WBITS = 31  # a gzip header and trailer around the deflate stream
 _GZIP_LEVEL = 1  # scraped often, kept never
 
 
 class Outcome(NamedTuple):
-    """How a collector's run ended. `error` is empty on success; `stalled` if only the app's loop was in the way."""
+    """How a collector's run ended. ``error`` is empty on success; ``stalled`` if only the app's loop was in the way."""
 
     collector: str
     error: str
@@ -76,7 +76,12 @@ class Snapshot:
 class Collection:
     """One run of every collector, started by its construction.
 
-    `refused` has the collectors that aren't run this time, by name with the reason.
+    Args:
+        collectors: The collectors.
+        refused: Those that aren't run this time, by name with the reason.
+        trials: The names of those for which nobody waits long.
+        finish: Makes a snapshot of outcomes.
+        judge: Is told by name whether a source has failed.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class Collection:
         return not self.running
 
     async def snapshot(self, timeout: float) -> Snapshot:
-        """What there is once all collectors have ended, or after `timeout` seconds. For trials nobody waits long."""
+        """What there is once all collectors have ended, or after ``timeout`` seconds. For trials nobody waits long."""
         deadline = time.monotonic() + timeout
         relied_on = [run for name, run in self.running.items() if name not in self._trials]
         if relied_on:
@@ -165,9 +170,14 @@ class Collection:
 class Collections:
     """Starts collections, at most one at a time, and logs when a source begins to fail or recovers.
 
-    `collectors` returns those there are at the moment, `exemplars` what tracing has kept,
-    `own_families` what whoever serves them tells of itself. One that hangs is left
-    behind by the next collection, and one that keeps failing is left alone for a while.
+    A collector that hangs is left behind by the next collection; one that keeps failing is left alone for a while.
+
+    Args:
+        mode: What flowrra_exporter_info says.
+        collectors: Returns the collectors that there are at the moment.
+        timeout: The most that a scrape waits for a collection, in seconds.
+        exemplars: Returns what tracing has kept.
+        own_families: Returns what whoever serves the collections tells of itself.
     """
 
     def __init__(
@@ -189,9 +199,10 @@ class Collections:
         self._failing: dict[str, str] = {}
 
     async def snapshot(self, timeout: float | None = None) -> Snapshot:
-        """A snapshot of the collection under way, or of a new one;
+        """A snapshot of the collection under way, or of a new one.
 
-        `timeout` (seconds) can only shorten the wait.
+        Args:
+            timeout: Shortens the wait, in seconds; it can't lengthen it.
         """
         current = self._current
         if current is None or current.done or current.age > _SHARED_SECONDS:

@@ -1,7 +1,4 @@
-"""The small interface of every collector, and how figures from outside are read:
-
-Strictly, with clear errors.
-"""
+"""The interface of every collector, and the strict reading of figures that come from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _PLAIN = frozenset((int, float, type(None)))
 
 
 class Incomplete(Exception):
-    """A source failed, but part of its figures could be had: `families` holds them."""
+    """A source failed, but part of its figures could be had: ``families`` holds them."""
 
     def __init__(self, reason: str, families: list[AnyFamily]) -> None:
         super().__init__(reason)
@@ -26,25 +23,24 @@ class Incomplete(Exception):
 
 
 class Collector(ABC):
-    """Makes the families of one source. `name` is the value of the label `collector`."""
+    """Makes the families of one source. ``name`` is the value of the label ``collector``."""
 
     name: ClassVar[str]
+    # Whether all processes that share a broker see its figures. An observer has no other collectors.
     shared: ClassVar[bool] = False
-    """Whether all processes that share a broker see its figures. An observer has no other collectors."""
+    # Whether it has several sources, of which none costs the others anything. Then it isn't left alone when some fail,
+    # and may be collected anew while an earlier collection waits for one.
     keeps_sources_apart: ClassVar[bool] = False
-    """Whether it has several sources, of which none costs the others anything.
-
-    Then it isn't left alone when some fail, and may be collected anew while an earlier collection waits for one.
-    """
+    # How many time series it left out of its last families.
     dropped: int = 0
-    """How many time series it left out of its last families."""
 
     @abstractmethod
     async def collect(self) -> Sequence[AnyFamily]:
         """The source's families as of now.
 
-        Raises whatever goes wrong: then the source is absent from the scrape. `Incomplete` carries what could
-        be had.
+        Raises:
+            Incomplete: A part of them could be had.
+            Exception: Whatever goes wrong: then the source is absent from the scrape.
         """
 
     async def so_far(self) -> Sequence[AnyFamily]:
@@ -53,7 +49,7 @@ class Collector(ABC):
 
 
 class ManagementCollector(Collector):
-    """A collector that needs `method` of the Management API."""
+    """A collector that needs ``method`` of the Management API."""
 
     method: ClassVar[str]
 
@@ -67,7 +63,11 @@ class ManagementCollector(Collector):
 
 
 def number(figures: Mapping[str, Any], key: str) -> Number | None:
-    """The figure under `key`, None if there is none. Raises TypeError if it is no number."""
+    """The figure under ``key``, None if there is none.
+
+    Raises:
+        TypeError: It is no number.
+    """
     value = figures.get(key)
     if value is None or type(value) is int or type(value) is float:
         return value
@@ -77,7 +77,7 @@ def number(figures: Mapping[str, Any], key: str) -> Number | None:
 
 
 def numbers(figures: Mapping[str, Any], keys: Sequence[str]) -> tuple[Number | None, ...]:
-    """The figures under `keys` as by `number`, in few steps for many of them."""
+    """The figures under ``keys`` as by ``number``, in few steps for many of them."""
     values = tuple(map(figures.get, keys))
     if _PLAIN.issuperset(map(type, values)):
         return values
@@ -85,9 +85,10 @@ def numbers(figures: Mapping[str, Any], keys: Sequence[str]) -> tuple[Number | N
 
 
 def timestamp(figures: Mapping[str, Any], key: str) -> float | None:
-    """The datetime under `key` as a Unix time in seconds, None if there is none.
+    """The datetime under ``key`` as a Unix time in seconds, None if there is none.
 
-    Raises TypeError otherwise.
+    Raises:
+        TypeError: It is no datetime.
     """
     value = figures.get(key)
     if value is None:
@@ -98,7 +99,11 @@ def timestamp(figures: Mapping[str, Any], key: str) -> float | None:
 
 
 def section(figures: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-    """The mapping under `key`, None if there is none. Raises TypeError if it is something else."""
+    """The mapping under ``key``, None if there is none.
+
+    Raises:
+        TypeError: It is something else.
+    """
     value = figures.get(key)
     if value is None or type(value) is dict or isinstance(value, Mapping):  # the first is much faster to tell
         return value
@@ -106,9 +111,10 @@ def section(figures: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
 
 
 def distribution(figures: Mapping[str, Any], key: str) -> Distribution | None:
-    """The histogram under `key`, None if there is none. Copied, since the original goes on counting.
+    """The histogram under ``key``, None if there is none. Copied, since the original goes on counting.
 
-    Raises KeyError, TypeError or ValueError for what is no histogram.
+    Raises:
+        KeyError, TypeError, ValueError: It is no histogram.
     """
     value = section(figures, key)
     if value is None:

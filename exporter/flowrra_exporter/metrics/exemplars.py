@@ -15,7 +15,11 @@ from flowrra_exporter.metrics.samples import Labels
 class Exemplar(NamedTuple):
     """One observation and the span it was made in.
 
-    The ids are OpenTelemetry's integers; `value` is in seconds, `timestamp` a Unix time in seconds.
+    Attributes:
+        value: The observation, in seconds.
+        timestamp: When it was made, as a Unix time in seconds.
+        trace_id: OpenTelemetry's integer.
+        span_id: OpenTelemetry's integer.
     """
 
     trace_id: int
@@ -24,7 +28,7 @@ class Exemplar(NamedTuple):
     timestamp: float
 
     def openmetrics(self) -> str:
-        """What follows a bucket's value in OpenMetrics:
+        """What follows a bucket's value in OpenMetrics.
 
         https://prometheus.io/docs/specs/om/open_metrics_spec/#exemplars
         """
@@ -35,8 +39,11 @@ class Exemplar(NamedTuple):
 class Exemplars:
     """The last exemplar of each bucket, by the labels of flowrra_task_run_duration_seconds (task, outcome).
 
-    `bounds` are the upper bounds in seconds that the app counts with. One thread writes; any thread reads.
-    Memory is bounded by the registered tasks: an exemplar for each of their buckets.
+    One thread writes; any thread reads. Memory is bounded by the registered tasks: an exemplar for each of their
+    buckets.
+
+    Args:
+        bounds: The upper bounds in seconds that the app counts with.
     """
 
     def __init__(self, bounds: tuple[float, ...] = RUN_DURATION_BOUNDS) -> None:

@@ -49,10 +49,7 @@ class Format(Enum):
 
 
 class _Line:
-    """A prepared sample line:
-
-    What stands before the value, and the whole line for the value of the last scrape.
-    """
+    """A prepared sample line: what stands before the value, and the whole line for the value of the last scrape."""
 
     __slots__ = ("prefix", "text", "value")
 
@@ -117,8 +114,11 @@ class Renderer:
     """Renders families; keeps the prepared lines of what it rendered last.
 
     Not for several threads at once. What it keeps is bounded by what is served: lines of label sets that are
-    gone are dropped when they outnumber the living. `exemplars` returns what tracing has kept of run durations;
-    they go into OpenMetrics, the text format has no place for them.
+    gone are dropped when they outnumber the living.
+
+    Args:
+        exemplars: Returns what tracing has kept of run durations. They go into OpenMetrics; the text format has no
+            place for them.
     """
 
     def __init__(self, exemplars: Callable[[], Exemplars | None] = lambda: None) -> None:
@@ -245,8 +245,8 @@ def _comments(name: str, type: str, help: str, unit: str, format: Format) -> str
     return f"# HELP {name} {help}\n# TYPE {name} {type}\n{unit_line}"
 
 
-# What prometheus_client collects, as `foreign_families` has read it. Any type, any labels, so nothing is prepared; the
-# text format knows fewer types, whose samples then form families of their own.
+# What prometheus_client collects, as ``foreign_families`` has read it. Any type, any labels, so nothing is prepared;
+# the text format knows fewer types, whose samples then form families of their own.
 
 _TEXT_TYPES = {"info": "gauge", "stateset": "gauge", "gaugehistogram": "histogram", "unknown": "untyped"}
 _TEXT_SUFFIXES = {"counter": "_total", "info": "_info"}

@@ -2,7 +2,7 @@
 
 A user's collector can yield anything. What is read here is plain: valid names, texts that UTF-8 can carry, figures that
 are numbers, and samples that are what the type of their family promises. What can't be served is left out by itself and
-said (`LeftOut`); samples that don't fit the type of their family are served without it, as `unknown`.
+said (``LeftOut``); samples that don't fit the type of their family are served without it, as ``unknown``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from flowrra_exporter.metrics.catalog import CATALOG, RESERVED_NAMES
 from flowrra_exporter.metrics.pacing import Pacer
 from flowrra_exporter.metrics.samples import ForeignFamily, series_of
 
+# Why a time series is left out.
 REASONS = ("no_family", "name", "label", "value", "timestamp", "size", "native_histogram", "duplicate", "name_taken")
-"""Why a time series is left out."""
+# What follows the name of a family in the names of its samples, by type.
 SUFFIXES = {
     "counter": ("_total", "_created"),
     "summary": ("", "_count", "_sum", "_created"),
@@ -31,15 +32,14 @@ SUFFIXES = {
     "stateset": ("",),
     "unknown": ("",),
 }
-"""What follows the name of a family in the names of its samples, by type."""
+# Of one sample's labels together. An OTLP receiver takes no more than a few MiB at once.
 MAX_LABEL_CHARACTERS = 4096
-"""Of one sample's labels together. An OTLP receiver takes no more than a few MiB at once."""
 
 _MAX_HELP_CHARACTERS = 4096
 _MAX_NAME_CHARACTERS = 512
 _MAX_EXEMPLAR_CHARACTERS = 128  # OpenMetrics
+# Seconds: in milliseconds still a number of 64 bits.
 _MAX_TIME = 1e12
-"""Seconds: in milliseconds still a number of 64 bits."""
 _MAX_COUNT = 2**63
 _Labels = tuple[tuple[str, str], ...]
 
@@ -60,7 +60,7 @@ class LeftOut:
         self.examples: dict[tuple[str, str], str] = {}
 
     def add(self, metric: str, reason: str, example: str, series: int = 1) -> None:
-        """Notes that `series` time series of `metric` are left out."""
+        """Notes that ``series`` time series of ``metric`` are left out."""
         key = metric, reason
         self.series[key] = self.series.get(key, 0) + series
         self.examples.setdefault(key, example)
@@ -73,7 +73,7 @@ class LeftOut:
 
 
 class Found(NamedTuple):
-    """A family as it was read. `raw_name` is the name that its collector gave it."""
+    """A family as it was read. ``raw_name`` is the name that its collector gave it."""
 
     raw_name: str
     family: ForeignFamily
@@ -82,12 +82,15 @@ class Found(NamedTuple):
 def read_family(raw: Any, left_out: LeftOut, pace: Callable[[], None] = lambda: None) -> list[Found]:
     """What a collector yielded as families that can be served: usually one, none if nothing can be.
 
-    `pace` is called between the samples, and may raise to end the reading.
+    Args:
+        yielded: What the collector yielded.
+        left_out: Is told what can't be served.
+        pace: Is called between the samples, and may raise to end the reading.
     """
     try:
         name, type, samples = raw.name, raw.type, raw.samples
         help, unit = _text(raw.documentation or ""), _text(getattr(raw, "unit", "") or "")
-    except Exception as error:  # noqa: BLE001  # a user's object may raise anything
+    except Exception as error:  # noqa: BLE001 - a user's object may raise anything
         left_out.add(_shown(raw), "no_family", f"it is no family of metrics: {_shown(error)}")
         return []
     shown = _shown(name)
@@ -108,7 +111,7 @@ def read_family(raw: Any, left_out: LeftOut, pace: Callable[[], None] = lambda: 
 
 
 class _Reading:
-    """Reads the samples of one family, called `metric` in messages."""
+    """Reads the samples of one family, called ``metric`` in messages."""
 
     def __init__(self, metric: str, left_out: LeftOut, pace: Callable[[], None]) -> None:
         self._metric = metric
@@ -141,7 +144,7 @@ class _Reading:
                     yield self._sample(raw)
                 except _Unfit as unfit:
                     self._left_out.add(self._metric, unfit.reason, str(unfit))
-        except Exception as error:  # noqa: BLE001  # `samples` may be anything
+        except Exception as error:  # noqa: BLE001 - ``samples`` may be anything
             self._left_out.add(self._metric, "no_family", f"its samples can't be read: {_shown(error)}")
 
     def _sample(self, raw: Any) -> Sample:
@@ -170,7 +173,7 @@ class _Reading:
             if sum(len(name) + len(value) for name, value in labels.items()) > _MAX_EXEMPLAR_CHARACTERS:
                 raise _Unfit("exemplar", f"its labels have more than {_MAX_EXEMPLAR_CHARACTERS} characters")
             return Exemplar(labels, _value(raw.value), _time(raw.timestamp))
-        except Exception as error:  # noqa: BLE001  # a user's object may raise anything
+        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
             self._left_out.add(self._metric, "exemplar", f"an exemplar can't be served: {_shown(error)}", 0)
             return None
 
@@ -187,14 +190,14 @@ def _shown(value: Any) -> str:
         if isinstance(value, BaseException):
             return _text(f"{type(value).__name__}: {value}")[:200]
         return (_text(value) if isinstance(value, str) else _text(repr(value)))[:200]
-    except Exception:  # noqa: BLE001  # it may raise anything
+    except Exception:  # noqa: BLE001 - it may raise anything
         return type(value).__name__
 
 
 def _length(samples: Any) -> int:
     try:
         return len(samples)
-    except Exception:  # noqa: BLE001  # it may raise anything
+    except Exception:  # noqa: BLE001 - it may raise anything
         return 0
 
 
@@ -436,7 +439,7 @@ class Gathered:
 
 
 def _new_samples(same: ForeignFamily, family: ForeignFamily, groups: set[Hashable], left_out: LeftOut) -> list[Sample]:
-    """The samples of `family` that can join `same`, whose groups are kept in `groups` from the first time on."""
+    """The samples of ``family`` that can join ``same``, whose groups are kept in ``groups`` from the first time on."""
     name, type = same.name, same.type
     if not groups:
         groups.update(group_key(name, type, sample) for sample in same.samples)

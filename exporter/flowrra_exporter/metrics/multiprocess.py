@@ -30,14 +30,18 @@ class MultiProcessFiles:
     """A collector of what all processes have counted. A file that can't be read costs only itself."""
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics of all processes. RuntimeError, after those that could be read, names a file that couldn't."""
+        """The metrics of all processes.
+
+        Raises:
+            RuntimeError: A file can't be read; raised after what could be read was yielded. The message names the file.
+        """
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"PROMETHEUS_MULTIPROC_DIR is {folder!r}; expected a directory")
         files = glob.glob(os.path.join(glob.escape(folder), "*.db"))
         try:
             yield from _merged(files)
-        except Exception:  # noqa: BLE001  # a file that was cut off or overwritten raises anything
+        except Exception:  # noqa: BLE001 - a file that was cut off or overwritten raises anything
             unreadable = {file: reason for file in files if (reason := _unreadable(file))}
             yield from _merged([file for file in files if file not in unreadable])
             raise RuntimeError("; ".join(f"{file} can't be read: {why}" for file, why in unreadable.items())) from None
@@ -52,6 +56,6 @@ def _unreadable(file: str) -> str:
         _merged([file])
     except FileNotFoundError:  # its process has just ended
         return ""
-    except Exception as error:  # noqa: BLE001  # see above
+    except Exception as error:  # noqa: BLE001 - see above
         return str(error) or type(error).__name__
     return ""

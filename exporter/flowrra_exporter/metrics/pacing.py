@@ -1,7 +1,4 @@
-"""Cuts long work in slices:
-
-A scrape may hold the interpreter lock for a millisecond at a time, not longer.
-"""
+"""Cuts long work into slices: a scrape may hold the interpreter lock for a millisecond at a time, not longer."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ SLICE_SECONDS = 0.0008
 
 async def yield_gil() -> None:
     """Gives the lock to another thread, and this thread's loop a turn."""
-    time.sleep(0)  # noqa: ASYNC251  # releases the interpreter lock; waits for nothing
+    time.sleep(0)  # noqa: ASYNC251 - releases the interpreter lock; waits for nothing
     await asyncio.sleep(0)
 
 
@@ -30,7 +27,7 @@ class ThreadPacer:
 
 
 class Pacer:
-    """Rests whenever a slice is used up. Call `pause_if_due` between small pieces of work."""
+    """Rests whenever a slice is used up. Call ``pause_if_due`` between small pieces of work."""
 
     def __init__(self) -> None:
         self._until = time.perf_counter() + SLICE_SECONDS

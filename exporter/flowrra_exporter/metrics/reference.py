@@ -1,4 +1,4 @@
-"""The reference of all metrics, docs/metrics.md, made from the catalog: `make reference` writes it."""
+"""The reference of all metrics, docs/metrics.md, made from the catalog: ``make reference`` writes it."""
 
 from __future__ import annotations
 
@@ -49,4 +49,4 @@ def section(metric: Metric) -> str:
 
 
 if __name__ == "__main__":
-    print(reference(), end="")  # noqa: T201  # for the documentation
+    print(reference(), end="")  # noqa: T201 - for the documentation

@@ -27,22 +27,22 @@ from flowrra_exporter.metrics.pacing import ThreadPacer
 logger = logging.getLogger(__name__)
 
 THREAD_NAME = "flowrra-exporter-registry"
+# As many may hang before those are no longer started that have never answered.
 MAX_HANGING = 16
-"""As many may hang before those are no longer started that have never answered."""
+# Of one collector. One that goes on is left at that: it might never end.
 MAX_SERIES = 50_000
-"""Of one collector. One that goes on is left at that: it might never end."""
+# How long a thread waits for one collector before another thread goes on with the rest.
 _HELD_UP_SECONDS = 0.05
-"""How long a thread waits for one collector before another thread goes on with the rest."""
+# How long is waited for a collector that has kept being late.
 _TRIAL_SECONDS = 0.5
-"""How long is waited for a collector that has kept being late."""
 
 
 class _Abandoned(BaseException):
-    """Raised in a run that nobody waits for any more. No `except Exception` of the collector's catches it."""
+    """Raised in a run that nobody waits for any more. No ``except Exception`` of the collector's catches it."""
 
 
 class Run:
-    """One collection of one collector. Its thread writes it until `done`; others only read it then."""
+    """One collection of one collector. Its thread writes it until ``done``; others only read it then."""
 
     def __init__(self, collector: Any) -> None:
         self.left_out = LeftOut()
@@ -86,7 +86,7 @@ class Run:
                     break
         except _Abandoned:
             self.error = "it went on yielding after its time was up"
-        except BaseException as error:  # noqa: BLE001  # SystemExit and CancelledError, too, end this run alone
+        except BaseException as error:  # noqa: BLE001 - SystemExit and CancelledError, too, end this run alone
             self.error = f"it raised {_described(error)}"
         self.end()
 
@@ -100,14 +100,18 @@ class Run:
 def _described(error: BaseException) -> str:
     try:
         return describe(error)
-    except Exception:  # noqa: BLE001  # its text may be what fails
+    except Exception:  # noqa: BLE001 - its text may be what fails
         return type(error).__name__
 
 
 class Source:
-    """One registered collector, from scrape to scrape. `label` stands for it in metrics, `title` in messages.
+    """One registered collector, from scrape to scrape.
 
-    `names` are those that its registry keeps for it.
+    Args:
+        collector: The collector.
+        names: The names that its registry keeps for it.
+        label: Stands for it in metrics.
+        title: Stands for it in messages.
     """
 
     def __init__(self, collector: Any, names: Sequence[str], label: str, title: str) -> None:
@@ -130,7 +134,7 @@ class Source:
 
 
 class Round:
-    """One collection of these sources, within `timeout` seconds. A run that is still under way is joined."""
+    """One collection of these sources, within ``timeout`` seconds. A run that is still under way is joined."""
 
     def __init__(self, sources: Sequence[Source], timeout: float, hanging: int) -> None:
         self.sources = sources

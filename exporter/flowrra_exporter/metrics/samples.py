@@ -1,7 +1,4 @@
-"""What collectors produce:
-
-Families of points. Every output format (Prometheus text, OpenMetrics) reads these.
-"""
+"""Families of points, which collectors produce and every output format reads."""
 
 from __future__ import annotations
 
@@ -13,20 +10,21 @@ from prometheus_client.samples import Sample
 
 from flowrra_exporter.metrics.catalog import Metric
 
+# A family of prometheus_client's registry, the user's own or of the process, as ``foreign_families`` reads it.
 ForeignFamily: TypeAlias = PrometheusMetric
-"""A family of prometheus_client's registry, the user's own or of the process, as `foreign_families` reads it."""
 
 Number: TypeAlias = int | float
+# Label values, in the order of ``Metric.labels``.
 Labels: TypeAlias = tuple[str, ...]
-"""Label values, in the order of ``Metric.labels``."""
 
 
 class Distribution(NamedTuple):
-    """A histogram's state.
+    """A histogram's state. The number of observations is the sum of ``counts``, so bucket and count can never disagree.
 
-    ``bounds`` are upper bounds without +Inf; ``counts`` are per bucket (not cumulative), one more than
-    ``bounds``. The number of observations is the sum of ``counts``, so that bucket and count can never
-    disagree.
+    Attributes:
+        bounds: The upper bounds without +Inf.
+        counts: How many observations each bucket has (not cumulative); one more than ``bounds``.
+        sum: The sum of all observations.
     """
 
     bounds: tuple[float, ...]
@@ -45,17 +43,14 @@ class Family:
     points: list[Point] = field(default_factory=list)
 
     def series(self) -> int:
-        """How many time series this family is for Prometheus:
-
-        A histogram is one per bucket, and +Inf, sum, count.
-        """
+        """How many time series this family is for Prometheus; a histogram is one per bucket, and +Inf, sum, count."""
         if self.metric.type != "histogram":
             return len(self.points)
         return sum(len(value.counts) + 2 for _, value in self.points if isinstance(value, Distribution))
 
 
+# One of ours, or one from prometheus_client's registry.
 AnyFamily: TypeAlias = Family | ForeignFamily
-"""One of ours, or one from prometheus_client's registry."""
 
 
 def series_of(family: AnyFamily) -> int:

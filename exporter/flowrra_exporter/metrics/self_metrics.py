@@ -18,8 +18,11 @@ def self_families(
 ) -> list[Family]:
     """The families about a collection.
 
-    `outcomes` has a collector's name, success and duration in seconds; `families` is what they made,
-    `dropped` the number of time series left out. The number of series includes the families made here.
+    Args:
+        mode: What flowrra_exporter_info says.
+        outcomes: Each collector's name, success and duration in seconds.
+        families: What the collectors made. The number of series includes the families made here.
+        dropped: The number of time series left out.
     """
     success, duration = Family(catalog.COLLECTOR_SUCCESS), Family(catalog.COLLECTOR_DURATION)
     for name, succeeded, seconds in outcomes:

@@ -10,6 +10,7 @@ from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.collector import distribution, number, numbers, section, timestamp
 from flowrra_exporter.metrics.samples import Distribution, Number
 
+# The plain figures of a task, by their key in ``get_task_stats``.
 FIGURES = {
     "submitted": catalog.TASKS_SUBMITTED,
     "started": catalog.TASKS_STARTED,
@@ -24,16 +25,20 @@ FIGURES = {
     "running": catalog.TASKS_RUNNING,
     "retrying": catalog.TASKS_RETRYING,
 }
-"""The plain figures of a task, by their key in `get_task_stats`."""
 _KEYS = tuple(FIGURES)
 
 
 @dataclass(slots=True)  # not frozen: that makes one much slower to build, and a scrape builds one a name
 class TaskFigures:
-    """What `get_task_stats` says of a task name; a figure that isn't known is absent.
+    """What ``get_task_stats`` says of a task name; a figure that isn't known is absent. A sum is exact.
 
-    `numbers` are in the order of `FIGURES`, with None for one that is absent. `oldest_running_at` is a Unix time in
-    seconds, `run_duration` has a histogram for each outcome. A sum is exact.
+    Attributes:
+        executor: The executor that runs it.
+        numbers: The plain figures in the order of ``FIGURES``, None for one that is absent.
+        exceptions: How often each exception class was raised.
+        oldest_running_at: When the oldest attempt that runs began, as a Unix time in seconds.
+        run_duration: A histogram for each outcome.
+        queue_wait: A histogram.
     """
 
     executor: str
@@ -72,7 +77,11 @@ class TaskFigures:
 
 
 def read_stats(stats: Mapping[str, Any]) -> TaskFigures:
-    """The figures of one task name as the Management API gives them. TypeError, ValueError for nonsense."""
+    """The figures of one task name as the Management API gives them.
+
+    Raises:
+        KeyError, TypeError, ValueError: They are nonsense.
+    """
     exceptions = section(stats, "exceptions") or {}
     durations = section(stats, "run_duration") or {}
     return TaskFigures(

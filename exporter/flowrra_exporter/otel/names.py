@@ -16,13 +16,13 @@ from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.catalog import Metric
 from flowrra_exporter.metrics.samples import Labels
 
+# Names and values, in a fixed order: equal attributes are equal tuples.
 Attributes: TypeAlias = tuple[tuple[str, str], ...]
-"""Names and values, in a fixed order: equal attributes are equal tuples."""
 
+# messaging.system
 SYSTEM = "flowrra"
-"""messaging.system"""
+# How many attributes are kept from one push to the next: made anew, they would be work for the garbage collector.
 KEPT = 50_000
-"""How many attributes are kept from one push to the next: made anew, they would be work for the garbage collector."""
 
 _BASE_UNITS = {
     "seconds": "s",
@@ -39,14 +39,14 @@ _BASE_UNITS = {
 
 
 def base_unit(unit: str) -> str:
-    """A Prometheus base unit in UCUM's notation, https://ucum.org: `s` for `seconds`. Others stay as they are."""
+    """A Prometheus base unit in UCUM's notation, https://ucum.org: ``s`` for ``seconds``. Others stay as they are."""
     return _BASE_UNITS.get(unit, unit)
 
 
 def unit_of(metric: Metric) -> str:
     """A metric's unit in UCUM's notation; what is counted stands in braces.
 
-    Empty for what is 0 or 1: Prometheus would make `_ratio` of a `1`.
+    Empty for what is 0 or 1: Prometheus would make ``_ratio`` of a ``1``.
     """
     return base_unit(metric.unit) or metric.otel_unit
 
@@ -62,7 +62,7 @@ def _attributes(names: tuple[str, ...], labels: Labels) -> Attributes:
 
 
 def encodable(text: str) -> str:
-    """`text` as UTF-8 can carry it: one lone surrogate would cost the whole push."""
+    """``text`` as UTF-8 can carry it: one lone surrogate would cost the whole push."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
@@ -70,7 +70,8 @@ def encodable(text: str) -> str:
 class Convention:
     """A name of the messaging conventions for a metric of the catalog.
 
-    `attributes` makes a point's attributes from its labels.
+    Attributes:
+        attributes: Makes a point's attributes from its labels.
     """
 
     metric: Metric
@@ -127,4 +128,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201  # for the documentation
+    print(table())  # noqa: T201 - for the documentation

@@ -44,7 +44,8 @@ class Kind(Enum):
 class Point(NamedTuple):
     """A value with its attributes.
 
-    `since` is the Unix time in seconds at which the counting began, if it's known for this point alone.
+    Attributes:
+        since: The Unix time in seconds at which the counting began, if it's known for this point alone.
     """
 
     attributes: Attributes
@@ -116,7 +117,7 @@ def _exemplars(exemplars: Exemplars | None, labels: Labels, value: Number | Dist
     )
 
 
-# What prometheus_client collects, as `foreign_families` has read it: its figures are numbers, and fit their type.
+# What prometheus_client collects, as ``foreign_families`` has read it: its figures are numbers, and fit their type.
 
 
 def _foreign(family: ForeignFamily) -> Iterator[Reading]:

@@ -10,10 +10,15 @@ LIVEZ, READYZ, STARTUPZ, HEALTHZ = "livez", "readyz", "startupz", "healthz"
 
 
 class Check(NamedTuple):
-    """The result of one check; `message` is for humans.
+    """The result of one check.
 
-    `probes` are those that it can fail; `failing_since` is when it was first seen to fail, in UTC; `detail` is
-    what only those who ask for it are told: which code it is.
+    Attributes:
+        name: Its name.
+        ok: Whether it has passed.
+        message: For humans.
+        probes: The probes that it can fail.
+        failing_since: When it was first seen to fail, in UTC.
+        detail: What only those who ask for it are told: which code it is.
     """
 
     name: str

@@ -21,16 +21,16 @@ __all__ = ["Check", "Checks", "NotStarted", "Readiness", "components"]
 
 logger = logging.getLogger(__name__)
 
+# How often the app is asked again while a verdict may turn.
 _FOLLOW_SECONDS = 0.5
-"""How often the app is asked again while a verdict may turn."""
+# Components that say where the app stands between start and stop: no blips of another service.
 _IMMEDIATE = frozenset({"app"})
-"""Components that say where the app stands between start and stop: no blips of another service."""
 _WORKERS = "workers"
 _LIVE, _READY, _BOTH = (LIVEZ,), (READYZ,), (LIVEZ, READYZ)
 
 
 class Readiness(NamedTuple):
-    """The checks of /readyz. Where `complete` is False there may be more, which can't be known now."""
+    """The checks of /readyz. Where ``complete`` is False there may be more, which can't be known now."""
 
     checks: list[Check]
     complete: bool
@@ -43,9 +43,15 @@ class NotStarted(LoopUnavailable):
 class Checks:
     """Answers liveness, startup, readiness and health. Its methods belong to the server's thread.
 
-    `timeout` (seconds) is for the app's own health check; `failure_grace` (seconds) for how long a component
-    must fail before it fails readiness, and pass before it doesn't any more. With `require_workers` some process must
-    take tasks.
+    Args:
+        lifecycle: Where the app stands.
+        watchdog: Whether its loop is blocked.
+        app_loop: Returns its loop, None before there is one.
+        management: Returns its Management API, None before there is an app.
+        timeout: The time for the app's own health check, in seconds.
+        failure_grace: For how many seconds a component must fail before it fails readiness, and pass before it doesn't.
+        queue_limits: The limits of the queues.
+        require_workers: Some process must take tasks.
     """
 
     def __init__(
@@ -125,7 +131,7 @@ class Checks:
     async def _health_or_error(self) -> Mapping[str, Any] | Exception:
         try:
             health = await self.ask("health_check")
-        except Exception as error:  # noqa: BLE001  # told to whoever asked: the check is what failed
+        except Exception as error:  # noqa: BLE001 - told to whoever asked: the check is what failed
             return error
         return health if isinstance(health, Mapping) else TypeError("health_check() answered no mapping")
 
@@ -160,13 +166,15 @@ class Checks:
             return dict(await self.ask("health_check"))
         except (LoopUnavailable, CallTimeout) as error:
             return _unhealthy("event_loop" if isinstance(error, LoopUnavailable) else "health_check", str(error))
-        except Exception as error:  # noqa: BLE001  # told to whoever asked: the check is what failed
+        except Exception as error:  # noqa: BLE001 - told to whoever asked: the check is what failed
             return _unhealthy("health_check", f"health check failed: {type(error).__name__}")
 
     async def ask(self, method: str) -> Any:
         """What the Management API answers, for a client that won't wait.
 
-        Raises what `Management.ask` raises.
+        Raises:
+            NotStarted: There is no app yet.
+            Exception: Whatever ``Management.ask`` raises.
         """
         management = self._management()
         if management is None:

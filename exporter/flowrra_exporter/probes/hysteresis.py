@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from flowrra_exporter.probes.check import READYZ, Check
 
+# The most that the time between two evaluations adds: more, and this process hadn't run.
 _MAX_STEP_SECONDS = 2.0
-"""The most that the time between two evaluations adds: more, and this process hadn't run."""
 
 
 class _State:
@@ -38,9 +38,11 @@ class _State:
 class Hysteresis:
     """Judges checks by what they said before.
 
-    `grace` (seconds) is for how long a check must say otherwise, without a break, before its verdict turns.
-    Until all have passed together for the first time there is nothing to protect, and each counts as it is; those
-    that are named `immediate` always do.
+    Until all have passed together for the first time there is nothing to protect, and each counts as it is.
+
+    Args:
+        grace: For how many seconds a check must say otherwise, without a break, before its verdict turns.
+        immediate: The names of checks that always count as they are.
     """
 
     def __init__(self, grace: float, immediate: Collection[str] = ()) -> None:
@@ -62,7 +64,9 @@ class Hysteresis:
     def judge(self, checks: Iterable[Check], complete: bool = True) -> list[Check]:
         """The checks with the verdicts that count.
 
-        Where the evaluation is not `complete`, a check that is missing keeps its verdict; else it's forgotten.
+        Args:
+            checks: What an evaluation found.
+            complete: A check that is missing is forgotten; else it keeps its verdict.
         """
         checks = list(checks)
         judged = [self._judge(check) for check in checks]

@@ -24,9 +24,10 @@ class QueueLimits:
         return self.max_pending is not None or self.max_age is not None
 
     def checks(self, queues: Mapping[str, Any]) -> list[Check]:
-        """What `get_queue_stats` says, as checks. A figure that isn't known fails none.
+        """What ``get_queue_stats`` says, as checks. A figure that isn't known fails none.
 
-        Raises TypeError for one that is no number or datetime.
+        Raises:
+            TypeError: A figure is no number or datetime.
         """
         figures = {kind: found for kind in queues if (found := section(queues, kind)) is not None}
         return [

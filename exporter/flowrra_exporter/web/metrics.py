@@ -14,12 +14,12 @@ from flowrra_exporter.web.negotiation import accepts_gzip, choose_format
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
+# What is left of the scraper's own deadline for rendering and for the way back.
 _TRANSFER_SECONDS = 0.25
-"""What is left of the scraper's own deadline for rendering and for the way back."""
 
 
 class MetricsRoute:
-    """Serves the collection. More than `limit` scrapes at once are turned away with 503."""
+    """Serves the collection. More than ``limit`` scrapes at once are turned away with 503."""
 
     def __init__(self, path: str, collections: Collections, limit: int) -> None:
         self._path = path

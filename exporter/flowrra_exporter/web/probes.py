@@ -72,7 +72,7 @@ class _Answer:
         self._as_text = _wants_text(request)
 
     def of(self, checks: Sequence[Check], complete: bool = True) -> web.Response:
-        """The answer from these checks. Where they aren't `complete`, a name that isn't among them may be one."""
+        """The answer from these checks. Where they aren't ``complete``, a name that isn't among them may be one."""
         names = {check.name for check in checks}
         if self._one is not None:
             if self._one in names:

@@ -22,7 +22,7 @@ QUICK = 0.2
 
 
 class Round(NamedTuple):
-    """The answers of one round of requests, `at` so many seconds after the loop was told to block."""
+    """The answers of one round of requests, ``at`` so many seconds after the loop was told to block."""
 
     at: float
     metrics: Answer

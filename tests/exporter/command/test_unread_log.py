@@ -33,7 +33,7 @@ def until(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None
 
 
 class Unread:
-    """The command with one pipe for all that it prints, which nobody reads before `read_all`."""
+    """The command with one pipe for all that it prints, which nobody reads before ``read_all``."""
 
     def __init__(self, lines: int) -> None:
         port = free_port()
@@ -137,7 +137,7 @@ class Clogged(io.StringIO):
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    found = logging.Logger("shop")  # noqa: LOG001  # not one that has pytest's handlers
+    found = logging.Logger("shop")  # noqa: LOG001 - not one that has pytest's handlers
     yield found
     for handler in found.handlers:
         handler.close()

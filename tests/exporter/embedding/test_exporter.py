@@ -1,4 +1,4 @@
-"""`async with Exporter(app)` inside a program: serves the app, leaves its lifecycle alone, cleans up after itself."""
+"""``async with Exporter(app)`` inside a program: serves the app, leaves its lifecycle alone, cleans up after itself."""
 
 from __future__ import annotations
 

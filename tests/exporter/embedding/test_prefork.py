@@ -114,7 +114,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts `python -m …` in a folder with the document's files, where the given words are replaced."""
+    """Starts ``python -m …`` in a folder with the document's files, where the given words are replaced."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*arguments: str, **replaced: str) -> subprocess.Popen[bytes]:

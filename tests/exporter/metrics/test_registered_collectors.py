@@ -36,7 +36,7 @@ class Custom:
 
 
 class Gate:
-    """A collector that hangs until it is opened; `entered` says how often it was collected."""
+    """A collector that hangs until it is opened; ``entered`` says how often it was collected."""
 
     def __init__(self, name: str = "late") -> None:
         self.opened = threading.Event()

@@ -30,7 +30,7 @@ SECONDS = 15.0
 def exchange(url: str, sent: bytes, patience: float = 2.0) -> bytes:
     """Sends bytes, and returns all that comes back until the server ends the connection.
 
-    If it doesn't within `patience` seconds, it's told that no more will come. TimeoutError if that is no end, either.
+    If it doesn't within ``patience`` seconds, it's told that no more will come. TimeoutError if that is no end, either.
     """
     address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
     with socket.create_connection(address, timeout=SECONDS) as connection:

@@ -30,16 +30,19 @@ _OF_THE_APP = (
 )
 
 
+# The names of all collectors, as in ``--no-collector.NAME``.
 NAMES = (*(collector.name for collector in _OF_THE_APP), PythonCollector.name)
-"""The names of all collectors, as in ``--no-collector.NAME``."""
 
 
 def collectors_for(
     management: Management, max_series: int = DEFAULT_MAX_SERIES, shared_only: bool = False
 ) -> list[Collector]:
-    """The collectors whose methods this manager has; those alone that `shared_only` asks for.
+    """The collectors whose methods this manager has.
 
-    `max_series` bounds the series of the task names.
+    Args:
+        management: The manager.
+        max_series: The bound on the series of the task names.
+        shared_only: Only those whose figures all processes share.
     """
     found: list[Collector] = []
     for collector in _OF_THE_APP:

@@ -1,4 +1,4 @@
-"""Whether the app runs, how much waits, and which versions run: from `get_stats`."""
+"""Whether the app runs, how much waits, and which versions run: from ``get_stats``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,7 @@ class AppCollector(ManagementCollector):
         return families
 
     def _counts_pending_in_memory(self) -> bool:
-        """flowrra 0.1.8 reports 0 whatever waits in memory:
-
-        Its 0 says nothing. It has no `get_queue_stats`, either.
-        """
+        """Whether a 0 says anything: flowrra 0.1.8, without ``get_queue_stats``, says it whatever waits in memory."""
         return self._management.has("get_queue_stats")
 
     def _build_info(self) -> Family:

@@ -1,4 +1,4 @@
-"""Executors and their slots: from `get_stats`."""
+"""Executors and their slots: from ``get_stats``."""
 
 from __future__ import annotations
 

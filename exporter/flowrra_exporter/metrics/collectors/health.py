@@ -1,4 +1,4 @@
-"""Health, whole and by component: from `health_check`."""
+"""Health, whole and by component: from ``health_check``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """prometheus_client's default registry: the user's own metrics, and those of the process, the GC and Python.
 
-A user's collector can do anything, also hang: each is collected by itself (`registry_runs`), what it yields is read
-with care (`foreign_families`), and what any of them costs is its own metrics.
+A user's collector can do anything, also hang: each is collected by itself (``registry_runs``), what it yields is read
+with care (``foreign_families``), and what any of them costs is its own metrics.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from flowrra_exporter.metrics.samples import AnyFamily, Family, ForeignFamily
 
 logger = logging.getLogger(__name__)
 
+# So many collectors have a label of their own; the others share OTHER.
 MAX_LABELS = 50
-"""So many collectors have a label of their own; the others share OTHER."""
 OTHER = "__other__"
 _OF_THE_PROCESS = ("process_", "python_")
 _LIBRARY = "prometheus_client"
@@ -33,9 +33,14 @@ _MAX_MESSAGES = 200
 class PythonCollector(Collector):
     """process_*, python_*, and whatever else the app registered; and how its collectors fared.
 
-    `timeout` is in seconds, for each registered collector. `dropped` is the number of time series that were left out of
-    the last collection. With `own_only` the collectors that the app registered are left out: an app that doesn't run
-    here counts nothing here.
+    Args:
+        timeout: The time for each registered collector, in seconds.
+        registry: The registry.
+        own_only: The collectors that the app registered are left out: an app that doesn't run here counts nothing here.
+
+    Attributes:
+        dropped: The number of time series that were left out of the last collection.
+        left_out: What was left out of the last collection, in words.
     """
 
     name = "python"
@@ -43,8 +48,8 @@ class PythonCollector(Collector):
 
     def __init__(self, timeout: float, registry: CollectorRegistry = REGISTRY, own_only: bool = False) -> None:
         self.dropped = 0
+        # What was left out of the last collection, in words.
         self.left_out: list[str] = []
-        """What was left out of the last collection, in words."""
         self._own_only = own_only
         self._timeout = timeout
         self._registry = registry
@@ -153,7 +158,7 @@ def _registered(registry: Any) -> list[tuple[Any, Sequence[str]]]:
     """The collectors of a registry, each with the names that it keeps for it.
 
     The registry's lock isn't taken: whoever registers a collector that hangs holds it. An object that has no more than
-    a `collect` is a collector itself.
+    a ``collect`` is a collector itself.
     """
     collectors = getattr(registry, "_collector_to_names", None)
     if collectors is None:

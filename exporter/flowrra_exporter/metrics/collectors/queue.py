@@ -1,4 +1,4 @@
-"""Queues: depth, age and kind: from `get_queue_stats`."""
+"""Queues: depth, age and kind: from ``get_queue_stats``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How many task functions are registered, for managers without `get_task_stats`:
-
-From `list_registered_tasks`.
-"""
+"""How many task functions are registered, from ``list_registered_tasks``, for managers without ``get_task_stats``."""
 
 from __future__ import annotations
 

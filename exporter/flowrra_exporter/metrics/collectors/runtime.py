@@ -1,4 +1,4 @@
-"""The app's event loop, its workers' deaths, its brokers' and backends' errors: from `get_runtime_stats`."""
+"""The app's event loop, its workers' deaths, its brokers' and backends' errors: from ``get_runtime_stats``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The scheduler: what it has to do, what it did, and when: from `get_scheduler_stats`, `get_schedule_run_stats` and
-`list_schedules`.
+"""The scheduler: what it has to do, what it did, and when: from ``get_scheduler_stats``, ``get_schedule_run_stats`` and
+``list_schedules``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from flowrra_exporter.metrics.collector import (
 from flowrra_exporter.metrics.samples import Family, Number
 from flowrra_exporter.metrics.series_budget import OTHER, SeriesBudget
 
+# How many schedules have series of their own: the oldest ones.
 MOST_SCHEDULES = 200
-"""How many schedules have series of their own: the oldest ones."""
+# With more enabled schedules than that none has: listing them all would hold up the app's event loop.
 MOST_LISTED = 2_000
-"""With more enabled schedules than that none has: listing them all would hold up the app's event loop."""
+# How many series the runs have by task name and result.
 MOST_RUN_SERIES = 5_000
-"""How many series the runs have by task name and result."""
 
 _FIGURES = {
     "running": catalog.SCHEDULER_RUNNING,
@@ -40,7 +40,7 @@ class SchedulerCollector(ManagementCollector):
     """flowrra_scheduler_* and flowrra_schedule_*.
 
     Whether it runs, its runs and their lag are this process's own, and are there even while the store is away.
-    `dropped` counts the series that schedules beyond `MOST_SCHEDULES` would have had.
+    ``dropped`` counts the series that schedules beyond ``MOST_SCHEDULES`` would have had.
     """
 
     name = "scheduler"
@@ -106,7 +106,7 @@ class SchedulerCollector(ManagementCollector):
         following, last = Family(catalog.SCHEDULE_NEXT_RUN), Family(catalog.SCHEDULE_LAST_RUN)
         for schedule in repeating[:MOST_SCHEDULES]:
             labels = (str(schedule["id"]), str(schedule["task_name"]))
-            # A naive datetime is a local time, as `timestamp` takes it.
+            # A naive datetime is a local time, as ``timestamp`` takes it.
             _add(following, labels, timestamp(schedule, "next_run_at"))
             _add(last, labels, timestamp(schedule, "last_run_at"))
         return [following, last]

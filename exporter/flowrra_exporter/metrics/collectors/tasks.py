@@ -1,4 +1,4 @@
-"""What became of the tasks, by name: counters, gauges and histograms from `get_task_stats`."""
+"""What became of the tasks, by name: counters, gauges and histograms from ``get_task_stats``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ class TasksCollector(ManagementCollector):
     """flowrra_tasks_*, flowrra_task_* and flowrra_tasks_registered.
 
     The figures are plain numbers: they are read in the server's thread, whatever the app's loop is doing.
-    `max_series` bounds the series of all task names together; `dropped` is the number of series that the names
-    without any of their own would have had, in the last collection.
+
+    Args:
+        management: The manager.
+        max_series: The bound on the series of all task names together.
+
+    Attributes:
+        dropped: The number of series that the names without any of their own would have had, in the last collection.
     """
 
     name = "tasks"
@@ -69,7 +74,7 @@ class _Batch:
 
     @property
     def dropped(self) -> int:
-        """The series that were left out, less those of the others together. To be read after `families`."""
+        """The series that were left out, less those of the others together. To be read after ``families``."""
         return self._left_out
 
     def _add(self, task: str, figures: TaskFigures) -> None:

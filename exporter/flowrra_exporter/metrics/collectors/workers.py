@@ -1,4 +1,4 @@
-"""The processes that take tasks from the broker: from `list_workers`."""
+"""The processes that take tasks from the broker: from ``list_workers``."""
 
 from __future__ import annotations
 

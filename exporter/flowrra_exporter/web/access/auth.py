@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 _MOST_WAITING = 64
 _MOST_WAITING_OF_ONE = 4
 _REMEMBERED = 200
+# What bcrypt reads of a password; more was never part of any hash.
 _BCRYPT_BYTES = 72
-"""What bcrypt reads of a password; more was never part of any hash."""
 
 
 class Busy(Exception):
@@ -90,7 +90,15 @@ class Passwords:
         return self._key(credentials) in self._right
 
     async def check(self, credentials: Credentials, client: str) -> bool:
-        """Whether they are right; there is at least one user. `client` is whose place it takes. Raises Busy."""
+        """Whether they are right; there is at least one user.
+
+        Args:
+            credentials: What the client says it is.
+            client: Whose place in the queue it takes.
+
+        Raises:
+            Busy: Too many passwords are being checked already.
+        """
         key = self._key(credentials)
         if key in self._right:
             return True

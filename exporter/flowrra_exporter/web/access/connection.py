@@ -18,14 +18,14 @@ from flowrra_exporter.web.responses import HEADERS, Handler
 
 logger = logging.getLogger(__name__)
 
+# Bytes. No request needs a body; a small one is overlooked, a larger one refused.
 MAX_BODY = 64 * 1024
-"""Bytes. No request needs a body; a small one is overlooked, a larger one refused."""
 _LINE_BYTES = 8190
 _LINGERING_SECONDS = 1.0
 
 
 def look_first(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """What makes requests, as `make` does, without headers that aiohttp chokes on before any of our code runs.
+    """What makes requests, as ``make`` does, without headers that aiohttp chokes on before any of our code runs.
 
     It reads Expect before the middlewares, and quotes what it doesn't know in an answer that it can't encode. RFC 9110,
     10.1.1, lets a server go on as if the header weren't there.
@@ -44,7 +44,7 @@ def look_first(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRe
 
 
 class Connection(web.RequestHandler):
-    """A connection that `limits` watches over."""
+    """A connection that ``limits`` watches over."""
 
     __slots__ = ("_limits", "_opening", "accepted", "client", "for_probes", "idle_limit", "waiting_since")
 

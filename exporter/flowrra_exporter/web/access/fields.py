@@ -1,7 +1,4 @@
-"""The keys of one section of a YAML file, read strictly:
-
-Each error names the file, the key and what was expected there.
-"""
+"""Reads the keys of one section of a YAML file strictly: each error names the file, the key and what was expected."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ def shown(value: Any) -> str:
 
 
 class Fields:
-    """The section `name` (empty for the top) of the file `source`. What is never asked for is refused by name."""
+    """The section ``name`` (empty for the top) of the file ``source``. What is never asked for is refused by name."""
 
     def __init__(self, source: str, name: str, values: Mapping[Any, Any]) -> None:
         self._source = source
@@ -43,11 +40,11 @@ class Fields:
         return self._values.get(key) is not None
 
     def error(self, key: str, problem: str) -> UsageError:
-        """An error about the value of `key`."""
+        """An error about the value of ``key``."""
         return UsageError(f"{self._source}: {self._path(key)} {problem}")
 
     def section(self, key: str, *, secret: bool = False) -> Fields | None:
-        """The section under `key`, None if there is none. What stands there instead is not quoted if it is `secret`."""
+        """The section under ``key``, None if there is none. What else stands there isn't quoted if it is ``secret``."""
         value = self._take(key)
         if value is None:
             return None
@@ -57,7 +54,14 @@ class Fields:
         return Fields(self._source, self._path(key), value)
 
     def text(self, key: str, default: str = "", *, secret: bool = False, numbers: bool = False) -> str:
-        """The text under `key`. One that is `secret` is never quoted in an error; `numbers` are text, too, if asked."""
+        """The text under ``key``.
+
+        Args:
+            key: The key.
+            default: What it is without the key.
+            secret: It is never quoted in an error.
+            numbers: Numbers are text, too.
+        """
         value = self._take(key)
         if value is None:
             return default
@@ -68,7 +72,7 @@ class Fields:
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """The list of texts under `key`; empty if there is none."""
+        """The list of texts under ``key``; empty if there is none."""
         value = self._take(key)
         if value is None:
             return ()
@@ -77,7 +81,7 @@ class Fields:
         return tuple(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false under `key`."""
+        """True or false under ``key``."""
         value = self._take(key)
         if value is None:
             return default
@@ -86,7 +90,7 @@ class Fields:
         return value
 
     def number(self, key: str, default: int) -> int:
-        """The whole number under `key`."""
+        """The whole number under ``key``."""
         value = self._take(key)
         if value is None:
             return default
@@ -95,7 +99,7 @@ class Fields:
         return value
 
     def refuse(self, key: str, reason: str) -> None:
-        """Raises if `key` has a value: we know what it means, and can't do it."""
+        """Raises if ``key`` has a value: we know what it means, and can't do it."""
         if self._take(key) not in (None, "", []):
             raise self.error(key, f"isn't supported: {reason}")
 

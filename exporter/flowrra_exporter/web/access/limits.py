@@ -16,33 +16,33 @@ from flowrra_exporter.logs import ThrottledWarning
 
 logger = logging.getLogger(__name__)
 
+# The most connections of all ports together, however many descriptors the process may have.
 MAX_CONNECTIONS = 512
-"""The most connections of all ports together, however many descriptors the process may have."""
+# How long a client may take from connecting to the end of its first request's headers.
 FIRST_REQUEST_SECONDS = 10.0
-"""How long a client may take from connecting to the end of its first request's headers."""
+# How long it may take to read an answer and to send the next request: more than any usual scrape interval.
 IDLE_SECONDS = 75.0
-"""How long it may take to read an answer and to send the next request: more than any usual scrape interval."""
+# One descriptor in so many may be a connection's: the rest is the app's.
 _SHARE = 4
-"""One descriptor in so many may be a connection's: the rest is the app's."""
+# One in so many stays free for the app, whatever it has opened itself.
 _SPARE_SHARE = 8
-"""One in so many stays free for the app, whatever it has opened itself."""
 _MOST_FOR_PROBES = 16
+# What each connection has, however many more there are: what has come with it has to be read first.
 _MOMENT_SECONDS = 0.1
-"""What each connection has, however many more there are: what has come with it has to be read first."""
 _CLOSE_IDLE_SECONDS = 1.0
+# What one customer gets of IPv6: all addresses in there are one client to us.
 _NETWORK_BITS = 64
-"""What one customer gets of IPv6: all addresses in there are one client to us."""
 
 
 class Rate(NamedTuple):
-    """One request each `interval` seconds on average, and `burst` at once."""
+    """One request each ``interval`` seconds on average, and ``burst`` at once."""
 
     interval: float
     burst: int
 
 
 class RateLimiter:
-    """A token bucket. `clock` is the monotonic clock, in seconds."""
+    """A token bucket. ``clock`` is the monotonic clock, in seconds."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -88,17 +88,17 @@ def descriptor_limit() -> int:
 class Client(Protocol):
     """A connection, as far as its limits go."""
 
+    # Who has made it, as ``client_of`` has it.
     client: str
-    """Who has made it, as `client_of` has it."""
+    # Whether it came to a port that has the probes alone.
     for_probes: bool
-    """Whether it came to a port that has the probes alone."""
+    # The monotonic time since which we wait for the client; None while it waits for us.
     waiting_since: float | None
-    """The monotonic time since which we wait for the client; None while it waits for us."""
+    # For how many seconds we do.
     idle_limit: float
-    """For how many seconds we do."""
 
+    # Its socket.
     accepted: socket.socket | None
-    """Its socket."""
 
     def abort(self) -> None:
         """Ends the connection at once."""

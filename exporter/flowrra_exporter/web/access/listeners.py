@@ -18,10 +18,10 @@ from flowrra_exporter.web.access.tls import HANDSHAKE_SECONDS
 
 logger = logging.getLogger(__name__)
 
+# How many connections are taken in one turn of the loop: where one makes room, its descriptor comes free after it.
 _AT_ONCE = 8
-"""How many connections are taken in one turn of the loop: where one makes room, its descriptor comes free after it."""
+# How long no connection is taken when there is no place for one, or no descriptor to be had.
 _PAUSE_SECONDS = 0.02
-"""How long no connection is taken when there is no place for one, or no descriptor to be had."""
 
 
 class Full(Exception):
@@ -32,10 +32,15 @@ class Full(Exception):
 
 
 class Listeners:
-    """Takes the connections of `sockets` for what `runner`, which is set up, serves.
+    """Takes the connections of a site's sockets.
 
-    `context` is the TLS of the connections to come, None for none; it may change at any time. The sites share
-    `limits`; `for_probes` says whether this one has the probes alone, `probes_have_a_port` whether there is such a one.
+    Args:
+        runner: What serves them; it is set up.
+        sockets: The listening sockets.
+        context: The TLS of the connections to come, None for none; it may change at any time.
+        limits: The limits that all sites share.
+        for_probes: Whether this site has the probes alone.
+        probes_have_a_port: Whether there is such a site.
     """
 
     def __init__(
@@ -67,9 +72,10 @@ class Listeners:
             self._loop.add_reader(listening, self._accept, listening)
 
     def take(self, accepted: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
-        """Serves a connection that the address `client` has made, over TLS if there is a `context`.
+        """Serves a connection that the address ``client`` has made, over TLS if there is a ``context``.
 
-        Raises Full, and then `accepted` is closed.
+        Raises:
+            Full: There is no place for it; ``accepted`` is closed.
         """
         if not self._has_room(accepted.fileno()):
             accepted.close()

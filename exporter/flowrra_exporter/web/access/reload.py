@@ -15,14 +15,21 @@ from flowrra_exporter.web.access.web_config import WebConfig, load_web_config
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
+# After so long, files that couldn't be used are read again, changed or not: it may not have been their fault.
 _AGAIN_SECONDS = 10.0
-"""After so long, files that couldn't be used are read again, changed or not: it may not have been their fault."""
 
 _Versions = list[tuple[int, ...] | None]
 
 
 class WebConfigFile:
-    """`current` is what the file said when it was last in order. Raises UsageError if it isn't at first."""
+    """The web configuration file.
+
+    Attributes:
+        current: What the file said when it was last in order.
+
+    Raises:
+        UsageError: It isn't in order at first.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,9 +49,12 @@ class WebConfigFile:
         self._asked.set()
 
     async def watch(self, apply: Callable[[WebConfig], None]) -> None:
-        """Looks at the files each second, until it's cancelled; what they say is given to `apply` when they change.
+        """Looks at the files each second, until it's cancelled.
 
         Files that aren't in order change nothing but the log: half a configuration must not open a door.
+
+        Args:
+            apply: Is given what the files say when that changes.
         """
         while True:
             with contextlib.suppress(TimeoutError):

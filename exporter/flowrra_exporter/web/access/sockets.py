@@ -1,7 +1,4 @@
-"""Listening sockets:
-
-Bound before anything else happens, so that a port in use is the first thing one hears of.
-"""
+"""Binds the listening sockets before anything else happens, so that a port in use is heard of first."""
 
 from __future__ import annotations
 
@@ -14,16 +11,21 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.options import Address
 from flowrra_exporter.settings import DEFAULT_PORT
 
+# How many connections wait in the system, if it lets them: beyond, a client tries again after a second.
 _BACKLOG = 512
-"""How many connections wait in the system, if it lets them: beyond, a client tries again after a second."""
 _ANY_IPV6 = "::"
-_ANY_IPV4 = "0.0.0.0"  # noqa: S104  # what an empty host asks for
+_ANY_IPV4 = "0.0.0.0"  # noqa: S104 - what an empty host asks for
 
 
 def bind(addresses: Sequence[Address], flag: str) -> list[socket.socket]:
-    """Listening sockets for all addresses. Raises UsageError that names the first that can't be had.
+    """Listening sockets for all addresses.
 
-    `flag` is what the addresses are chosen with.
+    Args:
+        addresses: The addresses.
+        flag: What they are chosen with.
+
+    Raises:
+        UsageError: One can't be had. The message names the first.
     """
     sockets: list[socket.socket] = []
     for address in addresses:

@@ -1,4 +1,4 @@
-"""TLS as `tls_server_config` of the web configuration file describes it, on Python's ssl module."""
+"""TLS as ``tls_server_config`` of the web configuration file describes it, on Python's ssl module."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.web.access.fields import Fields, shown
 
+# How long a client may take to agree on TLS.
 HANDSHAKE_SECONDS = 5.0
-"""How long a client may take to agree on TLS."""
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _OLD_VERSIONS = ("TLS10", "TLS11")
 _CLIENT_CERTIFICATES = {
@@ -22,6 +22,7 @@ _CLIENT_CERTIFICATES = {
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 _UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert")
+# The suites of TLS 1.2 that are safe: Go's name (IANA's), and OpenSSL's. Those of TLS 1.3 are always on.
 _CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
@@ -30,7 +31,6 @@ _CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
 }
-"""The suites of TLS 1.2 that are safe: Go's name (IANA's), and OpenSSL's. Those of TLS 1.3 are always on."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TlsConfig:
         return (self.cert_file, self.key_file, *ca)
 
     def allows(self, certificate: Mapping[str, Any] | None) -> bool:
-        """Whether a client with this certificate (as `ssl.SSLSocket.getpeercert` gives it) may come in."""
+        """Whether a client with this certificate (as ``ssl.SSLSocket.getpeercert`` gives it) may come in."""
         if not self.client_allowed_sans:
             return True
         names = (certificate or {}).get("subjectAltName", ())
@@ -68,7 +68,11 @@ class TlsConfig:
 
 
 def read_tls(found: Fields, folder: Path) -> TlsConfig:
-    """The section `found` of a file in `folder`, which its paths are relative to. Raises UsageError."""
+    """The section ``found`` of a file in ``folder``, which its paths are relative to.
+
+    Raises:
+        UsageError: It makes no sense.
+    """
     for key in ("cert", "key"):
         found.refuse(key, f"Python reads certificates from files; expected {key}_file")
     found.refuse("curve_preferences", "Python can't choose among curves")
@@ -93,7 +97,11 @@ def read_tls(found: Fields, folder: Path) -> TlsConfig:
 
 
 def make_context(config: TlsConfig, source: str) -> ssl.SSLContext:
-    """What servers take, with the files read. Raises UsageError that names `source` and the file at fault."""
+    """What servers take, with the files read.
+
+    Raises:
+        UsageError: A file can't be used. The message names ``source`` and the file.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version, context.maximum_version = config.min_version, config.max_version
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION

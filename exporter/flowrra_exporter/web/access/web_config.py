@@ -21,8 +21,9 @@ from flowrra_exporter.web.access.tls import TlsConfig, make_context, read_tls
 _USERS = "basic_auth_users"
 _TLS = "tls_server_config"
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
+# 2**16 rounds take seconds for each password that someone tries; more would only ever hurt us.
 _MOST_ROUNDS = 16
-"""2**16 rounds take seconds for each password that someone tries; more would only ever hurt us."""
+# The headers that may be set, and their values where only some make sense.
 _HEADERS: Mapping[str, Sequence[str] | None] = {
     "Content-Security-Policy": None,
     "X-Frame-Options": ("deny", "sameorigin"),
@@ -30,7 +31,6 @@ _HEADERS: Mapping[str, Sequence[str] | None] = {
     "X-XSS-Protection": None,
     "Strict-Transport-Security": None,
 }
-"""The headers that may be set, and their values where only some make sense."""
 _MOST_BURST = 1_000_000
 _MAX_BYTES = 1_000_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -41,7 +41,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 
 @dataclass(frozen=True)
 class WebConfig:
-    """What the file says. `files` are all that it was read from: when one of them changes, it's to be read again."""
+    """What the file says. ``files`` are all that it was read from: when one of them changes, it's to be read again."""
 
     tls: TlsConfig | None = None
     context: ssl.SSLContext | None = None
@@ -49,8 +49,8 @@ class WebConfig:
     headers: Mapping[str, str] = field(default_factory=dict)
     rate: Rate | None = None
     files: Sequence[Path] = ()
+    # The sections that the file has, were they empty.
     sections: frozenset[str] = frozenset()
-    """The sections that the file has, were they empty."""
 
     @property
     def authenticates(self) -> bool:
@@ -58,7 +58,7 @@ class WebConfig:
         return bool(self.users) or (self.tls is not None and self.tls.requires_client_certificate)
 
     def without_a_word(self, before: WebConfig) -> str:
-        """The section that protected clients `before`, and that the file doesn't have any more; empty if none.
+        """The section that protected clients ``before``, and that the file doesn't have any more; empty if none.
 
         A file that was emptied, or is half written, says nothing; whoever wants no users any more says so.
         """
@@ -69,7 +69,11 @@ class WebConfig:
 
 
 def load_web_config(path: Path) -> WebConfig:
-    """Reads the file and what it names. Raises UsageError that says what is wrong, and where."""
+    """Reads the file and what it names.
+
+    Raises:
+        UsageError: Something is wrong. The message says what, and where.
+    """
     try:
         return _load(path)
     except (ValueError, ArithmeticError, LookupError, TypeError) as error:

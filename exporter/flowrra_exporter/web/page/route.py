@@ -19,7 +19,7 @@ _HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
 
 
 class _Made(NamedTuple):
-    """A page that is made or in the making, begun `at` a moment of the monotonic clock."""
+    """A page that is made or in the making, begun ``at`` a moment of the monotonic clock."""
 
     at: float
     text: asyncio.Task[str]
@@ -28,8 +28,11 @@ class _Made(NamedTuple):
 class PageRoute:
     """The status page.
 
-    `links` are paths with what they lead to; `max_series` is None without a limit. Errors and arguments of
-    failed tasks are left out unless `show_task_data` is set and the client has proved who it is.
+    Args:
+        viewer: Gathers what it shows.
+        links: Paths with what they lead to.
+        show_task_data: Clients that have proved who they are see errors and arguments of failed tasks.
+        max_series: The bound on the series of task names; None without one.
     """
 
     def __init__(

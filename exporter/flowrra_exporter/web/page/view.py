@@ -21,10 +21,10 @@ from flowrra_exporter.web.failures import Failures, Listing
 from flowrra_exporter.web.page.figures import Figures
 from flowrra_exporter.web.page.rates import Rates, Readings
 
+# Whose rates the page shows.
 COUNTERS = (catalog.TASKS_SUCCEEDED, catalog.TASKS_FAILED, catalog.TASKS_RETRIED)
-"""Whose rates the page shows."""
+# The longest that the page waits for a collector: what isn't there by then is shown as not known.
 _WAIT_SECONDS = 1.0
-"""The longest that the page waits for a collector: what isn't there by then is shown as not known."""
 
 Level = Literal["good", "busy", "bad"]
 
@@ -39,8 +39,11 @@ class Headline(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """Everything on the page as of a moment. `blocked` is what blocks the app's event loop now; with `observed` the
-    app is run by other processes, and only what they share is there to see.
+    """Everything on the page as of a moment.
+
+    Attributes:
+        observed: The app is run by other processes, and only what they share is there to see.
+        blocked: What blocks the app's event loop now.
     """
 
     at: datetime
@@ -56,7 +59,7 @@ class View:
 
 
 class Viewer:
-    """Gathers views. `management` and `app_loop` return what there is, None before there is an app."""
+    """Gathers views. ``management`` and ``app_loop`` return what there is, None before there is an app."""
 
     def __init__(
         self,
