@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from flowrra_exporter.app.loop import CallTimeout, LoopBlocked, LoopEnded
@@ -18,36 +18,20 @@ from flowrra_exporter.metrics.collector import Collector, Incomplete
 from flowrra_exporter.metrics.exposition import Format
 from flowrra_exporter.metrics.samples import AnyFamily, Family
 
-T = TypeVar("T")
-Simulate = Callable[[Callable[[], Awaitable[T]]], T]
+from tests.exporter.simulated_time import Scenario, SimulatedLoop, now, run_in
+
+Simulate = Callable[[Scenario], Any]
 
 FAMILIES = [Family(catalog.APP_RUNNING, [((), 1)])]
 HANG = object()
 
 
-class SimulatedLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer as soon as nothing else is to be done."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
-            self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]
-        super()._run_once()  # type: ignore[misc]
-
-
 @pytest.fixture
-def simulate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulate[Any]]:
+def simulate(monkeypatch: pytest.MonkeyPatch) -> Simulate:
     loop = SimulatedLoop()
     monkeypatch.setattr(collection, "time", SimpleNamespace(monotonic=loop.time))
     monkeypatch.setattr(collection, "Breaker", lambda: Breaker(loop.time))
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        yield lambda scenario: runner.run(scenario())  # type: ignore[arg-type]
+    return lambda scenario: run_in(loop, scenario)
 
 
 class Source(Collector):
@@ -85,10 +69,6 @@ class Source(Collector):
         return found
 
 
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def collections_of(*sources: Collector, timeout: float = 5.0, **others: Any) -> Collections:
     return Collections("library", lambda: sources, timeout, **others)
 
@@ -113,7 +93,7 @@ def has_figures(snapshot: Snapshot) -> bool:
 # Who waits, and how long.
 
 
-def test_a_scrape_waits_for_all_and_takes_as_long_as_the_slowest(simulate: Simulate[None]) -> None:
+def test_a_scrape_waits_for_all_and_takes_as_long_as_the_slowest(simulate: Simulate) -> None:
     async def scenario() -> None:
         started = now()
         snapshot = await collections_of(Source("quick"), Source("slow", seconds=3.0)).snapshot()
@@ -126,7 +106,7 @@ def test_a_scrape_waits_for_all_and_takes_as_long_as_the_slowest(simulate: Simul
 
 @pytest.mark.parametrize(("asked", "waited"), [(None, 5.0), (2.0, 2.0), (60.0, 5.0)])
 def test_a_scrapers_deadline_shortens_the_wait_and_never_lengthens_it(
-    simulate: Simulate[None], asked: float | None, waited: float
+    simulate: Simulate, asked: float | None, waited: float
 ) -> None:
     async def scenario() -> None:
         collections, started = collections_of(Source("quick"), Source("hanging", HANG)), now()
@@ -139,7 +119,7 @@ def test_a_scrapers_deadline_shortens_the_wait_and_never_lengthens_it(
     simulate(scenario)
 
 
-def test_what_a_late_source_has_by_then_is_served(simulate: Simulate[None]) -> None:
+def test_what_a_late_source_has_by_then_is_served(simulate: Simulate) -> None:
     async def scenario() -> None:
         collections = collections_of(Source("late", HANG, so_far=FAMILIES))
         snapshot = await collections.snapshot(1.0)
@@ -150,7 +130,7 @@ def test_what_a_late_source_has_by_then_is_served(simulate: Simulate[None]) -> N
     simulate(scenario)
 
 
-def test_a_collection_is_shared_for_a_quarter_of_a_second(simulate: Simulate[None]) -> None:
+def test_a_collection_is_shared_for_a_quarter_of_a_second(simulate: Simulate) -> None:
     async def scenario() -> None:
         slow = Source("slow", seconds=3.0)
         collections = collections_of(slow, Source("other", seconds=3.0))
@@ -170,7 +150,7 @@ def test_a_collection_is_shared_for_a_quarter_of_a_second(simulate: Simulate[Non
     simulate(scenario)
 
 
-def test_one_that_is_over_is_not_shared(simulate: Simulate[None]) -> None:
+def test_one_that_is_over_is_not_shared(simulate: Simulate) -> None:
     async def scenario() -> None:
         quick = Source("quick")
         collections = collections_of(quick)
@@ -181,7 +161,7 @@ def test_one_that_is_over_is_not_shared(simulate: Simulate[None]) -> None:
     simulate(scenario)
 
 
-def test_who_could_not_wait_takes_nothing_from_who_can(simulate: Simulate[None]) -> None:
+def test_who_could_not_wait_takes_nothing_from_who_can(simulate: Simulate) -> None:
     async def scenario() -> None:
         collections = collections_of(Source("slow", seconds=0.2))
         patient = asyncio.create_task(collections.snapshot())
@@ -194,7 +174,7 @@ def test_who_could_not_wait_takes_nothing_from_who_can(simulate: Simulate[None])
 # Who is left alone.
 
 
-def test_a_source_that_hangs_is_asked_again_once_it_has_answered(simulate: Simulate[None]) -> None:
+def test_a_source_that_hangs_is_asked_again_once_it_has_answered(simulate: Simulate) -> None:
     async def scenario() -> None:
         slow, quick = Source("slow", seconds=8.0), Source("quick")
         collections, started = collections_of(slow, quick, timeout=1.0), now()
@@ -210,7 +190,7 @@ def test_a_source_that_hangs_is_asked_again_once_it_has_answered(simulate: Simul
     simulate(scenario)
 
 
-def test_one_that_keeps_its_sources_apart_is_collected_anew_though_it_hangs(simulate: Simulate[None]) -> None:
+def test_one_that_keeps_its_sources_apart_is_collected_anew_though_it_hangs(simulate: Simulate) -> None:
     async def scenario() -> None:
         apart = Source("apart", HANG, apart=True)
         collections = collections_of(apart, timeout=1.0)
@@ -222,7 +202,7 @@ def test_one_that_keeps_its_sources_apart_is_collected_anew_though_it_hangs(simu
     simulate(scenario)
 
 
-def test_a_source_that_keeps_failing_is_left_alone_then_tried_for_half_a_second(simulate: Simulate[None]) -> None:
+def test_a_source_that_keeps_failing_is_left_alone_then_tried_for_half_a_second(simulate: Simulate) -> None:
     async def scenario() -> None:
         failing, slow = Source("failing", RuntimeError("no"), seconds=1.0), Source("slow", seconds=0.7)
         collections = collections_of(failing, slow)
@@ -283,9 +263,7 @@ def stalled_call() -> Incomplete:
         (LoopEnded(), 6),
     ],
 )
-def test_a_loop_that_does_not_turn_is_no_fault_of_the_source(
-    simulate: Simulate[None], error: Exception, asked: int
-) -> None:
+def test_a_loop_that_does_not_turn_is_no_fault_of_the_source(simulate: Simulate, error: Exception, asked: int) -> None:
     async def scenario() -> None:
         source = Source("source", error)
         collections = collections_of(source)
@@ -296,7 +274,7 @@ def test_a_loop_that_does_not_turn_is_no_fault_of_the_source(
     simulate(scenario)
 
 
-def test_one_that_keeps_its_sources_apart_is_never_left_alone(simulate: Simulate[None]) -> None:
+def test_one_that_keeps_its_sources_apart_is_never_left_alone(simulate: Simulate) -> None:
     async def scenario() -> None:
         apart = Source("apart", Incomplete("one of them failed", [*FAMILIES]), apart=True)
         collections = collections_of(apart)
@@ -309,7 +287,7 @@ def test_one_that_keeps_its_sources_apart_is_never_left_alone(simulate: Simulate
     simulate(scenario)
 
 
-def test_a_collector_that_is_gone_leaves_nothing_behind(simulate: Simulate[None]) -> None:
+def test_a_collector_that_is_gone_leaves_nothing_behind(simulate: Simulate) -> None:
     async def scenario() -> None:
         sources = [Source("hanging", HANG), Source("failing", RuntimeError()), Source("well")]
         collections = Collections("library", lambda: sources, 1.0)
@@ -322,7 +300,7 @@ def test_a_collector_that_is_gone_leaves_nothing_behind(simulate: Simulate[None]
     simulate(scenario)
 
 
-def test_closing_ends_what_runs_now_and_what_hangs_from_before(simulate: Simulate[None]) -> None:
+def test_closing_ends_what_runs_now_and_what_hangs_from_before(simulate: Simulate) -> None:
     async def scenario() -> None:
         before, current = Source("before", HANG), Source("now", seconds=100.0)
         collections = collections_of(before, current, timeout=1.0)
@@ -341,7 +319,7 @@ def test_closing_ends_what_runs_now_and_what_hangs_from_before(simulate: Simulat
 # What a snapshot holds.
 
 
-def test_a_snapshot_holds_what_is_said_of_the_collection_and_by_whoever_serves_it(simulate: Simulate[None]) -> None:
+def test_a_snapshot_holds_what_is_said_of_the_collection_and_by_whoever_serves_it(simulate: Simulate) -> None:
     async def scenario() -> None:
         one, other = Source("one"), Source("other", [])
         one.dropped, other.dropped = 3, 4
@@ -358,7 +336,7 @@ def test_a_snapshot_holds_what_is_said_of_the_collection_and_by_whoever_serves_i
 
 
 def test_each_form_is_rendered_once_in_slices_and_belongs_to_nobody(
-    simulate: Simulate[None], monkeypatch: pytest.MonkeyPatch
+    simulate: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         rendered: list[Format] = []
@@ -404,7 +382,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 def test_a_source_that_fails_is_logged_when_that_begins_and_when_it_ends(
-    simulate: Simulate[None], caplog: pytest.LogCaptureFixture
+    simulate: Simulate, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         source = Source("source", ValueError("nonsense"))
@@ -429,7 +407,7 @@ def test_a_source_that_fails_is_logged_when_that_begins_and_when_it_ends(
 
 @pytest.mark.parametrize("stalled", [LoopBlocked(2.0), stalled_call()])
 def test_a_stall_of_the_apps_loop_is_not_logged_here_and_ends_no_failure(
-    simulate: Simulate[None], caplog: pytest.LogCaptureFixture, stalled: Exception
+    simulate: Simulate, caplog: pytest.LogCaptureFixture, stalled: Exception
 ) -> None:
     async def scenario() -> None:
         source = Source("source", CallTimeout("late"))
@@ -447,7 +425,7 @@ def test_a_stall_of_the_apps_loop_is_not_logged_here_and_ends_no_failure(
 
 
 def test_where_the_unexpected_was_raised_is_told_at_debug_level(
-    simulate: Simulate[None], caplog: pytest.LogCaptureFixture
+    simulate: Simulate, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "flowrra_exporter")
     simulate(lambda: collections_of(Source("source", ValueError("nonsense"))).snapshot())
@@ -456,7 +434,7 @@ def test_where_the_unexpected_was_raised_is_told_at_debug_level(
 
 
 def test_a_reason_is_said_for_who_is_late_and_for_who_is_not_asked(
-    simulate: Simulate[None], caplog: pytest.LogCaptureFixture
+    simulate: Simulate, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         collections = collections_of(Source("late", HANG), timeout=1.0)
