@@ -177,7 +177,7 @@ class Collections:
         collectors: Returns the collectors that there are at the moment.
         timeout: The most that a scrape waits for a collection, in seconds.
         exemplars: Returns what tracing has kept.
-        own_families: Returns what whoever serves the collections tells of itself.
+        own_families: Returns the families about what serves the collections.
     """
 
     def __init__(
