@@ -35,7 +35,7 @@ from flowrra.exceptions import (
 from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
-from flowrra.executors.program_import import end_import, imports_another_module, is_worker_process
+from flowrra.executors.processes.program_import import end_import, imports_another_module, is_worker_process
 from flowrra.forks import detach_loop, leave_to_parent, tell_of_forks
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware

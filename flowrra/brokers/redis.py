@@ -5,12 +5,10 @@ Each operation is one script, hence one atomic step, of ``flowrra/lua``; ``queue
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import secrets
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,6 +21,7 @@ from redis.exceptions import ExecAbortError, OutOfMemoryError, ReadOnlyError
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis import RedisBackend
+from flowrra.batcher import in_batches
 from flowrra.brokers.base import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
@@ -38,10 +37,10 @@ from flowrra.brokers.base import (
     Verdict,
 )
 from flowrra.brokers.redis_fitness import unfitness
-from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
+from flowrra.per_loop import PerLoop
 from flowrra.ranges import MAX_DELAY
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, one_by_one, run_script_in_thread
 from flowrra.setting_aside import SetAside
@@ -132,9 +131,7 @@ class RedisBroker(LeasingBroker):
         self.forked()
         tell_of_forks(self)
         self._results: RedisBackend | None = None
-        self._waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._waiters = PerLoop(self.server.dedicated_client, redis.asyncio.Redis.aclose)
         self._thread_client: redis.Redis | None = None
         self.unreadable_workers, self.unreadable_dead = SetAside("worker"), SetAside("dead task")
         self.set_aside = (self.unreadable_workers, self.unreadable_dead)
@@ -209,17 +206,13 @@ class RedisBroker(LeasingBroker):
         return int(await self.server.run(_RECOVER, "give tasks back", self.queue_key, self._token, *map(_wire, held)))
 
     async def wait(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        waiter = self._waiters.get(loop)
-        if waiter is None:
-            waiter = self._waiters[loop] = self.server.dedicated_client()
+        waiter = self._waiters.get()
         try:
             keys = [f"{self.queue_key}:wake", f"{self.queue_key}:wake:{self._token}"]
             await waiter.blpop(keys, timeout=max(0.01, min(seconds, MAX_BLOCK)))
         except Exception as error:  # of a connection that breaks, the driver raises anything
             if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
-                del self._waiters[loop]
-                await waiter.aclose()
+                await self._waiters.close()
             raise self.server.failure("wait for tasks", error) from error
 
     async def pop(self, timeout: float | None = None) -> Task | None:
@@ -476,9 +469,7 @@ class RedisBroker(LeasingBroker):
 
     async def close(self) -> None:
         """Close the running loop's connections."""
-        waiter = self._waiters.pop(asyncio.get_running_loop(), None)
-        if waiter is not None:
-            await waiter.aclose()
+        await self._waiters.close()
         await self.server.close()
 
 

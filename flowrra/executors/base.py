@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal, Self
 from flowrra import telemetry as counters
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker, LeasingBroker
-from flowrra.brokers.memory import MemoryQueue
 from flowrra.config import Config
 from flowrra.events import EventPublisher
 from flowrra.exceptions import (
@@ -30,12 +29,13 @@ from flowrra.exceptions import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
-from flowrra.executors import settlement
-from flowrra.executors.failures import describe
-from flowrra.executors.feeder import Feeder
+from flowrra.executors import outcomes
 from flowrra.executors.job import Interrupt, Job
-from flowrra.executors.leased import OPERATIONS, LeasedTasks
+from flowrra.executors.job_queue import JobQueue
+from flowrra.executors.outcomes import describe
 from flowrra.executors.records import Records
+from flowrra.executors.sources.leased import OPERATIONS, LeasedSource
+from flowrra.executors.sources.polled import PolledSource
 from flowrra.executors.waits import Waits
 from flowrra.executors.workers import Workers
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
@@ -114,13 +114,13 @@ class BaseTaskExecutor(ABC):
         self._middlewares = middlewares
         self._state: State = "stopped"
         # What this process has, by where it is: waiting, or in an attempt.
-        self._queue: MemoryQueue[Job] = MemoryQueue(self._max_queue_size, self._start_due)
+        self._queue: JobQueue[Job] = JobQueue(self._max_queue_size, self._start_due)
         self._running: dict[str, Job] = {}
         self._workers = Workers(self.kind, self._slots, self._queue, self._attempt, self._bury)
         self._accepting: dict[str, asyncio.Future[None]] = {}
         # What brings tasks from a broker: one of these, by what the broker can do.
-        self._leased = LeasedTasks(self, self.broker, announcement) if isinstance(self.broker, LeasingBroker) else None
-        self._feeder: Feeder | None = None
+        self._leased = LeasedSource(self, self.broker, announcement) if isinstance(self.broker, LeasingBroker) else None
+        self._feeder: PolledSource | None = None
         if self.broker is not None:
             self.broker_errors.update(dict.fromkeys(OPERATIONS if self._leased else ("push", "pop"), 0))
         self._waits = Waits(self)
@@ -335,7 +335,7 @@ class BaseTaskExecutor(ABC):
 
     async def _accept_leased(
         self,
-        leased: LeasedTasks,
+        leased: LeasedSource,
         task: Task,
         record: TaskResult,
         delay: float,
@@ -661,7 +661,7 @@ class BaseTaskExecutor(ABC):
         if error is None:
             record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
         else:
-            retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
+            retry_after = outcomes.fail(job, error, can_give_back=self.broker is not None)
         if self._leased is not None:
             if self._memory is not None:
                 self._memory.keep(job.task.id, record)
@@ -723,7 +723,7 @@ class BaseTaskExecutor(ABC):
         if job.record.status is SUCCESS:
             job.telemetry.count_success(seconds)
         else:
-            settlement.count_failure(job, seconds)
+            outcomes.count_failure(job, seconds)
         del self._running[job.task.id]
         if self._bus.subscribers:
             self._publisher.publish(job.record)
@@ -850,7 +850,7 @@ class BaseTaskExecutor(ABC):
         if self._leased is not None:
             self._leased.start()
         elif self.broker is not None:
-            self._feeder = Feeder(self, self.broker)
+            self._feeder = PolledSource(self, self.broker)
             self._feeder.start()
 
     async def _abandon_closed_loop(self) -> None:

@@ -13,9 +13,8 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.events import EventPublisher
 from flowrra.exceptions import ServerUnavailableError
-from flowrra.executors.failures import describe
 from flowrra.executors.job import Job
-from flowrra.executors.settlement import fail_unwritable
+from flowrra.executors.outcomes import describe, fail_unwritable
 from flowrra.task import SUCCESS, Task, TaskResult, TaskStatus
 
 logger = logging.getLogger(__name__)

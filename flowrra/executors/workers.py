@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
-from flowrra.brokers.memory import MemoryQueue
 from flowrra.executors.job import Job
+from flowrra.executors.job_queue import JobQueue
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Workers:
         self,
         kind: str,
         slots: int,
-        queue: MemoryQueue[Job],
+        queue: JobQueue[Job],
         attempt: Callable[[Job], Coroutine[Any, Any, None]],
         bury: Callable[[Job, BaseException], None],
     ) -> None:

@@ -17,7 +17,7 @@ from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.base import Entry, Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
-from flowrra.executors.settler import Settler
+from flowrra.executors.sources.settler import Settler
 from flowrra.management import FlowrraManager
 from flowrra.task import Task
 from tests.core.apps import final, numbers_of, until

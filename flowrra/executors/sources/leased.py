@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowrra import codec
 from flowrra import telemetry as counters
+from flowrra.batcher import Batcher, in_batches
 from flowrra.brokers.base import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
@@ -25,14 +26,13 @@ from flowrra.brokers.base import (
     Renewal,
     Verb,
 )
-from flowrra.coalescing import Coalescer, in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, PartialSubmissionError, RequestTimeoutError, SerializationError
 from flowrra.executors.job import Job
-from flowrra.executors.lease_keeper import LeaseKeeper
-from flowrra.executors.pace import Pace
-from flowrra.executors.settlement import fail_unwritable
-from flowrra.executors.settler import Settler
+from flowrra.executors.outcomes import fail_unwritable
+from flowrra.executors.sources.heartbeat import Heartbeat
+from flowrra.executors.sources.settler import Settler
+from flowrra.executors.sources.throughput import ThroughputEstimate
 from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult, TaskStatus
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ LONG_TAKE = 75.0
 OVERDUE_BATCH = 100
 
 
-class LeasedTasks:
+class LeasedSource:
     """What an executor has from its broker.
 
     Args:
@@ -87,12 +87,12 @@ class LeasedTasks:
         self._broker = broker
         self._announcement = announcement
         self.keeps_records = broker.keeps_records_of(executor.results)
-        self._submissions = Coalescer(self._submit_all, MAX_BATCH)
+        self._submissions = Batcher(self._submit_all, MAX_BATCH)
         # Everything that was taken and not settled, by id. Read by the lease keeper's thread, in one step.
         self._held: dict[str, Job] = {}
         # Those of them whose outcome is being told.
         self._leaving: dict[str, Job] = {}
-        self._pace = Pace()
+        self._pace = ThroughputEstimate()
         # What keeps it from its work now, by operation. A submission that failed isn't among them: its caller was told,
         # and whether the next one would succeed isn't known before there is one.
         self._errors: dict[str, str] = {}
@@ -112,7 +112,7 @@ class LeasedTasks:
         self._take_bytes = MAX_BATCH_BYTES
         # Whether an answer to a take was lost, and tasks may be held that nobody here knows of.
         self._must_recover = False
-        self._keeper: LeaseKeeper | None = None
+        self._keeper: Heartbeat | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_taking = False
         # What is under way with the server: a take that is seen through, and a wait for something to take.
@@ -215,7 +215,7 @@ class LeasedTasks:
         self._refused.clear()
         self._take_bytes, self._must_recover = MAX_BATCH_BYTES, False
         self._is_taking = True
-        self._keeper = LeaseKeeper(
+        self._keeper = Heartbeat(
             self._broker,
             lambda: list(self._held.copy()),
             self._executor.registry.list_tasks,

@@ -13,8 +13,8 @@ from flowrra import codec
 from flowrra.brokers.base import MAX_BATCH, LeasingBroker, Outcome, Verb, Verdict
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
-from flowrra.executors.failures import describe
 from flowrra.executors.job import Job
+from flowrra.executors.outcomes import describe
 from flowrra.task import RUNNING
 
 logger = logging.getLogger(__name__)

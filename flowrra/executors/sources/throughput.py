@@ -12,7 +12,7 @@ MAX_AHEAD = 500
 MIN_WINDOW = 0.0005
 
 
-class Pace:
+class ThroughputEstimate:
     """Measures how many tasks end in a second."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ MAX_BACKOFF = 5.0
 FREE_SLOT_CHECK = 0.01
 
 
-class Feeder:
+class PolledSource:
     """Takes a task from the broker whenever a worker is free. Survives every failure of the broker, and says so.
 
     Attributes:

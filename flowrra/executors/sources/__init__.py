@@ -1,0 +1,1 @@
+"""Where an executor's tasks come from and go back to."""
