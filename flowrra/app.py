@@ -409,7 +409,7 @@ class Flowrra:
         except (KeyError, TypeError):  # a name, or what no task is made of
             definition = self._definition(task_func)
         executor = self._cpu_executor if definition.cpu_bound else self._io_executor
-        return await (executor or self._ensure_executor(definition.cpu_bound)).accept(
+        return await (executor or self._ensure_executor(definition.cpu_bound)).submit_task(
             definition, args, kwargs, priority
         )
 
@@ -477,7 +477,7 @@ class Flowrra:
         # Neighbours of one kind go together, and the order stays.
         for cpu_bound, group in groupby(calls, key=lambda call: call[0].cpu_bound):
             try:
-                ids += await self._ensure_executor(cpu_bound).accept_many(list(group))
+                ids += await self._ensure_executor(cpu_bound).submit_tasks(list(group))
             except PartialSubmissionError as error:
                 raise PartialSubmissionError(error.reason, ids + error.queued, error.unsure) from error
             except BackendError as error:
@@ -518,7 +518,7 @@ class Flowrra:
     ) -> str:
         definition = self._definition(task_func)
         # A task put straight into app.registry has not been given an executor yet.
-        return await self._ensure_executor(definition.cpu_bound).accept_once(definition, args, kwargs, options)
+        return await self._ensure_executor(definition.cpu_bound).submit_once(definition, args, kwargs, options)
 
     def _definition(self, task_func: Callable[..., Any] | str) -> TaskDefinition:
         try:
@@ -593,8 +593,7 @@ class Flowrra:
             True if it ended by this call; False if it is unknown, was over already, or would not end.
         """
         if self._state == "stopped":
-            # Of an app that doesn't run here there are tasks in a broker at most, where others may run them.
-            return any(executor.is_leasing() for executor in self.executors.values()) and await self._cancel(task_id)
+            return await self._cancel(task_id)  # in a broker there may be tasks all the same
         if self._loop is asyncio.get_running_loop():
             return await self._cancel(task_id)
         return await self._on_own_loop(lambda: self._cancel(task_id))

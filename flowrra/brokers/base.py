@@ -52,7 +52,7 @@ class BaseBroker(ABC):
             BackendError: The queue could not be read.
         """
 
-    async def ping(self) -> None:  # noqa: B027 - optional: a broker without a server always answers
+    async def ping(self) -> None:
         """Return if the server answers.
 
         Raises:
@@ -68,7 +68,7 @@ class BaseBroker(ABC):
         """
         return {}
 
-    async def close(self) -> None:  # noqa: B027 - optional: a broker without connections has nothing to close
+    async def close(self) -> None:
         """Let go of connections."""
 
 
@@ -176,7 +176,7 @@ class Verdict(StrEnum):
 
 
 class QueueFigures(NamedTuple):
-    """A queue's figures, as of one moment.
+    """A queue's figures, as of one moment. None is what a broker doesn't tell.
 
     Attributes:
         pending: Due and waiting to be taken.
@@ -188,11 +188,11 @@ class QueueFigures(NamedTuple):
     """
 
     pending: int
-    delayed: int
-    in_flight: int
-    dead: int
+    delayed: int | None
+    in_flight: int | None
+    dead: int | None
     oldest_pending_at: datetime | None
-    unknown: int
+    unknown: int | None
 
 
 class Renewal(NamedTuple):

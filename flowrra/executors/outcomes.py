@@ -1,5 +1,5 @@
-"""Decides what became of an attempt that did not succeed, writes it on the task's record, and counts it. Nothing here
-waits, and whatever a task's errors and data do, there is an outcome."""
+"""Decides what became of an attempt, writes it on the task's record, and counts it. Nothing here waits, and whatever a
+task's errors and data do, there is an outcome."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import random
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Any
 
-from flowrra import telemetry as counters
 from flowrra.exceptions import Reject, SerializationError, TaskNotFoundError, TaskTimeoutError
 from flowrra.executors.job import Interrupt, Job
 from flowrra.ranges import MAX_DELAY
 from flowrra.registry import ExceptionTypes
-from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, Task
+from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, SUCCESS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +24,23 @@ MAX_ERROR_LENGTH = 4_096
 MAX_TRACEBACK_LENGTH = 16_384
 
 
-def fail(job: Job, error: BaseException, *, can_give_back: bool) -> float | None:
-    """Write on the record what became of an attempt that did not succeed.
+def decide(job: Job, value: Any, error: BaseException | None, *, can_release: bool) -> None:
+    """Write on the record what became of an attempt, and on the job when the next one is, if there is to be one.
 
     Args:
         job: Whose attempt it was.
-        error: What it ended with.
-        can_give_back: Whether a stopping worker can return the task, for another one to run it.
-
-    Returns:
-        Seconds until the next attempt; None if there is to be none.
+        value: What it returned.
+        error: What it ended with; None if it returned.
+        can_release: Whether a stopping worker can return the task, for another one to run it.
     """
+    if error is None:
+        record = job.record
+        record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
+        return
     try:
-        return _decide(job, error, can_give_back)
+        _judge(job, error, can_release)
     except BaseException as failure:  # noqa: BLE001 - its class, and what the task did to itself, are user code
         fail_unwritable(job, failure, "its failure could not be judged")
-        return None
 
 
 def fail_unwritable(job: Job, error: BaseException, what: str) -> None:
@@ -61,21 +62,22 @@ def fail_unwritable(job: Job, error: BaseException, what: str) -> None:
     job.exception, job.timed_out = SerializationError.__name__, False
 
 
-def _decide(job: Job, error: BaseException, can_give_back: bool) -> float | None:
+def _judge(job: Job, error: BaseException, can_release: bool) -> None:
     record, now = job.record, datetime.now(UTC)
-    if job.interrupt is Interrupt.STOP and can_give_back:
+    if job.interrupt is Interrupt.STOP and can_release:
         record.status, record.started_at = PENDING, None
-        return None
+        return
     if job.interrupt in (Interrupt.CANCEL, Interrupt.STOP):
         reason = "by request" if job.interrupt is Interrupt.CANCEL else "the app stopped"
         record.status, record.finished_at = CANCELLED, now
         record.error = f"cancelled while running: {reason}"
-        return None
+        return
     seen = _as_seen(job, error)
     job.exception, job.timed_out = class_name(seen), seen is not error
     record.error, record.traceback = describe(seen), format_traceback(seen)
     if _is_worth_a_retry(job, seen):
-        return _plan_retry(job)
+        _plan_retry(job)
+        return
     record.status, record.finished_at = FAILED, now
     logger.warning(
         "task failed task=%s id=%s attempts=%d error=%r",
@@ -84,10 +86,9 @@ def _decide(job: Job, error: BaseException, can_give_back: bool) -> float | None
         record.retries + 1,
         record.error,
     )
-    return None
 
 
-def _plan_retry(job: Job) -> float:
+def _plan_retry(job: Job) -> None:
     task, record = job.task, job.record
     delay = min(retry_delay(task), MAX_DELAY)
     logger.info(
@@ -100,7 +101,7 @@ def _plan_retry(job: Job) -> float:
     )
     task.current_retry += 1
     record.status, record.retries = RETRYING, task.current_retry
-    return delay
+    job.retry_after = delay
 
 
 def _as_seen(job: Job, error: BaseException) -> BaseException:
@@ -148,29 +149,24 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return list(leaves.values())
 
 
-def count_failure(job: Job, seconds: float) -> None:
-    """Count an attempt that did not succeed, by the outcome that its record states.
+def count(job: Job, seconds: float) -> None:
+    """Count an attempt by the outcome that its record states.
 
     Args:
         job: Whose attempt it was.
         seconds: How long it took.
     """
     telemetry, status = job.telemetry, job.record.status
-    cells = telemetry.cells
-    if status is CANCELLED:
-        cells[counters.CANCELLED] += 1
-        return
-    if status is PENDING:
-        cells[counters.RELEASED] += 1
-        return
-    if status is RETRYING:
-        cells[counters.RETRIED] += 1
+    if status is SUCCESS:
+        telemetry.count_success(seconds)
+    elif status is CANCELLED:
+        telemetry.count_cancelled()
+    elif status is PENDING:
+        telemetry.count_released()
+    elif status is RETRYING:
+        telemetry.count_retried(seconds, job.exception, job.timed_out)
     else:
-        cells[counters.FAILED] += 1
-    telemetry.observe_error(seconds)
-    cells[counters.TIMED_OUT] += job.timed_out
-    if job.exception is not None:
-        telemetry.count_exception(job.exception)
+        telemetry.count_failed(seconds, job.exception, job.timed_out)
 
 
 # ── what a failure leaves ───────────────────────────────────────────────────────────────────────────────────────

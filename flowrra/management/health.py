@@ -102,7 +102,7 @@ def _check_scheduler(scheduler: Scheduler | None) -> Component | None:
 
 def _check_feeding(executors: list[BaseTaskExecutor]) -> Component | None:
     """What keeps executors from their broker; None if nothing does."""
-    error = next((error for executor in executors if (error := executor.feed_error()) is not None), None)
+    error = next((error for executor in executors if (error := executor.source.error) is not None), None)
     return None if error is None else {"healthy": False, "message": f"not usable: {error}"}
 
 

@@ -74,7 +74,7 @@ class FlowrraManager:
         """
         executors = self.app.executors
         counts, scheduler = await asyncio.gather(
-            asyncio.gather(*(_in_time(_pending(executor)) for executor in executors.values())),
+            asyncio.gather(*(_in_time(executor.source.size()) for executor in executors.values())),
             _scheduler_summary(self),
         )
         return {
@@ -578,41 +578,17 @@ def _executor_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | None:
     return {"running": executor.is_running, "workers": executor.workers, "busy": executor.busy_workers}
 
 
-async def _pending(executor: BaseTaskExecutor) -> int:
-    """Tasks that are due and wait for a worker, in the broker or already in this process.
-
-    What was taken ahead from a leasing broker counts as in flight there: all processes must see the same.
-    """
-    if isinstance(executor.broker, LeasingBroker):
-        return await executor.broker.size()
-    return executor.pending_count() + (0 if executor.broker is None else await executor.broker.size())
-
-
 async def _queue_stats(executor: BaseTaskExecutor | None) -> dict[str, Any] | None:
     if executor is None:
         return None
-    broker = executor.broker
-    if isinstance(broker, LeasingBroker):
-        figures = await broker.figures()
-        return {
-            **figures._asdict(),
-            "paused": False,
-            "broker": type(broker).__name__,
-            "namespace": broker.namespace,
-            "shared": True,
-        }
+    source = executor.source
+    figures = await source.figures()
     return {
-        "pending": await _pending(executor),
-        # With a broker that knows only what is due, this process has but its own part of them.
-        "delayed": executor.delayed_count() if broker is None else None,
-        "in_flight": executor.busy_workers if broker is None else None,
-        "dead": 0 if broker is None else None,
-        "unknown": 0 if broker is None else None,
-        "oldest_pending_at": executor.oldest_pending_at() if broker is None else None,
-        "paused": False if broker is None else None,
-        "broker": "memory" if broker is None else type(broker).__name__,
-        "namespace": "flowrra",
-        "shared": broker is not None,
+        **figures._asdict(),
+        "paused": source.paused,
+        "broker": source.name,
+        "namespace": source.namespace,
+        "shared": source.shared,
     }
 
 

@@ -95,7 +95,7 @@ class Target:
             await self._submit_run(task.task_name, args, kwargs, options)
         else:
             definition = self._registry.definition(task.task_name)
-            await self._executor(task.task_name).accept_once(definition, args, kwargs, options)
+            await self._executor(task.task_name).submit_once(definition, args, kwargs, options)
 
     async def is_unfinished(self, task_name: str, task_id: str) -> bool:
         """Whether anything is still to come of a task, as far as this process can know."""
