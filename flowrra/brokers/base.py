@@ -72,7 +72,7 @@ class BaseBroker(ABC):
         """Let go of connections."""
 
 
-class Entry(NamedTuple):
+class QueuedTask(NamedTuple):
     """A task to be queued.
 
     Attributes:
@@ -125,26 +125,26 @@ class Verb(StrEnum):
     """What a worker says of a task that it was given."""
 
     RUNNING = "running"
-    DONE = "done"
-    LATER = "later"
+    COMPLETE = "complete"
+    RETRY = "retry"
     RELEASE = "release"
-    REFUSE = "refuse"
-    BURY = "bury"
+    NACK = "nack"
+    DEAD_LETTER = "dead_letter"
 
 
 class Outcome(NamedTuple):
     """What became of a task that a worker was given.
 
     Attributes:
-        verb: ``RUNNING`` changes only its record; ``DONE`` ends it; ``LATER`` has it run again after ``delay``, as
-            ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place; ``REFUSE`` leaves it to
-            workers that know its name, which is ``text``; ``BURY`` gives it up, for the reason in ``text``.
+        verb: ``RUNNING`` changes only its record; ``COMPLETE`` ends it; ``RETRY`` has it run again after ``delay``, as
+            ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place; ``NACK`` leaves it to
+            workers that know its name, which is ``text``; ``DEAD_LETTER`` gives it up, for the reason in ``text``.
         task_id: Its id.
         delay: Seconds.
         text: See ``verb``.
         record: Its record, if that is to be kept in the same step.
-        priority: The task's, for ``LATER``.
-        status: How an attempt ended that is ``DONE``.
+        priority: The task's, for ``RETRY``.
+        status: How an attempt ended that is ``COMPLETE``.
     """
 
     verb: Verb
@@ -260,7 +260,7 @@ class LeasingBroker(BaseBroker):
         """Whether it can keep the records of that backend in the same step as the tasks."""
 
     @abstractmethod
-    async def submit(self, entries: Sequence[Entry]) -> list[bool]:
+    async def submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         """Queue tasks, each unless its id is known already; with their records, if it keeps those.
 
         Returns:

@@ -28,9 +28,9 @@ from flowrra.brokers.base import (
     Announcement,
     Cancellation,
     Delivery,
-    Entry,
     LeasingBroker,
     Outcome,
+    QueuedTask,
     QueueFigures,
     Renewal,
     Verb,
@@ -169,27 +169,27 @@ class RedisBroker(LeasingBroker):
 
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, entries: Sequence[Entry]) -> list[bool]:
+    async def submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         added: list[bool] = []
-        for batch in in_batches(entries, Entry.size, MAX_BATCH, MAX_BATCH_BYTES):
+        for batch in in_batches(entries, QueuedTask.size, MAX_BATCH, MAX_BATCH_BYTES):
             added += await self._submit(batch)
         return added
 
-    async def _submit(self, entries: Sequence[Entry]) -> list[bool]:
+    async def _submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         args: list[Any] = [self._records]
         for task_id, priority, delay, text, record, remember in entries:
             kept, _, submitted = NO_RECORD if record is None else record
             # As a float: the text of an enumeration's member, or of True, is no number.
             line = f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {task_id}"
             args += (_wire(line), _wire(text), kept)
-        timeout = self.server.time_for(sum(map(Entry.size, entries)))
+        timeout = self.server.time_for(sum(map(QueuedTask.size, entries)))
         answer = await self.server.run(_SUBMIT, "queue tasks", self.queue_key, *args, timeout=timeout)
         return [bool(each) for each in answer]
 
     async def push(self, task: Task) -> None:
         """Queue a task. Its record is the caller's business."""
         call = codec.encode_call(task.args, task.kwargs, task.name)
-        await self.submit([Entry(task.id, task.priority, 0.0, codec.encode_task(task, None, call), None)])
+        await self.submit([QueuedTask(task.id, task.priority, 0.0, codec.encode_task(task, None, call), None)])
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -225,7 +225,7 @@ class RedisBroker(LeasingBroker):
         while True:
             deliveries, due_in = await self.take(1)
             for delivery in deliveries:
-                await self.settle([Outcome(Verb.DONE, delivery.task_id, status=SUCCESS)])
+                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS)])
                 if delivery.task is not None:
                     return delivery.task
             left = MAX_BLOCK if deadline is None else deadline - time.monotonic()
@@ -245,7 +245,7 @@ class RedisBroker(LeasingBroker):
     async def _settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         args: list[Any] = [self._records, self._token, self._ttl]
         for verb, task_id, delay, text, record, priority, ended in outcomes:
-            if verb is Verb.BURY:
+            if verb is Verb.DEAD_LETTER:
                 text = " ".join(text.split())[:MAX_REASON]
             kept, status, submitted = NO_RECORD if record is None else record
             status = status if ended is None else ended.value

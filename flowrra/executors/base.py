@@ -27,7 +27,7 @@ from flowrra.executors.job import Interrupt, Job
 from flowrra.executors.sources import source_for
 from flowrra.executors.waits import Waits
 from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
-from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
+from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
 from flowrra.ranges import PRIORITY
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
@@ -450,10 +450,12 @@ class BaseTaskExecutor(ABC):
             self._close(job, seconds)
 
     def _close(self, job: Job, seconds: float) -> None:
-        """Count an attempt whose outcome is recorded, and free its slot."""
+        """Count an attempt whose outcome is recorded, free its slot, and tell of it."""
         outcomes.count(job, seconds)
         del self._running[job.task.id]
         self._records.publish(job.record)
+        if self._middlewares:
+            tell_of_outcome(self._middlewares, job.shown(), outcomes.of_attempt(job, seconds))
 
     def _on_worker_death(self, job: Job, error: BaseException) -> None:
         """Settle the attempt that a worker died over."""

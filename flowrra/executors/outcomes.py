@@ -13,6 +13,7 @@ from typing import Any
 
 from flowrra.exceptions import Reject, SerializationError, TaskNotFoundError, TaskTimeoutError
 from flowrra.executors.job import Interrupt, Job
+from flowrra.middleware import AttemptOutcome
 from flowrra.ranges import MAX_DELAY
 from flowrra.registry import ExceptionTypes
 from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, SUCCESS, Task
@@ -167,6 +168,17 @@ def count(job: Job, seconds: float) -> None:
         telemetry.count_retried(seconds, job.exception, job.timed_out)
     else:
         telemetry.count_failed(seconds, job.exception, job.timed_out)
+
+
+def of_attempt(job: Job, seconds: float) -> AttemptOutcome:
+    """The outcome of an attempt that was counted, for those who are told of it."""
+    record = job.record
+    return AttemptOutcome(
+        status="released" if record.status is PENDING else record.status.value,  # type: ignore[arg-type]  # it has ended
+        seconds=seconds,
+        exception=job.exception if record.status in (FAILED, RETRYING) else None,
+        error=record.error,
+    )
 
 
 # ── what a failure leaves ───────────────────────────────────────────────────────────────────────────────────────

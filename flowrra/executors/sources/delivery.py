@@ -67,7 +67,7 @@ class Deliveries:
         except Exception as error:
             logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
             reason = f"it could not be delivered: {type(error).__name__}"
-            self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=reason))
+            self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason))
 
     async def _deliver(self, delivery: Delivery) -> None:
         task = delivery.task
@@ -86,7 +86,7 @@ class Deliveries:
             self._refuse(delivery, task)
         elif delivery.deliveries >= self._broker.max_deliveries:
             reason = f"given up after {delivery.deliveries} deliveries: its workers were not heard of any more"
-            await self._end(task, record, FAILED, reason, Verb.BURY, delivery.call)
+            await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
         else:
             self._run(delivery, task, record)
 
@@ -106,7 +106,7 @@ class Deliveries:
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
         logger.error("queued task not readable, put aside id=%r error=%s", delivery.task_id, reason)
-        self._settler.add(Outcome(Verb.BURY, delivery.task_id, text=reason))
+        self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason))
 
     async def _record_of(self, task: Task, submitted_at: datetime | None) -> TaskResult:
         if submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
@@ -127,8 +127,8 @@ class Deliveries:
         """Leave a task to a worker that knows it, now or after a deploy."""
         self._log_unknown(task)
         text = codec.encode_task(task, delivery.submitted_at, delivery.call)
-        self._holdings.refused[task.id] = Outcome(Verb.LATER, task.id, text=text, priority=task.priority)
-        self._settler.add(Outcome(Verb.REFUSE, task.id, text=task.name))
+        self._holdings.refused[task.id] = Outcome(Verb.RETRY, task.id, text=text, priority=task.priority)
+        self._settler.add(Outcome(Verb.NACK, task.id, text=task.name))
 
     def _log_unknown(self, task: Task) -> None:
         """A queue may be full of them: one line a second says enough."""
@@ -160,17 +160,17 @@ class Deliveries:
         reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
         record = await self._record_of(task, delivery.submitted_at)
         reason = f"Task '{task.name}' not registered: {reason}"
-        await self._end(task, record, FAILED, reason, Verb.BURY, delivery.call)
+        await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
 
     async def end_cancelled(self, task: Task, record: TaskResult, call: str | None) -> None:
         """Settle a task that was cancelled before it ran."""
-        await self._end(task, record, CANCELLED, "cancelled before it ran: by request", Verb.DONE, call)
+        await self._end(task, record, CANCELLED, "cancelled before it ran: by request", Verb.COMPLETE, call)
 
     async def _end(
         self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb, call: str | None
     ) -> None:
         record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
-        if verb is Verb.BURY:
+        if verb is Verb.DEAD_LETTER:
             logger.error("task put aside as dead task=%s id=%s reason=%s", task.name, task.id, reason)
         elif task.name in self._registry.by_name:
             self._telemetry.register(task.name, self._workers.kind).count_cancelled_before_start()

@@ -18,9 +18,9 @@ from flowrra.brokers.base import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     Cancellation,
-    Entry,
     LeasingBroker,
     Outcome,
+    QueuedTask,
     QueueFigures,
     Renewal,
     Verb,
@@ -124,6 +124,10 @@ class LeasedSource(TaskSource):
     def restarts(self) -> int:
         return self._fetcher.restarts + self._listener_deaths
 
+    def held_ids(self) -> list[str]:
+        """The ids of the tasks that are held by leases here, from any thread."""
+        return self._holdings.ids()
+
     def _note(self, operation: str, error: BaseException | None) -> None:
         if error is None:
             self._errors.pop(operation, None)
@@ -152,7 +156,7 @@ class LeasedSource(TaskSource):
             job.telemetry.count_submitted()
         return is_new
 
-    def _entry(self, job: Job, delay: float, remember: float = 0.0) -> Entry:
+    def _entry(self, job: Job, delay: float, remember: float = 0.0) -> QueuedTask:
         """A task as it is queued.
 
         Raises:
@@ -161,7 +165,7 @@ class LeasedSource(TaskSource):
         task, record = job.task, job.record
         call = codec.encode_call(task.args, task.kwargs, task.name, job.definition.func)
         text = codec.encode_task(task, record.submitted_at, call)
-        return Entry(task.id, task.priority, delay, text, self.records.encoded(record, call), remember)
+        return QueuedTask(task.id, task.priority, delay, text, self.records.encoded(record, call), remember)
 
     def claim_id(self, task_id: str) -> AbstractAsyncContextManager[bool]:
         if self._is_broker_keeping and not self.records.has_subscribers:
@@ -208,7 +212,7 @@ class LeasedSource(TaskSource):
             SerializationError: The arguments of one of the first can't be written as JSON; nothing was queued.
             PartialSubmissionError: Those of a later one can't, or the server could not be reached.
         """
-        sending: tuple[list[Entry], asyncio.Task[list[bool]]] | None = None
+        sending: tuple[list[QueuedTask], asyncio.Task[list[bool]]] | None = None
         queued: list[str] = []
 
         async def sent() -> None:
@@ -224,7 +228,7 @@ class LeasedSource(TaskSource):
         try:
             for first in range(0, len(jobs), MAX_BATCH):
                 entries = [self._entry(job, 0.0) for job in jobs[first : first + MAX_BATCH]]
-                for batch in in_batches(entries, Entry.size, MAX_BATCH, MAX_BATCH_BYTES):
+                for batch in in_batches(entries, QueuedTask.size, MAX_BATCH, MAX_BATCH_BYTES):
                     await sent()
                     sending = batch, spawn(self._submit_all(batch))
                     await asyncio.sleep(0)
@@ -236,7 +240,7 @@ class LeasedSource(TaskSource):
         finally:
             await sent()
 
-    async def _submit_all(self, entries: Sequence[Entry]) -> list[bool]:
+    async def _submit_all(self, entries: Sequence[QueuedTask]) -> list[bool]:
         try:
             return await self.broker.submit(entries)
         except BackendError:
@@ -253,7 +257,7 @@ class LeasedSource(TaskSource):
         self._errors.clear()
         self._heartbeat = Heartbeat(
             self.broker,
-            self._holdings.ids,
+            self.held_ids,
             self.registry.list_tasks,
             self._announcement,
             lambda renewal: self._from_thread(self._apply_renewal, renewal),
@@ -351,9 +355,9 @@ class LeasedSource(TaskSource):
         encoded = self.records.encoded(record, job.call)
         if record.status is RETRYING:
             text = codec.encode_task(job.task, record.submitted_at, job.call)
-            return Outcome(Verb.LATER, job.task.id, job.retry_after, text, encoded, job.task.priority)
-        verb = Verb.RELEASE if record.status is PENDING else Verb.DONE
-        return Outcome(verb, job.task.id, record=encoded, status=record.status if verb is Verb.DONE else None)
+            return Outcome(Verb.RETRY, job.task.id, job.retry_after, text, encoded, job.task.priority)
+        verb = Verb.RELEASE if record.status is PENDING else Verb.COMPLETE
+        return Outcome(verb, job.task.id, record=encoded, status=record.status if verb is Verb.COMPLETE else None)
 
     async def release(self, job: Job) -> None:
         self._release(job)
@@ -370,7 +374,7 @@ class LeasedSource(TaskSource):
         job, again = self._holdings.leaving.get(outcome.task_id), self._holdings.refused.get(outcome.task_id)
         if job is not None:
             text = codec.encode_task(job.task, job.record.submitted_at, job.call)
-            again = Outcome(Verb.LATER, job.task.id, text=text, priority=job.task.priority)
+            again = Outcome(Verb.RETRY, job.task.id, text=text, priority=job.task.priority)
         if again is not None:
             self._settler.add(again)
 
