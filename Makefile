@@ -43,7 +43,7 @@ dashboards: $(INSTALLED) ## Write grafana/dashboards from its source
 	$(BIN)/python -m grafana.overview
 
 reference: $(INSTALLED) ## Write docs/metrics.md from the catalog
-	@$(BIN)/python -m flowrra_exporter.reference > docs/metrics.md.new
+	@$(BIN)/python -m flowrra_exporter.metrics.reference > docs/metrics.md.new
 	@mv docs/metrics.md.new docs/metrics.md
 
 clean: ## Remove the environment and everything that was built

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from flowrra_exporter.settings import ENVIRONMENT_PREFIX
+from flowrra_exporter.options import ENVIRONMENT_PREFIX
 from flowrra_exporter.suggestions import did_you_mean
 
 # The names of Services and of their ports have at most 63 characters: without a bound, a long name would take for ever.

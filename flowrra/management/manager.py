@@ -22,7 +22,7 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import LeasingBroker
 from flowrra.exceptions import BackendError
 from flowrra.executors.base import BaseTaskExecutor
-from flowrra.loop_monitor import Blockade
+from flowrra.loop_monitor import Stall
 from flowrra.management.health import PING_TIMEOUT, check_health
 from flowrra.registry import TaskDefinition
 from flowrra.scheduler.models import ScheduledTask
@@ -145,8 +145,8 @@ class FlowrraManager:
         return {
             "loop_lag": app.loop_monitor.lag(),
             "stalls": app.loop_monitor.stalls,
-            "blocking": _blockade(app.loop_monitor.blockade()),
-            "last_stall": _blockade(app.loop_monitor.last_stall),
+            "blocking": _stall(app.loop_monitor.current_stall()),
+            "last_stall": _stall(app.loop_monitor.last_stall),
             "worker_restarts": {kind: executor.worker_restarts for kind, executor in executors.items()},
             "broker_errors": {
                 **_add_up(executor.broker_errors for executor in executors.values()),
@@ -628,8 +628,8 @@ def _started_task(record: TaskResult) -> dict[str, Any]:
     }
 
 
-def _blockade(blockade: Blockade | None) -> dict[str, Any] | None:
-    return None if blockade is None else blockade._asdict()
+def _stall(stall: Stall | None) -> dict[str, Any] | None:
+    return None if stall is None else stall._asdict()
 
 
 def _left_out(sources: Sequence[BaseResultBackend | LeasingBroker]) -> dict[str, int]:

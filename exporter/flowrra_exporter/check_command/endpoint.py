@@ -17,7 +17,7 @@ _SLOW_SECONDS = 1.0
 
 
 class EndpointCheck:
-    """Lints the metrics at `url`, and asks the probes next to it; `timeout` (seconds) is for each answer."""
+    """Lints the metrics at ``url``, and asks the probes next to it; ``timeout`` (seconds) is for each answer."""
 
     def __init__(self, url: str, timeout: float) -> None:
         parts = urlsplit(url)
@@ -58,7 +58,7 @@ class EndpointCheck:
             return
         exposition = Exposition(text)
         yield _costs(exposition, answer)
-        findings = (*text_findings(exposition, text), *exporter_findings(exposition), *broker_findings(exposition))
+        findings = (*text_findings(exposition), *exporter_findings(exposition), *broker_findings(exposition))
         for finding in findings:
             yield finding
         async for finding in self._openmetrics(client):

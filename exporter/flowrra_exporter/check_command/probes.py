@@ -7,32 +7,32 @@ from urllib.parse import urljoin
 
 from flowrra_exporter.check_command.client import Answer, Client, Unanswered
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
+from flowrra_exporter.web.paths import PROBE_PATHS
 
-PROBES = ("livez", "readyz", "startupz", "healthz")
 _KUBELET_SECONDS = 1.0
 
 
 async def probe_findings(client: Client, metrics_url: str) -> AsyncIterator[Finding]:
     """The state of each probe: beside the metrics, where the exporter is mounted below a prefix, or at the root."""
-    for probe in PROBES:
+    for path in PROBE_PATHS:
         try:
-            answer = await _ask(client, metrics_url, probe)
+            answer = await _ask(client, metrics_url, path)
         except Unanswered as failure:
-            yield error(f"/{probe}", str(failure))
+            yield error(path, str(failure))
         else:
-            yield _state(probe, answer)
+            yield _state(path, answer)
 
 
-async def _ask(client: Client, metrics_url: str, probe: str) -> Answer:
-    beside, at_root = urljoin(metrics_url, probe), urljoin(metrics_url, f"/{probe}")
+async def _ask(client: Client, metrics_url: str, path: str) -> Answer:
+    beside, at_root = urljoin(metrics_url, path[1:]), urljoin(metrics_url, path)
     answer = await client.get(f"{beside}?verbose", "text/plain")
     if answer.status == 404 and beside != at_root:
         answer = await client.get(f"{at_root}?verbose", "text/plain")
     return answer
 
 
-def _state(probe: str, answer: Answer) -> Finding:
-    subject, text = f"/{probe}", answer.body.decode(errors="replace")
+def _state(path: str, answer: Answer) -> Finding:
+    subject, text = path, answer.body.decode(errors="replace")
     if answer.status == 404:
         return warning(subject, "isn't served here")
     if answer.status == 503:

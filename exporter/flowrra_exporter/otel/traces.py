@@ -1,7 +1,7 @@
 """Spans for tasks: one for each submission, one for each attempt, by the messaging conventions.
 
 https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/. A submission is a "send" span, whose
-context travels in the task's headers (by the configured propagators; W3C's `traceparent` by default); an attempt
+context travels in the task's headers (by the configured propagators; W3C's ``traceparent`` by default); an attempt
 is a "process" span. The first attempt goes on with the sender's trace: that's what the conventions allow for
 single messages. A retry may come hours later, and any number of times, so each starts a trace of its own. Every
 attempt links to the sender's span, and all spans of a task share messaging.message.id.
@@ -26,7 +26,7 @@ from opentelemetry.util.types import AttributeValue
 from flowrra.middleware import AttemptOutcome, Middleware
 from flowrra.task import Task
 from flowrra_exporter._version import __version__
-from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplar, Exemplars
 from flowrra_exporter.otel.names import SYSTEM
 
 # What the attribute says of an attempt; and which run times' exemplar it becomes, if it is in a histogram at all.
@@ -44,8 +44,10 @@ _NOTHING = Context()
 class Tracing(Middleware):
     """A middleware that makes the spans.
 
-    `tracer_provider` and `propagator` are the global ones if None, also if those are set later. `exemplars`
-    gets the run times of sampled attempts.
+    Args:
+        tracer_provider: The global one if None, also if that is set later.
+        propagator: Likewise.
+        exemplars: Gets the run times of sampled attempts.
     """
 
     def __init__(

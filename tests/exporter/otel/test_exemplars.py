@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplar, Exemplars
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 MAIL = ("mail", "success")

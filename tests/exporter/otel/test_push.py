@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from flowrra_exporter import Exporter
-from flowrra_exporter.catalog import CATALOG, Metric
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.metrics.catalog import CATALOG, Metric
 from flowrra_exporter.otel.names import unit_of
 from flowrra_exporter.otel.process import started_at
 from flowrra_exporter.otel.resource import resource

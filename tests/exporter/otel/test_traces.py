@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flowrra_exporter.otel.exemplars import Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplars
 from flowrra_exporter.otel.traces import Tracing
 from opentelemetry import baggage, context, trace
 from opentelemetry.propagators.textmap import TextMapPropagator
