@@ -25,6 +25,7 @@ from flowrra.executors.base import BaseTaskExecutor
 from flowrra.loop_monitor import Blockade
 from flowrra.management.health import PING_TIMEOUT, check_health
 from flowrra.registry import TaskDefinition
+from flowrra.scheduler.figures import SchedulerStats, ScheduleRun, ScheduleRunStats
 from flowrra.scheduler.models import ScheduledTask
 from flowrra.scheduler.scheduler import ScheduleExtras, Scheduler
 from flowrra.task import TaskResult, TaskStatus
@@ -398,18 +399,18 @@ class FlowrraManager:
         task = await self.app.on_own_loop(lambda: scheduler.backend.get(schedule_id))
         return None if task is None else {**_schedule(task), **{name: getattr(task, name) for name in _MORE}}
 
-    async def get_scheduler_stats(self) -> dict[str, Any] | None:
+    async def get_scheduler_stats(self) -> SchedulerStats | None:
         """``running, check_interval``, the numbers ``total_schedules``, ``enabled_``, ``disabled_``, ``overdue_`` and
         ``broken_schedules``, and ``next_run_at`` (aware, or None); None without a scheduler."""
         return None if self.app.scheduler is None else await self.app.on_own_loop(self.app.scheduler.stats)
 
-    async def get_schedule_run_stats(self) -> dict[str, Any] | None:
+    async def get_schedule_run_stats(self) -> ScheduleRunStats | None:
         """Whether this process's scheduler is ``running``, and what it did, cumulative: ``runs`` by task name and
         result, ``lag`` (histogram in seconds), ``store_errors`` by operation; None without a scheduler. Asks no
         store."""
         return None if self.app.scheduler is None else self.app.scheduler.run_stats()
 
-    async def list_schedule_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_schedule_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[ScheduleRun]:
         """The latest runs of a schedule, or of all, the latest due first; the store keeps the latest 10,000.
 
         Args:
@@ -560,14 +561,13 @@ async def _scheduler_summary(manager: FlowrraManager) -> dict[str, Any] | None:
     if scheduler is None:
         return None
     stats, error = await _in_time(manager.get_scheduler_stats())
-    found = stats or {}
-    total = found.get("total_schedules")
+    total = None if stats is None else stats["total_schedules"]
     return {
         "enabled": True,
         "running": scheduler.is_running,
         "schedules": total,
         "total_schedules": total,
-        "enabled_schedules": found.get("enabled_schedules"),
+        "enabled_schedules": None if stats is None else stats["enabled_schedules"],
         **({"error": error} if error else {}),
     }
 

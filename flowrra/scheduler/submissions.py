@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
+from flowrra.scheduler.due_times import retry_at
 from flowrra.scheduler.figures import RunFigures
-from flowrra.scheduler.models import Run, retry_at
+from flowrra.scheduler.models import Run
 from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
 
 logger = logging.getLogger(__name__)

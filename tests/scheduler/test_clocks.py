@@ -12,7 +12,8 @@ import pytest
 
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
-from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, local, micros
+from flowrra.scheduler.local_time import LOCAL, local, micros
+from flowrra.scheduler.models import ScheduledTask, ScheduleType
 from tests.scheduler.processes import program
 from tests.scheduler.test_simulated_time import START, World
 from tests.scheduler.test_stores import new_store

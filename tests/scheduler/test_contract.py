@@ -557,7 +557,7 @@ async def test_a_schedule_whose_task_is_not_registered_is_broken_until_it_is(tmp
     await other.scheduler.backend.close()
 
 
-async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_mended(tmp_path: Path) -> None:
+async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_repaired(tmp_path: Path) -> None:
     shop = Shop(tmp_path / "s.db")
     schedule_id = await shop.scheduler.schedule_interval("note", 0.05)
 
@@ -586,7 +586,7 @@ async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_mended(tmp
 
 
 async def test_a_scheduler_whose_loop_hangs_is_unhealthy(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowrra.scheduler.scheduler.TURN_TIMEOUT", 0.2)
+    monkeypatch.setattr("flowrra.scheduler.dispatcher.TURN_TIMEOUT", 0.2)
     hang = asyncio.Event()
 
     async def hanging(*_: Any) -> None:

@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends import get_scheduler_backend
-from flowrra.scheduler.backends.sql import LEASE, SCHEDULES, SqlSchedulerBackend
-from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, micros
+from flowrra.scheduler.backends.sql import LEASE, SqlSchedulerBackend
+from flowrra.scheduler.backends.sql_schema import SCHEDULES
+from flowrra.scheduler.local_time import LOCAL, micros
+from flowrra.scheduler.models import ScheduledTask, ScheduleType
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 123456)  # noqa: DTZ001 - the stores' datetimes are local
 SECOND = 1_000_000
@@ -223,12 +225,12 @@ async def test_a_schedule_that_is_disabled_stays_so_and_one_that_is_enabled_keep
     assert (found.enabled, found.next_run_at) == (True, NOW + timedelta(hours=1))
 
 
-async def test_only_what_is_enabled_and_still_broken_is_mended(store: SqlSchedulerBackend) -> None:
-    for name, broken, enabled in (("mended", None, True), ("off", "why", False), ("broken", "why", True)):
+async def test_only_what_is_enabled_and_still_broken_is_repaired(store: SqlSchedulerBackend) -> None:
+    for name, broken, enabled in (("well", None, True), ("off", "why", False), ("broken", "why", True)):
         await store.create(once(name, -5.0, broken=broken, enabled=enabled))
-    assert [await store.mend(name, NOW) for name in ("mended", "off", "broken", "gone")] == [False, False, True, False]
+    assert [await store.repair(name, NOW) for name in ("well", "off", "broken", "gone")] == [False, False, True, False]
     assert [task.id for task in await store.list_due(NOW)] == ["broken"]
-    assert {task.id: task.enabled for task in await store.list_all()} == {"mended": True, "off": False, "broken": True}
+    assert {task.id: task.enabled for task in await store.list_all()} == {"well": True, "off": False, "broken": True}
 
 
 async def test_an_unknown_type_is_broken_visible_and_stops_nothing(store: SqlSchedulerBackend) -> None:
