@@ -57,7 +57,7 @@ class Histogram(TypedDict):
     """Observations by size, cumulative since the start of the process.
 
     Attributes:
-        bounds: Upper bounds of the buckets in seconds, ascending; each belongs to its bucket, as with Prometheus' ``le``.
+        bounds: Upper bounds of the buckets in seconds, ascending; each belongs to its bucket, as ``le`` in Prometheus.
         counts: Observations in each bucket, not added up from bucket to bucket; the last count is for those above all
             bounds.
         sum: All observations added up, in seconds.
