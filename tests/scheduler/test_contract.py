@@ -280,16 +280,17 @@ async def test_a_schedule_survives_to_dict_and_back(shop: Shop) -> None:
 # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_due_rows_fire_within_300_ms_of_start_once_with_their_arguments(shop: Shop) -> None:
+async def test_due_rows_fire_at_the_start_once_with_their_arguments(shop: Shop) -> None:
+    shop.scheduler.check_interval = 20.0
     await shop.scheduler.schedule_once("note", local_now() - timedelta(minutes=5), (1, "b"), {"key": [2]})
     async with shop.app:
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(shop.scheduler.check_interval / 2):
             assert await shop.calls.get() == ((1, "b"), {"key": [2]})
         [task] = await shop.scheduler.list_scheduled_tasks()
         assert (task.enabled, task.next_run_at, task.last_run_at is None) == (False, None, False)
         await shop.scheduler.start()  # as 0.1.8's README did; harmless
         await shop.scheduler.schedule_once("note", local_now(), (2,))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(shop.scheduler.check_interval / 2):
             assert await shop.calls.get() == ((2,), {})  # and nothing in between
         assert await shop.counted("submitted") == 2
 
@@ -463,7 +464,7 @@ async def test_a_schedule_runs_when_it_is_triggered_though_it_is_disabled(shop: 
         [run] = await shop.manager.list_schedule_runs(schedule_id)
         assert (run["task_id"], run["result"], run["attempts"], run["error"]) == (task_id, "submitted", 1, None)
         assert run["due"].tzinfo is run["fired"].tzinfo is UTC
-        assert 0 <= run["lag"] < 1
+        assert 0 <= run["lag"] == (run["fired"] - run["due"]).total_seconds()
         [shown] = await shop.manager.list_schedules()
         assert shown["last_run_at"].astimezone(UTC) == run["due"]
 
