@@ -14,7 +14,7 @@ from tests.scheduler.test_simulated_time import START, World
 
 
 class Store:
-    """Makes operations of a store fail."""
+    """Makes operations of a store fail, and counts their calls."""
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self._backend = world.scheduler.backend
@@ -33,7 +33,17 @@ class Store:
 
         self._monkeypatch.setattr(self._backend, operation, failing)
 
-    def mend(self) -> None:
+    def count(self, operation: str) -> None:
+        """From now on count the calls of that operation."""
+        real = getattr(self._backend, operation)
+
+        async def counting(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return await real(*args, **kwargs)
+
+        self._monkeypatch.setattr(self._backend, operation, counting)
+
+    def repair(self) -> None:
         self._monkeypatch.undo()
 
 
@@ -66,7 +76,7 @@ async def test_a_store_that_can_not_be_read_is_asked_each_second_and_well_afterw
     assert errors_of(world) == {"claim": 6, "settle": 0}
     assert store.calls == 6
     assert caplog.text.count("schedules could not be read or claimed") == 6
-    store.mend()
+    store.repair()
     await world.clock.run(timedelta(seconds=1))
     assert world.scheduler.store_error is None
     assert world.counts() == {"submitted": 1}
@@ -85,7 +95,7 @@ async def test_what_could_not_be_recorded_is_recorded_a_second_later_and_not_sub
     assert world.scheduler.store_error == "ConnectionError: as planned"
     assert errors_of(world)["settle"] >= 3
     assert "runs could not be settled" in caplog.text
-    store.mend()
+    store.repair()
     await world.clock.run(timedelta(seconds=1))
     assert world.scheduler.store_error is None
     [run] = await world.scheduler.list_runs()
@@ -104,7 +114,7 @@ async def test_a_run_that_was_triggered_and_not_recorded_is_counted_and_unhealth
     assert errors_of(world) == {"claim": 0, "settle": 1}
     assert world.scheduler.store_error == "ConnectionError: as planned"
     assert world.counts() == {"submitted": 1}
-    store.mend()
+    store.repair()
     await world.scheduler.schedule_cron("note", "@monthly")  # wakes it
     await until(lambda: world.scheduler.store_error is None)
 
@@ -120,6 +130,15 @@ async def test_a_stop_goes_on_though_the_store_can_neither_record_nor_be_closed(
     await world.scheduler.stop()
     assert not world.scheduler.is_running
     assert "schedule store could not be closed" in caplog.text
-    store.mend()
+    store.repair()
     [run] = await world.scheduler.list_runs()
     assert run["result"] == "claimed"
+
+
+async def test_schedules_are_looked_over_at_the_start_and_not_with_each_turn(world: World, store: Store) -> None:
+    await world.scheduler.schedule_interval("note", 1)
+    store.count("count_by_task")
+    await world.scheduler.start()
+    await world.clock.run(timedelta(seconds=20))
+    assert world.counts() == {"submitted": 20}
+    assert store.calls == 1

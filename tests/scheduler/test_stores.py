@@ -14,7 +14,7 @@ from flowrra import Flowrra
 from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends import get_scheduler_backend
 from flowrra.scheduler.backends.sql import LEASE, SqlSchedulerBackend
-from flowrra.scheduler.backends.sql_schema import SCHEDULES
+from flowrra.scheduler.backends.sql_schema import RUNS, SCHEDULES
 from flowrra.scheduler.local_time import LOCAL, micros
 from flowrra.scheduler.models import ScheduledTask, ScheduleType
 
@@ -398,3 +398,78 @@ def test_schedules_are_managed_with_a_loop_for_each_request_whether_the_app_runs
             return await asyncio.to_thread(request)
 
     assert request() == asyncio.run(while_it_runs()) == request() == [(made, False)]
+
+
+async def test_an_error_shows_nothing_of_what_was_written(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    await store._write(sa.text("ALTER TABLE scheduled_tasks RENAME TO elsewhere"))
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        await store.create(once("b", kwargs={"password": "hunter2"}))
+    assert "scheduled_tasks" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql", "mysql"], indirect=True)
+class TestLocks:
+    """What one scheduler is changing, another passes over instead of waiting for it."""
+
+    async def test_a_schedule_that_another_is_claiming(self, store: SqlSchedulerBackend) -> None:
+        for name in ("taken", "free"):
+            await store.create(once(name))
+        async with (await store._open()).begin() as another, asyncio.timeout(10):
+            await another.execute(SCHEDULES.select().where(SCHEDULES.c.id == "taken").with_for_update())
+            assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["free"]
+        assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["taken"]
+
+    async def test_a_run_that_another_is_taking_over(self, store: SqlSchedulerBackend) -> None:
+        for name in ("taken", "free"):
+            await store.create(once(name))
+        assert len((await store.claim(micros(NOW), LOCAL, "killed", 10)).runs) == 2
+        later = micros(NOW) + LEASE
+        async with (await store._open()).begin() as another, asyncio.timeout(10):
+            await another.execute(RUNS.select().where(RUNS.c.schedule_id == "taken").with_for_update())
+            assert [run.schedule.id for run in (await store.claim(later, LOCAL, "x", 10)).runs] == ["free"]
+        assert [run.schedule.id for run in (await store.claim(later, LOCAL, "x", 10)).runs] == ["taken"]
+
+    async def test_an_old_run_that_another_is_removing(self, store: SqlSchedulerBackend, monkeypatch: Any) -> None:
+        for name, late in (("taken", 9.0), ("old", 8.0), ("new", 1.0)):
+            await store.create(once(name, late))
+        runs = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+        await store.settle(runs, micros(NOW), {})
+        assert len(await store.list_runs(None, 10)) == 3
+        for name in ("MOST_RUNS", "TRIM_EVERY"):
+            monkeypatch.setattr(f"flowrra.scheduler.backends.sql.{name}", 1)
+        async with (await store._open()).begin() as another, asyncio.timeout(10):
+            await another.execute(RUNS.select().where(RUNS.c.schedule_id == "taken").with_for_update())
+            await store.settle(runs[-1:], micros(NOW), {})
+        assert [run["schedule_id"] for run in await store.list_runs(None, 10)] == ["new", "taken"]
+
+
+async def test_the_columns_of_0_1_8_say_when_a_schedule_is_due_as_well(store: SqlSchedulerBackend) -> None:
+    async def is_due_at(at: datetime | None) -> bool:
+        [row] = await store._read(SCHEDULES.select())
+        return (row["next_run_at"], row["due"]) == (at, None if at is None else micros(at))
+
+    task = ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=NOW)
+    later = [NOW + timedelta(seconds=60 * n) for n in range(10)]
+    await store.create(task)
+    assert await is_due_at(later[0])
+    assert len((await store.claim(micros(NOW), LOCAL, "x", 10)).runs) == 1
+    assert await is_due_at(later[1])
+    await store.update_run_times("a", NOW, later[2])
+    assert await is_due_at(later[2])
+    task.next_run_at = later[3]
+    await store.update(task)
+    assert await is_due_at(later[3])
+    task.schedule, task.next_run_at = "30", later[4]
+    assert await store.replace(task)
+    assert await is_due_at(later[4])
+    await store.set_enabled("a", False, None)
+    assert await is_due_at(later[4])
+    await store.set_enabled("a", True, later[5])
+    assert await is_due_at(later[5])
+    await spoil(store, "a", broken="why")
+    assert await store.repair("a", later[6])
+    assert await is_due_at(later[6])
+    await store.update_run_times("a", NOW, None)
+    assert await is_due_at(None)
