@@ -558,7 +558,10 @@ async def test_a_schedule_whose_task_is_not_registered_is_broken_until_it_is(tmp
     await other.scheduler.backend.close()
 
 
-async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_repaired(tmp_path: Path) -> None:
+async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_repaired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "flowrra.scheduler")
     shop = Shop(tmp_path / "s.db")
     schedule_id = await shop.scheduler.schedule_interval("note", 0.05)
 
@@ -584,6 +587,7 @@ async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_repaired(t
         await asyncio.to_thread(write, "0.1")
         await shop.calls.get()
         assert await broken() == 0
+    assert caplog.text.count(f"broken schedule was repaired schedule={schedule_id}") == 1
 
 
 async def test_a_scheduler_whose_loop_hangs_is_unhealthy(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

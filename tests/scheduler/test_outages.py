@@ -133,6 +133,13 @@ async def test_a_stop_goes_on_though_the_store_can_neither_record_nor_be_closed(
     store.repair()
     [run] = await world.scheduler.list_runs()
     assert run["result"] == "claimed"
+    # It knows nothing of that run after a restart, as any other scheduler, and takes it over after its lease.
+    await world.scheduler.start()
+    await world.clock.run(timedelta(seconds=20))
+    assert len(world.submitted) == 1
+    await world.clock.run(timedelta(seconds=20))
+    [run] = await world.scheduler.list_runs()
+    assert (run["result"], run["attempts"], len(world.submitted)) == ("submitted", 2, 2)
 
 
 async def test_schedules_are_looked_over_at_the_start_and_not_with_each_turn(world: World, store: Store) -> None:
@@ -142,3 +149,31 @@ async def test_schedules_are_looked_over_at_the_start_and_not_with_each_turn(wor
     await world.clock.run(timedelta(seconds=20))
     assert world.counts() == {"submitted": 20}
     assert store.calls == 1
+
+
+async def test_a_broken_schedule_holds_up_nothing_when_schedules_are_looked_over(world: World) -> None:
+    schedule = await world.scheduler.schedule_interval("note", 60)
+    task = await world.scheduler.get_scheduled_task(schedule)
+    assert task is not None
+    task.id, task.schedule, task.broken, task.next_run_at = "bad", "often", "as planned", None
+    await world.scheduler.backend.create(task)
+    await world.scheduler.start()
+    await world.clock.run(timedelta(minutes=1))
+    assert (world.scheduler.store_error, world.counts()) == (None, {"submitted": 1})
+    assert (await world.scheduler.stats())["broken_schedules"] == 1
+
+
+async def test_a_scheduler_has_a_new_name_after_a_fork_and_after_a_restart(world: World) -> None:
+    schedule = await world.scheduler.schedule_cron("note", "@yearly")
+
+    async def owner() -> str:
+        run = await world.scheduler.trigger(schedule)
+        world.clock.at += 1
+        return next(str(row["owner"]) for row in await world.scheduler.backend.list_runs(None, 10) if row["id"] == run)
+
+    first, again = await owner(), await owner()
+    assert first == again
+    world.scheduler.forked()
+    forked = await owner()
+    await world.scheduler.start()
+    assert len({first, forked, await owner()}) == 3

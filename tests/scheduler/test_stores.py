@@ -291,6 +291,7 @@ async def test_text_that_no_column_should_hold_breaks_its_row_only(
     [bad] = [task for task in await store.list_all() if task.id == "bad"]
     assert str(bad.broken).startswith(f"{column} ")
     assert "can't be read" in str(bad.broken)
+    assert column != "created_at" or bad.created_at == datetime(1970, 1, 1)  # noqa: DTZ001
     assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["good"]
     assert await store.next_due() == micros(NOW) + LEASE
 
@@ -473,3 +474,13 @@ async def test_the_columns_of_0_1_8_say_when_a_schedule_is_due_as_well(store: Sq
     assert await is_due_at(later[6])
     await store.update_run_times("a", NOW, None)
     assert await is_due_at(None)
+
+
+async def test_a_due_time_that_no_clock_can_show_breaks_its_row_only(store: SqlSchedulerBackend) -> None:
+    for name in ("bad", "good"):
+        await store.create(once(name))
+    await spoil(store, "bad", due=str(2**62))
+    broken = {task.id: task.broken for task in await store.list_all()}
+    assert broken["good"] is None
+    assert f"due {2**62} can't be read" in str(broken["bad"])
+    assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["good"]

@@ -14,6 +14,7 @@ from flowrra.scheduler.models import ScheduledTask, ScheduleType, check, definit
 
 
 def written(task: ScheduledTask) -> dict[str, Any]:
+    """The row of a schedule, by column."""
     values = {column.name: getattr(task, column.name) for column in DEFINED}
     due = None if task.next_run_at is None else micros(task.next_run_at)
     args, kwargs = codec.written_call(task.args, task.kwargs, task.task_name)
@@ -28,6 +29,7 @@ def written(task: ScheduledTask) -> dict[str, Any]:
 
 
 def definition_of(task: ScheduledTask) -> str | None:
+    """What schedules that mean the same have in common; None for one that can't be read."""
     try:
         return definition_key(task)
     except (ValueError, TypeError):  # unreadable; it is kept, and is broken when it becomes due
@@ -35,6 +37,7 @@ def definition_of(task: ScheduledTask) -> str | None:
 
 
 def read_task(row: Any) -> ScheduledTask:
+    """The schedule of a row, as far as it can be read; ``broken`` says what can't."""
     return read_row(row)[0]
 
 

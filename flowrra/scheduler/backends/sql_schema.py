@@ -123,21 +123,22 @@ TAKE = (
     .where(RUNS.c.id == sa.bindparam("of"))
     .values(lease=sa.bindparam("new_lease"), owner=sa.bindparam("new_owner"), attempts=RUNS.c.attempts + 1)
 )
-
 END = RUNS.update().where(RUNS.c.id == sa.bindparam("of")).values(lease=None, result=sa.bindparam("new_result"))
 
 
 def select_due(now: int) -> sa.Select[Any]:
+    """The schedules that are due, the highest priority first, then the longest due."""
     due = SCHEDULES.select().where(SCHEDULES.c.enabled == TRUE, SCHEDULES.c.due <= now)
     return due.order_by(SCHEDULES.c.priority.desc(), SCHEDULES.c.due)
 
 
 def is_known(known: Collection[str] | None) -> sa.ColumnElement[bool]:
+    """A schedule of one of these tasks; None is any."""
     return sa.true() if known is None else SCHEDULES.c.task_name.in_(known)
 
 
 def is_of_known(known: Collection[str] | None) -> sa.ColumnElement[bool]:
-    """Also a run whose schedule is gone."""
+    """A run of one of these tasks, or whose schedule is gone; None is any."""
     if known is None:
         return sa.true()
     return ~sa.exists().where(SCHEDULES.c.id == RUNS.c.schedule_id, SCHEDULES.c.task_name.not_in(known))
@@ -158,7 +159,7 @@ def tells_overlap() -> sa.ColumnElement[bool]:
 
 
 def insert_once(dialect: str) -> Any:
-    """A due time that ran before, as the schedule was enabled again, has its row."""
+    """Insert runs, but for those that have a row already: due times that ran before the schedule was enabled again."""
     if dialect == "postgresql":
         return postgresql.insert(RUNS).on_conflict_do_nothing()
     if dialect == "sqlite":
