@@ -484,3 +484,52 @@ async def test_a_due_time_that_no_clock_can_show_breaks_its_row_only(store: SqlS
     assert broken["good"] is None
     assert f"due {2**62} can't be read" in str(broken["bad"])
     assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["good"]
+
+
+async def test_no_more_is_claimed_or_taken_over_than_is_asked_for(store: SqlSchedulerBackend) -> None:
+    for number in range(3):
+        await store.create(once(f"{number}", 10.0 - number))
+    claims = [await store.claim(micros(NOW), LOCAL, "x", 2) for _ in range(2)]
+    assert [([run.schedule.id for run in claim.runs], claim.more) for claim in claims] == [
+        (["0", "1"], True),
+        (["2"], False),
+    ]
+    later = [await store.claim(micros(NOW) + LEASE, LOCAL, "y", 2) for _ in range(3)]
+    assert [len(claim.runs) for claim in later] == [2, 1, 0]
+
+
+async def test_a_schedule_that_was_triggered_is_claimed_by_its_owner_and_says_when_it_ran(
+    store: SqlSchedulerBackend,
+) -> None:
+    await store.create(once("a", -3600.0))
+    run = await store.begin_run("a", micros(NOW), "x")
+    assert run is not None
+    assert (run.id, run.due, run.attempts, run.until) == (f"a@{micros(NOW)}", micros(NOW), 1, micros(NOW))
+    [row] = await store.list_runs("a", 10)
+    assert (row["owner"], row["result"], row["lease"], row["task_name"]) == (
+        "x",
+        "claimed",
+        micros(NOW) + LEASE,
+        "note",
+    )
+    task = await store.get("a")
+    assert task is not None
+    assert (task.last_run_at, task.next_run_at) == (NOW, NOW + timedelta(hours=1))
+    assert await store.begin_run("unknown", micros(NOW), "x") is None
+
+
+async def test_runs_are_listed_by_schedule_and_result(store: SqlSchedulerBackend) -> None:
+    for name, late in (("a", 3.0), ("b", 2.0), ("c", 1.0)):
+        await store.create(once(name, late))
+    runs = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    await store.settle(runs, micros(NOW), {runs[1].id: "OSError: why"}, {runs[2].id})
+    listed = {row["schedule_id"]: (row["result"], row["error"], row["fired"]) for row in await store.list_runs(None, 9)}
+    assert listed == {
+        "a": ("submitted", None, micros(NOW)),
+        "b": ("claimed", "OSError: why", None),
+        "c": ("skipped", None, None),
+    }
+    assert [row["schedule_id"] for row in await store.list_runs(None, 9, ("claimed", "skipped"))] == ["c", "b"]
+    assert await store.list_runs("a", 9, ("claimed",)) == []
+    # What was skipped is over; what failed is tried again two seconds later.
+    assert await store.next_due() == micros(NOW) + 2 * SECOND
