@@ -53,7 +53,14 @@ _COUNTERS: Final = 9
 
 
 class Histogram(TypedDict):
-    """Observations by size: ``counts`` is per bucket, not cumulative, and has one more place than ``bounds``."""
+    """Observations by size, cumulative since the start of the process.
+
+    Attributes:
+        bounds: Upper bounds of the buckets in seconds, ascending; each belongs to its bucket, as ``le`` in Prometheus.
+        counts: Observations in each bucket, not added up from bucket to bucket; the last count is for those above all
+            bounds.
+        sum: All observations added up, in seconds.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
