@@ -39,7 +39,7 @@ lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy examples grafana
+	$(BIN)/mypy examples grafana mutate
 
 bench: $(INSTALLED) ## Measure speed and memory, beside others
 	$(BIN)/python -m benchmarks
@@ -58,7 +58,7 @@ reference: $(INSTALLED) ## Write docs/metrics.md from the catalog
 	@mv docs/metrics.md.new docs/metrics.md
 
 clean: ## Remove the environment and everything that was built
-	rm -rf .venv .venv-* .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .bench .mutate build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Anew whenever the requirements or the version change.

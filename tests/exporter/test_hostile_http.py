@@ -139,8 +139,8 @@ async def service(serve: Serve) -> object:
     await app.stop()
 
 
-async def answer_to(service: Service, sent: bytes) -> bytes:
-    return await asyncio.to_thread(exchange, service.url, sent)
+async def answer_to(service: Service, sent: bytes, patience: float = 2.0) -> bytes:
+    return await asyncio.to_thread(exchange, service.url, sent, patience)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ async def test_path_tricks(service: Service, path: str) -> None:
 @pytest.mark.parametrize("header", ["Accept", "Accept-Encoding"])
 async def test_broken_accept(service: Service, header: str, accept: str) -> None:
     for path in ("/metrics", "/readyz", "/"):
-        assert status_of(await answer_to(service, request(path, f"{header}: {accept}"))) == 200
+        assert status_of(await answer_to(service, request(path, f"{header}: {accept}"), SECONDS)) == 200
 
 
 @pytest.mark.parametrize("timeout", ["nan", "inf", "-1", "0", "1e400", "abc", "", "0x10", "1" * 5000])
