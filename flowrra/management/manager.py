@@ -224,19 +224,19 @@ class FlowrraManager:
         if (scheduler := self.app.scheduler) is None:
             return []
         store = scheduler.backend
-        found = await self.app.on_own_loop(store.list_enabled if enabled_only else store.list_all)
+        found = await self.app.run_on_app_loop(store.list_enabled if enabled_only else store.list_all)
         return [schedule(task) for task in found]
 
     async def get_schedule(self, schedule_id: str) -> ScheduleDetails | None:
         """All about one schedule; None if there is none."""
         if (scheduler := self.app.scheduler) is None:
             return None
-        task = await self.app.on_own_loop(lambda: scheduler.backend.get(schedule_id))
+        task = await self.app.run_on_app_loop(lambda: scheduler.backend.get(schedule_id))
         return None if task is None else schedule_details(task)
 
     async def get_scheduler_stats(self) -> SchedulerStats | None:
         """The schedules of the store in numbers; None without a scheduler."""
-        return None if self.app.scheduler is None else await self.app.on_own_loop(self.app.scheduler.stats)
+        return None if self.app.scheduler is None else await self.app.run_on_app_loop(self.app.scheduler.stats)
 
     async def get_schedule_run_stats(self) -> ScheduleRunStats | None:
         """What this process's scheduler did, cumulative; None without a scheduler. Plain numbers: asks no store."""
@@ -255,7 +255,7 @@ class FlowrraManager:
         """
         if (scheduler := self.app.scheduler) is None:
             return []
-        return await self.app.on_own_loop(lambda: scheduler.list_runs(schedule_id, limit))
+        return await self.app.run_on_app_loop(lambda: scheduler.list_runs(schedule_id, limit))
 
     async def create_schedule_cron(
         self,
@@ -270,7 +270,7 @@ class FlowrraManager:
     ) -> str:
         """As ``Scheduler.schedule_cron``; ValueError without a scheduler, as in the methods below."""
         make = self._scheduler().schedule_cron
-        return await self.app.on_own_loop(
+        return await self.app.run_on_app_loop(
             lambda: make(task_name, cron, args, kwargs, enabled, description=description, priority=priority, **options)
         )
 
@@ -287,7 +287,7 @@ class FlowrraManager:
     ) -> str:
         """As ``Scheduler.schedule_interval``."""
         make = self._scheduler().schedule_interval
-        return await self.app.on_own_loop(
+        return await self.app.run_on_app_loop(
             lambda: make(
                 task_name, interval, args, kwargs, enabled, description=description, priority=priority, **options
             )
@@ -305,7 +305,7 @@ class FlowrraManager:
     ) -> str:
         """As ``Scheduler.schedule_once``."""
         make = self._scheduler().schedule_once
-        return await self.app.on_own_loop(
+        return await self.app.run_on_app_loop(
             lambda: make(task_name, run_at, args, kwargs, description, priority=priority, **options)
         )
 
@@ -320,22 +320,22 @@ class FlowrraManager:
             Exception: What the submission raised.
         """
         scheduler = self._scheduler()
-        return await self.app.on_own_loop(lambda: scheduler.trigger(schedule_id))
+        return await self.app.run_on_app_loop(lambda: scheduler.trigger(schedule_id))
 
     async def enable_schedule(self, schedule_id: str) -> None:
         """As ``Scheduler.enable_task``."""
         scheduler = self._scheduler()
-        await self.app.on_own_loop(lambda: scheduler.enable_task(schedule_id))
+        await self.app.run_on_app_loop(lambda: scheduler.enable_task(schedule_id))
 
     async def disable_schedule(self, schedule_id: str) -> None:
         """As ``Scheduler.disable_task``."""
         scheduler = self._scheduler()
-        await self.app.on_own_loop(lambda: scheduler.disable_task(schedule_id))
+        await self.app.run_on_app_loop(lambda: scheduler.disable_task(schedule_id))
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         """Forget a schedule; whether there was one."""
         scheduler = self._scheduler()
-        return await self.app.on_own_loop(lambda: scheduler.unschedule(schedule_id))
+        return await self.app.run_on_app_loop(lambda: scheduler.unschedule(schedule_id))
 
     def _scheduler(self) -> Scheduler:
         if self.app.scheduler is None:

@@ -45,7 +45,7 @@ async def scheduler_summary(app: Flowrra) -> SchedulerSummary | None:
     """The scheduler and its schedules, in short; what the store doesn't tell in time is None."""
     if (scheduler := app.scheduler) is None:
         return None
-    stats, error = await in_time(app.on_own_loop(scheduler.stats))
+    stats, error = await in_time(app.run_on_app_loop(scheduler.stats))
     total = None if stats is None else stats["total_schedules"]
     summary: SchedulerSummary = {
         "enabled": True,
