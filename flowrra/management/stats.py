@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import cast
 
+from flowrra import loop_monitor
 from flowrra.app import Flowrra
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import LeasingBroker
 from flowrra.executors.base import BaseTaskExecutor
-from flowrra.loop_monitor import Blockade
 from flowrra.management.answers import ExecutorStats, RuntimeStats, Stall, Stats, TaskCounts, TaskStats
 from flowrra.management.health import in_time
 from flowrra.management.queues import leasing_brokers
@@ -71,7 +71,7 @@ def runtime_stats(app: Flowrra) -> RuntimeStats:
     return {
         "loop_lag": app.loop_monitor.lag(),
         "stalls": app.loop_monitor.stalls,
-        "blocking": _stall(app.loop_monitor.blockade()),
+        "blocking": _stall(app.loop_monitor.current_stall()),
         "last_stall": _stall(app.loop_monitor.last_stall),
         "worker_restarts": {kind: executor.worker_restarts for kind, executor in executors.items()},
         "broker_errors": {
@@ -87,7 +87,7 @@ def runtime_stats(app: Flowrra) -> RuntimeStats:
     }
 
 
-def _stall(stall: Blockade | None) -> Stall | None:
+def _stall(stall: loop_monitor.Stall | None) -> Stall | None:
     return None if stall is None else cast(Stall, stall._asdict())
 
 
