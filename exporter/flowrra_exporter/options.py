@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.paths import OTHER_PATHS
 from flowrra_exporter.urls import may_be_url, quoted
-from flowrra_exporter.web.paths import OTHER_PATHS
 
 ENVIRONMENT_PREFIX = "FLOWRRA_EXPORTER_"
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")

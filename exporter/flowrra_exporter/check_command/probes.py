@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 
 from flowrra_exporter.check_command.client import Answer, Client, Unanswered
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
-from flowrra_exporter.web.paths import PROBE_PATHS
+from flowrra_exporter.paths import PROBE_PATHS
 
 _KUBELET_SECONDS = 1.0
 

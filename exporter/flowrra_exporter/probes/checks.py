@@ -13,7 +13,8 @@ from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.app.stall import current_stall, read_runtime_stats
 from flowrra_exporter.app.watchdog import Watchdog
-from flowrra_exporter.probes.check import LIVEZ, READYZ, STARTUPZ, Check
+from flowrra_exporter.paths import LIVEZ, READYZ, STARTUPZ
+from flowrra_exporter.probes.check import Check
 from flowrra_exporter.probes.hysteresis import Hysteresis
 from flowrra_exporter.probes.queue_limits import QueueLimits
 

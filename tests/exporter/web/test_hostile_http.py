@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from flowrra_exporter.paths import OTHER_PATHS
 from flowrra_exporter.settings import Address
 from flowrra_exporter.web.access.limits import MAX_CONNECTIONS
-from flowrra_exporter.web.paths import OTHER_PATHS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
