@@ -4,17 +4,22 @@
 
 PYTHON ?= python3
 PORT ?= 9464
+# The environment that everything runs in; one for each interpreter that the tests run on besides, as .ci/run does.
+VENV ?= .venv
+# Tests that run at the same time: they wait more than they compute.
+JOBS ?= 3
 
-BIN := .venv/bin
-INSTALLED := .venv/installed
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 # Everything that is ours and isn't a test; tests are read by ruff alone.
 SOURCES := flowrra exporter/flowrra_exporter examples grafana
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench prove dashboards reference clean
+.PHONY: help run test test-fast lint bench prove mutate dashboards reference clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.* ## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 12
 
 run: $(INSTALLED) ## Serve the demo app with the exporter; PORT=9464
 	@echo 'Page      http://localhost:$(PORT)/'
@@ -24,20 +29,27 @@ run: $(INSTALLED) ## Serve the demo app with the exporter; PORT=9464
 	@echo 'Ctrl-C ends it.'
 	@$(BIN)/flowrra-exporter --web.listen-address=:$(PORT) --shutdown.timeout=10 examples.demo_app:app
 
-test: $(INSTALLED) ## Run the tests; ARGS='-k retries' is passed to pytest
-	$(BIN)/pytest $(ARGS)
+test: $(INSTALLED) ## Run all tests; ARGS='-k retries' is passed to pytest, JOBS=1 runs one at a time
+	$(PYTEST) $(ARGS)
+
+test-fast: $(INSTALLED) ## Run the tests that take less than 2 s each and need no tool outside of Python
+	$(PYTEST) -m 'not slow and not tools' $(ARGS)
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
-	$(BIN)/mypy examples grafana
+	$(BIN)/mypy examples grafana mutate
 
 bench: $(INSTALLED) ## Measure speed and memory, beside others
 	$(BIN)/python -m benchmarks
 
 prove: $(INSTALLED) ## Prove under load what the tests show briefly
 	$(BIN)/python -m prove
+
+mutate: $(INSTALLED) ## Show which mistakes in the code no test would notice; ARGS='--seed 2 codec'
+	$(BIN)/python -m mutate $(ARGS)
 
 dashboards: $(INSTALLED) ## Write grafana/dashboards from its source
 	$(BIN)/python -m grafana.overview
@@ -47,7 +59,7 @@ reference: $(INSTALLED) ## Write docs/metrics.md from the catalog
 	@mv docs/metrics.md.new docs/metrics.md
 
 clean: ## Remove the environment and everything that was built
-	rm -rf .venv .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .bench .mutate build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Anew whenever the requirements or the version change.
@@ -61,6 +73,6 @@ $(INSTALLED): pyproject.toml flowrra/_version.py
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 		echo "'$(PYTHON)' can't make virtual environments; on Debian and Ubuntu install python3-venv." >&2; \
 		exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

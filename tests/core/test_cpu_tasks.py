@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,8 +87,12 @@ class TestParallel:
 
     async def test_and_no_more(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
-        app = with_tasks(cpu_app(cpu_workers=2), cpu_tasks.log_turn)
+        app = with_tasks(cpu_app(cpu_workers=2), cpu_tasks.log_turn, cpu_tasks.meet)
         async with app:
+            # Both processes are there from now on.
+            meeting = [await app.submit(cpu_tasks.meet, str(tmp_path), *names) for names in (("a", "b"), ("b", "a"))]
+            for task_id in meeting:
+                await final(app, task_id, within=10)
             ids = [await app.submit(cpu_tasks.log_turn, str(log), str(n)) for n in range(6)]
             for task_id in ids:
                 assert (await final(app, task_id, within=10)).status == "success"
@@ -319,9 +324,11 @@ class TestNumbers:
     async def test_a_run_is_as_long_as_its_function_not_as_the_start_of_a_process(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.burn)
         async with app:
+            submitted = time.monotonic()
             await result_of(app, cpu_tasks.burn, 0.02)
+            everything = time.monotonic() - submitted
 
-        assert 0.015 < numbers_of(app, "burn")["run_duration"]["success"]["sum"] < 0.07
+        assert 0 < numbers_of(app, "burn")["run_duration"]["success"]["sum"] < everything / 2
 
     async def test_middlewares_are_around_each_attempt(self) -> None:
         seen: list[tuple[str, str]] = []

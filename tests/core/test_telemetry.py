@@ -245,17 +245,25 @@ class TestMeaning:
         assert max(map(len, exceptions)) <= 200
 
     async def test_exception_names_can_always_be_written_as_utf8(self) -> None:
+        class Renaming(type):
+            @property
+            def __name__(cls) -> str:  # type: ignore[override]
+                return "Half\ud83dFace"
+
+        class Odd(Exception, metaclass=Renaming): ...
+
+        assert "\ud83d" in Odd.__name__
         app = memory_app()
 
         @app.task(max_retries=0)
         async def odd() -> None:
-            raise type("Half\ud83dFace", (Exception,), {})
+            raise Odd
 
         async with app:
             await app.submit(odd)
 
-        for name in numbers_of(app, "odd")["exceptions"]:
-            name.encode()
+        (name,) = numbers_of(app, "odd")["exceptions"]
+        assert name.encode() == b"Odd"
 
 
 def test_the_numbers_need_no_event_loop_at_all() -> None:

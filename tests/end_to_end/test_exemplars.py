@@ -10,7 +10,7 @@ import pytest
 from tests.end_to_end.processes import HERE, Exporter, Prometheus, tool, wait_for
 from tests.end_to_end.traced_app import NAPS
 
-pytestmark = pytest.mark.prometheus
+pytestmark = pytest.mark.tools
 
 
 def test_the_traces_of_attempts_are_read_back_from_prometheus(tmp_path: Path) -> None:

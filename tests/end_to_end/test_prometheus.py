@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.end_to_end.processes import HERE, TEXT_FORMAT, Exporter, Prometheus, TextOnly, tool, wait_for
 from tests.grafana.dashboards import fill_in, queries
 
-pytestmark = pytest.mark.prometheus
+pytestmark = pytest.mark.tools
 
 JOBS = ("openmetrics", "text")
 OPENMETRICS_FORMAT = "application/openmetrics-text;version=1.0.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -21,12 +22,18 @@ PUBLISHED = ("flowrra==0.1.8", "aiosqlite==0.21.0")  # the latter for its schedu
 def published(pytestconfig: pytest.Config) -> Path:
     """A folder with the published flowrra, which goes before this one on the path."""
     folder = Path(pytestconfig.cache.mkdir("published-flowrra"))  # type: ignore[union-attr]
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes that share the tests install it once
+        _install(folder)
+    return folder
+
+
+def _install(folder: Path) -> None:
     if not all((folder / package.partition("==")[0]).exists() for package in PUBLISHED):
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *PUBLISHED]
         ended = subprocess.run(install, capture_output=True, text=True, timeout=100, check=False)
         if ended.returncode:
             pytest.skip(f"can't install {PUBLISHED[0]}: {ended.stderr.strip()[-200:]}")
-    return folder
 
 
 @pytest.fixture

@@ -107,7 +107,10 @@ class TestFromAnotherProcess:
             for task_id in (pending, running):
                 assert await app.cancel_task(task_id) is True
                 assert (await final(app, task_id)).status is TaskStatus.CANCELLED
-            assert await counts_of(app) == (0, 0, 0, 0)
+            # The record is elsewhere, and may be there before the queue has heard.
+            async with asyncio.timeout(5):
+                while await counts_of(app) != (0, 0, 0, 0):
+                    await asyncio.sleep(0.002)
 
 
 async def test_of_a_worker_that_died_is_carried_out_by_the_next(url: str, look: redis.Redis) -> None:
@@ -136,7 +139,7 @@ async def test_of_what_is_to_be_retried_later_is_not_held_back(url: str, look: r
         await until(lambda: look.scard(f"{QUEUE}:cancelled"))
         look.delete(f"{QUEUE}:wake")
         text = codec.encode_task(delivery.task, delivery.submitted_at, delivery.call)
-        await broker.settle([Outcome(Verb.LATER, task_id, 3600.0, text)])
+        await broker.settle([Outcome(Verb.RETRY, task_id, 3600.0, text)])
         assert look.llen(f"{QUEUE}:wake") == 1
         async with with_tasks(redis_app(url)):
             assert await cancelling is True

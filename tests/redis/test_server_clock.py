@@ -15,6 +15,8 @@ from tests.core.apps import final, numbers_of, until
 from tests.redis.apps import QUEUE, Gate, redis_app, with_tasks
 from tests.support.clocks import Clock, server_with_clock
 
+pytestmark = pytest.mark.tools
+
 HOUR = 3600.0
 LEASE = 2.0
 

@@ -11,7 +11,7 @@ import pytest
 from tests.scheduler.databases import STORES, NotHere, database
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=["sqlite", *(pytest.param(store, marks=pytest.mark.tools) for store in STORES[1:])])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty store, on one kind of database after the other."""
     with ExitStack() as made:

@@ -322,6 +322,7 @@ def test_nothing_a_collector_yields_costs_the_others_anything(bad: list[Any]) ->
     Served(*bad).check_the_others()
 
 
+@pytest.mark.tools
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(families(), min_size=3, max_size=8))

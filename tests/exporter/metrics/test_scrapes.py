@@ -285,7 +285,7 @@ async def test_a_scrape_timeout_that_makes_no_sense_is_ignored(serve: Serve, hea
     assert scrape.value("flowrra_app_running") == 1
 
 
-@pytest.mark.prometheus
+@pytest.mark.tools
 async def test_promtool_has_nothing_to_say(serve: Serve) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

@@ -12,6 +12,8 @@ from playwright.async_api import Browser, Page, async_playwright
 from flowrra import Flowrra
 from tests.exporter.conftest import Serve, Service
 
+pytestmark = pytest.mark.tools
+
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
     "--no-sandbox",

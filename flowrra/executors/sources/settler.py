@@ -13,8 +13,8 @@ from flowrra import codec
 from flowrra.brokers.base import MAX_BATCH, LeasingBroker, Outcome, Verb, Verdict
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
-from flowrra.executors.failures import describe
 from flowrra.executors.job import Job
+from flowrra.executors.outcomes import describe
 from flowrra.task import RUNNING
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Settler:
     Args:
         broker: Whose tasks they are.
         kind: Names the executor in the log.
-        on_told: Called after each request with the ids of the tasks that are not this worker's any more.
+        on_settled: Called after each request with the ids of the tasks that are not this worker's any more.
         on_lost: Called with an outcome after which the task is to run again, but which the broker doesn't know.
         on_refused: Called with an outcome that is given up, and why; returns the record that says so, if the broker
             keeps it.
@@ -46,14 +46,14 @@ class Settler:
         self,
         broker: LeasingBroker,
         kind: str,
-        on_told: Callable[[list[str]], None],
+        on_settled: Callable[[list[str]], None],
         on_lost: Callable[[Outcome], None],
         on_refused: Callable[[Outcome, Exception], EncodedRecord | None],
         on_error: Callable[[BaseException | None], None],
     ) -> None:
         self._broker = broker
         self._kind = kind
-        self._on_told = on_told
+        self._on_settled = on_settled
         self._on_lost = on_lost
         self._on_refused = on_refused
         self._on_error = on_error
@@ -162,23 +162,23 @@ class Settler:
         reason = f"its outcome could not be told: {describe(error)}"
         record = self._on_refused(outcome, error)
         try:
-            await self._broker.settle([Outcome(Verb.BURY, outcome.task_id, text=reason, record=record)])
+            await self._broker.settle([Outcome(Verb.DEAD_LETTER, outcome.task_id, text=reason, record=record)])
         except ServerUnavailableError:
             raise
         except Exception:
             logger.exception("task not put aside, it will run again executor=%s id=%s", self._kind, outcome.task_id)
-        self._on_told([outcome.task_id])
+        self._on_settled([outcome.task_id])
 
     def _report(self, batch: list[Outcome], verdicts: list[Verdict]) -> None:
         for outcome, verdict in zip(batch, verdicts, strict=True):
             if outcome.verb is Verb.RUNNING or verdict in (Verdict.SETTLED, Verdict.KNOWN):
                 continue
-            if verdict is Verdict.LOST and outcome.verb in (Verb.RELEASE, Verb.REFUSE):
+            if verdict is Verdict.LOST and outcome.verb in (Verb.RELEASE, Verb.NACK):
                 self._on_lost(outcome)
             logger.warning(
                 "%s executor=%s id=%s outcome=%s", _MEANINGS[verdict], self._kind, outcome.task_id, outcome.verb
             )
-        self._on_told([outcome.task_id for outcome in batch if outcome.verb is not Verb.RUNNING])
+        self._on_settled([outcome.task_id for outcome in batch if outcome.verb is not Verb.RUNNING])
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
 

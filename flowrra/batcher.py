@@ -4,13 +4,13 @@ server needs for a hundred of them."""
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from flowrra.exceptions import RequestRefusedError
+from flowrra.per_loop import PerLoop
+from flowrra.supervision import spawn
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -47,7 +47,7 @@ class _Line(Generic[Item, Answer]):
         self.sender: asyncio.Task[None] | None = None
 
 
-class Coalescer(Generic[Item, Answer]):
+class Batcher(Generic[Item, Answer]):
     """Collects items while a request is under way, and sends them together in the next one.
 
     Args:
@@ -58,9 +58,7 @@ class Coalescer(Generic[Item, Answer]):
     def __init__(self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], max_batch: int) -> None:
         self._send = send
         self._max_batch = max_batch
-        self._lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Line[Item, Answer]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._lines: PerLoop[_Line[Item, Answer]] = PerLoop(_Line)
 
     async def add(self, item: Item) -> Answer:
         """The answer for one item. Others' items don't depend on this caller: it may be cancelled.
@@ -68,12 +66,9 @@ class Coalescer(Generic[Item, Answer]):
         Raises:
             What ``send`` raises.
         """
-        loop = asyncio.get_running_loop()
-        line = self._lines.get(loop)
-        if line is None:
-            line = self._lines[loop] = _Line()
+        line = self._lines.get()
         if line.is_sending:
-            answer: asyncio.Future[Answer] = loop.create_future()
+            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             line.waiting.append((item, answer))
             return await answer
         # A caller that is alone sends for itself: a task for it would cost as much again.
@@ -82,7 +77,7 @@ class Coalescer(Generic[Item, Answer]):
             return (await self._send([item]))[0]
         finally:
             if line.waiting:
-                line.sender = loop.create_task(self._send_all(line), context=contextvars.Context())
+                line.sender = spawn(self._send_all(line))
             else:
                 line.is_sending = False
 

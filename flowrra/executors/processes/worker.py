@@ -1,9 +1,9 @@
-"""A pool of worker processes as an event loop sees it: each has a socket of its own, and one call at a time.
+"""A worker process as the event loop of its parent sees it: it has a socket of its own, and one call at a time.
 
-A process is started when a call finds none that is idle, and never forked: whatever threads the app has, it begins as a
-fresh interpreter. The loop watches the process itself as well as its socket, since a process that the task forked may
-keep the socket open. Each call has a number that its answer repeats: a process that sends anything else is ended, lest
-a task be given what is not its own. Nothing here ever blocks the loop.
+It is never forked: whatever threads the app has, it begins as a fresh interpreter. The loop watches the process itself
+as well as its socket, since a process that the task forked may keep the socket open. Each call has a number that its
+answer repeats: a process that sends anything else is ended, lest a task be given what is not its own. Nothing here ever
+blocks the loop.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from itertools import count
 from multiprocessing import connection, resource_tracker
 from typing import Final
 
-from flowrra.exceptions import WorkerLostError
-from flowrra.executors import messages, program_metrics
-from flowrra.executors.failures import RemoteTraceback
-from flowrra.executors.program_import import Launcher, main_module
-from flowrra.executors.worker_process import PROCESS_NAME, TERMINATION_GRACE, serve
+from flowrra.executors.outcomes import RemoteTraceback
+from flowrra.executors.processes import messages, program_metrics
+from flowrra.executors.processes.child import TERMINATION_GRACE, serve
+from flowrra.executors.processes.program_import import Launcher, main_module
 from flowrra.forks import leave_to_parent
 
 logger = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class WorkerProcess:
         self._pidfd = _open_pidfd(self.pid)
         _living.add(self)
         self._loop.add_reader(self._socket, self._read)
-        self._loop.add_reader(self._watched(), self._bury)
+        self._loop.add_reader(self._watched(), self._on_exit)
 
     def _watched(self) -> int:
         return self._process.sentinel if self._pidfd is None else self._pidfd
@@ -157,7 +156,7 @@ class WorkerProcess:
         """Whether it can be given another call, as far as is known."""
         return not (self.is_ending or self._is_cut_off or self.gone.done())
 
-    def epitaph(self) -> str:
+    def exit_reason(self) -> str:
         """How it ended, for an error message."""
         if self.has_begun:
             return f"The worker process {self.exit} while it ran the task"
@@ -285,14 +284,14 @@ class WorkerProcess:
         """SIGKILL."""
         self._process.kill()
 
-    def _bury(self) -> None:
+    def _on_exit(self) -> None:
         """It has ended: take what it still sent, and tell who waits."""
         self._loop.remove_reader(self._watched())
         code = self._process.exitcode
         if code is None and self._pidfd is None and self._looks < MOST_LOOKS:
             # What the system closes for it on its way out is seen a little before its exit code.
             self._looks += 1
-            self._loop.call_later(LOOK_INTERVAL, self._bury)
+            self._loop.call_later(LOOK_INTERVAL, self._on_exit)
             return
         while self._receive():
             pass
@@ -332,108 +331,6 @@ class WorkerProcess:
         self._close_own_end()
         self._process.terminate()
         return self._process.sentinel
-
-
-class ProcessPool:
-    """Worker processes, as many as there are calls at once.
-
-    Args:
-        max_calls: After how many calls a process is replaced; None is never.
-
-    Attributes:
-        deaths: How many processes ended without being told to.
-    """
-
-    def __init__(self, max_calls: int | None) -> None:
-        self._max_calls = max_calls
-        self._processes: set[WorkerProcess] = set()
-        self._idle: list[WorkerProcess] = []
-        self._numbers = count(1)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_open = False
-        self.deaths = 0
-
-    def open(self) -> None:
-        """Run calls from now on, on the running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._is_open = True
-
-    async def run(self, call: bytes, started: Started) -> bytes:
-        """Run a call in an idle process, or a new one. If this is cancelled, its process is ended, and waited for.
-
-        Args:
-            call: What :func:`messages.encode_call` made.
-            started: Called when the function begins.
-
-        Returns:
-            The frame that came back, for :func:`messages.decode_outcome`.
-
-        Raises:
-            WorkerLostError: The process could not be started, or ended without an outcome.
-        """
-        process = self._take()
-        was_idle = process.calls > 0
-        frame = await process.run(call, started)
-        if frame is None and was_idle and not process.has_begun:
-            # It had ended while it was idle, and nobody knew: that is not this task's doing.
-            process = self._take()
-            frame = await process.run(call, started)
-        if frame is None:
-            raise WorkerLostError(process.epitaph())
-        self._give_back(process)
-        return frame
-
-    def _take(self) -> WorkerProcess:
-        while self._idle:
-            process = self._idle.pop()  # the one whose caches are warm
-            if process.is_usable:
-                return process
-        try:
-            process = WorkerProcess(f"{PROCESS_NAME}-{next(self._numbers)}", self._bury)
-        except Exception as error:
-            raise WorkerLostError(f"A worker process can't be started: {error}") from error
-        self._processes.add(process)
-        logger.debug("worker process started pid=%d", process.pid)
-        return process
-
-    def _give_back(self, process: WorkerProcess) -> None:
-        if not process.is_usable:
-            return
-        if not self._is_open or process.calls == self._max_calls:
-            process.retire()
-        else:
-            self._idle.append(process)
-
-    def _bury(self, process: WorkerProcess) -> None:
-        self._processes.discard(process)
-        if process in self._idle:
-            self._idle.remove(process)
-        if not process.is_ending:
-            self.deaths += 1
-            logger.error(
-                "worker process died, replaced when needed pid=%d: it %s", process.pid, process.exit.rstrip(",")
-            )
-
-    async def close(self) -> None:
-        """End all processes, and wait until they have ended. Those of a loop that was closed are killed at once."""
-        self._is_open = False
-        self._idle.clear()
-        if self._loop is None or self._loop.is_closed():
-            self._abandon()
-            return
-        for process in self._processes:
-            process.retire()
-        gone = [process.gone for process in self._processes]
-        if gone:
-            _, left = await asyncio.wait(gone, timeout=3 * TERMINATION_GRACE)
-            if left:
-                logger.error("worker processes won't end, left to themselves count=%d", len(left))
-
-    def _abandon(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.release()
-        self._processes.clear()
 
 
 def _describe_exit(code: int | None) -> str:

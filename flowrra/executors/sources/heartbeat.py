@@ -22,7 +22,7 @@ HEARTBEATS = 3
 RENEWALS_PER_LEASE = 4
 
 
-class LeaseKeeper:
+class Heartbeat:
     """Keeps the leases of one broker's tasks.
 
     Attributes:

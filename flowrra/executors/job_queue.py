@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class MemoryQueue(Generic[Item]):
+class JobQueue(Generic[Item]):
     """Items by priority (lower numbers first), in order of arrival within one.
 
     Attributes:

@@ -23,9 +23,9 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from flowrra.executors import messages, program_import
-from flowrra.executors.failures import format_stack
-from flowrra.executors.program_metrics import Changes
+from flowrra.executors.outcomes import format_stack
+from flowrra.executors.processes import messages, program_import
+from flowrra.executors.processes.program_metrics import Changes
 from flowrra.log import TaskLogFilter
 from flowrra.task import Task, running_task
 

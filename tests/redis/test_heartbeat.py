@@ -8,7 +8,7 @@ from typing import Any
 from flowrra import BackendError
 from flowrra.brokers.base import Renewal
 from flowrra.brokers.redis import RedisBroker
-from flowrra.executors.lease_keeper import LeaseKeeper
+from flowrra.executors.sources.heartbeat import Heartbeat
 
 
 def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
@@ -21,7 +21,7 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
             raise RuntimeError("dictionary changed size during iteration")
         return {"id": "worker"}
 
-    keeper = LeaseKeeper(
+    keeper = Heartbeat(
         RedisBroker(url, lease=0.4), lambda: ["unknown"], lambda: ["add"], announcement, told.put, lambda _: None
     )
     keeper.start()

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from flowrra.exceptions import SerializationError, TaskImportError
-from flowrra.executors import program_import
-from flowrra.executors.failures import RemoteTraceback, describe, format_traceback
+from flowrra.executors.outcomes import RemoteTraceback, describe, format_traceback
+from flowrra.executors.processes import program_import
 from flowrra.task import Task
 
 # The length of what follows it, the number of the call, and the kind.
