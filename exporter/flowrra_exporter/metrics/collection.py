@@ -127,7 +127,7 @@ class Collection:
         if relied_on:
             await asyncio.wait(relied_on, timeout=timeout)
         left = min(deadline - time.monotonic(), _TRIAL_SECONDS - self.age)
-        if self.running and left > 0:
+        if self.running:
             await asyncio.wait(self.running.values(), timeout=left)
         if self._complete is not None:
             return self._complete
