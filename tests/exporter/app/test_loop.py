@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded
+from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded, LoopWaits
 
 from tests.exporter.conftest import until
 
@@ -280,6 +280,20 @@ async def test_a_pause_of_the_whole_process_does_not_make_a_healthy_loop_look_bl
         time.sleep(1.5 * LIMIT)  # no thread turns, as when a container has used up its share of the CPU
         other.release()
         assert await bridge.call("stats", lambda: 1, 1.0) == 1
+
+
+async def test_while_the_loop_itself_waits_for_the_figures_it_is_asked_for_none(other: OtherLoop) -> None:
+    bridge = bridge_to(other)
+    with bridge.waiting(), pytest.raises(LoopWaits, match="collect it in another thread"):
+        await bridge.call("stats", lambda: 1, 1.0)
+    assert await bridge.call("stats", lambda: 1, 1.0) == 1
+
+
+async def test_what_is_to_run_soon_runs_in_the_apps_thread(other: OtherLoop) -> None:
+    threads: list[threading.Thread] = []
+    bridge_to(other).run_soon(lambda: threads.append(threading.current_thread()))
+    await until(lambda: bool(threads))
+    assert threads == [other.thread]
 
 
 async def test_a_loop_that_has_ended_says_so(other: OtherLoop) -> None:
