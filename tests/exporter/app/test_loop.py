@@ -178,6 +178,16 @@ async def test_a_call_that_hangs_for_long_is_cancelled_and_can_be_tried_again(ot
     assert await _call_until_answered(bridge) == 1
 
 
+async def test_everybody_who_waits_for_a_call_is_told_that_it_was_cancelled(other: OtherLoop) -> None:
+    bridge = AppLoop(other.loop, other.thread, asyncio.get_running_loop(), LIMIT, cancel_after=0.1)
+    first = asyncio.create_task(bridge.call("stats", lambda: asyncio.sleep(20), 10.0))
+    await asyncio.sleep(0.2)
+    with pytest.raises(CallTimeout, match="stats was cancelled"):
+        await bridge.call("stats", lambda: asyncio.sleep(20), 10.0)  # which asks for the end of what hangs
+    with pytest.raises(CallTimeout, match="stats was cancelled"):
+        await first
+
+
 async def _call_until_answered(bridge: AppLoop) -> object:
     async with asyncio.timeout(5):
         while True:
