@@ -193,7 +193,7 @@ class Exporter:
         return found
 
     def _own_families(self) -> list[Family]:
-        """What the server's own work tells of itself."""
+        """The families about the server's own work."""
         background = [] if self._server is None else self._server.background
         found = [Family(BACKGROUND_ERRORS, [((each.label,), each.errors) for each in background])]
         if self._web_config_file is not None:

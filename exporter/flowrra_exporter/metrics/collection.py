@@ -127,7 +127,7 @@ class Collection:
         if relied_on:
             await asyncio.wait(relied_on, timeout=timeout)
         left = min(deadline - time.monotonic(), _TRIAL_SECONDS - self.age)
-        if self.running and left > 0:
+        if self.running:
             await asyncio.wait(self.running.values(), timeout=left)
         if self._complete is not None:
             return self._complete
@@ -177,7 +177,7 @@ class Collections:
         collectors: Returns the collectors that there are at the moment.
         timeout: The most that a scrape waits for a collection, in seconds.
         exemplars: Returns what tracing has kept.
-        own_families: Returns what whoever serves the collections tells of itself.
+        own_families: Returns the families about what serves the collections.
     """
 
     def __init__(

@@ -132,7 +132,7 @@ class Checks:
     async def _health_or_error(self) -> Mapping[str, Any] | Exception:
         try:
             health = await self.ask("health_check")
-        except Exception as error:  # noqa: BLE001 - told to whoever asked: the check is what failed
+        except Exception as error:  # noqa: BLE001 - the answer says it: the check is what failed
             return error
         return health if isinstance(health, Mapping) else TypeError("health_check() answered no mapping")
 
@@ -167,7 +167,7 @@ class Checks:
             return dict(await self.ask("health_check"))
         except (LoopUnavailable, CallTimeout) as error:
             return _unhealthy("event_loop" if isinstance(error, LoopUnavailable) else "health_check", str(error))
-        except Exception as error:  # noqa: BLE001 - told to whoever asked: the check is what failed
+        except Exception as error:  # noqa: BLE001 - the answer says it: the check is what failed
             return _unhealthy("health_check", f"health check failed: {type(error).__name__}")
 
     async def ask(self, method: str) -> Any:

@@ -29,7 +29,7 @@ class ApiRoutes:
 
     Args:
         checks: Asks the Management API for a client that won't wait.
-        management: Returns whom to ask, None before there is an app.
+        management: Returns the Management API, None before there is an app.
         failures: Lists the tasks that failed last.
         show_task_data: Clients that have proved who they are see what tasks were given and what they raised.
     """
