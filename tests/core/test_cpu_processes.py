@@ -367,6 +367,7 @@ class TestCancel:
 
         assert (await record_of(app, waiting)).status == "cancelled"
 
+    @pytest.mark.slow
     async def test_a_running_task(self, files: Files) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.hold_and_clean_up, cpu_tasks.pid)
         async with app:
@@ -382,6 +383,7 @@ class TestCancel:
         assert files.cleaned.read_text() == "cleaned up\n"
         assert_counts_add_up(numbers_of(app, "hold_and_clean_up"), running=0)
 
+    @pytest.mark.slow
     async def test_one_that_returns_nevertheless_has_succeeded(self, files: Files) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.swallow_the_end, cpu_tasks.pid)
         async with app:

@@ -249,6 +249,7 @@ class TestDraining:
         assert record is None or record.status in {"cancelled", "success"}, record
         assert (await FlowrraManager(app).get_stats())["tasks"]["pending"] == 0
 
+    @pytest.mark.slow
     async def test_a_task_that_will_not_end_is_left_to_itself(self) -> None:
         app = working_app(io_workers=1)
         release = asyncio.Event()

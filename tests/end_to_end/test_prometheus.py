@@ -123,6 +123,7 @@ def _by_task(samples: Samples, name: str) -> dict[str, float]:
 # ── while all workers are busy ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_every_door_tells_the_same_number_of_waiting_tasks(observed: Observed) -> None:
     waiting = observed.held["waiting"]
     samples = _samples(parse_text(observed.while_held["/metrics"]))

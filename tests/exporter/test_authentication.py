@@ -138,6 +138,7 @@ async def changed(service: Any, path: str, status: int, **headers: str) -> Answe
     raise AssertionError(f"{path} still answers {answer.status}")
 
 
+@pytest.mark.slow
 async def test_the_file_is_read_again_and_a_broken_one_changes_nothing(
     serve: Serve, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

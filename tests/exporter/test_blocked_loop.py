@@ -46,6 +46,7 @@ def rounds(command: Command, how: str) -> list[Round]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["block", "spin"])
 def test_a_blocked_loop(run: Run, how: str) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", f"--loop.block-threshold={THRESHOLD}", "told:make")
@@ -93,6 +94,7 @@ def test_a_blocked_loop(run: Run, how: str) -> None:
     command.wait_for_line("event loop answers again")
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_does_not_blame_its_app(run: Run) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", f"--loop.block-threshold={THRESHOLD}", "told:make")
     command.ready()

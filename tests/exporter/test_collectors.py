@@ -143,6 +143,7 @@ async def test_a_source_that_is_well_again_is_seen_by_the_next_scrape_however_lo
     assert answer.value("flowrra_collector_success", collector="app") == 1
 
 
+@pytest.mark.slow
 async def test_a_source_that_keeps_failing_slowly_holds_up_no_scrape_for_long(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def descriptors(command: Command) -> int:
     return len(os.listdir(f"/proc/{command.process.pid}/fd"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_slow_connections(run: Run) -> None:
     """More than the server keeps: those that dawdle are ended, and whoever asks is answered."""
@@ -318,6 +319,7 @@ def fuzzed() -> st.SearchStrategy[bytes]:
     return st.builds(build, line, headers, RAW)
 
 
+@pytest.mark.slow
 def test_fuzzed_requests_on_every_route(run: Run, tmp_path: Path) -> None:
     config = tmp_path / "web.yml"
     config.write_text("http_server_config: {headers: {X-Frame-Options: deny}}")
@@ -338,6 +340,7 @@ def test_fuzzed_requests_on_every_route(run: Run, tmp_path: Path) -> None:
     assert not command.err
 
 
+@pytest.mark.slow
 def test_random_bytes_in_the_middle_of_good_requests(run: Run) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", "told:make")
     url = command.ready()

@@ -91,6 +91,7 @@ def test_it_starts_answers_and_ends_while_nobody_reads_its_log(unread: Callable[
     assert command.process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_what_was_dropped_is_said_once_it_flows_again(unread: Callable[[int], Unread]) -> None:
     command = unread(2000)
     until(lambda: ((answer := command.get("/metrics")) is not None) and (answer.value(DROPPED) or 0) > 0)
@@ -109,6 +110,7 @@ def test_what_was_dropped_is_said_once_it_flows_again(unread: Callable[[int], Un
     assert sum(int(line.split('msg="')[1].split()[0]) for line in told) + len(reader) > 2000
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_of_what_is_read(unread: Callable[[int], Unread]) -> None:
     command = unread(500)
     reader: list[str] = []

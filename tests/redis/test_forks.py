@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 TIMEOUT = 40.0
 
 PROGRAM = """
@@ -59,6 +61,7 @@ def run(folder: Path, url: str, main: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_parent_and_children_go_on_side_by_side(tmp_path: Path, url: str) -> None:
     main = """
         app.start_sync()
@@ -77,6 +80,7 @@ def test_parent_and_children_go_on_side_by_side(tmp_path: Path, url: str) -> Non
     assert run(tmp_path, url, main) == "[0, 0, 0]\n"
 
 
+@pytest.mark.slow
 def test_processes_forked_before_the_start_are_two_workers(tmp_path: Path, url: str) -> None:
     main = """
         seen, go = os.pipe(), os.pipe()
@@ -101,6 +105,7 @@ def test_processes_forked_before_the_start_are_two_workers(tmp_path: Path, url: 
     assert run(tmp_path, url, main) == "[0, 0]\n"
 
 
+@pytest.mark.slow
 def test_each_holds_its_leases_by_a_name_of_its_own(tmp_path: Path, url: str) -> None:
     main = """
         names = os.pipe()

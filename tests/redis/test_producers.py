@@ -125,6 +125,7 @@ class TestProducer:
             assert (await manager.get_stats())["executors"]["io"]["workers"] == 7
             assert [each["executors"]["io"]["slots"] for each in await manager.list_workers()] == [7]
 
+    @pytest.mark.slow
     async def test_many_tasks_take_few_round_trips(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url, consume=False)) as app:
             await app.submit("add", 0, 0)
@@ -226,6 +227,7 @@ class TestConnections:
         assert [asyncio.run(work()) for _ in range(3)] == [3, 3, 3]
         assert connections(look) == before
 
+    @pytest.mark.slow
     def test_on_a_loop_after_one_that_was_closed_without_a_stop(self, url: str) -> None:
         """What was under way on the first one neither holds up the second, nor its stop."""
         program = [sys.executable, "-c", textwrap.dedent(CLOSED_WITHOUT_A_STOP), url]
@@ -280,6 +282,7 @@ class TestConnections:
                 assert (await final(app, await app.submit("add", 1, 2))).result == 3
                 assert await FlowrraManager(app).list_workers()
 
+    @pytest.mark.slow
     async def test_over_tls(self, url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
         issuer, stranger = Issuer(tmp_path, "issuer"), Issuer(tmp_path, "stranger")
         async with tls_front(issuer.issue("server"), valkey.port) as port:

@@ -45,6 +45,7 @@ async def test_without_memory_submit_fails_and_what_is_queued_runs_once(url: str
     assert sorted(gate.begun) == list(range(10))
 
 
+@pytest.mark.slow
 async def test_after_a_failover_the_app_goes_over_to_the_new_primary(server: ValkeyServer) -> None:
     with (
         ValkeyServer() as other,
