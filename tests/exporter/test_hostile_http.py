@@ -96,7 +96,7 @@ def test_a_thousand_slow_connections(run: Run) -> None:
                 assert fetch(url, "/livez").status == 200
         answers = [fetch(each, path) for each in (url, probes) for path in ("/livez", "/readyz") for _ in range(10)]
         assert {answer.status for answer in answers} == {200}
-        assert max(answer.seconds for answer in answers) < 1
+        assert max(answer.seconds for answer in answers) < SECONDS / 2
         assert fetch(url).status == 200
         assert descriptors(command) < before + MAX_CONNECTIONS + 20
         # Those that were kept are ended by the clock, one drop of header after the other or not.
