@@ -20,6 +20,7 @@ from flowrra_exporter import log_writer, logs
 from flowrra_exporter.log_writer import BackgroundHandler
 
 from tests.exporter.conftest import START_SECONDS, TARGETS, Answer, fetch
+from tests.support.forks import FORK_IS_MEANT
 from tests.support.servers import free_port
 
 DROPPED = "flowrra_exporter_log_records_dropped_total"
@@ -208,6 +209,7 @@ def test_a_reader_that_is_gone_is_no_error(logger: logging.Logger) -> None:
         assert handler.dropped == 3
 
 
+@pytest.mark.filterwarnings(FORK_IS_MEANT)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_writes_by_itself(logger: logging.Logger) -> None:
     reading, writing = os.pipe()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import FORK_IS_MEANT
+
 TIMEOUT = 40.0
 
 PROGRAM = """
@@ -55,7 +57,12 @@ def run(folder: Path, url: str, main: str) -> str:
     path = folder / "program.py"
     path.write_text(textwrap.dedent(PROGRAM.format(url=url)) + textwrap.dedent(main))
     done = subprocess.run(
-        [sys.executable, path], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [sys.executable, "-W", FORK_IS_MEANT, path],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
