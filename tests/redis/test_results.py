@@ -222,6 +222,18 @@ class TestLists:
         assert look.zcard("flowrra:status:success") == 2
         assert look.llen("flowrra:finished") == 2
 
+    async def test_what_expires_while_others_are_kept_is_on_none(self, url: str, look: redis.Redis) -> None:
+        """Some are looked at in the very moment in which they expire."""
+        backend = RedisBackend(url, ttl=0.05)
+        for n in range(600):
+            await backend.store(f"t{n}", finished(f"t{n}", n))
+        await asyncio.sleep(0.2)
+        for n in range(30):
+            await backend.store(f"late{n}", finished(f"late{n}", n))
+        await backend.close()
+
+        assert look.zcard("flowrra:status:success") == look.llen("flowrra:finished") <= 30
+
     async def test_what_was_written_again_stays_when_its_first_time_is_over(self, url: str) -> None:
         brief, lasting = RedisBackend(url, ttl=0.1), RedisBackend(url, ttl=60)
         for backend in (brief, lasting):
