@@ -69,6 +69,7 @@ def shop(server: ValkeyServer) -> Flowrra:
     return app
 
 
+@pytest.mark.slow
 async def test_the_statistics_answer_in_time_and_say_what_is_unknown(
     server: ValkeyServer, hurt: Callable[[], None]
 ) -> None:
@@ -95,6 +96,7 @@ async def test_the_statistics_answer_in_time_and_say_what_is_unknown(
         await app.stop(wait=False)
 
 
+@pytest.mark.slow
 async def test_scrape_page_and_api_show_what_the_process_knows(
     server: ValkeyServer, hurt: Callable[[], None], serve: Serve
 ) -> None:
