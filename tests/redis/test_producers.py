@@ -23,7 +23,7 @@ from flowrra.brokers import BaseBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, numbers_of, until
 from tests.exporter.certificates import Issuer, Pair
-from tests.management.test_seed_document import example_under
+from tests.management.test_published_document import example_under
 from tests.redis.apps import Gate, calls_of, counts_of, redis_app, with_tasks
 from tests.support.servers import ValkeyServer
 
@@ -82,7 +82,7 @@ class TestProducer:
             health = await manager.health_check()
             assert await manager.list_workers() == []
             for executor in stats["executors"].values():
-                assert executor == {"running": True, "workers": 0, "busy": 0}
+                assert executor == {"running": True, "workers": 0, "busy": 0, "waiting": 0}
             assert stats["tasks"]["pending"] == 5
             assert health["healthy"] is True
             for kind in ("io_executor", "cpu_executor"):
