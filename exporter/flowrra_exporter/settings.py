@@ -117,7 +117,6 @@ class Settings:
         True, SWITCH, "--collector.scheduler", "Serve the scheduler, its schedules and their runs."
     )
     collector_health: bool = _setting(True, SWITCH, "--collector.health", "Serve the app's health by component.")
-    collector_failures: bool = _setting(True, SWITCH, "--collector.failures", "Serve when a task last failed for good.")
     collector_runtime: bool = _setting(True, SWITCH, "--collector.runtime", "Serve the app's event loop and errors.")
     collector_python: bool = _setting(
         True,

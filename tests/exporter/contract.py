@@ -171,9 +171,6 @@ class ContractApp(MinimalApp):
         listed = [each for each in self.schedules if each["enabled"] or not enabled_only]
         return await self._answer("list_schedules", listed)
 
-    async def list_failed_tasks(self, limit: int | None = None) -> Any:
-        return await self._answer("list_failed_tasks", [{"finished_at": datetime(2026, 11, 22, tzinfo=UTC)}][:limit])
-
     async def list_registered_tasks(self) -> Any:
         tasks = [
             {"name": name, "cpu_bound": task["executor"] == "cpu", "max_retries": 3, "retry_delay": 1.0}

@@ -245,14 +245,6 @@ WORKER_PROCESSES = Metric(
     otel_unit="{process}",
 )
 
-LAST_FAILURE = Metric(
-    "flowrra_last_failure_timestamp_seconds",
-    "gauge",
-    "When a task last failed for good; absent while none has.",
-    "flowrra.last_failure.timestamp",
-    unit="seconds",
-    scope="shared",
-)
 TASKS_SUBMITTED = Metric(
     "flowrra_tasks_submitted_total",
     "counter",

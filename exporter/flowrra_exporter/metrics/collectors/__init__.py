@@ -6,7 +6,6 @@ from flowrra_exporter.app.management import Management
 from flowrra_exporter.metrics.collector import Collector
 from flowrra_exporter.metrics.collectors.app import AppCollector
 from flowrra_exporter.metrics.collectors.executors import ExecutorsCollector
-from flowrra_exporter.metrics.collectors.failures import FailuresCollector
 from flowrra_exporter.metrics.collectors.health import HealthCollector
 from flowrra_exporter.metrics.collectors.python import PythonCollector
 from flowrra_exporter.metrics.collectors.queue import QueueCollector
@@ -28,7 +27,6 @@ _OF_THE_APP = (
     SchedulerCollector,
     HealthCollector,
     RuntimeCollector,
-    FailuresCollector,
 )
 
 
