@@ -123,11 +123,13 @@ class TestWhereTasksAre:
 
         assert done.stdout == "2\nOdd: -1\nTrue\n"
 
+    @pytest.mark.slow
     def test_in_a_program_run_as_a_module(self, tmp_path: Path) -> None:
         program(tmp_path, MOVES)
 
         assert run("-m", "program", folder=tmp_path).stdout == "2\nOdd: -1\nTrue\n"
 
+    @pytest.mark.slow
     def test_in_a_module_that_a_command_line_program_imports(self, tmp_path: Path) -> None:
         program(tmp_path, "pass")
         imports = "import asyncio; from program import *;"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import FORK_IS_MEANT
+
 TIMEOUT = 40.0
 
 PROGRAM = """
@@ -84,7 +86,12 @@ def run(folder: Path, main: str) -> str:
     path = folder / "program.py"
     path.write_text(textwrap.dedent(PROGRAM) + textwrap.indent(textwrap.dedent(main), "    "))
     done = subprocess.run(
-        [sys.executable, "-W", "error", path], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, path],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

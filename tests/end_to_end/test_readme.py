@@ -33,6 +33,7 @@ def test_a_program_runs_and_prints_what_it_says(program: str, tmp_path: Path) ->
     assert run.stdout.splitlines()[: len(promised)] == promised
 
 
+@pytest.mark.slow
 def test_the_quick_start_is_served(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(PROGRAMS[0])
     exporter = Exporter("shop:app", folder=tmp_path)

@@ -35,6 +35,7 @@ def observe(run: Run, port: int, *flags: str) -> Command:
     return command
 
 
+@pytest.mark.slow
 async def test_it_runs_none_of_a_thousand_tasks_and_sees_them_all(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     client = redis.Redis(port=server.port)
@@ -69,6 +70,7 @@ def test_what_belongs_to_a_process_is_absent(run: Run, server: ValkeyServer) -> 
     assert "Slots in use" not in page
 
 
+@pytest.mark.slow
 async def test_schedules_are_seen_and_not_run(run: Run, server: ValkeyServer, tmp_path: Path) -> None:
     store = SQLiteSchedulerBackend(f"{tmp_path}/schedules.db")
     scheduler = produce(url_of(server)).create_scheduler(store)
@@ -93,6 +95,7 @@ async def test_schedules_are_seen_and_not_run(run: Run, server: ValkeyServer, tm
     assert observer.wait() == 0
 
 
+@pytest.mark.slow
 def test_it_ends_when_asked_to(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     observer.signal(signal.SIGTERM)
@@ -100,6 +103,7 @@ def test_it_ends_when_asked_to(run: Run, server: ValkeyServer) -> None:
     assert "the observer has stopped" in observer.log
 
 
+@pytest.mark.slow
 def test_the_broker_may_come_later_and_go(run: Run) -> None:
     with ValkeyServer() as first:
         port = first.port
@@ -116,6 +120,7 @@ def test_the_broker_may_come_later_and_go(run: Run) -> None:
     assert observer.get("/livez").status == 200
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_is_named(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     process = server._process

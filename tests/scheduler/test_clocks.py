@@ -37,6 +37,7 @@ def once(name: str, at: datetime) -> ScheduledTask:
     return ScheduledTask(name, "note", ScheduleType.ONE_TIME, at.isoformat(), (name,), next_run_at=at)
 
 
+@pytest.mark.slow
 @pytest.mark.tools
 @pytest.mark.parametrize("ahead", [AHEAD, -AHEAD])
 async def test_a_host_whose_clock_is_off_runs_nothing_early_or_late_takes_nothing_over_and_says_so_once(

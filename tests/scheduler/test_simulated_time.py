@@ -98,6 +98,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await world.scheduler.backend.close()
 
 
+@pytest.mark.slow
 async def test_an_interval_keeps_its_grid_for_hundreds_of_runs(world: World) -> None:
     await world.scheduler.schedule_interval("note", 0.7)
     await world.scheduler.start()

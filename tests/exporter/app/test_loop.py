@@ -118,14 +118,15 @@ async def test_a_slow_call_times_out_and_costs_no_other_call_anything(other: Oth
     assert await bridge.call("quick", lambda: 1, 0.3) == 1
 
 
+@pytest.mark.slow
 async def test_who_joins_a_call_that_is_overdue_is_told_at_once(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     with pytest.raises(CallTimeout):
-        await bridge.call("slow", lambda: asyncio.sleep(20), 0.2)
+        await bridge.call("slow", lambda: asyncio.sleep(20), 2.0)
     started = time.monotonic()
     with pytest.raises(CallTimeout, match="slow has not answered for"):
-        await bridge.call("slow", lambda: asyncio.sleep(20), 0.2)
-    assert time.monotonic() - started < 0.1
+        await bridge.call("slow", lambda: asyncio.sleep(20), 2.0)
+    assert time.monotonic() - started < 2.0 / 2
 
 
 async def test_a_call_that_a_busy_loop_took_up_late_is_overdue_as_soon(other: OtherLoop) -> None:
@@ -262,22 +263,23 @@ async def test_silence_grows_while_the_loop_is_blocked(other: OtherLoop) -> None
     bridge = bridge_to(other)
     bridge.tick()
     await until(lambda: bridge.silence == 0)
-    other.block()
     started = time.monotonic()
+    other.block()
     while time.monotonic() - started < 0.5:
         bridge.tick()
         await asyncio.sleep(0.02)
-    assert bridge.silence == pytest.approx(0.5, abs=0.1)
+    assert 0.5 / 2 < bridge.silence <= time.monotonic() - started
 
 
+@pytest.mark.slow
 async def test_time_in_which_the_whole_process_stood_still_is_not_blamed_on_the_app(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     other.block()
     bridge.tick()
     bridge.tick()
-    time.sleep(1.5)  # this thread stands still, as in a process that was stopped
+    time.sleep(2.0)  # this thread stands still, as in a process that was stopped
     bridge.tick()
-    assert bridge.silence < 0.5
+    assert bridge.silence < 2.0 / 2
     other.release()
     await until(lambda: not bridge.unresponsive)
 

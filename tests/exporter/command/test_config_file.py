@@ -99,6 +99,7 @@ def test_a_mistake_names_file_line_and_key_and_what_was_expected(file: Path, tex
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -163,6 +163,7 @@ def test_the_aiohttp_example_serves(start: Start) -> None:
     _wait(lambda: _running(f"http://127.0.0.1:{port}"))
 
 
+@pytest.mark.slow
 @FINDS_WORKERS
 def test_each_uvicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     port = free_port()
@@ -170,6 +171,7 @@ def test_each_uvicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     _each_of_two_answers(server.pid, f"http://127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 @FINDS_WORKERS
 def test_each_gunicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     port = free_port()
@@ -177,6 +179,7 @@ def test_each_gunicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     _each_of_two_answers(server.pid, f"http://127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_gunicorn_workers_have_ports_of_their_own(start: Start) -> None:
     port = free_port()
     first = 20_000 + os.getpid() % 5_000 * 2

@@ -138,6 +138,7 @@ def test_an_answer_about_the_receiver_drops_nothing(pusher: Pusher, inbox: Inbox
     assert str(reply.status) in done.failure or reply.text in done.failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "replies"),
     [

@@ -58,7 +58,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

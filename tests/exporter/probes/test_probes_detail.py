@@ -133,6 +133,7 @@ async def test_a_blip_does_not_fail_readiness_but_shows_in_the_health_check(serv
     assert "fails for" not in (await service.get("/readyz?verbose", Accept="text/plain")).text
 
 
+@pytest.mark.slow
 async def test_a_failure_that_lasts_fails_readiness_without_another_probe(serve: Serve) -> None:
     app = BrokerApp()
     service = await serve(app, probe_failure_grace=0.3)

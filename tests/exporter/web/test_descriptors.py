@@ -72,6 +72,7 @@ def can_open(command: Command, number: int) -> None:
     assert not [line for line in command.out[before:] if line.startswith("failed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over_tls", [True, False])
 def test_floods_of_both_ports_leave_the_app_and_the_probes_their_descriptors(
     run: Run, clients: ExitStack, tmp_path: Path, over_tls: bool

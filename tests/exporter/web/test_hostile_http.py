@@ -78,6 +78,7 @@ def descriptors(command: Command) -> int:
     return len(os.listdir(f"/proc/{command.process.pid}/fd"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_slow_connections(run: Run) -> None:
     """More than the server keeps: idle ones are ended, and whoever asks is answered."""
@@ -96,7 +97,7 @@ def test_a_thousand_slow_connections(run: Run) -> None:
                 assert fetch(url, "/livez").status == 200
         answers = [fetch(each, path) for each in (url, probes) for path in ("/livez", "/readyz") for _ in range(10)]
         assert {answer.status for answer in answers} == {200}
-        assert max(answer.seconds for answer in answers) < 1
+        assert max(answer.seconds for answer in answers) < SECONDS / 2
         assert fetch(url).status == 200
         assert descriptors(command) < before + MAX_CONNECTIONS + 20
         # Those that were kept are ended by the clock, one drop of header after the other or not.
@@ -319,6 +320,7 @@ def fuzzed() -> st.SearchStrategy[bytes]:
     return st.builds(build, line, headers, RAW)
 
 
+@pytest.mark.slow
 def test_fuzzed_requests_on_every_route(run: Run, tmp_path: Path) -> None:
     config = tmp_path / "web.yml"
     config.write_text("http_server_config: {headers: {X-Frame-Options: deny}}")
@@ -339,6 +341,7 @@ def test_fuzzed_requests_on_every_route(run: Run, tmp_path: Path) -> None:
     assert not command.err
 
 
+@pytest.mark.slow
 def test_random_bytes_in_the_middle_of_good_requests(run: Run) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", "told:make")
     url = command.ready()
