@@ -18,7 +18,6 @@ from tests.exporter.contract import MinimalApp
 
 BLOCKED = 2.2
 THRESHOLD = 1.0
-QUICK = 0.2
 
 
 class Round(NamedTuple):
@@ -57,10 +56,7 @@ def test_a_blocked_loop(run: Run, how: str) -> None:
     command.ready()
     everything = rounds(command, how)
 
-    times = sorted(answer.seconds for each in everything for answer in each[1:])
-    # All of them, on a machine that has nothing else to do; one that is busy may let a few wait for the processor.
-    assert times[int(0.98 * len(times)) - 1] < QUICK
-    assert times[-1] < 1
+    assert max(answer.seconds for each in everything for answer in each[1:]) < BLOCKED / 2, "none waits for the loop"
     assert {each.metrics.status for each in everything} == {200}
 
     # Those that were over before the block was, which the next one's beginning tells.
