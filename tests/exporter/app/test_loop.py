@@ -308,6 +308,17 @@ async def test_what_is_to_run_soon_runs_in_the_apps_thread(other: OtherLoop) -> 
     assert threads == [other.thread]
 
 
+async def test_a_loop_has_ended_when_it_is_closed_and_when_its_thread_is_gone(other: OtherLoop) -> None:
+    here, gone = asyncio.get_running_loop(), threading.Thread(target=lambda: None)
+    gone.start()
+    gone.join()
+    closed = asyncio.new_event_loop()
+    closed.close()
+    assert not AppLoop(other.loop, other.thread, here, LIMIT).ended
+    assert AppLoop(other.loop, gone, here, LIMIT).ended
+    assert AppLoop(closed, other.thread, here, LIMIT).ended
+
+
 async def test_a_loop_that_has_ended_says_so(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     other.end()
