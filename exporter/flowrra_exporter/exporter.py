@@ -96,7 +96,9 @@ class Exporter:
             lambda: self._management,
             self.settings.probe_timeout,
             self.settings.probe_failure_grace,
-            QueueLimits(self.settings.probe_max_pending, self.settings.probe_max_queue_age),
+            QueueLimits(
+                self.settings.probe_max_pending, self.settings.probe_max_queue_age, self.settings.probe_max_dead
+            ),
             self.settings.probe_require_workers,
         )
         self._collections = Collections(
