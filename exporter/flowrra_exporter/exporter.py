@@ -96,9 +96,7 @@ class Exporter:
             lambda: self._management,
             self.settings.probe_timeout,
             self.settings.probe_failure_grace,
-            QueueLimits(
-                self.settings.probe_max_pending, self.settings.probe_max_queue_age, self.settings.probe_max_dead
-            ),
+            QueueLimits(self.settings.probe_max_pending, self.settings.probe_max_queue_age),
             self.settings.probe_require_workers,
         )
         self._collections = Collections(

@@ -187,13 +187,6 @@ class Settings:
         "/readyz fails while more tasks than that wait in a queue.",
         unset="no limit",
     )
-    probe_max_dead: int | None = _setting(
-        None,
-        COUNT._replace(metavar="TASKS"),
-        "--probe.max-dead",
-        "/readyz fails while more tasks than that are dead.",
-        unset="no limit",
-    )
     probe_max_queue_age: float | None = _setting(
         None,
         SECONDS,

@@ -10,22 +10,18 @@ from typing import Any
 from flowrra_exporter.metrics.collector import number, section, timestamp
 from flowrra_exporter.probes.check import Check
 
-_DEPTH, _AGE, _DEAD = "queue_depth", "queue_age", "dead_tasks"
+_DEPTH, _AGE = "queue_depth", "queue_age"
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """The most tasks that may wait in a queue, for how many seconds the oldest may, and how many may be dead.
-
-    None is no limit.
-    """
+    """The most tasks that may wait in a queue, and for how many seconds the oldest may; None is no limit."""
 
     max_pending: int | None = None
     max_age: float | None = None
-    max_dead: int | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._names)
+        return self.max_pending is not None or self.max_age is not None
 
     def checks(self, queues: Mapping[str, Any]) -> list[Check]:
         """What ``get_queue_stats`` says, as checks. A figure that isn't known fails none.
@@ -39,7 +35,6 @@ class QueueLimits:
             for name, problems in (
                 (_DEPTH, list(self._too_deep(figures))),
                 (_AGE, list(self._too_old(figures))),
-                (_DEAD, list(self._too_many_dead(figures))),
             )
             if name in self._names
         ]
@@ -50,7 +45,7 @@ class QueueLimits:
 
     @property
     def _names(self) -> list[str]:
-        limits = {_DEPTH: self.max_pending, _AGE: self.max_age, _DEAD: self.max_dead}
+        limits = {_DEPTH: self.max_pending, _AGE: self.max_age}
         return [name for name, limit in limits.items() if limit is not None]
 
     def _too_deep(self, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -65,9 +60,3 @@ class QueueLimits:
             age = 0.0 if since is None else time.time() - since
             if self.max_age is not None and age > self.max_age:
                 yield f"{kind}: a task waits for {age:.1f} s, at most {self.max_age:g} s are allowed"
-
-    def _too_many_dead(self, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-        for kind, found in figures.items():
-            dead = number(found, "dead")
-            if self.max_dead is not None and dead is not None and dead > self.max_dead:
-                yield f"{kind}: {dead} tasks are dead, at most {self.max_dead} may be"

@@ -203,14 +203,6 @@ async def test_a_queue_that_is_too_long_or_too_old_fails_readiness(serve: Serve)
     assert (await service.get("/livez")).status == 200
 
 
-async def test_too_many_dead_tasks_fail_readiness(serve: Serve) -> None:
-    app = ContractApp()
-    app.queues["io"]["dead"] = 3
-    assert (await (await serve(app, probe_max_dead=3)).get("/readyz")).status == 200
-    checks = json.loads((await (await serve(app, probe_max_dead=2)).get("/readyz")).text)["checks"]
-    assert checks["dead_tasks"] == {"status": "failed", "message": "io: 3 tasks are dead, at most 2 may be"}
-
-
 async def test_what_is_not_known_of_a_queue_fails_nothing(serve: Serve) -> None:
     app = ContractApp()
     app.queues["io"] |= {"pending": None, "oldest_pending_at": None}
