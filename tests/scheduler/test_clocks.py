@@ -142,3 +142,83 @@ async def test_an_interval_that_is_meant_to_begin_later_does(url: str) -> None:
     assert await store.catch_up_with_clock(round(time.time() * 1e6)) == 0
     assert await store.next_due() == micros(later)
     await store.close()
+
+
+class Asked:
+    """A shared clock whose answers take their time, beside a monotonic clock that only this turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *takes: float) -> None:
+        self.monotonic, self.own, self.shared = 100.0, 1_000.0, 5_000.0
+        self.takes, self.count = list(takes), 0
+        monkeypatch.setattr("flowrra.scheduler.clock.time.monotonic", lambda: self.monotonic)
+        self.clock = SharedClock(lambda: self.own, self._ask)
+
+    async def _ask(self) -> float:
+        self.count += 1
+        self.pass_by(self.takes.pop(0) if self.takes else 0.0)
+        return self.shared
+
+    def pass_by(self, seconds: float) -> None:
+        self.monotonic += seconds
+        self.own += seconds
+        self.shared += seconds
+
+
+async def test_a_shared_clock_is_looked_at_each_half_minute_and_goes_on_by_the_monotonic_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = Asked(monkeypatch)
+    await asked.clock.look()
+    assert (asked.clock.now(), asked.count) == (5_000.0, 1)
+    asked.pass_by(29.9)
+    await asked.clock.look()
+    assert (asked.clock.now(), asked.clock.micros(), asked.count) == (5_029.9, 5_029_900_000, 1)
+    asked.pass_by(0.1)
+    await asked.clock.look()
+    assert asked.count == 2
+    asked.own += 1.5  # the host's clock is set: it is looked at once
+    await asked.clock.look()
+    await asked.clock.look()
+    assert asked.count == 3
+
+
+@pytest.mark.parametrize(("takes", "count"), [((0.01,), 1), ((0.03, 0.5), 2), ((3.0, 0.01), 2), ((3.0, 3.0, 3.0), 2)])
+async def test_an_answer_that_took_long_is_asked_for_once_more_and_counts_from_its_end(
+    monkeypatch: pytest.MonkeyPatch, takes: tuple[float, ...], count: int
+) -> None:
+    asked = Asked(monkeypatch, *takes)
+    await asked.clock.look()
+    assert asked.count == count
+    assert asked.clock.now() == pytest.approx(asked.shared)
+
+
+@pytest.mark.parametrize(("by", "was_put_back"), [(0.9, False), (1.1, True), (-1.1, False)])
+async def test_a_clock_that_is_put_back_by_more_than_a_second_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, by: float, was_put_back: bool
+) -> None:
+    asked = Asked(monkeypatch)
+    await asked.clock.look()
+    assert asked.clock.was_put_back, "nobody looked before"
+    asked.clock.was_put_back = False
+    asked.shared -= by
+    asked.pass_by(30.0)
+    await asked.clock.look()
+    assert asked.clock.was_put_back is was_put_back
+    assert asked.clock.now() == pytest.approx(asked.shared)
+
+
+@pytest.mark.parametrize(("by", "was_put_back"), [(0.9, False), (1.1, True), (-1.1, False)])
+async def test_so_is_a_hosts_clock_where_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch, by: float, was_put_back: bool
+) -> None:
+    asked = Asked(monkeypatch)
+
+    async def no_clock() -> None: ...
+
+    clock = SharedClock(lambda: asked.own, no_clock)
+    await clock.look()
+    clock.was_put_back = False
+    asked.own -= by
+    await clock.look()
+    assert clock.was_put_back is was_put_back
+    assert clock.now() == asked.own
