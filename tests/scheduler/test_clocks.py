@@ -222,3 +222,22 @@ async def test_so_is_a_hosts_clock_where_there_is_no_other(
     await clock.look()
     assert clock.was_put_back is was_put_back
     assert clock.now() == asked.own
+
+
+async def test_nothing_is_said_of_a_clock_that_agrees_from_the_start_and_once_of_one_that_never_answered(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrra.scheduler.clock.LOOK_EVERY", 0.0)
+    caplog.set_level("INFO")
+    agrees, silent = Clocks(1_000.0), Clocks(0.0)
+    await agrees.clock.look()
+    assert caplog.messages == []
+    for _ in range(3):
+        await silent.clock.look()
+    assert len(caplog.messages) == 1
+    assert silent.clock.now() == 1_000.0
+    silent.shared = 1_000.0
+    await silent.clock.look()
+    silent.shared = 0.0
+    await silent.clock.look()
+    assert len(caplog.messages) == 2, "it was well in between"

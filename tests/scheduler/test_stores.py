@@ -533,3 +533,11 @@ async def test_runs_are_listed_by_schedule_and_result(store: SqlSchedulerBackend
     assert await store.list_runs("a", 9, ("claimed",)) == []
     # What was skipped is over; what failed is tried again two seconds later.
     assert await store.next_due() == micros(NOW) + 2 * SECOND
+
+
+async def test_opening_a_store_again_leaves_its_rows_as_they_are(store: SqlSchedulerBackend) -> None:
+    await store.create(ScheduledTask("i", "note", ScheduleType.INTERVAL, "300", next_run_at=NOW))
+    before = await store._read(SCHEDULES.select())
+    await store.close()
+    assert await store._read(SCHEDULES.select()) == before
+    assert before[0]["definition"] is not None
