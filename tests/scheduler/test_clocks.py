@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flowrra import Flowrra
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
 from flowrra.scheduler.local_time import LOCAL, local, micros
@@ -241,3 +242,41 @@ async def test_nothing_is_said_of_a_clock_that_agrees_from_the_start_and_once_of
     silent.shared = 0.0
     await silent.clock.look()
     assert len(caplog.messages) == 2, "it was well in between"
+
+
+@pytest.mark.parametrize("call", ["stats", "trigger", "schedule", "enable"])
+async def test_a_scheduler_that_does_not_run_goes_by_the_stores_clock_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    app = Flowrra()
+    scheduler = app.create_scheduler(str(tmp_path / "s.db"))
+
+    @app.task()
+    async def note() -> None: ...
+
+    ahead = datetime.now() + timedelta(hours=2)  # noqa: DTZ005
+
+    async def clock() -> float:
+        return ahead.timestamp()
+
+    monkeypatch.setattr(scheduler.backend, "clock", clock)
+    in_an_hour = ahead - timedelta(hours=1)
+    await scheduler.backend.create(
+        ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=in_an_hour, enabled=call != "enable")
+    )
+    if call == "stats":
+        assert (await scheduler.stats())["overdue_schedules"] == 1
+    elif call == "trigger":
+        async with app:
+            run = await scheduler.trigger("a")
+        assert int(run.partition("@")[2]) >= micros(ahead)
+    else:
+        if call == "schedule":
+            await scheduler.schedule_interval("note", 61, task_id="a", replace=True)
+        else:
+            await scheduler.enable_task("a")
+        task = await scheduler.get_scheduled_task("a")
+        assert task is not None
+        assert task.next_run_at is not None
+        assert task.next_run_at > ahead
+    await scheduler.backend.close()
