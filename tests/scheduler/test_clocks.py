@@ -116,7 +116,9 @@ async def test_a_shared_clock_that_does_not_answer_leaves_the_time_as_it_goes_on
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(tmp_path: Path, restarts: bool) -> None:
+async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(
+    tmp_path: Path, restarts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(tmp_path / "s.db", START)
     world.scheduler.check_interval = 60
     await world.scheduler.schedule_interval("note", 60)
@@ -133,6 +135,7 @@ async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(tmp_path
     await world.clock.run(timedelta(minutes=6))
     # It is noticed after a check interval at the most, and the first run is an interval later.
     assert len(world.submitted) in (4, 5, 6)
+    assert caplog.text.count("the clock was put back: intervals start anew schedules=1") == 1
     await world.scheduler.stop()
 
 

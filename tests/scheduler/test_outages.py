@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -228,3 +229,14 @@ async def test_a_loop_that_does_not_end_is_cancelled_and_the_store_closed(
     await asyncio.wait_for(world.scheduler.stop(), 10)
     assert store.calls == 1
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("flowrra-scheduler")]
+
+
+async def test_a_loop_is_expected_to_turn_45_seconds_after_it_meant_to(world: World) -> None:
+    assert world.scheduler.expected_at is None
+    before = time.monotonic()
+    await world.scheduler.schedule_once("note", START + timedelta(seconds=60))
+    await world.scheduler.start()
+    assert world.scheduler.expected_at is not None
+    assert before + 45 <= world.scheduler.expected_at <= time.monotonic() + 45
+    await world.clock.run(timedelta(seconds=1))
+    assert before + 105 <= world.scheduler.expected_at <= time.monotonic() + 105

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -541,3 +541,12 @@ async def test_opening_a_store_again_leaves_its_rows_as_they_are(store: SqlSched
     await store.close()
     assert await store._read(SCHEDULES.select()) == before
     assert before[0]["definition"] is not None
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_time_with_an_offset_is_read_as_a_local_one(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    await spoil(store, "a", created_at="2026-03-04T05:06:07+00:00", last_run_at="2026-03-04T05:06:07.123456")
+    [task] = await store.list_all()
+    assert task.created_at == datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).astimezone().replace(tzinfo=None)
+    assert task.last_run_at == NOW

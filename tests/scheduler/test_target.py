@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,3 +122,41 @@ async def test_a_scheduler_with_executors_of_its_own_submits_to_them(tmp_path: A
         await scheduler.trigger(await scheduler.schedule_interval("pid", 60))
     await scheduler.stop()
     await executor.stop()
+
+
+@dataclass
+class Order:
+    number: int
+
+
+@pytest.mark.parametrize("to_callback", [False, True])
+async def test_arguments_are_rebuilt_for_the_function_that_gets_them(to_callback: bool) -> None:
+    app, seen = App(), []
+
+    async def ship(order: Order) -> None: ...
+
+    async def submit(function: object, *args: object) -> None:
+        seen.append((function, args))
+
+    app.registry.task(name="ship")(ship)
+    if to_callback:
+        app.target.callback = submit
+    task = ScheduledTask("a", "ship", ScheduleType.INTERVAL, "60", ({"number": 7},))
+    await app.target.submit(Run(f"a@{NOW}", task, NOW, 1, NOW), NOW, 5.0)
+    assert seen == ([(app.registry.get("ship"), (Order(7),))] if to_callback else [])
+    assert [args for _, args, _, _ in app.submitted] == ([] if to_callback else [(Order(7),)])
+
+
+def test_a_task_waits_in_memory_where_neither_a_broker_nor_a_callback_takes_it() -> None:
+    app = App()
+    app.registry.task(name="pid", cpu_bound=True)(pid)
+    executors: dict[str, Any] = {"io": SimpleNamespace(broker=None)}
+    target = Target(app.registry, lambda: executors)
+    assert target.is_there
+    assert (target.is_in_memory("note"), target.is_in_memory("pid")) == (True, False)
+    executors["io"].broker = object()
+    assert not target.is_in_memory("note")
+    executors["io"].broker, target.callback = None, app.note
+    assert not target.is_in_memory("note")
+    assert not Target(app.registry, dict).is_there
+    assert app.target.is_there
