@@ -550,3 +550,24 @@ async def test_a_time_with_an_offset_is_read_as_a_local_one(store: SqlSchedulerB
     [task] = await store.list_all()
     assert task.created_at == datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).astimezone().replace(tzinfo=None)
     assert task.last_run_at == NOW
+
+
+async def test_the_latest_hundred_runs_of_a_schedule_that_may_not_overlap_are_kept(
+    store: SqlSchedulerBackend, monkeypatch: Any
+) -> None:
+    for name, most in (("limited", 1), ("free", None)):
+        await store.create(once(name, -60.0, max_running=most))
+        rows = [
+            {"id": f"{name}@{n}", "schedule_id": name, "due": n, "attempts": 1, "result": "submitted"}
+            for n in range(103)
+        ]
+        await store._write(RUNS.insert().values(rows))
+    for name in ("MOST_RUNS", "TRIM_EVERY"):
+        monkeypatch.setattr(f"flowrra.scheduler.backends.sql.{name}", 1)
+    run = await store.begin_run("free", micros(NOW), "x")
+    assert run is not None
+    await store.settle([run], micros(NOW), {})
+    kept = [(row["schedule_id"], row["due"]) for row in await store.list_runs(None, 1000)]
+    assert [due for name, due in kept if name == "limited"] == list(range(102, 2, -1))
+    assert [due for name, due in kept if name == "free"][:1] == [micros(NOW)]
+    assert len(kept) <= 102
