@@ -73,6 +73,13 @@ PROGRAM = """
         sys.exit(0)
 
 
+    def until(holds):
+        deadline = time.monotonic() + 10
+        while not holds() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert holds()
+
+
     def stats():
         return asyncio.run(FlowrraManager(app).get_task_stats())
 
@@ -160,12 +167,12 @@ def test_the_child_counts_from_nothing_and_has_a_name_of_its_own(tmp_path: Path)
             assert str(os.getpid()) in app.id
             assert stats()["pid"]["submitted"] == 0
             result(pid)
-            assert stats()["pid"]["succeeded"] == 1
+            until(lambda: stats()["pid"]["succeeded"] == 1)
             assert "flowrra-loop-monitor" in {each.name for each in threading.enumerate()}
             app.stop_sync()
 
         print(in_a_fork(child))
-        assert stats()["pid"]["succeeded"] == 1
+        until(lambda: stats()["pid"]["succeeded"] == 1)
         app.stop_sync()
     """
     assert run(tmp_path, main) == "0\n"

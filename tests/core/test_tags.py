@@ -208,7 +208,8 @@ def test_what_is_no_value_is_unreadable(value: Any) -> None:
     assert_unreadable(json.dumps(value))
 
 
-@pytest.mark.parametrize("depth", [2_000, 200_000])
+# From 3.12 on, Python reads some thousand levels.
+@pytest.mark.parametrize("depth", [50_000, 200_000])
 @pytest.mark.parametrize("inner", ["1", '{"__flowrra__":"date","value":"2026-01-01"}'], ids=["plain", "tagged"])
 def test_so_is_what_is_nested_too_deeply(depth: int, inner: str) -> None:
     assert_unreadable("[" * depth + inner + "]" * depth)

@@ -306,6 +306,7 @@ class TestTheDead:
             assert (await final(app, good)).result == 3
             # None is lost, and none stays.
             await until(lambda: not look.exists(QUEUE) and not look.exists(f"{QUEUE}:leases"))
+            await until(lambda: look.zcard(f"{QUEUE}:dead") == len(entries))
             dead = await FlowrraManager(app).list_dead_tasks()
             assert len(dead) == len(entries)
             assert all(each["reason"] for each in dead)
