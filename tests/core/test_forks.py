@@ -104,6 +104,7 @@ def run(folder: Path, main: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", ["pass", "app.start_sync()"], ids=["by its first use", "told to"])
 def test_it_starts_anew_in_the_child(tmp_path: Path, again: str) -> None:
     main = f"""
@@ -199,6 +200,7 @@ def test_the_events_of_the_child_say_that_they_are_its_own(tmp_path: Path, begun
     assert run(tmp_path, main) == "0\n"
 
 
+@pytest.mark.slow
 def test_worker_processes_are_each_its_own(tmp_path: Path) -> None:
     main = """
         app.start_sync()
@@ -315,6 +317,7 @@ def ask(path: Path) -> list[int]:
         return answer
 
 
+@pytest.mark.slow
 def test_a_server_that_loads_the_app_before_it_forks(tmp_path: Path) -> None:
     (tmp_path / "web.py").write_text(textwrap.dedent(WEB))
     address = tmp_path / "socket"

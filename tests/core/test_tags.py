@@ -118,6 +118,7 @@ def seen(value: Any) -> Any:
     return repr(value)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(args=st.lists(VALUES, max_size=3), kwargs=st.dictionaries(KEYS, VALUES, max_size=2))
 def test_whatever_is_nested_in_whatever_comes_back(args: list[Any], kwargs: dict[str, Any]) -> None:
@@ -142,6 +143,7 @@ def test_plain_json_stands_there_as_it_is(value: Any) -> None:
     assert seen(codec.decode_task(queued(value)).task.args) == seen((value,))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(value=HOSTILE)
 def test_what_anybody_else_writes_is_read_or_refused(value: Any) -> None:

@@ -77,6 +77,7 @@ async def broker(url: str) -> Any:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 class TestADriverThatRaises:
+    @pytest.mark.slow
     async def test_costs_no_request_that_can_be_made_again(
         self, error: Exception, broker: RedisBroker, break_on_loop: Break
     ) -> None:
@@ -103,6 +104,7 @@ class TestADriverThatRaises:
                 request()
             request()
 
+    @pytest.mark.slow
     async def test_stops_no_worker_and_no_waiter(self, error: Exception, url: str, break_on_loop: Break) -> None:
         gate = Gate()
         async with with_tasks(redis_app(url, lease=1.0, max_deliveries=50), gate) as app:
