@@ -7,6 +7,7 @@ Needs the redis package; only modules that are loaded for a Redis URL import thi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -264,7 +265,8 @@ class RedisServer:
     async def _leave_replica(self) -> None:
         """Have the running loop's idle connections made anew: those there are lead to what is now a replica."""
         client = await self.client()
-        await client.connection_pool.disconnect(inuse_connections=False)
+        with contextlib.suppress(Exception):  # it raises anything while it closes a broken one
+            await client.connection_pool.disconnect(inuse_connections=False)
 
     def failure(self, what: str, error: Exception) -> BackendError:
         """The error that tells users what went wrong where. A server may repeat a password that it doesn't understand:
@@ -367,5 +369,7 @@ async def _close_with_loop(client: redis.asyncio.Redis) -> AsyncGenerator[None, 
     try:
         yield
     finally:
-        await client.aclose()
-        await client.connection_pool.disconnect()
+        # The driver raises anything while it closes a broken connection, and closes the others all the same.
+        for close in (client.aclose, client.connection_pool.disconnect):
+            with contextlib.suppress(Exception):
+                await close()
