@@ -38,6 +38,7 @@ test-fast: $(INSTALLED) ## Run the tests that take less than 2 s each and need n
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/mypy examples grafana mutate
 

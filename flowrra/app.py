@@ -35,7 +35,7 @@ from flowrra.exceptions import (
 from flowrra.executors.base import BaseTaskExecutor, State
 from flowrra.executors.cpu_executor import CPUExecutor
 from flowrra.executors.io_executor import IOExecutor
-from flowrra.executors.program_import import end_import, imports_another_module, is_worker_process
+from flowrra.executors.processes.program_import import end_import, imports_another_module, is_worker_process
 from flowrra.forks import detach_loop, leave_to_parent, tell_of_forks
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
@@ -184,7 +184,7 @@ class Flowrra:
             backend = config.create_backend()
         zone = None if timezone is None else ZoneInfo(timezone)
         self._scheduler = Scheduler(backend, self._registry, check_interval, timezone=zone)
-        self._scheduler.use_app(self._submit_anywhere, self.get_result, lambda: self.executors)
+        self._scheduler.use_app(self._submit_on_app_loop, self.get_result, lambda: self.executors)
         return self._scheduler
 
     @property
@@ -403,13 +403,13 @@ class Flowrra:
             PRIORITY.check("priority", priority)
         if self._loop is not asyncio.get_running_loop():
             options = SubmitOptions(priority=priority)
-            return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))
+            return await self._run_on_live_loop(lambda: self._submit(task_func, args, kwargs, options))
         try:
             definition = self._registry.by_function[task_func]  # type: ignore[index]  # a name is no key of it
         except (KeyError, TypeError):  # a name, or what no task is made of
             definition = self._definition(task_func)
         executor = self._cpu_executor if definition.cpu_bound else self._io_executor
-        return await (executor or self._ensure_executor(definition.cpu_bound)).accept(
+        return await (executor or self._ensure_executor(definition.cpu_bound)).submit_task(
             definition, args, kwargs, priority
         )
 
@@ -437,7 +437,7 @@ class Flowrra:
             TypeError, ValueError: A value is of the wrong type or out of range.
         """
         chosen = SubmitOptions(priority, countdown, eta, task_id, timeout, {} if headers is None else headers)
-        return Submission(self._submit_anywhere, chosen)
+        return Submission(self._submit_on_app_loop, chosen)
 
     async def submit_many(self, calls: Iterable[Call]) -> list[str]:
         """Submit many tasks.
@@ -456,7 +456,7 @@ class Flowrra:
         found = [self._checked_call(index, call) for index, call in enumerate(calls)]
         if self._loop is asyncio.get_running_loop():
             return await self._submit_many(found)
-        return await self._on_own_loop(lambda: self._submit_many(found))
+        return await self._run_on_live_loop(lambda: self._submit_many(found))
 
     def _checked_call(self, index: int, call: Call) -> tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]:
         try:
@@ -477,7 +477,7 @@ class Flowrra:
         # Neighbours of one kind go together, and the order stays.
         for cpu_bound, group in groupby(calls, key=lambda call: call[0].cpu_bound):
             try:
-                ids += await self._ensure_executor(cpu_bound).accept_many(list(group))
+                ids += await self._ensure_executor(cpu_bound).submit_tasks(list(group))
             except PartialSubmissionError as error:
                 raise PartialSubmissionError(error.reason, ids + error.queued, error.unsure) from error
             except BackendError as error:
@@ -498,7 +498,7 @@ class Flowrra:
         options = SubmitOptions(priority=priority)
         return self._call_from_thread(lambda: self._submit(task_func, args, kwargs, options))
 
-    async def _submit_anywhere(
+    async def _submit_on_app_loop(
         self,
         task_func: Callable[..., Any] | str,
         args: tuple[Any, ...],
@@ -507,7 +507,7 @@ class Flowrra:
     ) -> str:
         if self._loop is asyncio.get_running_loop():
             return await self._submit(task_func, args, kwargs, options)
-        return await self._on_own_loop(lambda: self._submit(task_func, args, kwargs, options))
+        return await self._run_on_live_loop(lambda: self._submit(task_func, args, kwargs, options))
 
     async def _submit(
         self,
@@ -518,7 +518,7 @@ class Flowrra:
     ) -> str:
         definition = self._definition(task_func)
         # A task put straight into app.registry has not been given an executor yet.
-        return await self._ensure_executor(definition.cpu_bound).accept_once(definition, args, kwargs, options)
+        return await self._ensure_executor(definition.cpu_bound).submit_once(definition, args, kwargs, options)
 
     def _definition(self, task_func: Callable[..., Any] | str) -> TaskDefinition:
         try:
@@ -593,11 +593,10 @@ class Flowrra:
             True if it ended by this call; False if it is unknown, was over already, or would not end.
         """
         if self._state == "stopped":
-            # Of an app that doesn't run here there are tasks in a broker at most, where others may run them.
-            return any(executor.is_leasing() for executor in self.executors.values()) and await self._cancel(task_id)
+            return await self._cancel(task_id)  # in a broker there may be tasks all the same
         if self._loop is asyncio.get_running_loop():
             return await self._cancel(task_id)
-        return await self._on_own_loop(lambda: self._cancel(task_id))
+        return await self._run_on_live_loop(lambda: self._cancel(task_id))
 
     async def _cancel(self, task_id: str) -> bool:
         for executor in self.executors.values():
@@ -607,13 +606,13 @@ class Flowrra:
 
     # ── other loops and threads ─────────────────────────────────────────────────────────────────────────────
 
-    async def on_own_loop(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    async def run_on_app_loop(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Await ``call()`` on the app's loop if it runs on another one, else here."""
         if self._loop is None or self._loop.is_closed() or self._loop is _running_loop():
             return await call()
-        return await self._on_own_loop(call)
+        return await self._run_on_live_loop(call)
 
-    async def _on_own_loop(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    async def _run_on_live_loop(self, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         loop = self._live_loop()
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), loop))
 

@@ -50,7 +50,7 @@ _encoder = json.JSONEncoder(separators=(",", ":"))
 _chunks = c_make_encoder and c_make_encoder(None, _encoder.default, _quoted, None, ":", ",", False, False, True)
 
 
-class QueuedTask(NamedTuple):
+class DecodedTask(NamedTuple):
     """A task as it was read from a queue.
 
     Attributes:
@@ -167,7 +167,7 @@ def encode_task(task: Task, submitted_at: datetime | None, call: str) -> str:
     )
 
 
-def decode_task(data: bytes) -> QueuedTask:
+def decode_task(data: bytes) -> DecodedTask:
     """Read what :func:`encode_task`, or flowrra 0.1.8, wrote.
 
     Raises:
@@ -210,7 +210,7 @@ def decode_task(data: bytes) -> QueuedTask:
             jitter,
             _headers(found("headers")),
         )
-        return QueuedTask(
+        return DecodedTask(
             task,
             None if submitted_at is None else datetime.fromisoformat(submitted_at),
             _call_within(text, fields) or encode_call(task.args, task.kwargs, name),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from flowrra.supervision import Supervised
 from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
@@ -84,20 +84,14 @@ class _Mailbox:
         self._events: deque[Event] = deque()
         self._arrival = asyncio.Event()
         self._empty = asyncio.Event()
-        self._is_closed = False
         self._loop = asyncio.get_running_loop()
-        self._start()
-
-    def _start(self) -> None:
-        if self._is_closed:
-            return
-        # In a context of its own: it must not look like a part of the task whose event came first.
-        self._worker = self._loop.create_task(self._work(), name="flowrra-events", context=contextvars.Context())
-        self._worker.add_done_callback(self._ended)
-
-    def _ended(self, worker: asyncio.Task[None]) -> None:
-        if not self._is_closed:  # somebody cancelled it; a loop that is about to close is closed by then
-            self._loop.call_later(REPLACEMENT_DELAY, self._start)
+        self._handing_over = Supervised(
+            self._work,
+            "flowrra-events",
+            REPLACEMENT_DELAY,
+            lambda error: logger.warning("event delivery died, replaced subscriber=%r error=%r", subscriber, error),
+        )
+        self._handing_over.start()
 
     def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
         return self._loop is loop
@@ -131,9 +125,9 @@ class _Mailbox:
 
     def close(self) -> int:
         """End it. Returns how many events it still had: they are not handed over any more."""
-        self._is_closed = True
-        if not self._loop.is_closed():
-            self._worker.cancel()
+        worker = self._handing_over.release()
+        if worker is not None and not self._loop.is_closed():
+            worker.cancel()
         left = len(self._events)
         self._events.clear()
         return left

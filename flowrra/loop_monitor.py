@@ -19,7 +19,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from flowrra.telemetry import Histogram, check_bounds
@@ -37,7 +36,7 @@ PACKAGE: Final = str(Path(__file__).parent)
 TaskName = dict[str, str]
 
 
-class Blockade(NamedTuple):
+class Stall(NamedTuple):
     """What held the loop up.
 
     Attributes:
@@ -79,7 +78,8 @@ class LoopMonitor:
         self._ran_at_beat = 0.0
         self._reported_beat: datetime | None = None
         self.stalls = 0
-        self.last_stall: Blockade | None = None
+        self.last_stall: Stall | None = None
+        self._culprit = ""
 
     def set_bounds(self, bounds: tuple[float, ...]) -> None:
         """Use other bounds for the lag, in seconds, ascending; what was counted is forgotten."""
@@ -133,11 +133,10 @@ class LoopMonitor:
 
     def _count_stall(self, seconds: float) -> None:
         self.stalls += 1
-        blockade = self.last_stall
-        if blockade is not None and blockade.at >= self._beat_at:
-            self.last_stall = blockade._replace(seconds=seconds)
-            name = blockade.task and blockade.task["name"]
-            logger.warning("event loop turns again seconds=%.1f task=%s", seconds, name)
+        stall = self.last_stall
+        if stall is not None and stall.at >= self._beat_at:
+            self.last_stall = stall._replace(seconds=seconds)
+            logger.info("event loop turns again; blocked for %.1f s: %s", seconds, self._culprit)
 
     # ── from the watching thread ────────────────────────────────────────────────────────────────────────────
 
@@ -149,15 +148,10 @@ class LoopMonitor:
             self._report()
 
     def _report(self) -> None:
-        self.last_stall = blockade = self._blockade()
-        task = blockade.task or {}
-        logger.warning(
-            "event loop blocked seconds=%.1f task=%s id=%s, by:\n%s",
-            blockade.seconds,
-            task.get("name"),
-            task.get("id"),
-            blockade.stack,
-        )
+        task, frames = self._holder(), self._frames()
+        self._culprit = _describe(task, frames)
+        self.last_stall = stall = Stall(datetime.now(UTC), self.overdue(), task, "".join(frames.format()))
+        logger.warning("event loop blocked for %.1f s: %s\n%s", stall.seconds, self._culprit, stall.stack)
 
     # ── from any thread ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,16 +175,22 @@ class LoopMonitor:
             return 0.0
         return overdue
 
-    def blockade(self) -> Blockade | None:
+    def current_stall(self) -> Stall | None:
         """What holds the loop up now; None if nothing does, or the loop's own thread asks."""
-        return self._blockade() if self.blocked_for() > 0 else None
+        if self.blocked_for() == 0:
+            return None
+        return Stall(datetime.now(UTC), self.overdue(), self._holder(), "".join(self._frames().format()))
 
-    def _blockade(self) -> Blockade:
+    def _holder(self) -> TaskName | None:
         holder = None if self._loop is None else asyncio.current_task(self._loop)
+        return None if holder is None else self._name_task(holder)
+
+    def _frames(self) -> traceback.StackSummary:
+        """The stack of the loop's thread, innermost frame last, without what lies around the user's own code."""
         frame = sys._current_frames().get(self._thread_id)
-        stack = "" if frame is None else _format_own_frames(frame)
-        task = None if holder is None else self._name_task(holder)
-        return Blockade(datetime.now(UTC), self.overdue(), task, stack)
+        inner = list(islice(traceback.walk_stack(frame), STACK_DEPTH)) if frame is not None else []
+        own = list(takewhile(lambda entry: not entry[0].f_code.co_filename.startswith(PACKAGE), inner))
+        return traceback.StackSummary.extract(reversed(own or inner))
 
     def is_dead(self) -> bool:
         """Whether the loop was closed, or left, while it was watched."""
@@ -211,8 +211,8 @@ def _watch(
         del own, watched
 
 
-def _format_own_frames(frame: FrameType) -> str:
-    """The stack as a traceback prints it, innermost line last, without what lies around the user's own code."""
-    inner = list(islice(traceback.walk_stack(frame), STACK_DEPTH))
-    own = list(takewhile(lambda entry: not entry[0].f_code.co_filename.startswith(PACKAGE), inner))
-    return "".join(traceback.StackSummary.extract(reversed(own or inner)).format())
+def _describe(task: TaskName | None, frames: traceback.StackSummary) -> str:
+    """``task NAME (ID), at FILE:LINE in FUNCTION: SOURCE``, as far as it is known."""
+    named = [] if task is None else [f"task {task['name']} ({task['id']})"]
+    places = [f"at {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames[-1:]]
+    return ", ".join([*named, *places])

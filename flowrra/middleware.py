@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from flowrra.submission import check_headers
 from flowrra.task import Task
@@ -13,8 +14,26 @@ from flowrra.task import Task
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptOutcome:
+    """What became of an attempt, as the record, the counters and the events have it.
+
+    Attributes:
+        status: ``success``; ``failed`` for good; ``retrying``, if another attempt follows; ``cancelled``; or
+            ``released``, if it was ended for another process to run the task.
+        seconds: How long it took, as the histogram of run times has it.
+        exception: The name of the class of what it failed with, as the counter of exceptions has it; None if it didn't.
+        error: The error of the record; None if there is none.
+    """
+
+    status: Literal["success", "failed", "retrying", "cancelled", "released"]
+    seconds: float
+    exception: str | None
+    error: str | None
+
+
 class Middleware:
-    """Base of middlewares; overrides what it needs. Both hooks are synchronous and must be quick.
+    """Base of middlewares; overrides what it needs. All hooks are synchronous and must be quick.
 
     A hook that raises is logged and does no harm to the task.
     """
@@ -26,6 +45,24 @@ class Middleware:
         """A context manager that every attempt of a task runs in; it sees the attempt's exception, and can't stop
         it."""
         return nullcontext()
+
+    def on_outcome(self, task: Task, outcome: AttemptOutcome) -> None:
+        """Called once what became of an attempt is decided, recorded and counted: after ``around_attempt`` was left,
+        or, if the attempt would not end, before that."""
+
+
+def tell_of_outcome(middlewares: Sequence[Middleware], task: Task, outcome: AttemptOutcome) -> None:
+    """Call the ``on_outcome`` hooks."""
+    for middleware in middlewares:
+        # One that has the other two hooks alone, without deriving from the base, is older than this one.
+        if not hasattr(middleware, "on_outcome"):
+            continue
+        try:
+            middleware.on_outcome(task, outcome)
+        except Exception:
+            logger.exception(
+                "middleware failed at an outcome middleware=%r task=%s id=%s", middleware, task.name, task.id
+            )
 
 
 def tell_of_submission(middlewares: Sequence[Middleware], task: Task) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
-import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -34,7 +32,9 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.utils import HIREDIS_AVAILABLE
 
+from flowrra.backoff import Backoff
 from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError, ServerUnavailableError
+from flowrra.per_loop import PerLoop
 from flowrra.redis_address import Address
 
 if HIREDIS_AVAILABLE:
@@ -45,10 +45,8 @@ logger = logging.getLogger(__name__)
 # redis-py's annotations describe both of its clients, the one that is awaited and the one that isn't, at once.
 Client = Any
 
-# Seconds for which a request is tried again while the server can't be reached, and its pauses.
+# Seconds for which a request is tried again while the server can't be reached.
 RETRY_FOR = 2.0
-MIN_BACKOFF = 0.05
-MAX_BACKOFF = 1.0
 # Seconds that a request may wait for its answer because it waits for something to happen.
 MAX_BLOCK = 10.0
 # Bytes a second with which a large request is expected to travel at least.
@@ -113,25 +111,14 @@ class RedisServer:
         }
         self._address = Address(url, options, limits)
         self.name, self.database = self._address.name, self._address.database
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Line] = weakref.WeakKeyDictionary()
-        self._closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._clients = PerLoop(self._new_client, _close)
+        self._lines: PerLoop[Line] = PerLoop(Line)
 
     # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def client(self) -> redis.asyncio.Redis:
+    def client(self) -> redis.asyncio.Redis:
         """The client of the running event loop. It is closed with that loop, or by :meth:`close` there."""
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            client = self._clients[loop] = self._new_client()
-            closer = self._closers[loop] = _close_with_loop(client)
-            await anext(closer)  # from now on the loop knows it, and ends it with itself
-        return client
+        return self._clients.get()
 
     def _new_client(self) -> redis.asyncio.Redis:
         pool = BlockingConnectionPool(
@@ -167,24 +154,10 @@ class RedisServer:
         limits = {"socket_timeout": socket_timeout, "socket_connect_timeout": self._socket_timeout}
         return {**limits, **self._address.options}
 
-    async def _line(self, client: Client) -> Line:
-        """The line of the running event loop, whose client this is."""
-        loop = asyncio.get_running_loop()
-        line = self._lines.get(loop)
-        if line is None:
-            connection = await client.connection_pool.get_connection()
-            line = self._lines.setdefault(loop, Line(connection))
-            if not line.is_of(connection):  # somebody else was faster
-                await client.connection_pool.release(connection)
-        return line
-
     async def close(self) -> None:
         """Close the running loop's connections; they are made anew when they are needed."""
-        closer = self._closers.pop(asyncio.get_running_loop(), None)
-        self._clients.pop(asyncio.get_running_loop(), None)
-        self._lines.pop(asyncio.get_running_loop(), None)
-        if closer is not None:
-            await closer.aclose()
+        self._lines.pop()
+        await self._clients.close()
 
     def time_for(self, size: int) -> float | None:
         """Seconds to wait for the answer to a request of so many bytes; None waits for as long as it takes."""
@@ -213,18 +186,18 @@ class RedisServer:
             RequestRefusedError: The server refused what was in the request.
             BackendError: The server could not be reached, or refused.
         """
-        deadline, backoff = time.monotonic() + retry_for, MIN_BACKOFF
+        deadline, backoff = time.monotonic() + retry_for, Backoff()
         while True:
             try:
                 async with asyncio.timeout(timeout or self._socket_timeout):
-                    return await request(await self.client())
+                    return await request(self.client())
             except Exception as error:  # of a connection that breaks at the wrong moment, the driver raises anything
                 if isinstance(error, ReadOnlyError):
                     await self._leave_replica()
-                if not self._is_worth_a_retry(error) or time.monotonic() + backoff > deadline:
+                pause = backoff.next()
+                if not self._is_worth_a_retry(error) or time.monotonic() + pause > deadline:
                     raise self.failure(what, error) from error
-            await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
-            backoff = min(2 * backoff, MAX_BACKOFF)
+            await asyncio.sleep(pause)
 
     async def ping(self) -> None:
         """Return if the server answers; see :meth:`call`."""
@@ -243,10 +216,10 @@ class RedisServer:
 
         async def request(client: Client) -> Any:
             # It keeps a connection to itself, so there must be another one for all the rest.
-            line = None if self._max_connections == 1 else await self._line(client)
+            line = None if self._max_connections == 1 else self._lines.get()
             if line is None or line.is_busy:
-                return await run_script(client, script, key, *args)
-            return await line.run(script, key, *args)
+                return await run_script(client.execute_command, script, key, *args)
+            return await line.run(client, script, key, *args)
 
         return await self.call(what, request, retry_for=retry_for, timeout=timeout)
 
@@ -264,9 +237,8 @@ class RedisServer:
 
     async def _leave_replica(self) -> None:
         """Have the running loop's idle connections made anew: those there are lead to what is now a replica."""
-        client = await self.client()
         with contextlib.suppress(Exception):  # it raises anything while it closes a broken one
-            await client.connection_pool.disconnect(inuse_connections=False)
+            await self.client().connection_pool.disconnect(inuse_connections=False)
 
     def failure(self, what: str, error: Exception) -> BackendError:
         """The error that tells users what went wrong where. A server may repeat a password that it doesn't understand:
@@ -306,34 +278,36 @@ class Line:
         is_busy: Whether a request is under way, so that no other can be sent.
     """
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
+        self._connection: AbstractConnection | None = None
         self.is_busy = False
 
-    def is_of(self, connection: AbstractConnection) -> bool:
-        """Whether it sends on that connection."""
-        return self._connection is connection
+    async def run(self, client: Client, script: Script, key: str, *args: Any) -> Any:
+        """What a script returns; see :func:`run_script`.
 
-    async def run(self, script: Script, key: str, *args: Any) -> Any:
-        """What a script returns; by digest, and in full if the server has forgotten it."""
+        Args:
+            client: The running loop's client, which gives the connection when there is none.
+        """
         self.is_busy = True
         try:
-            return await self._send("EVALSHA", script.digest, 1, key, *args)
-        except NoScriptError:
-            return await self._send("EVAL", script.text, 1, key, *args)
+            if self._connection is None:
+                self._connection = await client.connection_pool.get_connection()
+            return await run_script(self._send, script, key, *args)
         except ReadOnlyError:
-            await self._connection.disconnect()
+            await self._connection.disconnect()  # type: ignore[union-attr]  # it was answered on it
             raise
         finally:
             self.is_busy = False
 
     async def _send(self, *command: Any) -> Any:
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - run() has got it
         # Whatever goes wrong in between closes the connection: no answer can meet another question.
-        if not self._connection.is_connected:
-            await self._connection.connect()  # type: ignore[no-untyped-call]
-        packed = [pack_command(command)] if HIREDIS_AVAILABLE else self._connection.pack_command(*command)
-        await self._connection.send_packed_command(packed, check_health=False)
-        return await self._connection.read_response()
+        if not connection.is_connected:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        packed = [pack_command(command)] if HIREDIS_AVAILABLE else connection.pack_command(*command)
+        await connection.send_packed_command(packed, check_health=False)
+        return await connection.read_response()
 
 
 def one_by_one(answers: Sequence[Any]) -> Sequence[Any]:
@@ -348,12 +322,16 @@ def one_by_one(answers: Sequence[Any]) -> Sequence[Any]:
     return answers
 
 
-async def run_script(client: Client, script: Script, key: str, *args: Any) -> Any:
-    """What a script returns; by digest, and in full if the server has forgotten it."""
+async def run_script(send: Callable[..., Awaitable[Any]], script: Script, key: str, *args: Any) -> Any:
+    """What a script returns; by digest, and in full if the server has forgotten it.
+
+    Args:
+        send: Sends a command, and returns the answer.
+    """
     try:
-        return await client.execute_command("EVALSHA", script.digest, 1, key, *args)
+        return await send("EVALSHA", script.digest, 1, key, *args)
     except NoScriptError:
-        return await client.execute_command("EVAL", script.text, 1, key, *args)
+        return await send("EVAL", script.text, 1, key, *args)
 
 
 def run_script_in_thread(client: Client, script: Script, key: str, *args: Any) -> Any:
@@ -364,12 +342,8 @@ def run_script_in_thread(client: Client, script: Script, key: str, *args: Any) -
         return client.execute_command("EVAL", script.text, 1, key, *args)
 
 
-async def _close_with_loop(client: redis.asyncio.Redis) -> AsyncGenerator[None, None]:
-    """Closes a client when it is itself closed, as a loop does with all its generators before it ends."""
-    try:
-        yield
-    finally:
-        # The driver raises anything while it closes a broken connection, and closes the others all the same.
-        for close in (client.aclose, client.connection_pool.disconnect):
-            with contextlib.suppress(Exception):
-                await close()
+async def _close(client: redis.asyncio.Redis) -> None:
+    # The driver raises anything while it closes a broken connection, and closes the others all the same.
+    for close in (client.aclose, client.connection_pool.disconnect):
+        with contextlib.suppress(Exception):
+            await close()

@@ -39,8 +39,7 @@ MAX_EXCEPTION_NAME_LENGTH: Final = 100
 OTHER: Final = "__other__"
 
 # Places of the counters in the cells of a task name; the histograms follow them. What was started and what succeeded
-# has
-# no counter: each started attempt is observed once in the waiting times, each success once in the run times.
+# has no counter: each started attempt is observed once in the waiting times, each success once in the run times.
 SUBMITTED: Final = 0
 FAILED: Final = 1
 RETRIED: Final = 2
@@ -54,7 +53,14 @@ _COUNTERS: Final = 9
 
 
 class Histogram(TypedDict):
-    """Observations by size: ``counts`` is per bucket, not cumulative, and has one more place than ``bounds``."""
+    """Observations by size, cumulative since the start of the process.
+
+    Attributes:
+        bounds: Upper bounds of the buckets in seconds, ascending; each belongs to its bucket, as ``le`` in Prometheus.
+        counts: Observations in each bucket, not added up from bucket to bucket; the last count is for those above all
+            bounds.
+        sum: All observations added up, in seconds.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -109,19 +115,54 @@ class TaskTelemetry:
         cells[self._success + bisect_left(self._run_bounds, seconds)] += 1
         cells[self._success_sum] += seconds
 
-    def observe_error(self, seconds: float) -> None:
-        """Observe how long an attempt took that failed or will be retried."""
+    def count_failed(self, seconds: float, exception: str | None, timed_out: bool) -> None:
+        """Count an attempt that failed for good: how long it took, the class of its exception, whether that was its
+        time limit."""
+        self._count_error(FAILED, seconds, exception, timed_out)
+
+    def count_retried(self, seconds: float, exception: str | None, timed_out: bool) -> None:
+        """Count an attempt that failed and will be followed by another; see :meth:`count_failed`."""
+        self._count_error(RETRIED, seconds, exception, timed_out)
+
+    def _count_error(self, counter: int, seconds: float, exception: str | None, timed_out: bool) -> None:
         cells = self.cells
+        cells[counter] += 1
         cells[self._error + bisect_left(self._run_bounds, seconds)] += 1
         cells[self._error_sum] += seconds
+        cells[TIMED_OUT] += timed_out
+        if exception is not None:
+            self._count_exception(exception)
 
-    def count_exception(self, class_name: str) -> None:
-        """Count a failed attempt under the class of its exception."""
+    def _count_exception(self, class_name: str) -> None:
         name = class_name[:MAX_EXCEPTION_NAME_LENGTH].encode(errors="replace").decode()
         exceptions = self.exceptions
         if name not in exceptions and len(exceptions) >= MAX_EXCEPTION_CLASSES:
             name = OTHER
         exceptions[name] = exceptions.get(name, 0) + 1
+
+    def count_cancelled(self) -> None:
+        """Count an attempt that was cancelled."""
+        self.cells[CANCELLED] += 1
+
+    def count_released(self) -> None:
+        """Count an attempt that was ended for another process to run the task."""
+        self.cells[RELEASED] += 1
+
+    def count_submitted(self) -> None:
+        """Count a task that was submitted here."""
+        self.cells[SUBMITTED] += 1
+
+    def count_cancelled_before_start(self) -> None:
+        """Count a task that was cancelled before it ran."""
+        self.cells[CANCELLED_BEFORE_START] += 1
+
+    def count_redelivered(self) -> None:
+        """Count a task that came again, as the worker that had it before was not heard of any more."""
+        self.cells[REDELIVERED] += 1
+
+    def count_retry_wait(self, change: int) -> None:
+        """Count a task that begins (1) or ends (-1) to wait here for its next attempt."""
+        self.cells[RETRYING] += change
 
     def snapshot(self, oldest_running_at: datetime | None = None) -> dict[str, Any]:
         """The numbers as one consistent picture.

@@ -1,6 +1,6 @@
 """The overview dashboard: is it well, what does it do, how long does that take, what waits, and what holds it up.
 
-`make dashboards` writes it to grafana/dashboards/flowrra-overview.json.
+``make dashboards`` writes it to grafana/dashboards/flowrra-overview.json.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flowrra_exporter import catalog
+from flowrra_exporter.metrics import catalog
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.builders import stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flowrra_exporter import catalog
-from flowrra_exporter.catalog import Metric
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import Metric
 
 TARGET = 'job=~"$job",instance=~"$instance"'
 

@@ -22,6 +22,7 @@ from prove import (
     settlement,
     slow_connections,
     stopped,
+    structure,
     waiting_pairs,
 )
 from prove.proof import Proof
@@ -41,6 +42,7 @@ PROOFS: dict[str, ModuleType] = {
     "rolling_deploy": rolling_deploy,
     "scheduler": scheduler,
     "hostile_peer": hostile_peer,
+    "structure": structure,
 }
 
 

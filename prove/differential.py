@@ -14,8 +14,8 @@ from flowrra_exporter import Exporter
 
 from prove.proof import Proof
 from tests.exporter.conftest import Answer, fetch
-from tests.exporter.test_differential import COUNTERS, LOCAL, OUTCOMES, Truth, agrees, identity_holds, make_app
-from tests.exporter.test_differential import one_round as submit_and_cancel
+from tests.exporter.metrics.test_differential import COUNTERS, LOCAL, OUTCOMES, Truth, agrees, identity_holds, make_app
+from tests.exporter.metrics.test_differential import one_round as submit_and_cancel
 
 TITLE = "What a scrape says is what happened: a minute of random tasks beside a truth that is counted independently"
 SECONDS = 60.0

@@ -30,7 +30,7 @@ from flowrra.scheduler.scheduler import Scheduler
 from prove.proof import Proof, statuses
 from prove.targets.fleet import make_app
 from prove.traffic import LIVE, METRICS, READY, Prober, Served
-from tests.exporter.test_hostile_http import HEADERS, ODD_VALUES
+from tests.exporter.web.test_hostile_http import HEADERS, ODD_VALUES
 from tests.redis.test_what_strangers_write import BAD_DEAD, BAD_RECORDS, BAD_WORKERS
 
 TITLE = "For 5 minutes a stranger writes malformed entries, records, rows, headers, files: no good task is lost or late"

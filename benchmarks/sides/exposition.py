@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from flowrra_exporter.collectors.tasks import TasksCollector
-from flowrra_exporter.management import Management
-from flowrra_exporter.prometheus import Format, Renderer
+from flowrra_exporter.app.management import Management
+from flowrra_exporter.metrics.collectors.tasks import TasksCollector
+from flowrra_exporter.metrics.exposition import Format, Renderer
 
 from flowrra import Flowrra
 from flowrra import telemetry as counters

@@ -1,7 +1,4 @@
-"""The command line:
-
-Parses flags, runs the command, turns errors into one line on standard error and status 2.
-"""
+"""Parses the command line and runs the command; turns errors into one line on standard error and status 2."""
 
 from __future__ import annotations
 
@@ -12,21 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowrra_exporter._version import __version__
-from flowrra_exporter.config_file import CONFIG_FILE, read_config_file
-from flowrra_exporter.errors import UsageError
+from flowrra_exporter.config_file import CONFIG_FILE, effective_config, read_config_file
+from flowrra_exporter.errors import UsageError, did_you_mean, quoted
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.print_config import effective_config
-from flowrra_exporter.settings import OPTIONS, Option, Settings, load_settings, parse_seconds
-from flowrra_exporter.suggestions import did_you_mean
-from flowrra_exporter.urls import quoted
+from flowrra_exporter.options import SECONDS, Option
+from flowrra_exporter.settings import OPTIONS, Settings, load_settings
 
 if TYPE_CHECKING:
     import click
 
 PROGRAM = "flowrra-exporter"
 USAGE_ERROR = 2
+# The first argument that asks for a check. An app can't be meant: that would have a colon.
 CHECK = "check"
-"""The first argument that asks for a check. An app can't be meant: that would have a colon."""
 _HELP = {"help_option_names": ["-h", "--help"]}
 _EXTRA = ("aiohttp", "click", "prometheus_client", "opentelemetry", "yaml")
 
@@ -110,11 +105,11 @@ def _click_option(option: Option) -> click.Option:
         names[0] = f"{option.flag}/--no-{option.flag.removeprefix('--')}"
     if option.switch:
         return click.Option(names, is_flag=True, default=None, help=option.help)
-    return click.Option(names, multiple=True, metavar=option.metavar, help=option.help)
+    return click.Option(names, multiple=True, metavar=option.kind.metavar, help=option.help)
 
 
 def _start(target: str | None, print_config: bool, **given: Any) -> int:
-    """Runs the command; `given` has each flag's texts, for a switch True, False or None."""
+    """Runs the command; ``given`` has each flag's texts, for a switch True, False or None."""
     debug = bool(given["debug"])
     try:
         settings = _load(_texts(given))
@@ -148,13 +143,13 @@ def _print_config(settings: Settings) -> int:
 
 
 def _check(target: str | None, url: str | None, timeout: str, strict: bool, **given: Any) -> int:
-    """Runs the check; `given` as for `_start`."""
+    """Runs the check; ``given`` as for ``_start``."""
     from flowrra_exporter.check_command import CheckCommand
 
     try:
-        seconds = parse_seconds(timeout)
+        seconds = SECONDS.parse(timeout)
     except ValueError:
-        return _fail(f"--timeout: got {quoted(timeout)}; expected a number of seconds above 0")
+        return _fail(f"--timeout: got {quoted(timeout)}; expected {SECONDS.expected}")
     try:
         return CheckCommand(_texts(given), os.environ, seconds, strict).run(target, url)
     except UsageError as error:
@@ -173,5 +168,5 @@ def _execute(target: str, settings: Settings) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"{PROGRAM}: {mask_secrets(message)}", file=sys.stderr)  # noqa: T201  # the one line for the user
+    print(f"{PROGRAM}: {mask_secrets(message)}", file=sys.stderr)  # noqa: T201 - the one line for the user
     return USAGE_ERROR

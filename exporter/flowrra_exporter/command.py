@@ -16,24 +16,24 @@ from collections.abc import Callable, Coroutine, Sized
 from typing import Any
 
 from flowrra_exporter import logs
-from flowrra_exporter.app_loop import AppLoop
+from flowrra_exporter.app.lifecycle import Phase
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.stall import current_line
+from flowrra_exporter.app.target import Target, check_target, describe, import_target, resolve_target
 from flowrra_exporter.config_file import CONFIG_FILE
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
-from flowrra_exporter.lifecycle import Phase
 from flowrra_exporter.log_writer import FLUSH_SECONDS
 from flowrra_exporter.observed import observe
+from flowrra_exporter.options import unknown_variable, unknown_variables
 from flowrra_exporter.settings import OPTIONS, Settings
 from flowrra_exporter.signals import Signals
-from flowrra_exporter.target import Target, check_target, describe, import_target, resolve_target
-from flowrra_exporter.variables import unknown_variable, unknown_variables
-from flowrra_exporter.watchdog import where
 
 logger = logging.getLogger(__name__)
 
 VARIABLES = [option.variable for option in (CONFIG_FILE, *OPTIONS)]
+# What a second signal leaves for the end.
 _HURRY_SECONDS = 3.0
-"""What a second signal leaves for the end."""
 _LAST_WORDS_SECONDS = FLUSH_SECONDS + 0.5
 
 
@@ -56,11 +56,11 @@ class Deadline:
 
     @property
     def remaining(self) -> float:
-        """Seconds left; 0 before `set`."""
+        """Seconds left; 0 before ``set``."""
         return max(0.0, self._at - time.monotonic()) if self._at is not None else 0.0
 
     def set(self, seconds: float) -> None:
-        """The process ends in `seconds` at the latest; a deadline can only come closer."""
+        """The process ends in ``seconds`` at the latest; a deadline can only come closer."""
         at = time.monotonic() + seconds
         with self._moved:
             self._at = at if self._at is None else min(at, self._at)
@@ -84,7 +84,7 @@ class Deadline:
 
 
 class Command:
-    """One run of the command. `run` returns the exit status."""
+    """One run of the command. ``run`` returns the exit status."""
 
     def __init__(self, target: str, settings: Settings) -> None:
         self._target = target
@@ -99,7 +99,11 @@ class Command:
         self._hurry = asyncio.Event()
 
     def run(self) -> int:
-        """0 after a shutdown that was asked for, 1 if the app ended on its own. Raises UsageError."""
+        """Runs the app; returns 0 after a shutdown that was asked for, 1 if the app ended on its own.
+
+        Raises:
+            UsageError: The target is no app, doesn't start, or can't be served with these settings.
+        """
         check_target(self._target)
         logs.configure(self._settings.log_level, self._settings.log_format, behind=True)
         for name in unknown_variables(os.environ, VARIABLES):
@@ -180,7 +184,7 @@ class Command:
             _warn_without_tasks(target.app)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Waits for `work`, and cancels it if a signal comes first; whether it was finished."""
+        """Waits for ``work``, and cancels it if a signal comes first; whether it was finished."""
         task = asyncio.create_task(work, name="flowrra-exporter:start")
         await self._first_of(task, self._stop)
         if not task.done():
@@ -234,7 +238,7 @@ class Command:
 
     def _stuck(self) -> str:
         """What the process is waiting for, for the log."""
-        parts = [f"main thread at {where(self._main_thread)}"]
+        parts = [f"main thread at {current_line(self._main_thread)}"]
         if self._exporter.lifecycle.status.phase is Phase.STARTING:
             parts.append("the app hadn't started")
         running = self._running_tasks()
@@ -249,7 +253,7 @@ class Command:
         try:
             stats = management.read("get_task_stats")
             return ", ".join(f"{name} ({task['running']})" for name, task in stats.items() if task["running"])
-        except Exception as error:  # noqa: BLE001  # nothing may keep the process from ending
+        except Exception as error:  # noqa: BLE001 - nothing may keep the process from ending
             return f"unknown ({type(error).__name__})"
 
 

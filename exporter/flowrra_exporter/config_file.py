@@ -1,8 +1,8 @@
 """The configuration file: the flags as YAML, for what is too long for a command line.
 
 A key is a flag without its dashes, a value what the flag takes, read as the flag would read it; a flag that may be
-given several times, and a list of numbers, may be a YAML list. Nothing in the file makes an object or runs code: only
-its texts are taken.
+given several times, and a list of numbers, may be a YAML list. ``--print-config`` prints the same form. Nothing in
+the file makes an object or runs code: only its texts are taken.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flowrra_exporter.errors import UsageError
-from flowrra_exporter.settings import OPTIONS, Option, Settings, parse_bounds
-from flowrra_exporter.urls import quoted
+from flowrra_exporter.errors import UsageError, quoted, without_credentials
+from flowrra_exporter.options import BOUNDS, Address, Kind, Option
+from flowrra_exporter.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
     import yaml
 
+# Stands for a secret in what is printed. Read back, it would be taken for the secret itself.
 HIDDEN = "***"
-"""Stands for a secret in what is printed. Read back, it would be taken for the secret itself."""
 
 _MAX_BYTES = 1_000_000
 _NULL = "tag:yaml.org,2002:null"
-_DEFAULTS = Settings()
 
 
 class ConfigFile(NamedTuple):
@@ -35,7 +34,11 @@ class ConfigFile(NamedTuple):
     mistakes: Sequence[str]
 
     def valid_values(self) -> Mapping[str, Any]:
-        """The values. Raises UsageError with the first mistake if there is one."""
+        """The values.
+
+        Raises:
+            UsageError: There are mistakes. The message has the first.
+        """
         if self.mistakes:
             more = len(self.mistakes) - 1
             raise UsageError(self.mistakes[0] + (f" (and {more} more: flowrra-exporter check lists all)" * bool(more)))
@@ -50,19 +53,11 @@ class _Mistake(Exception):
         self.line = line
 
 
-def path_of_config_file(text: str) -> str:
-    """The parser of --config.file; ValueError for an empty name."""
-    if not text.strip():
-        raise ValueError(text)
-    return text
-
-
 CONFIG_FILE = Option(
     "--config.file",
-    path_of_config_file,
-    "the name of a YAML file",
-    "YAML file with flags, without their dashes, as keys. A flag or variable wins. [default: none]",
-    "FILE",
+    Kind("the name of a YAML file", "FILE", str, lambda path: bool(path.strip())),
+    "YAML file with flags, without their dashes, as keys. A flag or variable wins.",
+    unset="none",
 )
 
 
@@ -139,18 +134,18 @@ def _value(option: Option, node: yaml.Node) -> Any:
 
     key = option.flag.removeprefix("--")
     if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
-        if getattr(_DEFAULTS, option.name) is None:
+        if option.default is None:
             return None
-        raise _Mistake(f"{key}: got nothing; expected {option.expected}", _line(node))
-    takes_list = option.repeatable or option.parse is parse_bounds
+        raise _Mistake(f"{key}: got nothing; expected {option.kind.expected}", _line(node))
+    takes_list = option.repeatable or option.kind is BOUNDS
     items = node.value if isinstance(node, yaml.SequenceNode) and takes_list else [node]
-    if not items and getattr(_DEFAULTS, option.name):
-        raise _Mistake(f"{key}: got an empty list; expected {option.expected}", _line(node))
+    if not items and option.default:
+        raise _Mistake(f"{key}: got an empty list; expected {option.kind.expected}", _line(node))
     for item in items:
         if not isinstance(item, yaml.ScalarNode):
-            raise _Mistake(f"{key}: got {_kind(item)}; expected {option.expected}", _line(item))
+            raise _Mistake(f"{key}: got {_kind(item)}; expected {option.kind.expected}", _line(item))
     texts = [item.value.strip() for item in items]
-    if option.parse is parse_bounds:
+    if option.kind is BOUNDS:
         texts = [",".join(texts)]
     values = tuple(_parsed(option, text, _line(node)) for text in texts)
     return values if option.repeatable else values[0]
@@ -161,9 +156,9 @@ def _parsed(option: Option, text: str, line: int) -> Any:
     if HIDDEN in text:
         raise _Mistake(f"{key}: got {HIDDEN}, which stands for a secret; expected the secret itself", line)
     try:
-        return option.parse(text)
+        return option.kind.parse(text)
     except ValueError:
-        raise _Mistake(f"{key}: got {quoted(text)}; expected {option.expected}", line) from None
+        raise _Mistake(f"{key}: got {quoted(text)}; expected {option.kind.expected}", line) from None
 
 
 def _kind(node: yaml.Node) -> str:
@@ -176,3 +171,21 @@ def _kind(node: yaml.Node) -> str:
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
+
+
+def effective_config(settings: Settings) -> str:
+    """The settings as YAML. What isn't set, and has no default of the exporter's, is null."""
+    import yaml
+
+    values = {option.flag.removeprefix("--"): _plain(getattr(settings, option.name)) for option in OPTIONS}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Address):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return without_credentials(value)
+    return value

@@ -22,20 +22,21 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
+from flowrra_exporter.app.target import manager_of
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.observed import Observed
+from flowrra_exporter.paths import is_probe
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import manager_of
-from flowrra_exporter.web.listeners import Full
+from flowrra_exporter.web.access.listeners import Full
 
 logger = logging.getLogger(__name__)
 
-_not_answered = Occasionally(logger, "did not answer %d requests: %s")
+_not_answered = ThrottledWarning(logger, "did not answer %d requests: %s")
+# The longest that an answer takes: more than any collection and rendering does.
 _ANSWER_SECONDS = 20.0
-"""The longest that an answer takes: more than any collection and rendering does."""
-_PROBE = re.compile(r"/(livez|readyz|startupz|healthz)(/[\w-]+([.:][\w-]+)*)?")
+_PROBE_OR_CHECK = re.compile(r"/\w+(/[\w-]+([.:][\w-]+)*)?")
 _METHODS = ("GET", "HEAD")
 _FORWARDED = {"accept", "accept-encoding", "authorization", "x-prometheus-scrape-timeout-seconds"}
 _OF_THE_CONNECTION = {"connection", "date", "keep-alive", "server", "transfer-encoding"}
@@ -43,7 +44,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Request(NamedTuple):
-    """A request: `path` is decoded and without the prefix that the exporter is mounted under."""
+    """A request: ``path`` is decoded and without the prefix that the exporter is mounted under."""
 
     method: str
     path: str
@@ -61,9 +62,13 @@ class Answer(NamedTuple):
 
 
 class Embedded:
-    """Answers requests for metrics and probes of `app` from `async with`, on the app's loop, until its end.
+    """Answers requests for metrics and probes from ``async with``, on the app's loop, until its end.
 
-    `settings` are the exporter's; its addresses are not used. The JSON API and the page aren't served.
+    The JSON API and the page aren't served.
+
+    Args:
+        app: The app.
+        settings: The exporter's settings; its addresses are not used.
     """
 
     def __init__(self, app: Any, settings: Settings | None = None) -> None:
@@ -79,7 +84,12 @@ class Embedded:
             self.start()
 
     def start(self) -> None:
-        """Starts, if it hasn't. Call it on the app's loop. TypeError or UsageError for what can't be served."""
+        """Starts, if it hasn't. Call it on the app's loop.
+
+        Raises:
+            TypeError: The app is no app.
+            UsageError: The settings make no sense for it.
+        """
         with self._starting:
             if self._exporter is not None:
                 return
@@ -137,7 +147,7 @@ class Embedded:
             return _too_late()
 
     def _begin(self, request: Request) -> Answer | concurrent.futures.Future[Answer]:
-        if not (request.path == self._settings.web_telemetry_path or _PROBE.fullmatch(request.path)):
+        if request.path != self._settings.web_telemetry_path and not _is_probe(request.path):
             return _plain(404, "there is nothing at this path", request)
         if request.method not in _METHODS:
             return _plain(405, f"{request.method:.20} is not allowed here; expected GET or HEAD", request)
@@ -157,6 +167,11 @@ def _submit(exchange: Coroutine[Any, Any, Answer], exporter: Exporter) -> concur
     except RuntimeError:
         exchange.close()
         raise
+
+
+def _is_probe(path: str) -> bool:
+    """Whether it is a probe's path and one that can be sent on as it stands."""
+    return is_probe(path) and _PROBE_OR_CHECK.fullmatch(path) is not None
 
 
 async def _exchange(exporter: Exporter, request: Request) -> Answer:

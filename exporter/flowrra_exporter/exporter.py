@@ -19,50 +19,55 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
-from flowrra_exporter.app_loop import AppLoop
-from flowrra_exporter.catalog import BACKGROUND_ERRORS, WEB_CONFIG_IN_ORDER
-from flowrra_exporter.checks import Checks
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.collectors import Collector, PythonCollector, collectors_for
+from flowrra_exporter.app.histogram_bounds import set_bounds
+from flowrra_exporter.app.lifecycle import Lifecycle
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.management import Management
+from flowrra_exporter.app.target import manager_of
+from flowrra_exporter.app.watchdog import Watchdog
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.forks import Birthplace
-from flowrra_exporter.histogram_bounds import set_bounds
-from flowrra_exporter.lifecycle import Lifecycle
-from flowrra_exporter.management import Management
+from flowrra_exporter.fork_guard import ForkGuard
+from flowrra_exporter.metrics.catalog import BACKGROUND_ERRORS, WEB_CONFIG_IN_ORDER
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.collectors import Collector, PythonCollector, collectors_for
+from flowrra_exporter.metrics.samples import Family
 from flowrra_exporter.observed import observe
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.queue_limits import QueueLimits
-from flowrra_exporter.samples import Family
+from flowrra_exporter.paths import API_PATHS, PROBE_PATHS
+from flowrra_exporter.probes.checks import Checks
+from flowrra_exporter.probes.queue_limits import QueueLimits
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import manager_of
-from flowrra_exporter.watchdog import Watchdog
-from flowrra_exporter.web.access import Access
-from flowrra_exporter.web.api import API_PATHS, ApiRoutes
+from flowrra_exporter.web.access.admission import Access
+from flowrra_exporter.web.access.reload import WebConfigFile
+from flowrra_exporter.web.access.sockets import bind, url
+from flowrra_exporter.web.access.web_config import WebConfig
+from flowrra_exporter.web.api import ApiRoutes
 from flowrra_exporter.web.background import Background
-from flowrra_exporter.web.config_file import WebConfig
 from flowrra_exporter.web.failures import Failures
 from flowrra_exporter.web.metrics import MetricsRoute
-from flowrra_exporter.web.page import PROBE_PATHS, PageRoute, Viewer
+from flowrra_exporter.web.page import PageRoute, Viewer
 from flowrra_exporter.web.probes import ProbeRoutes
-from flowrra_exporter.web.reload import WebConfigFile
 from flowrra_exporter.web.server import ServerThread, Site, make_application
-from flowrra_exporter.web.sockets import bind, url
 
 if TYPE_CHECKING:
     from flowrra_exporter.otel.service import OpenTelemetry
 
 logger = logging.getLogger(__name__)
 
+# The longest that ``close`` waits for an OTLP receiver to take the last figures and spans.
 _FLUSH_SECONDS = 5.0
-"""The longest that `close` waits for an OTLP receiver to take the last figures and spans."""
 
 
 class Exporter:
-    """Serves metrics and probes of a Flowrra app, or of any object with `get_stats` and `health_check`.
+    """Serves metrics and probes of a Flowrra app, or of any object with ``get_stats`` and ``health_check``.
 
-    `app` may come later, by `attach`: the command serves probes while it is still importing it. `mode` is
-    what flowrra_exporter_info says; with the setting `observe` it is 'observer'. Raises UsageError for settings that
-    make no sense and for a port in use.
+    Args:
+        app: What is served. It may come later, by ``attach``: the command serves probes while it still imports the app.
+        settings: The settings; the defaults if None.
+        mode: What flowrra_exporter_info says; with the setting ``observe`` it is 'observer'.
+
+    Raises:
+        UsageError: The settings make no sense.
     """
 
     def __init__(self, app: Any = None, settings: Settings | None = None, mode: str = "library") -> None:
@@ -75,13 +80,15 @@ class Exporter:
         self._python = PythonCollector(self.settings.collector_python_timeout, own_only=self.settings.observe)
         self._collectors: list[Collector] = self._chosen([self._python])
         self._server: ServerThread | None = None
-        self._birthplace = Birthplace("the exporter")
+        self._fork_guard = ForkGuard("the exporter")
         self._web_config_file: WebConfigFile | None = None
         self._access = Access(WebConfig())
         self._otel: OpenTelemetry | None = None
         self.urls: list[str] = []
         self.probe_urls: list[str] = []
-        self._watchdog = Watchdog(lambda: self.app_loop, self.lifecycle, self.settings.loop_block_threshold)
+        self._watchdog = Watchdog(
+            lambda: self.app_loop, lambda: self._management, self.lifecycle, self.settings.loop_block_threshold
+        )
         self._checks = Checks(
             self.lifecycle,
             self._watchdog,
@@ -102,15 +109,23 @@ class Exporter:
 
     @property
     def server_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of the server's thread. RuntimeError before `serve`."""
+        """The loop of the server's thread.
+
+        Raises:
+            RuntimeError: ``serve`` was not called yet.
+        """
         return self.server.loop
 
     @property
     def server(self) -> ServerThread:
-        """The server's thread. RuntimeError before `serve`, and in a process forked since."""
+        """The server's thread.
+
+        Raises:
+            RuntimeError: ``serve`` was not called yet, or was called before a fork.
+        """
         if self._server is None:
             raise RuntimeError("the exporter doesn't serve yet; call serve() first")
-        self._birthplace.check()
+        self._fork_guard.check()
         return self._server
 
     @property
@@ -120,14 +135,17 @@ class Exporter:
 
     @property
     def management(self) -> Management | None:
-        """The Management API of the app; None before `attach`."""
+        """The Management API of the app; None before ``attach``."""
         return self._management
 
     def serve(self, listen: bool = True) -> Sequence[str]:
-        """Binds the addresses and starts to serve; without `listen`, only what `server.accept` is given.
+        """Binds the addresses and starts to serve; returns the URLs.
 
-        Returns the URLs. Raises UsageError if an address can't be had, or what OpenTelemetry needs, and for
-        settings that contradict each other.
+        Args:
+            listen: Whether the addresses are listened on; if not, only what ``server.accept`` is given is served.
+
+        Raises:
+            UsageError: An address can't be had, or what OpenTelemetry needs, or settings contradict each other.
         """
         web_config = self._open_web_config()
         self._otel = self._open_otel()
@@ -146,7 +164,7 @@ class Exporter:
             sites.append(Site(self._probe_application, probe_sockets, for_probes=True))
         server = ServerThread(sites, self._background())
         server.start()
-        self._birthplace.here(self._forked)
+        self._fork_guard.arm(self._forked)
         self._server = server
         for listening in self.urls:
             logger.info("listening on %s", listening)
@@ -175,7 +193,7 @@ class Exporter:
         return found
 
     def _own_families(self) -> list[Family]:
-        """What the server's own work tells of itself."""
+        """The families about the server's own work."""
         background = [] if self._server is None else self._server.background
         found = [Family(BACKGROUND_ERRORS, [((each.label,), each.errors) for each in background])]
         if self._web_config_file is not None:
@@ -194,15 +212,16 @@ class Exporter:
             self._web_config_file.ask()
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> AppLoop:
-        """Watches the app's event loop. Call it in the thread that runs it, after `serve`."""
+        """Watches the app's event loop. Call it in the thread that runs it, after ``serve``."""
         app_loop = AppLoop(loop, threading.current_thread(), self.server_loop, self.settings.loop_deadline)
         self.app_loop = app_loop
         return app_loop
 
     def attach(self, manager: Any, app_loop: AppLoop) -> None:
-        """Serves what `manager` answers on the loop that is being watched; an `Observed` one in observer mode.
+        """Serves what ``manager`` answers on the loop that is being watched; an ``Observed`` one in observer mode.
 
-        Raises UsageError for histogram bounds that the app doesn't take.
+        Raises:
+            UsageError: The app doesn't take the histogram bounds of the settings.
         """
         management = Management(manager, app_loop, self.settings.collect_timeout, self.settings.observe)
         if not self.settings.observe:
@@ -217,11 +236,12 @@ class Exporter:
         return [collector for collector in collectors if self.settings.collects(collector.name)]
 
     def close(self, flush_timeout: float = _FLUSH_SECONDS) -> None:
-        """Stops to serve. What is to be pushed gets up to `flush_timeout` seconds, and no more than five.
+        """Stops to serve. Does nothing in a process forked since ``serve``: the threads are the parent's.
 
-        Nothing in a process forked since `serve`: the threads are the parent's.
+        Args:
+            flush_timeout: The time for what is to be pushed, in seconds; no more than five are waited for.
         """
-        if self._birthplace.elsewhere:
+        if self._fork_guard.inherited:
             return
         try:
             if self._otel is not None:
@@ -236,12 +256,16 @@ class Exporter:
             self._server.stop()
             self._access.close()
             self._server = None
-            self._birthplace.gone()
+            self._fork_guard.disarm()
 
     async def push_metrics(self, timeout: float = _FLUSH_SECONDS) -> bool:
-        """Pushes the metrics over OTLP now; whether the receiver took them within `timeout` seconds.
+        """Pushes the metrics over OTLP now.
 
-        False, too, where no metrics are pushed.
+        Args:
+            timeout: The time that the receiver has, in seconds.
+
+        Returns:
+            Whether it took them in time; False, too, where no metrics are pushed.
         """
         return self._otel is not None and await asyncio.to_thread(self._otel.flush, timeout)
 
@@ -266,7 +290,7 @@ class Exporter:
 
     def _forked(self) -> None:
         if self._server is not None:
-            self._server.forsake_sockets()
+            self._server.close_inherited_sockets()
 
     def _open_otel(self) -> OpenTelemetry | None:
         """What pushes metrics and makes spans; None, and nothing is imported, unless it's switched on."""

@@ -1,6 +1,7 @@
 """Writes the log in a thread of its own: a pipe that nobody reads, or a disk that hangs, holds up nobody who logs.
 
-What waits is bounded; what finds no room is dropped, counted, and told of once the log flows again.
+What waits is bounded. A record that finds no room is dropped and counted; a line says how many, once the log flows
+again.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import threading
 import weakref
 from typing import TextIO
 
+# Lines that wait to be written take no more.
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Lines that wait to be written take no more."""
+# How long the end of the process waits for what is not written yet.
 FLUSH_SECONDS = 1.0
-"""How long the end of the process waits for what is not written yet."""
 _LINE_OVERHEAD = 100
 _DROPPED = "%d log records were dropped: nobody had read the log for too long"
 
 
 class BackgroundHandler(logging.Handler):
-    """Formats a record where it's logged, and leaves the line to a thread that writes it to `stream`."""
+    """Formats a record where it's logged, and leaves the line to a thread that writes it to ``stream``."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class BackgroundHandler(logging.Handler):
         self._is_full = self._is_closed = False
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Takes a record, without the lock of other handlers: a slow `__str__` holds up only who logs it."""
+        """Takes a record, without the lock of other handlers: a slow ``__str__`` holds up only who logs it."""
         accepted: object = self.filter(record)
         if accepted:
             # From Python 3.12 on, a filter may return another record.
@@ -53,10 +54,10 @@ class BackgroundHandler(logging.Handler):
         return bool(accepted)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Leaves the record's line to the thread. What can't be formatted is told of in its place."""
+        """Leaves the record's line to the thread. A line in its place says that a record can't be formatted."""
         try:
             line = self.format(record)
-        except Exception as error:  # noqa: BLE001  # its arguments are anybody's objects
+        except Exception as error:  # noqa: BLE001 - its arguments are anybody's objects
             line = self._own_line(
                 logging.ERROR,
                 "a record of %s could not be formatted (%s): %.200r",

@@ -1,6 +1,6 @@
 """The log: one record a line on standard output, as ``key=value`` text or as JSON, in UTC.
 
-Passwords in URLs are masked in every record, whoever wrote it.
+Passwords in URLs are masked in every record, also in those of libraries.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, TextIO
 
 from flowrra_exporter.log_writer import BackgroundHandler
 
+# Characters of a message, and of a traceback; what is longer loses its middle.
 MAX_TEXT, MAX_TRACEBACK = 8 * 1024, 32 * 1024
-"""Characters of a message, and of a traceback; what is longer loses its middle."""
 _END_OF_URL = re.compile(r"[\s'\"]")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 # What a terminal would act on, or show as a line of its own, and JSON's escapes leave as it is.
@@ -28,10 +28,13 @@ _UNSEEN_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u
 _TASK_FIELDS = ("task_id", "task_name", "attempt")
 
 
-class Occasionally:
-    """Logs a warning at most once in `seconds`, with how often there was reason to: clients can't fill the log.
+class ThrottledWarning:
+    """Logs a warning at most once in ``seconds``, with how often there was reason to: clients can't fill the log.
 
-    `message` has a %d for the number, and then what `warn` is given, which tells of the last time.
+    Args:
+        logger: Where it is logged.
+        message: The warning: a %d for the number, and then what ``warn`` is given, which is about the last time.
+        seconds: The time between two lines.
     """
 
     def __init__(self, logger: logging.Logger, message: str, seconds: float = 60.0) -> None:
@@ -51,7 +54,7 @@ class Occasionally:
 
 
 def mask_secrets(text: str) -> str:
-    """`text` with the user and password of every URL replaced by ``***``; takes no longer than `text` is long."""
+    """``text`` with the user and password of every URL replaced by ``***``; takes no longer than ``text`` is long."""
     parts = []
     done, start = 0, text.find("://")
     while start >= 0:
@@ -66,7 +69,7 @@ def mask_secrets(text: str) -> str:
 
 
 def _credentials(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where users and passwords stand between `start`, where a URL's scheme has ended, and `end`, without spaces.
+    """Where users and passwords stand between ``start``, where a URL's scheme has ended, and ``end``, without spaces.
 
     Up to the last @: a password may hold an unescaped / or @, and a user alone may be a token. Rather too much than
     too little.
@@ -86,7 +89,7 @@ def _credentials(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def bounded(text: str, limit: int = MAX_TEXT) -> str:
-    """`text`, without its middle if it's longer than `limit`."""
+    """``text``, without its middle if it's longer than ``limit``."""
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}… {len(text) - limit} characters left out …{text[-limit // 2 :]}"
@@ -155,9 +158,13 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def configure(level: str, format: str, stream: TextIO | None = None, *, behind: bool = False) -> None:
-    """Sends every logger's records of at least `level` to `stream` (standard output) as 'text' or 'json'.
+    """Sends every logger's records to a stream.
 
-    With `behind`, a thread of its own writes them, so that nobody who logs waits for who reads the log.
+    Args:
+        level: The least severity that is logged.
+        format: 'text' or 'json'.
+        stream: Where the lines go; standard output if None.
+        behind: A thread of its own writes them, so that nobody who logs waits for who reads the log.
     """
     stream = sys.stdout if stream is None else stream
     handler = BackgroundHandler(stream) if behind else logging.StreamHandler(stream)
@@ -170,10 +177,7 @@ def configure(level: str, format: str, stream: TextIO | None = None, *, behind: 
 
 
 def _task_filter() -> logging.Filter | None:
-    """flowrra's filter that names the running task;
-
-    0.1.8 has none, and another app may come without flowrra.
-    """
+    """flowrra's filter that names the running task; 0.1.8 has none, and another app may come without flowrra."""
     try:
         from flowrra.log import TaskLogFilter
     except ImportError:

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from flowrra_exporter.collectors.base import section
+from flowrra_exporter.app.target import describe
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.target import describe
+from flowrra_exporter.metrics.collector import section
 
 logger = logging.getLogger(__name__)
 
+# How long the first questions may take; then the exporter goes on without the answers.
 _FIRST_SECONDS = 3.0
-"""How long the first questions may take; then the exporter goes on without the answers."""
 _COMPONENTS = ("broker", "backend")
 _SHARED = ("get_queue_stats", "list_workers", "list_schedules")
 
@@ -25,7 +25,9 @@ _SHARED = ("get_queue_stats", "list_workers", "list_schedules")
 class Observed:
     """A manager's answers, as far as all processes would give the same ones.
 
-    It has the methods of `manager` that are about what is shared. With `results_shared`, what failed can be listed.
+    Args:
+        manager: The manager. Those of its methods that are about what is shared are there.
+        results_shared: The results are shared, too, so that what failed can be listed.
     """
 
     def __init__(self, manager: Any, results_shared: bool) -> None:
@@ -37,8 +39,10 @@ class Observed:
             self.get_scheduler_stats = self._scheduler_stats
 
     async def get_stats(self) -> dict[str, Any]:
-        """``tasks`` with ``pending``, how many wait in the broker, or why that isn't known. Raises what the manager
-        raises."""
+        """``tasks`` with ``pending``, how many wait in the broker, or why that isn't known.
+
+        Raises what the manager raises.
+        """
         tasks = section(await self._manager.get_stats(), "tasks") or {}
         return {
             "tasks": {
@@ -53,7 +57,7 @@ class Observed:
         return None if stats is None else {key: value for key, value in stats.items() if key != "running"}
 
     async def health_check(self) -> dict[str, Any]:
-        """``healthy``, ``timestamp``, and of the ``components`` broker and backend. Raises what the manager raises."""
+        """``healthy``, ``timestamp``, and of the ``components`` broker and backend; raises what the manager raises."""
         health = await self._manager.health_check()
         found = section(health, "components") or {}
         components = {name: section(found, name) for name in _COMPONENTS if name in found}
@@ -62,9 +66,14 @@ class Observed:
 
 
 async def observe(manager: Any, app: str) -> Observed:
-    """What can be observed of the app that is called `app`. A broker that is away may come later.
+    """What can be observed of an app. A broker that is away may come later.
 
-    Raises UsageError for an app whose queue no other process sees.
+    Args:
+        manager: The app's manager.
+        app: What the app is called in messages.
+
+    Raises:
+        UsageError: No other process sees the app's queue.
     """
     if not callable(getattr(manager, "get_queue_stats", None)):
         raise UsageError(f"{app} can't be observed: its Management API has no get_queue_stats()")
@@ -80,7 +89,7 @@ async def _answer(method: Callable[[], Awaitable[Any]]) -> Any:
     try:
         async with asyncio.timeout(_FIRST_SECONDS):
             return await method()
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with the broker, it may come later
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the broker, it may come later
         logger.warning("no answer yet: %s", describe(error))
         return None
 

@@ -19,19 +19,19 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from flowrra_exporter.app_loop import AppLoop
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.collectors import collectors_for
-from flowrra_exporter.forks import Birthplace
-from flowrra_exporter.management import Management
-from flowrra_exporter.prometheus import format_number
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, series_of
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.management import Management
+from flowrra_exporter.app.target import manager_of
+from flowrra_exporter.fork_guard import ForkGuard
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.collectors import collectors_for
+from flowrra_exporter.metrics.exposition import format_number
+from flowrra_exporter.metrics.samples import AnyFamily, Distribution, Family, series_of
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import manager_of
 from flowrra_exporter.web.server import ServerThread
 
+# What a busy machine may take beyond the deadline of the sources.
 _SPARE_SECONDS = 5.0
-"""What a busy machine may take beyond the deadline of the sources."""
 
 
 _taking = threading.Lock()
@@ -39,19 +39,24 @@ _in_registry: weakref.WeakKeyDictionary[CollectorRegistry, FlowrraCollector] = w
 
 
 class FlowrraCollector(Collector):
-    """The families of `app` in `registry`, from `async with` on the app's loop until its end.
+    """The families of an app in a registry, from ``async with`` on the app's loop until its end.
 
-    Sources are asked from a thread of its own, under the deadlines of `settings`. Let the registry be
-    collected in a thread other than the app's: on the app's own loop, what needs the loop is absent. In a prefork
-    server, enter it after the fork: `collect` raises RuntimeError in a process that inherited it. A registry has one
-    such collector at a time: `async with` raises RuntimeError for a second.
+    Sources are asked from a thread of its own, under the deadlines of the settings. Let the registry be collected in a
+    thread other than the app's: on the app's own loop, what needs the loop is absent. In a prefork server, enter it
+    after the fork: ``collect`` raises RuntimeError in a process that inherited it. A registry has one such collector at
+    a time: ``async with`` raises RuntimeError for a second.
+
+    Args:
+        app: The app.
+        registry: The registry.
+        settings: The exporter's settings.
     """
 
     def __init__(self, app: Any, registry: CollectorRegistry = REGISTRY, settings: Settings | None = None) -> None:
         self._app = app
         self._registry = registry
         self._settings = settings or Settings()
-        self._birthplace = Birthplace("FlowrraCollector")
+        self._fork_guard = ForkGuard("FlowrraCollector")
         self._thread: ServerThread | None = None
         self._collections: Collections | None = None
         self._app_loop: AppLoop | None = None
@@ -74,7 +79,7 @@ class FlowrraCollector(Collector):
         collectors = [each for each in collectors_for(management, settings.max_series) if settings.collects(each.name)]
         self._collections = Collections("library", lambda: collectors, settings.collect_timeout)
         self._thread, self._app_loop = thread, app_loop
-        self._birthplace.here()
+        self._fork_guard.arm()
         self._registry.register(self)
 
     def _take_registry(self) -> None:
@@ -94,18 +99,22 @@ class FlowrraCollector(Collector):
             self._thread.run_soon(self._collections.close)
             await asyncio.to_thread(self._thread.stop)
         self._thread = self._collections = self._app_loop = None
-        self._birthplace.gone()
+        self._fork_guard.disarm()
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering doesn't collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """The families as of now. RuntimeError outside of `async with`, and after a fork."""
+        """The families as of now.
+
+        Raises:
+            RuntimeError: Outside of ``async with``, and after a fork.
+        """
         thread, collections, app_loop = self._thread, self._collections, self._app_loop
         if thread is None or collections is None or app_loop is None:
             raise RuntimeError("FlowrraCollector is not running; expected `async with FlowrraCollector(app)`")
-        self._birthplace.check()
+        self._fork_guard.check()
         on_its_loop = threading.current_thread() is app_loop.thread
         with app_loop.waiting() if on_its_loop else contextlib.nullcontext():
             waiting = asyncio.run_coroutine_threadsafe(collections.snapshot(), thread.loop)

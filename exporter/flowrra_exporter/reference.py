@@ -1,14 +1,14 @@
-"""The reference of all metrics, docs/metrics.md, made from the catalog: `make reference` writes it."""
+"""The reference of all metrics, docs/metrics.md, made from the catalog: ``make reference`` writes it."""
 
 from __future__ import annotations
 
-from flowrra_exporter.catalog import CATALOG, Metric
+from flowrra_exporter.metrics.catalog import CATALOG, Metric
 from flowrra_exporter.otel.names import CONVENTIONS, unit_of
 
 _INTRODUCTION = """\
 # Metrics
 
-Made from `flowrra_exporter/catalog.py` by `make reference`; don't edit it here.
+Made from `flowrra_exporter/metrics/catalog.py` by `make reference`; don't edit it here.
 
 - **Type**: an info is a gauge that is always 1 and tells something by its labels. A histogram `NAME` is stored as
   `NAME_bucket` (with the label `le`), `NAME_sum` and `NAME_count`.
@@ -49,4 +49,4 @@ def section(metric: Metric) -> str:
 
 
 if __name__ == "__main__":
-    print(reference(), end="")  # noqa: T201  # for the documentation
+    print(reference(), end="")  # noqa: T201 - for the documentation

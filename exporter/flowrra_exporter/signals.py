@@ -24,10 +24,13 @@ _HANG_UP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 class Signals:
-    """Calls `report(name, count)` on `loop` once for each signal; `count` goes up from 1.
+    """Tells a loop of signals.
 
-    `interrupt` is called in the main thread, by the handler; what it raises comes out of whatever runs there.
-    `reload` is called on `loop` for a SIGHUP.
+    Args:
+        loop: The loop.
+        report: Is called on it with the name and the number (from 1) of each signal that asks for the end.
+        interrupt: Is called in the main thread, by the handler; what it raises comes out of whatever runs there.
+        reload: Is called on the loop for a SIGHUP.
     """
 
     def __init__(

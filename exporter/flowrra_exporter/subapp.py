@@ -20,7 +20,7 @@ from flowrra_exporter.settings import Settings
 
 
 def subapp(app: Any, settings: Settings | None = None) -> web.Application:
-    """An application to pass to `add_subapp`, in the program whose loop runs `app`."""
+    """An application to pass to ``add_subapp``, in the program whose loop runs ``app``."""
     embedded = Embedded(app, settings)
 
     async def run(_application: web.Application) -> AsyncIterator[None]:

@@ -72,12 +72,12 @@ class BaseResultBackend(ABC):
         """The records with that status, the latest ``submitted_at`` first, those without one last."""
         raise NotImplementedError(f"{type(self).__name__} does not list records")
 
-    async def ping(self) -> None:  # noqa: B027 - optional: a backend without a server always answers
+    async def ping(self) -> None:
         """Return if the server answers.
 
         Raises:
             BackendError: It doesn't.
         """
 
-    async def close(self) -> None:  # noqa: B027 - optional: a backend without connections has nothing to close
+    async def close(self) -> None:
         """Let go of connections."""

@@ -13,7 +13,7 @@ from typing import Any
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis_completions import Completions
-from flowrra.coalescing import Coalescer, in_batches
+from flowrra.batcher import Batcher, in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
 from flowrra.ranges import MAX_DELAY
@@ -67,8 +67,8 @@ class RedisBackend(BaseResultBackend):
         )
         self.namespace = namespace
         self.ttl_ms = max(1, round(1000 * (DEFAULT_TTL if ttl is None else ttl)))
-        self._stores = Coalescer(self._store_all, MAX_BATCH)
-        self._reads = Coalescer(self._read, MAX_BATCH)
+        self._stores = Batcher(self._store_all, MAX_BATCH)
+        self._reads = Batcher(self._read, MAX_BATCH)
         self.unreadable = SetAside("record")
         self.set_aside = (self.unreadable,)
         self._completions = Completions(self.server, f"{namespace}:complete:", self.get)

@@ -5,24 +5,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import random
-import weakref
 from collections.abc import Awaitable, Callable
 
 from redis.asyncio.connection import AbstractConnection
 
+from flowrra.backoff import Backoff
 from flowrra.exceptions import BackendError, ResultNotFoundError
-from flowrra.redis_client import MAX_BACKOFF, MAX_BLOCK, MIN_BACKOFF, RedisServer
+from flowrra.per_loop import PerLoop
+from flowrra.redis_client import MAX_BLOCK, RedisServer
+from flowrra.supervision import cancel_until_ended, spawn
 from flowrra.task import TaskResult, TaskStatus
 
 logger = logging.getLogger(__name__)
 
 # Seconds after which a waiter looks for itself: what a server tells is lost with the connection, or with the server.
 RECHECK = 5.0
-# Seconds after which what is to end is told so again.
-CANCEL_REPEAT = 0.05
+# Seconds before a reader that died is replaced.
+REPLACEMENT_DELAY = 1.0
 # Listening goes on for so long after the last waiter has gone: the next one is likely to come soon.
 LINGER = 30.0
 
@@ -77,12 +78,9 @@ class _Listener:
     def _channel(self, task_id: str) -> bytes:
         return (self._prefix + task_id).encode(errors="surrogateescape")
 
-    def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())  # type: ignore[arg-type]
-
     def _read_anew(self) -> None:
         if not self.is_closed:
-            self._reader = self._spawn(self._listen())
+            self._reader = spawn(self._listen())
             self._reader.add_done_callback(self._ended)
 
     def _ended(self, reader: asyncio.Task[None]) -> None:
@@ -90,7 +88,7 @@ class _Listener:
         self._reader = None
         if not reader.cancelled() and (error := reader.exception()) is not None:
             logger.error("listening for results died, replaced server=%s error=%r", self._server.name, error)
-            asyncio.get_running_loop().call_later(MAX_BACKOFF, self._read_if_awaited)
+            asyncio.get_running_loop().call_later(REPLACEMENT_DELAY, self._read_if_awaited)
         else:
             self._read_if_awaited()
 
@@ -100,7 +98,7 @@ class _Listener:
 
     def _write_soon(self) -> None:
         if self._writer is None or self._writer.done():
-            self._writer = self._spawn(self._write())
+            self._writer = spawn(self._write())
 
     async def _write(self) -> None:
         """Tell the server of what has changed. A failure is the reader's to see: it connects anew and tells it all."""
@@ -116,7 +114,7 @@ class _Listener:
                     await connection.send_command("UNSUBSCRIBE", *map(self._channel, removed))
 
     async def _listen(self) -> None:
-        backoff = MIN_BACKOFF
+        backoff = Backoff()
         client = self._server.dedicated_client()
         try:
             while self._waiters:
@@ -132,13 +130,12 @@ class _Listener:
                     self._removed.clear()
                     await connection.send_command("SUBSCRIBE", *channels)
                     self._connection = connection
-                    backoff = MIN_BACKOFF
+                    backoff.reset()
                     self._write_soon()
                     await self._read(connection)
                 except Exception as error:  # noqa: BLE001 - of a connection that breaks, the driver raises anything
                     logger.warning("listening interrupted: %s", self._server.failure("listen for results", error))
-                    await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
-                    backoff = min(2 * backoff, MAX_BACKOFF)
+                    await asyncio.sleep(backoff.next())
                 finally:
                     self._connection = None
                     if connection is not None:
@@ -173,12 +170,7 @@ class _Listener:
             for waiter in waiters:
                 waiter.is_listened_for.set()
                 waiter.news.set()
-        tasks = {task for task in (self._reader, self._writer) if task is not None}
-        while tasks:
-            # Again, until it has an effect: one that comes while a connection is made may get lost in the driver.
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_REPEAT)
+        await cancel_until_ended(*(task for task in (self._reader, self._writer) if task is not None))
 
 
 def _end_if_cancelled() -> None:
@@ -201,7 +193,7 @@ class Completions:
         self._server = server
         self._prefix = prefix
         self._read = read
-        self._listeners: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Listener] = weakref.WeakKeyDictionary()
+        self._listeners = PerLoop(lambda: _Listener(server, prefix))
 
     async def wait_for(self, task_id: str, *, must_exist: bool = False) -> TaskResult:
         """The record of a task once it is complete; the task need not exist yet, unless it must.
@@ -210,10 +202,7 @@ class Completions:
             BackendError: The records can't be read, or the app was stopped meanwhile.
             ResultNotFoundError: There is none, although it must exist; or it was gone before it could be read.
         """
-        loop = asyncio.get_running_loop()
-        listener = self._listeners.get(loop)
-        if listener is None or listener.is_closed:
-            listener = self._listeners[loop] = _Listener(self._server, self._prefix)
+        listener = self._listeners.get()
         waiter = listener.add(task_id)
         try:
             # Looked for while the server is told to listen, and again when it listens: whatever completes from then on
@@ -255,6 +244,6 @@ class Completions:
 
     async def close(self) -> None:
         """Fail whoever waits on the running loop: nothing will complete any more."""
-        listener = self._listeners.pop(asyncio.get_running_loop(), None)
+        listener = self._listeners.pop()
         if listener is not None:
             await listener.close()

@@ -52,7 +52,7 @@ class BaseBroker(ABC):
             BackendError: The queue could not be read.
         """
 
-    async def ping(self) -> None:  # noqa: B027 - optional: a broker without a server always answers
+    async def ping(self) -> None:
         """Return if the server answers.
 
         Raises:
@@ -68,11 +68,11 @@ class BaseBroker(ABC):
         """
         return {}
 
-    async def close(self) -> None:  # noqa: B027 - optional: a broker without connections has nothing to close
+    async def close(self) -> None:
         """Let go of connections."""
 
 
-class Entry(NamedTuple):
+class QueuedTask(NamedTuple):
     """A task to be queued.
 
     Attributes:
@@ -125,26 +125,26 @@ class Verb(StrEnum):
     """What a worker says of a task that it was given."""
 
     RUNNING = "running"
-    DONE = "done"
-    LATER = "later"
+    COMPLETE = "complete"
+    RETRY = "retry"
     RELEASE = "release"
-    REFUSE = "refuse"
-    BURY = "bury"
+    NACK = "nack"
+    DEAD_LETTER = "dead_letter"
 
 
 class Outcome(NamedTuple):
     """What became of a task that a worker was given.
 
     Attributes:
-        verb: ``RUNNING`` changes only its record; ``DONE`` ends it; ``LATER`` has it run again after ``delay``, as
-            ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place; ``REFUSE`` leaves it to
-            workers that know its name, which is ``text``; ``BURY`` gives it up, for the reason in ``text``.
+        verb: ``RUNNING`` changes only its record; ``COMPLETE`` ends it; ``RETRY`` has it run again after ``delay``, as
+            ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place; ``NACK`` leaves it to
+            workers that know its name, which is ``text``; ``DEAD_LETTER`` gives it up, for the reason in ``text``.
         task_id: Its id.
         delay: Seconds.
         text: See ``verb``.
         record: Its record, if that is to be kept in the same step.
-        priority: The task's, for ``LATER``.
-        status: How an attempt ended that is ``DONE``.
+        priority: The task's, for ``RETRY``.
+        status: How an attempt ended that is ``COMPLETE``.
     """
 
     verb: Verb
@@ -176,7 +176,7 @@ class Verdict(StrEnum):
 
 
 class QueueFigures(NamedTuple):
-    """A queue's figures, as of one moment.
+    """A queue's figures, as of one moment. None is what a broker doesn't tell.
 
     Attributes:
         pending: Due and waiting to be taken.
@@ -188,11 +188,11 @@ class QueueFigures(NamedTuple):
     """
 
     pending: int
-    delayed: int
-    in_flight: int
-    dead: int
+    delayed: int | None
+    in_flight: int | None
+    dead: int | None
     oldest_pending_at: datetime | None
-    unknown: int
+    unknown: int | None
 
 
 class Renewal(NamedTuple):
@@ -260,7 +260,7 @@ class LeasingBroker(BaseBroker):
         """Whether it can keep the records of that backend in the same step as the tasks."""
 
     @abstractmethod
-    async def submit(self, entries: Sequence[Entry]) -> list[bool]:
+    async def submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         """Queue tasks, each unless its id is known already; with their records, if it keeps those.
 
         Returns:

@@ -7,11 +7,12 @@ server is fit, None where that can't be known.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+
+from flowrra.supervision import Supervised
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +21,6 @@ INTERVAL = 180.0
 RETRY_INTERVAL = 10.0
 TIMEOUT = 2.0
 MIN_PAUSE = 1.0
-# Seconds after which what is to end is told so again.
-CANCEL_REPEAT = 0.05
 
 Reasons = Mapping[str, str | None]
 
@@ -44,7 +43,12 @@ class FitnessMonitor:
         self._looking = threading.Lock()
         self._warned: set[str] = set()
         self._complaint = ""
-        self._task: asyncio.Task[None] | None = None
+        self._watching = Supervised(
+            self._watch,
+            "flowrra-broker-fitness",
+            RETRY_INTERVAL,
+            lambda error: logger.error("watching the broker's fitness died, replaced error=%r", error),
+        )
 
     async def reasons(self) -> Reasons:
         """What is known; asks the server if that is old. On whichever event loop; never raises for the server."""
@@ -92,18 +96,7 @@ class FitnessMonitor:
 
     def start(self) -> None:
         """Look now and from time to time, on the running event loop."""
-        loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._watch(), name="flowrra-broker-fitness", context=contextvars.Context())
-        self._task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if task is self._task and not task.get_loop().is_closed():
-            logger.error("watching the broker's fitness died, replaced")
-            task.get_loop().call_later(RETRY_INTERVAL, self._revive, task)
-
-    def _revive(self, task: asyncio.Task[None]) -> None:
-        if task is self._task:
-            self.start()
+        self._watching.start()
 
     async def _watch(self) -> None:
         while True:
@@ -112,8 +105,4 @@ class FitnessMonitor:
 
     async def stop(self) -> None:
         """Look no more."""
-        task, self._task = self._task, None
-        while task is not None and not task.done():
-            # Again, until it has an effect: one that comes while a connection is made may get lost in the driver.
-            task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_REPEAT)
+        await self._watching.stop()

@@ -5,12 +5,10 @@ Each operation is one script, hence one atomic step, of ``flowrra/lua``; ``queue
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import secrets
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,25 +21,26 @@ from redis.exceptions import ExecAbortError, OutOfMemoryError, ReadOnlyError
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.redis import RedisBackend
+from flowrra.batcher import in_batches
 from flowrra.brokers.base import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     Announcement,
     Cancellation,
     Delivery,
-    Entry,
     LeasingBroker,
     Outcome,
+    QueuedTask,
     QueueFigures,
     Renewal,
     Verb,
     Verdict,
 )
 from flowrra.brokers.redis_fitness import unfitness
-from flowrra.coalescing import in_batches
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
+from flowrra.per_loop import PerLoop
 from flowrra.ranges import MAX_DELAY
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, one_by_one, run_script_in_thread
 from flowrra.setting_aside import SetAside
@@ -132,9 +131,7 @@ class RedisBroker(LeasingBroker):
         self.forked()
         tell_of_forks(self)
         self._results: RedisBackend | None = None
-        self._waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._waiters = PerLoop(self.server.dedicated_client, redis.asyncio.Redis.aclose)
         self._thread_client: redis.Redis | None = None
         self.unreadable_workers, self.unreadable_dead = SetAside("worker"), SetAside("dead task")
         self.set_aside = (self.unreadable_workers, self.unreadable_dead)
@@ -172,27 +169,27 @@ class RedisBroker(LeasingBroker):
 
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, entries: Sequence[Entry]) -> list[bool]:
+    async def submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         added: list[bool] = []
-        for batch in in_batches(entries, Entry.size, MAX_BATCH, MAX_BATCH_BYTES):
+        for batch in in_batches(entries, QueuedTask.size, MAX_BATCH, MAX_BATCH_BYTES):
             added += await self._submit(batch)
         return added
 
-    async def _submit(self, entries: Sequence[Entry]) -> list[bool]:
+    async def _submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         args: list[Any] = [self._records]
         for task_id, priority, delay, text, record, remember in entries:
             kept, _, submitted = NO_RECORD if record is None else record
             # As a float: the text of an enumeration's member, or of True, is no number.
             line = f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {task_id}"
             args += (_wire(line), _wire(text), kept)
-        timeout = self.server.time_for(sum(map(Entry.size, entries)))
+        timeout = self.server.time_for(sum(map(QueuedTask.size, entries)))
         answer = await self.server.run(_SUBMIT, "queue tasks", self.queue_key, *args, timeout=timeout)
         return [bool(each) for each in answer]
 
     async def push(self, task: Task) -> None:
         """Queue a task. Its record is the caller's business."""
         call = codec.encode_call(task.args, task.kwargs, task.name)
-        await self.submit([Entry(task.id, task.priority, 0.0, codec.encode_task(task, None, call), None)])
+        await self.submit([QueuedTask(task.id, task.priority, 0.0, codec.encode_task(task, None, call), None)])
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,17 +206,13 @@ class RedisBroker(LeasingBroker):
         return int(await self.server.run(_RECOVER, "give tasks back", self.queue_key, self._token, *map(_wire, held)))
 
     async def wait(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        waiter = self._waiters.get(loop)
-        if waiter is None:
-            waiter = self._waiters[loop] = self.server.dedicated_client()
+        waiter = self._waiters.get()
         try:
             keys = [f"{self.queue_key}:wake", f"{self.queue_key}:wake:{self._token}"]
             await waiter.blpop(keys, timeout=max(0.01, min(seconds, MAX_BLOCK)))
         except Exception as error:  # of a connection that breaks, the driver raises anything
             if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
-                del self._waiters[loop]
-                await waiter.aclose()
+                await self._waiters.close()
             raise self.server.failure("wait for tasks", error) from error
 
     async def pop(self, timeout: float | None = None) -> Task | None:
@@ -232,7 +225,7 @@ class RedisBroker(LeasingBroker):
         while True:
             deliveries, due_in = await self.take(1)
             for delivery in deliveries:
-                await self.settle([Outcome(Verb.DONE, delivery.task_id, status=SUCCESS)])
+                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS)])
                 if delivery.task is not None:
                     return delivery.task
             left = MAX_BLOCK if deadline is None else deadline - time.monotonic()
@@ -252,7 +245,7 @@ class RedisBroker(LeasingBroker):
     async def _settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         args: list[Any] = [self._records, self._token, self._ttl]
         for verb, task_id, delay, text, record, priority, ended in outcomes:
-            if verb is Verb.BURY:
+            if verb is Verb.DEAD_LETTER:
                 text = " ".join(text.split())[:MAX_REASON]
             kept, status, submitted = NO_RECORD if record is None else record
             status = status if ended is None else ended.value
@@ -476,9 +469,7 @@ class RedisBroker(LeasingBroker):
 
     async def close(self) -> None:
         """Close the running loop's connections."""
-        waiter = self._waiters.pop(asyncio.get_running_loop(), None)
-        if waiter is not None:
-            await waiter.aclose()
+        await self._waiters.close()
         await self.server.close()
 
 

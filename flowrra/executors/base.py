@@ -1,7 +1,7 @@
-"""What all executors share: they accept tasks, run attempts in their workers' slots, and settle what becomes of them.
+"""What all executors share: they accept tasks, run attempts in their workers' slots, and close what has ended.
 
-The parts: ``workers.py`` runs attempts, ``settlement.py`` decides and counts their outcomes, ``records.py`` stores and
-publishes them, ``feeder.py`` fetches tasks from a broker.
+The parts: ``workers.py`` has what waits and runs in this process, ``sources/`` brings tasks and takes them back,
+``outcomes.py`` decides and counts what became of attempts, ``records.py`` keeps and publishes it.
 """
 
 from __future__ import annotations
@@ -12,60 +12,33 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
 
-from flowrra import telemetry as counters
 from flowrra.backends.base import BaseResultBackend
-from flowrra.brokers.base import BaseBroker, LeasingBroker
-from flowrra.brokers.memory import MemoryQueue
+from flowrra.brokers.base import BaseBroker
 from flowrra.config import Config
 from flowrra.events import EventPublisher
-from flowrra.exceptions import (
-    BackendError,
-    ExecutorNotRunningError,
-    PartialSubmissionError,
-    TaskNotFoundError,
-    TaskTimeoutError,
-)
-from flowrra.executors import settlement
-from flowrra.executors.failures import describe
-from flowrra.executors.feeder import Feeder
+from flowrra.exceptions import ExecutorNotRunningError, TaskNotFoundError, TaskTimeoutError
+from flowrra.executors import outcomes
 from flowrra.executors.job import Interrupt, Job
-from flowrra.executors.leased import OPERATIONS, LeasedTasks
-from flowrra.executors.records import Records
+from flowrra.executors.sources import source_for
 from flowrra.executors.waits import Waits
-from flowrra.executors.workers import Workers
-from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_submission
+from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
+from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
 from flowrra.ranges import PRIORITY
-from flowrra.rebuilding import rebuild_result
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
-from flowrra.task import (
-    CANCELLED,
-    FAILED,
-    PENDING,
-    RETRYING,
-    RUNNING,
-    SUCCESS,
-    Task,
-    TaskResult,
-    new_task_id,
-    running_task,
-)
-from flowrra.telemetry import TaskTelemetry, Telemetry
+from flowrra.task import PENDING, RUNNING, Task, TaskResult, new_task_id, running_task
+from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-# How long an attempt that was told to end may take for it, before it is left to itself.
-CANCEL_GRACE = 5.0
-CANCEL_REPEAT = 1.0
-# Outcomes that wait for a result backend that is away; those beyond keep their slots.
-MAX_LATE = 1000
-
 State = Literal["stopped", "running", "stopping"]
+# A task function, and what it is called with.
+Call = tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]
 
 
 class BaseTaskExecutor(ABC):
@@ -80,8 +53,8 @@ class BaseTaskExecutor(ABC):
     Attributes:
         registry: The task registry.
         results: The result backend.
-        broker: The broker; None if waiting tasks are in memory.
-        broker_errors: How many operations of the broker failed, by operation.
+        source: Where its tasks come from and go back to.
+        takes_tasks: Whether it runs tasks at all, or leaves those it submits to other processes.
     """
 
     kind: ClassVar[Literal["io", "cpu"]]
@@ -99,36 +72,25 @@ class BaseTaskExecutor(ABC):
     ) -> None:
         config = Config() if config is None else config
         self.registry = TaskRegistry() if registry is None else registry
-        self.broker: BaseBroker | None = config.create_broker(f":{self.kind}")
         self.results = config.create_backend() if results is None else results
-        self.broker_errors: Counter[str] = Counter()
-        self._max_queue_size = config.executor.max_queue_size
-        self._consumes = config.executor.consume
-        self._slots = self._slots_of(config)
         self._telemetry = Telemetry() if telemetry is None else telemetry
-        self._publisher = EventPublisher() if publisher is None else publisher
-        self.records = Records(self.results, self._publisher)
-        # Both are looked at for every task, to spare it calls that would do nothing.
-        self._memory = self.records.memory
-        self._bus = self._publisher.bus
         self._middlewares = middlewares
         self._state: State = "stopped"
-        # What this process has, by where it is: waiting, or in an attempt.
-        self._queue: MemoryQueue[Job] = MemoryQueue(self._max_queue_size, self._start_due)
-        self._running: dict[str, Job] = {}
-        self._workers = Workers(self.kind, self._slots, self._queue, self._attempt, self._bury)
-        self._accepting: dict[str, asyncio.Future[None]] = {}
-        # What brings tasks from a broker: one of these, by what the broker can do.
-        self._leased = LeasedTasks(self, self.broker, announcement) if isinstance(self.broker, LeasingBroker) else None
-        self._feeder: Feeder | None = None
-        if self.broker is not None:
-            self.broker_errors.update(dict.fromkeys(OPERATIONS if self._leased else ("push", "pop"), 0))
-        self._waits = Waits(self)
-        self._background: set[asyncio.Task[None]] = set()
-        # Attempts that have ended, and whose outcome waits for the result backend.
-        self._late: dict[str, Job] = {}
-        # Whether it stops, and waits no longer for what its tasks and servers take.
-        self._is_giving_up = False
+        self._workers = Workers(self.kind, self._slots_of(config), self._attempt, self._on_worker_death)
+        self._queue, self._running = self._workers.queue, self._workers.running
+        self.source = source_for(
+            config.create_broker(f":{self.kind}"),
+            self.results,
+            self._workers,
+            registry=self.registry,
+            telemetry=self._telemetry,
+            publisher=EventPublisher() if publisher is None else publisher,
+            config=config.executor,
+            announcement=announcement,
+        )
+        self.takes_tasks = self.source.consumes
+        self._records = self.source.records
+        self._waits = Waits(self._workers, self._records, self.registry)
 
     @staticmethod
     @abstractmethod
@@ -152,14 +114,9 @@ class BaseTaskExecutor(ABC):
         return self._state
 
     @property
-    def takes_tasks(self) -> bool:
-        """Whether it runs tasks at all, or leaves those it submits to other processes."""
-        return self._consumes or self.broker is None
-
-    @property
     def workers(self) -> int:
         """How many tasks it runs at once; none if it takes none."""
-        return self._slots if self.takes_tasks else 0
+        return self._workers.slots if self.takes_tasks else 0
 
     @property
     def busy_workers(self) -> int:
@@ -168,51 +125,46 @@ class BaseTaskExecutor(ABC):
 
     @property
     def worker_restarts(self) -> int:
-        """How many workers died and were replaced."""
-        source = self._leased or self._feeder
-        return self._workers.restarts + (0 if source is None else source.restarts)
+        """How many workers, or what brings them tasks, died and were replaced."""
+        return self._workers.restarts + self.source.restarts
+
+    @property
+    def broker_errors(self) -> Counter[str]:
+        """How many operations of the broker failed, by operation."""
+        return self.source.errors
 
     @property
     def backend_errors(self) -> Counter[str]:
         """How many operations of the result backend failed, by operation."""
-        return self.records.errors
+        return self._records.errors
+
+    @property
+    def broker(self) -> BaseBroker | None:
+        """The broker; None if waiting tasks are in this process."""
+        return self.source.broker
+
+    def is_broker(self) -> bool:
+        """Whether waiting tasks are shared through a broker."""
+        return self.source.shared
 
     def pending_count(self) -> int:
         """How many tasks wait in this process for a free worker; delayed ones are not among them."""
         return self._queue.size
 
-    def delayed_count(self) -> int:
-        """How many tasks wait in this process for their time, be it a retry, a countdown or an eta."""
-        return self._queue.delayed
-
-    def oldest_pending_at(self) -> datetime | None:
-        """Since when the longest waiting task has been due; None if no task waits in this process."""
-        oldest = min((job.ready_at for job in self._queue.oldest()), default=None)
-        return None if oldest is None else _wall_clock(oldest)
-
     def running_jobs(self) -> list[Job]:
         """What runs now, the longest running first."""
-        return list(self._running.copy().values())
+        return self._workers.running_jobs()
 
     def oldest_running_at(self) -> dict[str, datetime]:
         """Since when the longest running attempt of each task name has been running."""
         oldest: dict[str, datetime] = {}
         for job in self.running_jobs():
-            oldest.setdefault(job.definition.name, _wall_clock(job.started_at))
+            oldest.setdefault(job.definition.name, wall_clock(job.started_at))
         return oldest
 
-    def is_broker(self) -> bool:
-        """Whether waiting tasks are shared through a broker."""
-        return self.broker is not None
-
-    def is_leasing(self) -> bool:
-        """Whether tasks are taken from the broker by leases, and can be steered there from any process."""
-        return self._leased is not None
-
-    def feed_error(self) -> str | None:
-        """What keeps it from getting tasks from the broker now; None if nothing does."""
-        source = self._leased or self._feeder
-        return None if source is None else source.error
+    def oldest_pending_at(self) -> datetime | None:
+        """Since when the longest waiting task has been due; None if no task waits in this process."""
+        return self._workers.oldest_waiting_at()
 
     # ── registration and submission ─────────────────────────────────────────────────────────────────────────
 
@@ -245,16 +197,15 @@ class BaseTaskExecutor(ABC):
         if priority is not None:
             PRIORITY.check("priority", priority)
         definition = self.registry.definition(task_func)
-        return await self.accept(definition, args, kwargs, priority)
+        return await self.submit_task(definition, args, kwargs, priority)
 
-    async def accept(
+    async def submit_task(
         self,
         definition: TaskDefinition,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         priority: int | None = None,
         options: SubmitOptions = NO_OPTIONS,
-        is_recorded: bool = False,
     ) -> str:
         """Take on a task. Waits while the queue is full, unless a task calls it: that could be a deadlock.
 
@@ -263,7 +214,6 @@ class BaseTaskExecutor(ABC):
             args, kwargs: What it is called with.
             priority: Lower numbers run first; None is what ``options`` or else the definition says.
             options: The other options of the submission.
-            is_recorded: Whether a leasing broker's task has its record already, and is only to be queued.
 
         Returns:
             The task's id.
@@ -278,39 +228,18 @@ class BaseTaskExecutor(ABC):
             definition.signature.check(definition.name, args, kwargs)
         if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
             await self._admit()
-        task, record = self._new_task(definition, args, kwargs, priority, options)
-        delay = 0.0 if options is NO_OPTIONS else options.delay
-        if self._leased is not None:
-            return await self._accept_leased(self._leased, task, record, delay, options, is_recorded)
-        telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
-        job = Job(task, record, definition, telemetry, time.monotonic() + delay)
-        if job.has_changeable_arguments:
-            job.keep_arguments()
-        if self._memory is not None:
-            self._memory.hold(task.id, record)
-        else:
-            await self._store_accepted(record)
-        if self._bus.subscribers:
-            self._publisher.publish(record)
-        if self.broker is not None and not delay:
-            await self._push(self.broker, job)
-        elif delay:
-            self._enqueue(job, delay)
-        else:
-            self._queue.put(task.id, task.priority, job)
-            if not self._workers.is_waking:
-                self._workers.wake()
-        telemetry.cells[counters.SUBMITTED] += 1
-        return task.id
+        job = self._new_job(definition, args, kwargs, priority, options)
+        await self.source.submit(job, options)
+        return job.task.id
 
-    def _new_task(
+    def _new_job(
         self,
         definition: TaskDefinition,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         priority: int | None,
         options: SubmitOptions,
-    ) -> tuple[Task, TaskResult]:
+    ) -> Job:
         if priority is None:
             priority = definition.priority if options.priority is None else options.priority
         # By position, as this is on every task's way: keywords cost.
@@ -331,139 +260,41 @@ class BaseTaskExecutor(ABC):
         )
         if self._middlewares:
             tell_of_submission(self._middlewares, task)
-        return task, TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
+        record = TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
+        telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
+        return Job(task, record, definition, telemetry, time.monotonic() + options.delay)
 
-    async def _accept_leased(
-        self,
-        leased: LeasedTasks,
-        task: Task,
-        record: TaskResult,
-        delay: float,
-        options: SubmitOptions,
-        is_recorded: bool,
+    async def submit_once(
+        self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], options: SubmitOptions
     ) -> str:
-        entry = leased.entry(task, record, delay, options.remember)
-        # Told first: its worker, which may be this process, tells what comes next.
-        self.publish(record)
-        try:
-            if not leased.keeps_records and not is_recorded:
-                await self.results.store(task.id, record)
-            is_new = await leased.submit(entry)
-        except BaseException as error:
-            self._refuse(record, error)
-            if not leased.keeps_records:
-                await self.records.store(record)
-            raise
-        # An id of our own making can be known already only by this submission, whose first answer was lost.
-        self.telemetry_of(task.name).cells[counters.SUBMITTED] += is_new or options.task_id is None
-        return task.id
+        """:meth:`submit_task`, unless a task with that ``options.task_id`` exists already: then that is all."""
+        if options.task_id is None:
+            return await self.submit_task(definition, args, kwargs, options=options)
+        async with self.source.claim_id(options.task_id) as is_new:
+            if is_new:
+                await self.submit_task(definition, args, kwargs, options=options)
+        return options.task_id
 
-    def _refuse(self, record: TaskResult, error: BaseException) -> None:
-        """Say of a task whose submission was published that it was never queued."""
-        record.status, record.finished_at = CANCELLED, datetime.now(UTC)
-        record.error = f"not queued: {describe(error)}"
-        self.publish(record)
-
-    async def accept_many(self, calls: Sequence[tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
-        """:meth:`accept` for many tasks; with a broker that can do it, in one request for many of them.
+    async def submit_tasks(self, calls: Sequence[Call]) -> list[str]:
+        """:meth:`submit_task` for many tasks, whose arguments were checked; many in one request where that is possible.
 
         Raises:
             PartialSubmissionError: The broker or the result backend failed after some of them.
         """
-        leased = self._leased
-        if leased is None or not leased.keeps_records:
-            return await self._accept_each(calls)
-        if self._state != "running":
-            await self._admit()
-        created = [self._new_task(*call, None, NO_OPTIONS) for call in calls]
-        for _, record in created:
-            self.publish(record)
-        try:
-            await leased.submit_many(created)
-        except PartialSubmissionError as error:
-            queued, known = set(error.queued), {*error.queued, *error.unsure}
-            self._count_submitted([task for task, _ in created if task.id in queued])
-            for _, record in created:
-                if record.task_id not in known:
-                    self._refuse(record, error)
-            raise
-        self._count_submitted([task for task, _ in created])
-        return [task.id for task, _ in created]
 
-    async def _accept_each(self, calls: Sequence[tuple[TaskDefinition, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
-        ids: list[str] = []
-        for call in calls:
-            try:
-                ids.append(await self.accept(*call))
-            except BackendError as error:
-                if ids:
-                    raise PartialSubmissionError(str(error), ids, []) from error
-                raise
-        return ids
+        async def admitted() -> AsyncIterator[Job]:
+            for call in calls:
+                if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
+                    await self._admit()
+                yield self._new_job(*call, None, NO_OPTIONS)
 
-    def _count_submitted(self, tasks: list[Task]) -> None:
-        for task in tasks:
-            self.telemetry_of(task.name).cells[counters.SUBMITTED] += 1
-
-    async def accept_once(
-        self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], options: SubmitOptions
-    ) -> str:
-        """:meth:`accept`, unless a task with that ``options.task_id`` exists already: then that is all."""
-        task_id = options.task_id
-        if task_id is None:
-            return await self.accept(definition, args, kwargs, options=options)
-        if self._leased is not None and self._leased.keeps_records and not self._bus.subscribers:
-            # The broker looks for itself, in one step.
-            return await self.accept(definition, args, kwargs, options=options)
-        while task_id in self._accepting:  # another call may still fail, and is waited for
-            await asyncio.shield(self._accepting[task_id])
-        accepting = self._accepting[task_id] = asyncio.get_running_loop().create_future()
-        try:
-            known = await self.results.get(task_id)
-            # One that could not be queued was never a task: this is the next try.
-            if known is None or (known.status is CANCELLED and (known.error or "").startswith("not queued: ")):
-                return await self.accept(definition, args, kwargs, options=options)
-            if await self._is_lost(known):
-                logger.warning(
-                    "task is recorded, and in no queue: queued again task=%s id=%s", known.task_name, task_id
-                )
-                return await self.accept(definition, args, kwargs, options=options, is_recorded=True)
-            return task_id
-        finally:
-            del self._accepting[task_id]
-            accepting.set_result(None)
-
-    async def _is_lost(self, known: TaskResult) -> bool:
-        """Whether an unfinished record is all that is left of a task, as when its submitter was killed before it was
-        queued. Records in memory don't tell: they don't hear of what other processes do."""
-        leased = self._leased
-        if leased is None or leased.keeps_records or self._memory is not None or known.is_complete:
-            return False
-        if await leased.has(known.task_id):
-            return False
-        # It may have ended just now: an outcome is recorded before the broker forgets the task.
-        latest = await self.results.get(known.task_id)
-        return latest is None or not latest.is_complete
-
-    async def _store_accepted(self, record: TaskResult) -> None:
-        """Store the record of a new task on a backend that takes its time, while its place in the queue is kept."""
-        self._queue.reserved += 1
-        try:
-            await self.results.store(record.task_id, record)
-        except BaseException:
-            self._queue.offer_room()
-            raise
-        finally:
-            self._queue.reserved -= 1
-        if self._state == "stopped":
-            await self.records.end(record, CANCELLED, "cancelled before it ran: the app stopped")
-            raise ExecutorNotRunningError
+        return await self.source.submit_many(admitted())
 
     async def _admit(self) -> None:
         """Wait for room in the queue. A task's own submissions don't: all workers could be waiting for each other."""
         inside = running_task.get() is not None
         self._check_accepting(inside)
-        if self.broker is None and not inside:
+        if not inside:
             await self._queue.wait_for_room()
             self._check_accepting(inside)
 
@@ -472,70 +303,13 @@ class BaseTaskExecutor(ABC):
         if self._state != "running" and not (inside and self._state == "stopping"):
             raise ExecutorNotRunningError
 
-    async def _push(self, broker: BaseBroker, job: Job) -> None:
-        try:
-            await broker.push(job.task)
-        except BaseException as error:
-            self.broker_errors["push"] += 1
-            await self.records.end(job.record, CANCELLED, f"not queued: {describe(error)}")
-            raise
-
-    def _enqueue(self, job: Job, delay: float) -> None:
-        if delay > 0:
-            self._queue.put_later(job.task.id, delay, job)
-        else:
-            self._queue.put(job.task.id, job.task.priority, job)
-            self._workers.wake()
-
-    def _start_due(self) -> None:
-        for job in self._queue.take_due():
-            self._queue.put(job.task.id, job.task.priority, job)
-        self._workers.start()
-
-    async def deliver(self, task: Task) -> None:
-        """Take on a task that came from the broker."""
-        record = await self.records.of(task)
-        try:
-            definition = self.registry.definition(task.name)
-        except TaskNotFoundError as error:
-            logger.error("unknown task from the broker, failed task=%r id=%s", task.name, task.id)
-            await self.records.end(record, FAILED, describe(error))
-            return
-        telemetry = self._telemetry.register(task.name, self.kind)
-        self._enqueue(Job(task, record, definition, telemetry, time.monotonic()), 0)
-
-    # ── what was taken from a leasing broker ────────────────────────────────────────────────────────────────
-
-    def telemetry_of(self, task_name: str) -> TaskTelemetry:
-        """The numbers of a registered task."""
-        return self._telemetry.tasks.get(task_name) or self._telemetry.register(task_name, self.kind)
-
-    def enqueue_taken(self, job: Job) -> None:
-        """Run a job in the next free slot."""
-        if self._memory is not None:
-            self._memory.hold(job.task.id, job.record)
-        self._enqueue(job, 0)
-
-    def waiting_jobs(self) -> list[Job]:
-        """The jobs that wait for a free slot, in order."""
-        return self._queue.ready()
-
-    def withdraw(self, task_id: str) -> Job | None:
-        """Take back a job that waits for a free slot; None if it has begun, or isn't here."""
-        return self._queue.remove(task_id)
-
-    def publish(self, record: TaskResult) -> None:
-        """Tell subscribers of a change."""
-        if self._bus.subscribers:
-            self._publisher.publish(record)
-
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def get_result(self, task_id: str) -> TaskResult | None:
         """The record of a task; None if it is unknown."""
         record = await self.results.get(task_id)
-        if record is not None and self._memory is None:
-            rebuild_result(record, self.registry)
+        if record is not None:
+            self._records.rebuild(record, self.registry)
         return record
 
     async def wait_for_result(self, task_id: str, timeout: float | None = None) -> TaskResult:
@@ -555,8 +329,7 @@ class BaseTaskExecutor(ABC):
             raise
         except TimeoutError:
             raise TaskTimeoutError(task_id, timeout) from None
-        if self._memory is None:
-            rebuild_result(record, self.registry)
+        self._records.rebuild(record, self.registry)
         return record
 
     def waiting_for(self, task_id: str) -> AbstractContextManager[None]:
@@ -566,12 +339,21 @@ class BaseTaskExecutor(ABC):
             return self._waits.of(job, task_id)
         return nullcontext()
 
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a task, be it pending, delayed, waiting for a retry, or running.
+
+        A running one is told to end and waited for, at most 5 s.
+
+        Returns:
+            True if it ended by this call; False if it is unknown, was over already, or would not end.
+        """
+        return await self.source.cancel(task_id)
+
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _attempt(self, job: Job) -> None:
         """Run a job once, in a worker."""
         task, record = job.task, job.record
-        telemetry = job.telemetry
         running_task.set(job)
         if job.awaits_retry:
             job.end_wait()
@@ -580,24 +362,22 @@ class BaseTaskExecutor(ABC):
         job.started_at = time.monotonic()
         # A timer may come a little early, and no wait is negative.
         waited = job.started_at - job.ready_at
-        telemetry.count_start(waited if waited > 0 else 0.0)
+        job.telemetry.count_start(waited if waited > 0 else 0.0)
         record.status, record.started_at = RUNNING, datetime.now(UTC)
         record.error = record.traceback = None
         value: Any = None
         error: BaseException | None = None
         try:
-            if self._leased is not None and self._leased.keeps_records:
-                self._leased.mark_running(job)
-            elif self._memory is None:
-                await self.records.store(record)
-            if self._bus.subscribers:
-                self._publisher.publish(record)
+            starting = self.source.started(job)
+            if starting is not None:
+                await starting
+            self._records.publish(record)
             if task.timeout is not None:
                 self._limit(job)
             definition = self.registry.by_name.get(task.name)
             if definition is None:  # it was unregistered meanwhile
                 raise TaskNotFoundError(task.name)
-            if self.broker is not None:
+            if job.is_decoded:
                 job.rebuild_arguments(definition.func)
             if self._middlewares:
                 value = await self._call_in_middlewares(definition.func, job)
@@ -649,165 +429,39 @@ class BaseTaskExecutor(ABC):
         failure that says so.
 
         Returns:
-            What is still to be awaited, where the result backend or the broker takes its time; None in memory, where a
-            coroutine for every task would be a waste.
+            What is still to be awaited, where the result backend or the broker takes its time; None where that would be
+            a coroutine for nothing.
         """
         if job.settled:
             return None
         job.settled = True
-        record = job.record
         seconds = time.monotonic() - job.started_at
-        retry_after = None
-        if error is None:
-            record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
-        else:
-            retry_after = settlement.fail(job, error, can_give_back=self.broker is not None)
-        if self._leased is not None:
-            if self._memory is not None:
-                self._memory.keep(job.task.id, record)
-            elif not self._leased.keeps_records:
-                return self._settle_elsewhere(job, seconds, retry_after)
-            self._leased.settle(job, retry_after)
-        elif self._memory is not None and record.status is not PENDING:
-            self._memory.keep(job.task.id, record)
-        else:
-            return self._settle_elsewhere(job, seconds, retry_after)
-        self._close(job, seconds, retry_after)
+        outcomes.decide(job, value, error, can_release=self.source.shared)
+        finishing = self.source.finished(job)
+        if finishing is not None:
+            return self._close_after(finishing, job, seconds)
+        self._close(job, seconds)
         return None
 
-    async def _settle_elsewhere(self, job: Job, seconds: float, retry_after: float | None) -> None:
-        """Settle an attempt whose record takes its time, be it stored elsewhere or the task given back."""
-        is_stored = True
+    async def _close_after(self, finishing: Coroutine[Any, Any, None], job: Job, seconds: float) -> None:
         try:
-            is_stored = await self._record_outcome(job) or not job.record.is_complete
-            if not is_stored and len(self._late) >= MAX_LATE:  # it keeps its slot, so that there are not ever more
-                is_stored = await self.records.store_late(job, lambda: not self._is_giving_up)
-            if is_stored and self._leased is not None:
-                self._leased.settle(job, retry_after)
+            await finishing
         finally:
-            self._close(job, seconds, retry_after)
-        if not is_stored:
-            self._late[job.task.id] = job
-            self.spawn(self._settle_late(job))
-        elif job.record.status is PENDING and self._leased is None:
-            await self._give_back(job)
+            self._close(job, seconds)
 
-    async def _settle_late(self, job: Job) -> None:
-        """Settle an attempt that ended while the result backend was away."""
-        try:
-            is_stored = await self.records.store_late(job, lambda: not self._is_giving_up)
-            if self._leased is not None:
-                if not is_stored:  # another worker shall have another try
-                    job.record.status = PENDING
-                self._leased.settle(job, None)
-        finally:
-            del self._late[job.task.id]
-            self._workers.notify()
-
-    async def _record_outcome(self, job: Job) -> bool:
-        """Store an attempt's outcome; False if the result backend is away."""
-        if self._memory is not None:
-            self._memory.keep(job.task.id, job.record)
-            return True
-        if self._leased is not None and not self._leased.is_surely_held(job) and await self._is_known_better(job):
-            return True
-        return await self.records.store_outcome(job)
-
-    async def _is_known_better(self, job: Job) -> bool:
-        """Whether another worker, which had been given the task meanwhile, has told how it ended."""
-        known = await self.records.known(job.task.id)
-        return known is not None and known.is_complete and (known.is_success or not job.record.is_success)
-
-    def _close(self, job: Job, seconds: float, retry_after: float | None) -> None:
-        """Count an attempt whose outcome is recorded, free its slot, and plan the next one."""
-        if job.record.status is SUCCESS:
-            job.telemetry.count_success(seconds)
-        else:
-            settlement.count_failure(job, seconds)
+    def _close(self, job: Job, seconds: float) -> None:
+        """Count an attempt whose outcome is recorded, free its slot, and tell of it."""
+        outcomes.count(job, seconds)
         del self._running[job.task.id]
-        if self._bus.subscribers:
-            self._publisher.publish(job.record)
-        if self._leased is not None:  # a retry waits in the broker, and not in this process
-            self._leased.attempt_ended()
-        elif job.record.status is RETRYING and retry_after is not None:
-            job.plan_retry(time.monotonic() + retry_after)
-            self._enqueue(job, retry_after)
+        self._records.publish(job.record)
+        if self._middlewares:
+            tell_of_outcome(self._middlewares, job.shown(), outcomes.of_attempt(job, seconds))
 
-    def _bury(self, job: Job, error: BaseException) -> None:
+    def _on_worker_death(self, job: Job, error: BaseException) -> None:
         """Settle the attempt that a worker died over."""
         settling = self._settle(job, None, error)
         if settling is not None:
-            self.spawn(settling)
-
-    async def _give_back(self, job: Job) -> None:
-        """Return a task to the broker, for another process or a later time."""
-        job.end_wait()
-        if self._leased is not None:
-            self._leased.give_back(job)
-            return
-        assert self.broker is not None  # noqa: S101 - in memory there is nobody to give it to
-        try:
-            await self.broker.push(job.task)
-        except Exception:
-            self.broker_errors["push"] += 1
-            logger.exception("task not given back to the broker task=%s id=%s", job.definition.name, job.task.id)
-            reason = "cancelled: the app stopped, and the broker did not take it back"
-            await self.records.end(job.record, CANCELLED, reason)
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the attempts; what is under way at the end is waited for."""
-        task = self._loop.create_task(coroutine, context=self._context.copy())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    # ── cancellation ────────────────────────────────────────────────────────────────────────────────────────
-
-    async def cancel(self, task_id: str) -> bool:
-        """Cancel a task, be it pending, delayed, waiting for a retry, or running.
-
-        A running one is told to end and waited for, at most 5 s.
-
-        Returns:
-            True if it ended by this call; False if it is unknown, was over already, or would not end.
-        """
-        if self._leased is not None:
-            return await self._leased.cancel(task_id, CANCEL_GRACE + CANCEL_REPEAT)
-        waiting = self._queue.remove(task_id)
-        if waiting is not None:
-            await self._cancel_waiting(waiting, "by request")
-            return True
-        job = self._running.get(task_id)
-        if job is None or job.settled or job.interrupt in (Interrupt.CANCEL, Interrupt.STOP):
-            return False
-        await self._interrupt([job], Interrupt.CANCEL)
-        return job.record.status is CANCELLED
-
-    def cancel_running(self, job: Job) -> None:
-        """Tell an attempt to end, without waiting for it."""
-        if not job.settled and job.interrupt not in (Interrupt.CANCEL, Interrupt.STOP):
-            job.interrupt = Interrupt.CANCEL
-            self.spawn(self._tell_to_end([job]))
-
-    async def _cancel_waiting(self, job: Job, reason: str) -> None:
-        job.end_wait()
-        job.telemetry.cells[counters.CANCELLED_BEFORE_START] += 1
-        await self.records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
-
-    async def _interrupt(self, jobs: list[Job], reason: Interrupt) -> None:
-        """Tell running attempts to end, repeatedly, and wait until they have, or have had the time for it."""
-        for job in jobs:
-            job.interrupt = reason
-        await self._tell_to_end(jobs)
-        if self._background:  # where a worker died, its attempt is settled there
-            await asyncio.wait(self._background, timeout=CANCEL_GRACE)
-
-    async def _tell_to_end(self, jobs: list[Job]) -> None:
-        workers = {job.worker for job in jobs if job.worker is not None}
-        deadline = self._loop.time() + CANCEL_GRACE
-        while workers and (left := deadline - self._loop.time()) > 0:
-            for worker in workers:
-                worker.cancel()
-            _, workers = await asyncio.wait(workers, timeout=min(CANCEL_REPEAT, left))
+            self._workers.spawn(settling)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -828,50 +482,19 @@ class BaseTaskExecutor(ABC):
     def open(self) -> None:
         """Accept tasks from now on, on the running event loop; none of them runs before :meth:`begin`."""
         self._loop = asyncio.get_running_loop()
-        self._queue.max_size = self._max_queue_size
+        self._workers.prepare(self.source.max_waiting)
         self._waits.open()
-        self._background.clear()
-        self._accepting.clear()
-        self._late.clear()
-        self._is_giving_up = False
+        self._records.open()
+        self.source.open()
         self._state = "running"
 
     def begin(self) -> None:
         """Run tasks from now on. Their attempts see the context variables that are set here."""
-        self._context = contextvars.copy_context()
-        self._context.run(running_task.set, None)
-        self._workers.open(self._context)
-        self._workers.start()
-        if self._consumes:
-            self._consume()
+        context = contextvars.copy_context()
+        context.run(running_task.set, None)
+        self._workers.open(context)
+        self.source.start()
         logger.info("executor started executor=%s workers=%d", self.kind, self.workers)
-
-    def _consume(self) -> None:
-        if self._leased is not None:
-            self._leased.start()
-        elif self.broker is not None:
-            self._feeder = Feeder(self, self.broker)
-            self._feeder.start()
-
-    async def _abandon_closed_loop(self) -> None:
-        """Its loop was closed without stop(): what it had can't run any more, and must not look as if it did."""
-        reason = "the event loop was closed without stopping the app"
-        logger.error("event loop was closed without stop(), tasks cancelled executor=%s", self.kind)
-        if self._leased is not None:
-            self._leased.abandon()  # others will run them
-            for job in self.running_jobs():
-                job.settled = True
-                job.telemetry.cells[counters.RELEASED] += 1
-            self._running.clear()
-            self._queue.clear()
-        for job in self.running_jobs():
-            job.settled = True
-            job.telemetry.cells[counters.CANCELLED] += 1
-            await self.records.end(job.record, CANCELLED, f"cancelled while running: {reason}")
-        self._running.clear()
-        for job in self._queue.clear():
-            await self._cancel_waiting(job, reason)
-        self._state = "stopped"
 
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """Finish what there is, then cancel what is left, then stop; a no-op if it is stopped.
@@ -892,40 +515,31 @@ class BaseTaskExecutor(ABC):
         self._state = "stopping"
         deadline = float("inf") if timeout is None else self._loop.time() + timeout
         self._queue.release_waiting()
-        if self._leased is not None:
-            await self._leased.stop_taking()
-        elif self._feeder is not None:
-            await self._feeder.stop()
+        await self.source.stop_fetching()
         if wait:
-            await self._drain(deadline)
-        self._is_giving_up = True
+            await self._workers.drain(deadline)
+        self._records.give_up()
         self._workers.close()
-        await self._interrupt(self.running_jobs(), Interrupt.STOP)
-        await self._leave_resisting()
+        await self._workers.interrupt(self.running_jobs(), Interrupt.STOP)
+        await self._abandon_unresponsive()
         while jobs := self._queue.clear():
             for job in jobs:
-                await (self._cancel_waiting(job, "the app stopped") if self.broker is None else self._give_back(job))
-        if self._leased is not None:
-            await self._leased.close(deadline - self._loop.time())
+                await self.source.release(job)
+        await self.source.close(deadline - self._loop.time())
         self._state = "stopped"
         logger.info("executor stopped executor=%s", self.kind)
 
-    async def _drain(self, deadline: float) -> None:
-        while (left := deadline - self._loop.time()) > 0 and self._has_work_within(left):
-            # Delayed tasks fall due without anything being told of it: look again from time to time.
-            with_limit = asyncio.timeout(min(left, CANCEL_REPEAT))
-            try:
-                async with with_limit:
-                    await self._workers.until_changed()
-            except TimeoutError:
-                continue
+    async def _abandon_closed_loop(self) -> None:
+        """Its loop was closed without stop(): what it had can't run any more, and must not look as if it did."""
+        logger.error("event loop was closed without stop(), its tasks are left executor=%s", self.kind)
+        running = self.running_jobs()
+        for job in running:
+            job.settled = True
+        self._running.clear()
+        await self.source.abandon(running, self._queue.clear())
+        self._state = "stopped"
 
-    def _has_work_within(self, seconds: float) -> bool:
-        due_in = self._queue.next_due_in()
-        is_busy = bool(self._running or self._late) or self._queue.size > 0
-        return is_busy or (due_in is not None and due_in < seconds)
-
-    async def _leave_resisting(self) -> None:
+    async def _abandon_unresponsive(self) -> None:
         """Give up on attempts that won't end: their records say so, and whatever they still do is ignored."""
         for job in self.running_jobs():
             logger.error("task would not end, left to itself task=%s id=%s", job.definition.name, job.task.id)
@@ -939,7 +553,3 @@ class BaseTaskExecutor(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
-
-
-def _wall_clock(monotonic: float) -> datetime:
-    return datetime.now(UTC) - timedelta(seconds=time.monotonic() - monotonic)

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from flowrra.config import Config
-from flowrra.executors import messages
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.executors.job import Job
-from flowrra.executors.process_pool import ProcessPool
-from flowrra.executors.program_import import end_import
+from flowrra.executors.processes import messages
+from flowrra.executors.processes.pool import ProcessPool
+from flowrra.executors.processes.program_import import end_import
 from flowrra.registry import TaskRegistry
 
 

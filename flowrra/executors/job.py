@@ -12,7 +12,7 @@ from flowrra.copying import SCALARS, copied
 from flowrra.rebuilding import rebuilt_call
 from flowrra.registry import TaskDefinition
 from flowrra.task import Task, TaskResult
-from flowrra.telemetry import RETRYING, TaskTelemetry
+from flowrra.telemetry import TaskTelemetry
 
 
 class Interrupt(Enum):
@@ -39,6 +39,8 @@ class Job:
         settled: Whether the attempt's outcome has been decided; what comes after that is ignored.
         exception: The name of the class of what the attempt failed with, once it has.
         timed_out: Whether that was its time limit.
+        retry_after: Seconds until its next attempt, once it is to be retried.
+        is_decoded: Whether its arguments were read as text, and are to become what the function's annotations say.
         view: The task as the code of its current attempt sees it, once that has asked.
         has_changeable_arguments: Whether somebody could change them: then each attempt gets its own.
     """
@@ -50,8 +52,10 @@ class Job:
         "exception",
         "has_changeable_arguments",
         "interrupt",
+        "is_decoded",
         "ready_at",
         "record",
+        "retry_after",
         "settled",
         "started_at",
         "taken_at",
@@ -67,6 +71,7 @@ class Job:
     call: str
     exception: str | None
     timed_out: bool
+    retry_after: float
 
     def __init__(
         self,
@@ -89,19 +94,20 @@ class Job:
         self.awaits_retry = False
         self.settled = False
         self.view: Task | None = None
+        self.is_decoded = False
         args = task.args
         self.has_changeable_arguments = bool(task.kwargs or (args and not SCALARS.issuperset(map(type, args))))
 
-    def plan_retry(self, ready_at: float) -> None:
+    def begin_wait(self, ready_at: float) -> None:
         """Count it as waiting for its next attempt in this process, due then (monotonic)."""
         self.ready_at, self.awaits_retry = ready_at, True
-        self.telemetry.cells[RETRYING] += 1
+        self.telemetry.count_retry_wait(1)
 
     def end_wait(self) -> None:
         """Count it no more, if it was: a retry that another process planned was counted there."""
         if self.awaits_retry:
             self.awaits_retry = False
-            self.telemetry.cells[RETRYING] -= 1
+            self.telemetry.count_retry_wait(-1)
 
     def keep_arguments(self) -> None:
         """Keep a copy of the arguments that the caller can't change."""

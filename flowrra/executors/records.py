@@ -1,22 +1,29 @@
-"""Keeps the records of an executor's tasks: stores them, counts what can't be stored, and tells subscribers."""
+"""Where the records of an executor's tasks are kept on their way: in this process, on a backend that takes its time, or
+by the broker together with the tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
+from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
+from flowrra.backoff import Backoff
+from flowrra.codec import EncodedRecord
 from flowrra.events import EventPublisher
 from flowrra.exceptions import ServerUnavailableError
-from flowrra.executors.failures import describe
 from flowrra.executors.job import Job
-from flowrra.executors.settlement import fail_unwritable
-from flowrra.task import SUCCESS, Task, TaskResult, TaskStatus
+from flowrra.executors.outcomes import describe, fail_unwritable
+from flowrra.executors.workers import Workers
+from flowrra.rebuilding import rebuild_result
+from flowrra.registry import TaskRegistry
+from flowrra.task import CANCELLED, SUCCESS, Task, TaskResult, TaskStatus
 
 logger = logging.getLogger(__name__)
 
@@ -27,29 +34,92 @@ PASSING = (ServerUnavailableError, OSError)
 
 # How often an outcome is stored anew because something cancels the asyncio task that stores it.
 OUTCOME_ATTEMPTS = 10
-# Seconds between two tries to store an outcome while the backend is away.
-MIN_BACKOFF = 0.05
-MAX_BACKOFF = 1.0
+# Outcomes that wait for a result backend that is away; those beyond keep their slots.
+MAX_LATE = 1000
+
+# Called once an attempt's outcome is stored, or (False) can't be.
+OnStored = Callable[[Job, bool], None]
 
 
-class Records:
+class RecordStore(ABC):
     """The records of tasks on their way through an executor.
 
     Args:
-        results: Where they are stored.
+        results: Where users read them.
         publisher: Tells subscribers of every change.
 
     Attributes:
         errors: How many operations of the result backend failed, by operation.
+        tells_of_others: Whether a record there says what other processes did to the task.
     """
+
+    tells_of_others = False
 
     def __init__(self, results: BaseResultBackend, publisher: EventPublisher) -> None:
         self.results = results
-        # It holds the records themselves, which change in place: their passing states need no storing. (Exactly this
-        # class: one derived from it may do otherwise.)
-        self.memory = results if type(results) is InMemoryBackend else None
-        self.errors: Counter[str] = Counter({} if self.memory is not None else dict.fromkeys(("get", "store"), 0))
-        self._publish = publisher.publish
+        self.errors: Counter[str] = Counter(dict.fromkeys(("get", "store"), 0))
+        self._publisher = publisher
+        # Looked at for every task, to spare it calls that would do nothing.
+        self._bus = publisher.bus
+
+    def open(self) -> None:
+        """Begin on the running event loop."""
+
+    def give_up(self) -> None:
+        """Wait no longer for a backend that is away."""
+
+    @abstractmethod
+    def accepted(self, record: TaskResult) -> Awaitable[None] | None:
+        """Keep the record of a new task. None if that is done; else awaiting it raises what the backend does."""
+
+    def taken(self, record: TaskResult) -> None:
+        """Keep the new record of a task that came from a broker."""
+
+    @abstractmethod
+    def started(self, record: TaskResult) -> Coroutine[Any, Any, Any] | None:
+        """Keep the record of an attempt that begins. None if there is nothing to wait for."""
+
+    @abstractmethod
+    def finished(self, job: Job, on_stored: OnStored) -> Coroutine[Any, Any, None] | None:
+        """Keep the record of an attempt that has ended.
+
+        Args:
+            job: Whose attempt it was.
+            on_stored: Called when that is done, also after what is returned is through, if the backend is away.
+
+        Returns:
+            None if it is done at once; else what is to be awaited before the attempt is over.
+        """
+
+    @abstractmethod
+    async def store(self, record: TaskResult) -> bool:
+        """Keep a record as it is now; a failure is logged and counted."""
+
+    def encoded(self, record: TaskResult, call: str | None) -> EncodedRecord | None:
+        """The record as the broker keeps it; None if it doesn't."""
+        return None
+
+    async def end(self, record: TaskResult, status: TaskStatus, reason: str) -> None:
+        """Keep and publish that a task ended without an attempt's outcome."""
+        record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
+        await self.store(record)
+        self.publish(record)
+
+    def refuse(self, record: TaskResult, error: BaseException) -> None:
+        """Publish of a task whose submission was published that it was never queued."""
+        record.status, record.finished_at = CANCELLED, datetime.now(UTC)
+        record.error = f"not queued: {describe(error)}"
+        self.publish(record)
+
+    def publish(self, record: TaskResult) -> None:
+        """Tell subscribers of a change."""
+        if self._bus.subscribers:
+            self._publisher.publish(record)
+
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether anybody is told of changes."""
+        return bool(self._bus.subscribers)
 
     async def of(self, task: Task) -> TaskResult:
         """The record of a task that came from a broker; a new one if there is none, or it can't be read."""
@@ -72,8 +142,91 @@ class Records:
             logger.warning("record not readable id=%s error=%s", task_id, describe(error))
             return None
 
+    def rebuild(self, record: TaskResult, registry: TaskRegistry) -> None:
+        """Make of a result that was read as text what its task's annotations say."""
+        rebuild_result(record, registry)
+
+
+class InPlaceRecords(RecordStore):
+    """The records themselves lie in the results, and change in place: their passing states need no storing."""
+
+    def __init__(self, results: InMemoryBackend, publisher: EventPublisher) -> None:
+        super().__init__(results, publisher)
+        self.errors.clear()
+        self._memory = results
+
+    def accepted(self, record: TaskResult) -> None:
+        self._memory.hold(record.task_id, record)
+
+    def taken(self, record: TaskResult) -> None:
+        self._memory.hold(record.task_id, record)
+
+    def started(self, record: TaskResult) -> None:
+        pass
+
+    def finished(self, job: Job, on_stored: OnStored) -> None:
+        self._memory.keep(job.task.id, job.record)
+        on_stored(job, True)
+
     async def store(self, record: TaskResult) -> bool:
-        """Store a record; a failure is logged and counted."""
+        self._memory.keep(record.task_id, record)
+        return True
+
+    def rebuild(self, record: TaskResult, registry: TaskRegistry) -> None:
+        pass  # it was never text
+
+
+class BrokerRecords(RecordStore):
+    """The broker keeps the records, in the same step as the tasks: it is given them with what it is told."""
+
+    def accepted(self, record: TaskResult) -> None:
+        pass
+
+    def started(self, record: TaskResult) -> None:
+        pass
+
+    def finished(self, job: Job, on_stored: OnStored) -> None:
+        on_stored(job, True)
+
+    async def store(self, record: TaskResult) -> bool:
+        return True
+
+    def encoded(self, record: TaskResult, call: str | None) -> EncodedRecord | None:
+        return codec.encode_record(record, call)
+
+
+class StoredRecords(RecordStore):
+    """The records are stored on a backend that takes its time, and may be away.
+
+    Args:
+        workers: What waits for the backend is done beside them.
+    """
+
+    tells_of_others = True
+
+    def __init__(self, results: BaseResultBackend, publisher: EventPublisher, workers: Workers) -> None:
+        super().__init__(results, publisher)
+        self._workers = workers
+        # How many attempts have ended whose outcome waits for the backend.
+        self._late = 0
+        self._is_giving_up = False
+
+    def open(self) -> None:
+        self._late, self._is_giving_up = 0, False
+
+    def give_up(self) -> None:
+        self._is_giving_up = True
+
+    def accepted(self, record: TaskResult) -> Awaitable[None]:
+        return self.results.store(record.task_id, record)
+
+    def started(self, record: TaskResult) -> Coroutine[Any, Any, bool]:
+        return self.store(record)
+
+    def finished(self, job: Job, on_stored: OnStored) -> Coroutine[Any, Any, None]:
+        return self._finish(job, on_stored)
+
+    async def store(self, record: TaskResult) -> bool:
         try:
             await self.results.store(record.task_id, record)
         except PASSED_ON:
@@ -83,7 +236,25 @@ class Records:
             return False
         return True
 
-    async def store_outcome(self, job: Job) -> bool:
+    # ── outcomes ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _finish(self, job: Job, on_stored: OnStored) -> None:
+        is_stored = await self._store_outcome(job) or not job.record.is_complete
+        if not is_stored and self._late >= MAX_LATE:  # it keeps its slot, so that there are not ever more
+            is_stored = await self._store_late(job)
+        if is_stored:
+            on_stored(job, True)
+        else:
+            self._late += 1
+            self._workers.spawn(self._finish_late(job, on_stored))
+
+    async def _finish_late(self, job: Job, on_stored: OnStored) -> None:
+        try:
+            on_stored(job, await self._store_late(job))
+        finally:
+            self._late -= 1
+
+    async def _store_outcome(self, job: Job) -> bool:
         """Store what became of an attempt: its task must not run again because that fails.
 
         What the backend refuses becomes a failure that says so. A cancellation came too late: the task's own code had
@@ -115,20 +286,11 @@ class Records:
         )
         return True
 
-    async def store_late(self, job: Job, is_waiting: Callable[[], bool]) -> bool:
-        """Store an outcome as soon as the backend is back.
-
-        Args:
-            job: Whose outcome it is.
-            is_waiting: Whether that is still waited for.
-
-        Returns:
-            Whether it was stored.
-        """
-        backoff = MIN_BACKOFF
-        while is_waiting():
-            await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
-            backoff = min(2 * backoff, MAX_BACKOFF)
+    async def _store_late(self, job: Job) -> bool:
+        """Store an outcome as soon as the backend is back; False if it was not in time."""
+        backoff = Backoff()
+        while not self._is_giving_up:
+            await asyncio.sleep(backoff.next())
             try:
                 await self.results.store(job.task.id, job.record)
                 return True
@@ -142,12 +304,6 @@ class Records:
         )
         return False
 
-    async def end(self, record: TaskResult, status: TaskStatus, reason: str) -> None:
-        """Store and publish that a task ended without an attempt's outcome."""
-        record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
-        await self.store(record)
-        self._publish(record)
-
     def _failed(self, record: TaskResult, error: BaseException) -> None:
         self.errors["store"] += 1
         logger.error(
@@ -157,3 +313,14 @@ class Records:
             record.status,
             exc_info=error,
         )
+
+
+def records_for(
+    results: BaseResultBackend, publisher: EventPublisher, workers: Workers, is_kept_by_broker: bool
+) -> RecordStore:
+    """The way to keep records that fits where they are to lie."""
+    if is_kept_by_broker:
+        return BrokerRecords(results, publisher)
+    if type(results) is InMemoryBackend:  # exactly: a class derived from it may do otherwise
+        return InPlaceRecords(results, publisher)
+    return StoredRecords(results, publisher, workers)

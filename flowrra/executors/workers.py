@@ -1,9 +1,10 @@
-"""The workers of an executor: the asyncio tasks that attempts run in, a bounded number at once.
+"""The workers of an executor, and the jobs that wait and run in this process.
 
-A worker exists only while there is work. It runs waiting tasks one after the other, each attempt in a context of its
-own, for as long as they finish without ever being suspended, which makes short tasks cheap. An attempt that is
-suspended keeps the worker to itself, and the worker ends with it: whatever user code does to the asyncio task that it
-was suspended in (cancel it later, from elsewhere) can't reach another attempt.
+The workers are the asyncio tasks that attempts run in, a bounded number at once. A worker exists only while there is
+work. It runs waiting jobs one after the other, each attempt in a context of its own, for as long as they finish without
+ever being suspended, which makes short tasks cheap. An attempt that is suspended keeps the worker to itself, and the
+worker ends with it: whatever user code does to the asyncio task that it was suspended in (cancel it later, from
+elsewhere) can't reach another attempt.
 """
 
 from __future__ import annotations
@@ -11,36 +12,43 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 import time
 import types
 from collections.abc import Callable, Coroutine, Generator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from flowrra.brokers.memory import MemoryQueue
-from flowrra.executors.job import Job
+from flowrra.executors.job import Interrupt, Job
+from flowrra.executors.job_queue import JobQueue
+from flowrra.task import CANCELLED
 
 logger = logging.getLogger(__name__)
 
 # How long all workers of an executor together hold the event loop in one turn, in seconds.
 TURN = 0.002
-# Before a worker that was cancelled from outside is replaced, in seconds. A loop that cancels everything because it is
-# about
-# to close is closed by then.
+# Seconds before a worker that was cancelled from outside is replaced. A loop that cancels everything because it is
+# about to close is closed by then.
 REPLACEMENT_DELAY = 0.05
+# Seconds that an attempt which was told to end may take for it, before it is left to itself.
+CANCEL_GRACE = 5.0
+# Seconds after which it is told again.
+CANCEL_REPEAT = 1.0
 
 
 class Workers:
-    """Runs the jobs of a queue, ``slots`` at once.
+    """Runs jobs, ``slots`` at once.
 
     Args:
         kind: Names them in the log: ``io`` or ``cpu``.
         slots: How many there may be.
-        queue: Where jobs wait.
         attempt: Makes the coroutine that runs one attempt of a job and settles it.
-        bury: Called with a job that a worker died over without settling it, and the error it died of.
+        on_death: Called with a job that a worker died over without settling it, and the error it died of.
 
     Attributes:
+        queue: The jobs that wait, for a free slot or for their time.
+        running: The jobs in an attempt, by id, the longest running first.
         restarts: How many workers died and were replaced.
         is_waking: Whether :meth:`wake` was called, and has no effect until the loop's next turn.
     """
@@ -49,16 +57,17 @@ class Workers:
         self,
         kind: str,
         slots: int,
-        queue: MemoryQueue[Job],
         attempt: Callable[[Job], Coroutine[Any, Any, None]],
-        bury: Callable[[Job, BaseException], None],
+        on_death: Callable[[Job, BaseException], None],
     ) -> None:
-        self._kind = kind
-        self._slots = slots
-        self._queue = queue
+        self.kind = kind
+        self.slots = slots
+        self.queue: JobQueue[Job] = JobQueue(sys.maxsize, self._start_due)
+        self.running: dict[str, Job] = {}
         self._attempt = attempt
-        self._bury = bury
+        self._on_death = on_death
         self._jobs: dict[asyncio.Task[None], Job | None] = {}
+        self._background: set[asyncio.Task[None]] = set()
         self.is_waking = False
         self._is_turn_over = False
         self._turn_ends = 0.0
@@ -66,27 +75,131 @@ class Workers:
         # None may start before open(), nor after close().
         self._open_slots = 0
 
-    def open(self, context: contextvars.Context) -> None:
-        """Run jobs from now on, on the running event loop, each attempt in a copy of ``context``."""
+    def prepare(self, max_waiting: int) -> None:
+        """Queue jobs from now on, on the running event loop; nothing runs before :meth:`open`.
+
+        Args:
+            max_waiting: Jobs that may wait before a submission waits for room.
+        """
         self._loop = asyncio.get_running_loop()
+        self.queue.max_size = max_waiting
+        self._background.clear()
+
+    def open(self, context: contextvars.Context) -> None:
+        """Run jobs from now on, each attempt in a copy of ``context``."""
         self._context = context
         self._changed = asyncio.Event()
         self._jobs.clear()
         self.is_waking = self._is_turn_over = False
-        self._open_slots = self._slots
+        self._open_slots = self.slots
+        self.start()
 
     def close(self) -> None:
         """Start nothing more; what runs goes on."""
         self._open_slots = 0
 
-    async def until_changed(self) -> None:
-        """Return when a worker has ended, or :meth:`notify` was called."""
-        self._changed.clear()
-        await self._changed.wait()
+    @property
+    def is_open(self) -> bool:
+        """Whether it starts what waits."""
+        return self._open_slots > 0
 
-    def notify(self) -> None:
-        """Wake :meth:`until_changed`."""
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the attempts; :meth:`drain` waits for it."""
+        task = self._loop.create_task(coroutine, context=self._context.copy())
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
         self._changed.set()
+
+    # ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def put(self, job: Job) -> None:
+        """Run a job in the next free slot."""
+        self.queue.put(job.task.id, job.task.priority, job)
+        if not self.is_waking:
+            self.wake()
+
+    def put_later(self, job: Job, delay: float) -> None:
+        """Run a job in so many seconds."""
+        if delay > 0:
+            self.queue.put_later(job.task.id, delay, job)
+        else:
+            self.put(job)
+
+    def withdraw(self, task_id: str) -> Job | None:
+        """Take back a job that waits; None if it has begun, or isn't here."""
+        return self.queue.remove(task_id)
+
+    def running_jobs(self) -> list[Job]:
+        """What runs now, the longest running first; from any thread."""
+        return list(self.running.copy().values())
+
+    def oldest_waiting_at(self) -> datetime | None:
+        """Since when the longest waiting job has been due; None if none waits. From any thread."""
+        oldest = min((job.ready_at for job in self.queue.oldest()), default=None)
+        return None if oldest is None else wall_clock(oldest)
+
+    def _start_due(self) -> None:
+        for job in self.queue.take_due():
+            self.queue.put(job.task.id, job.task.priority, job)
+        self.start()
+
+    # ── the end of jobs ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def cancel(self, task_id: str) -> bool:
+        """Tell a running attempt to end, and wait until it has, at most 5 s.
+
+        Returns:
+            Whether it ended by this call.
+        """
+        job = self.running.get(task_id)
+        if job is None or not _is_cancellable(job):
+            return False
+        await self.interrupt([job], Interrupt.CANCEL)
+        return job.record.status is CANCELLED
+
+    def cancel_soon(self, job: Job) -> None:
+        """Tell an attempt to end, without waiting for it."""
+        if _is_cancellable(job):
+            job.interrupt = Interrupt.CANCEL
+            self.spawn(self._cancel_repeatedly([job]))
+
+    async def interrupt(self, jobs: list[Job], reason: Interrupt) -> None:
+        """Tell running attempts to end, repeatedly, and wait until they have, or have had the time for it."""
+        for job in jobs:
+            job.interrupt = reason
+        await self._cancel_repeatedly(jobs)
+        if self._background:  # where a worker died, its attempt is settled there
+            await asyncio.wait(self._background, timeout=CANCEL_GRACE)
+
+    async def _cancel_repeatedly(self, jobs: list[Job]) -> None:
+        workers = {job.worker for job in jobs if job.worker is not None}
+        deadline = self._loop.time() + CANCEL_GRACE
+        while workers and (left := deadline - self._loop.time()) > 0:
+            for worker in workers:
+                worker.cancel()
+            _, workers = await asyncio.wait(workers, timeout=min(CANCEL_REPEAT, left))
+
+    async def drain(self, deadline: float) -> None:
+        """Return once nothing runs, waits, or falls due before ``deadline`` (the loop's time), or that has come."""
+        while (left := deadline - self._loop.time()) > 0 and self._has_work_within(left):
+            # Delayed jobs fall due without anything being told of it: look again from time to time.
+            with_limit = asyncio.timeout(min(left, CANCEL_REPEAT))
+            try:
+                async with with_limit:
+                    self._changed.clear()
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _has_work_within(self, seconds: float) -> bool:
+        due_in = self.queue.next_due_in()
+        is_busy = bool(self.running or self._background) or self.queue.size > 0
+        return is_busy or (due_in is not None and due_in < seconds)
+
+    # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def wake(self) -> None:
         """Start workers in the loop's next turn: whoever submits several tasks has them all in the queue by then."""
@@ -97,15 +210,15 @@ class Workers:
     def start(self) -> None:
         """Start as many workers as there are jobs waiting and slots free."""
         self.is_waking = False
-        for _ in range(min(self._open_slots - len(self._jobs), self._queue.size)):
-            worker = self._loop.create_task(self._work(), name=f"flowrra-{self._kind}-worker", context=self._context)
+        for _ in range(min(self._open_slots - len(self._jobs), self.queue.size)):
+            worker = self._loop.create_task(self._work(), name=f"flowrra-{self.kind}-worker", context=self._context)
             self._jobs.setdefault(worker, None)  # an eager task factory has run it already
             worker.add_done_callback(self._ended, context=self._context)
 
     async def _work(self) -> None:
         worker = asyncio.current_task()
         assert worker is not None  # noqa: S101 - this is one
-        while len(self._jobs) <= self._open_slots and (job := self._queue.take()) is not None:
+        while len(self._jobs) <= self._open_slots and (job := self.queue.take()) is not None:
             self._jobs[worker] = job
             job.worker = worker
             attempt = self._attempt(job)
@@ -140,7 +253,7 @@ class Workers:
         if error is not None and not was_told:
             self._count_death(job, error)
         if job is not None and not job.settled:
-            self._bury(job, error or RuntimeError("the worker ended without an outcome"))
+            self._on_death(job, error or RuntimeError("the worker ended without an outcome"))
         if worker.cancelling() and not was_told:
             self._loop.call_later(REPLACEMENT_DELAY, self.start, context=self._context)
         else:
@@ -151,11 +264,20 @@ class Workers:
         self.restarts += 1
         logger.error(
             "worker died, replaced executor=%s task=%s id=%s error=%r",
-            self._kind,
+            self.kind,
             job and job.definition.name,
             job and job.task.id,
             error,
         )
+
+
+def wall_clock(monotonic: float) -> datetime:
+    """The time that a moment on the monotonic clock was at, as the clocks are now; aware, in UTC."""
+    return datetime.now(UTC) - timedelta(seconds=time.monotonic() - monotonic)
+
+
+def _is_cancellable(job: Job) -> bool:
+    return not job.settled and job.interrupt not in (Interrupt.CANCEL, Interrupt.STOP)
 
 
 @types.coroutine

@@ -2,14 +2,14 @@
 --
 -- KEYS[1]: the queue. ARGV: the namespace of the records, token of the worker, ttl of finished records in milliseconds.
 -- Then 3 for each task: "<verb> <delay in microseconds> <status> <time of submission> <priority> <id>", payload, reason
--- or name, record or "" if it is kept elsewhere. A task without a record has the status "-", but with "done" its own.
+-- or name, record or "" if it is kept elsewhere. A task without a record has the status "-", but with "complete" its own.
 --
---   running   it is being run: nothing but its record changes
---   done      nothing more happens to it
---   later     it is run again after the delay, with that payload
---   release   the worker gives it back unrun, to the place it had
---   refuse    the worker doesn't know that name; another one may
---   bury      it is given up, for that reason
+--   running      it is being run: nothing but its record changes
+--   complete     nothing more happens to it
+--   retry        it is run again after the delay, with that payload
+--   release      the worker gives it back unrun, to the place it had
+--   nack         the worker doesn't know that name; another one may
+--   dead_letter  it is given up, for that reason
 --
 -- Returns for each:
 --
@@ -37,7 +37,7 @@ local function run_again(id, entry, delay, payload)
 end
 
 -- A payload that is too large to be read is not kept.
-local function bury(id, entry, reason)
+local function dead_letter(id, entry, reason)
   local payload = #entry.payload > MOST_BYTES and string.sub(entry.payload, 1, 1024) or entry.payload
   local text = entry_of(entry.priority, entry.deliveries, entry.place, entry.since, payload)
   redis.call('ZADD', key('dead'), as_text(now), id)
@@ -66,7 +66,7 @@ end
 
 -- Of an outcome for which there is no task any more.
 local function judge_missing(id, verb, status, record)
-  if verb == 'done' and status == 'success' and take_from_dead(id) then return 'settled' end
+  if verb == 'complete' and status == 'success' and take_from_dead(id) then return 'settled' end
   if redis.call('HEXISTS', key('dead:tasks'), id) == 1 then return 'over' end
   if record ~= '' and redis.call('GET', ns .. ':task:' .. id) == record then return 'known' end
   if is_recorded(id) or redis.call('EXISTS', key('lapsed:' .. id)) == 1 then return 'over' end
@@ -79,14 +79,14 @@ local function judge(id, verb, status, text, record)
   if not entry then return judge_missing(id, verb, status, record) end
   if verb == 'running' then return 'late' end
   local is_held = redis.call('HEXISTS', key('holders'), id) == 1
-  if verb == 'done' and status == 'success' then
+  if verb == 'complete' and status == 'success' then
     if is_held then end_hold(id) else take_from_waiting(id, entry.place) end
     return 'settled'
   end
   if not is_held then
     if take_from_ready(id, entry.place) then return 'settled' end
-    if verb == 'later' and entry.payload == text then return 'known' end
-    if verb == 'refuse' and redis.call('HGET', key('unknown'), id) == text then return 'known' end
+    if verb == 'retry' and entry.payload == text then return 'known' end
+    if verb == 'nack' and redis.call('HGET', key('unknown'), id) == text then return 'known' end
   end
   -- The worker lives, and has told an outcome: it does not count as one that was not heard of.
   if entry.deliveries > 0 then
@@ -98,15 +98,15 @@ end
 local function settle(verb, id, delay, text)
   local entry = read_entry(id)
   if not entry then return end
-  if verb == 'later' then
+  if verb == 'retry' then
     run_again(id, entry, delay, text)
   elseif verb == 'release' then
     make_ready(id, entry.priority, entry.deliveries, entry.place, entry.since, entry.payload)
     wake()
-  elseif verb == 'refuse' then
+  elseif verb == 'nack' then
     park(id, entry, text, now)
-  elseif verb == 'bury' then
-    bury(id, entry, text)
+  elseif verb == 'dead_letter' then
+    dead_letter(id, entry, text)
   end
 end
 
@@ -120,7 +120,7 @@ end
 local outcomes, ids = {}, {}
 for i = 4, #ARGV, 3 do
   local line = ARGV[i]
-  local verb, delay, status, submitted, priority, id = string.match(line, '^(%l+) (%d+) (%S+) (%d+) (%S+) (.*)$')
+  local verb, delay, status, submitted, priority, id = string.match(line, '^([%l_]+) (%d+) (%S+) (%d+) (%S+) (.*)$')
   number_in(submitted, line, MOST)
   number_in(priority, line, LARGEST)
   local place = (i - 1) / 3
@@ -133,9 +133,9 @@ for i, outcome in ipairs(outcomes) do
   local verb, delay, status, submitted, priority, id, text, record = unpack(outcome)
   local is_ours = holders[i] and is_holder(token, holders[i])
   local answer = is_ours and 'settled' or judge(id, verb, status, text, record)
-  if answer == 'lost' and verb == 'later' then
+  if answer == 'lost' and verb == 'retry' then
     run_again(id, {priority = priority}, delay, text)
-  elseif answer == 'settled' and verb == 'done' then
+  elseif answer == 'settled' and verb == 'complete' then
     done[#done + 1] = id
   elseif answer == 'settled' and verb ~= 'running' then
     settle(verb, id, delay, text)

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import TypedDict
+from typing import Any, TypeVar
 
 from flowrra.app import Flowrra
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker
 from flowrra.executors.base import BaseTaskExecutor
+from flowrra.management.answers import Component, Health
 from flowrra.scheduler.scheduler import Scheduler
 
 # Seconds: a loop that has not turned for so long is no longer merely busy.
@@ -22,15 +24,31 @@ STUCK_AFTER = 5.0
 # Seconds that a server may take to answer; less than whoever asks for the health is likely to wait.
 PING_TIMEOUT = 0.5
 
-
-class Component(TypedDict):
-    """The state of one part of an app."""
-
-    healthy: bool
-    message: str
+Figure = TypeVar("Figure")
 
 
-async def check_health(app: Flowrra) -> dict[str, Component | None]:
+async def in_time(asking: Coroutine[Any, Any, Figure]) -> tuple[Figure | None, str]:
+    """The figure that a server tells; or None, and why it doesn't."""
+    try:
+        async with asyncio.timeout(PING_TIMEOUT):
+            return await asking, ""
+    except TimeoutError:
+        return None, f"no answer within {PING_TIMEOUT} s"
+    except Exception as error:  # noqa: BLE001 - a broker may be a user's own; whatever it raises is the answer
+        return None, str(error) or type(error).__name__
+
+
+async def health(app: Flowrra) -> Health:
+    """Whether the app can make progress."""
+    components = await _check_components(app)
+    return {
+        "healthy": all(component["healthy"] for component in components.values() if component is not None),
+        "timestamp": datetime.now(UTC),
+        "components": components,
+    }
+
+
+async def _check_components(app: Flowrra) -> dict[str, Component | None]:
     """The state of each part of an app; None for a part that it doesn't have.
 
     ``broker`` and ``backend`` are there if they are configured and not in memory.
@@ -102,7 +120,7 @@ def _check_scheduler(scheduler: Scheduler | None) -> Component | None:
 
 def _check_feeding(executors: list[BaseTaskExecutor]) -> Component | None:
     """What keeps executors from their broker; None if nothing does."""
-    error = next((error for executor in executors if (error := executor.feed_error()) is not None), None)
+    error = next((error for executor in executors if (error := executor.source.error) is not None), None)
     return None if error is None else {"healthy": False, "message": f"not usable: {error}"}
 
 

@@ -1,19 +1,18 @@
-"""What a schedule and its runs are, and which instants they mean."""
+"""What a schedule and its runs are, and which values they may have."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections import deque
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime
 from enum import Enum
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from flowrra.ranges import RETRIES, SECONDS, SOME_SECONDS, Range, shown
 from flowrra.scheduler.cron import CronExpression
+from flowrra.scheduler.local_time import micros
 from flowrra.tags import Writer
 
 
@@ -87,76 +86,13 @@ class Run:
     until: int
 
 
-@dataclass(frozen=True, slots=True)
-class Firing:
-    """What becomes of a schedule that is due: the due times to run, those that are too long ago, the next one (None: no
-    more), and how many were collapsed into these."""
-
-    due: tuple[int, ...]
-    missed: tuple[int, ...]
-    following: int | None
-    collapsed: int
-
-
-class LocalZone(tzinfo):
-    """The server's own zone, with its daylight saving."""
-
-    def utcoffset(self, dt: datetime | None) -> timedelta:
-        """The offset at that local time: in a gap, which clocks skip, the one before it if ``fold`` is 0, else the one
-        after; in a doubled hour that of its first pass, or its second."""
-        if dt is None:
-            return timedelta(seconds=time.localtime().tm_gmtoff)
-        clock = dt.replace(tzinfo=UTC).timestamp()
-        return timedelta(seconds=round(clock - dt.replace(tzinfo=None).timestamp()))
-
-    def dst(self, dt: datetime | None) -> None:
-        """Unknown."""
-
-    def tzname(self, dt: datetime | None) -> str:
-        """It has no name that would tell one server's from another's."""
-        return "local"
-
-    def fromutc(self, dt: datetime) -> datetime:
-        """That instant as the server's clock shows it."""
-        local = datetime.fromtimestamp(dt.replace(tzinfo=UTC).timestamp())  # noqa: DTZ006 - it is meant to be local
-        return local.replace(tzinfo=self)
-
-
-LOCAL = LocalZone()
-# Microseconds between two tries of a submission, at first and at the most.
-RETRY = 1_000_000
-LONGEST_RETRY = 10_000_000
-MOST_COUNTED = 20_000
 MISFIRES = ("latest", "all")
-# Of a schedule that makes up for all that it missed, so many of the latest due times.
-MOST_MADE_UP = 100
 # With "@" and the due time it is the id of a run, which has 255 characters at the most.
 LONGEST_ID = 238
 LONGEST_NAME = 255
 # As far as the columns of the stores reach.
 PRIORITY = Range(-(2**31 - 1), 2**31 - 1, is_whole=True)
 RUNNING = Range(0, 2**31 - 1, is_whole=True, is_open=True)
-
-
-def micros(at: datetime) -> int:
-    """Microseconds since 1970; a naive datetime is local."""
-    return round(at.timestamp() * 1_000_000)
-
-
-def local(instant: int) -> datetime:
-    """That instant as a naive local time; ``fold`` tells the two passes of a doubled hour apart."""
-    return datetime.fromtimestamp(instant / 1_000_000)  # noqa: DTZ006 - the public datetimes of schedules are local
-
-
-def latest_start(task: ScheduledTask, due: int) -> int:
-    """Until when the run that was due then may still happen."""
-    return due + round(task.misfire_grace * 1_000_000)
-
-
-def retry_at(run: Run, now: int) -> int | None:
-    """When a run that could not be submitted just now is tried again; None if it would be too late by then."""
-    at = now + min(RETRY * 2 ** min(run.attempts, 10), LONGEST_RETRY)
-    return at if at <= run.until else None
 
 
 def check(task: ScheduledTask) -> None:
@@ -201,16 +137,18 @@ def _check_zone(name: object) -> None:
         raise ValueError(f"timezone is not known: {name!r}") from error
 
 
-def check_arguments(args: object, kwargs: object) -> None:
-    """Refuse arguments that no function could be called with.
+def call_arguments(args: object, kwargs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a function is called with.
 
     Raises:
-        TypeError: They are.
+        TypeError: No function could be called with that.
     """
     if not isinstance(args, list | tuple):
         raise TypeError(f"args must be a list or tuple, not {shown(args)}")
+    kwargs = {} if kwargs is None else kwargs
     if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
         raise TypeError(f"kwargs must be a dict whose keys are text, not {shown(kwargs)}")
+    return tuple(args), dict(kwargs)
 
 
 def definition_key(task: ScheduledTask) -> str:
@@ -226,45 +164,3 @@ def definition_key(task: ScheduledTask) -> str:
         parts.append(task.timezone)
     # A tuple is a list there, as in flowrra 0.1.8, whose schedules are found again.
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=Writer().write).encode()).hexdigest()
-
-
-def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | None:
-    """The due time that follows the one at ``after``; None if there is none.
-
-    Raises:
-        ValueError: The schedule can't be read.
-    """
-    if task.schedule_type is ScheduleType.ONE_TIME:
-        return None
-    if task.schedule_type is ScheduleType.INTERVAL:
-        interval = float(task.schedule)
-        SOME_SECONDS.check("interval", interval)
-        if (step := round(interval * 1_000_000)) == 0:
-            raise ValueError(f"interval must be a microsecond at least, not {interval!r} s")
-        return after + step
-    zone = ZoneInfo(task.timezone) if task.timezone else zone
-    instant = datetime.fromtimestamp(after / 1_000_000, UTC)
-    return micros(CronExpression(task.schedule).next_after(instant, zone))
-
-
-def fire(task: ScheduledTask, due: int, now: int, zone: tzinfo = LOCAL) -> Firing:
-    """The runs of a schedule that has been due since ``due``: of the latest due time, or of all that are not too long
-    ago.
-
-    Raises:
-        ValueError: The schedule can't be read.
-    """
-    most = MOST_MADE_UP if task.misfire == "all" else 1
-    times, after, count = deque([due], most), following(task, due, zone), 1
-    if task.schedule_type is ScheduleType.INTERVAL and after is not None and after <= now:
-        step = after - due
-        count += (now - due) // step
-        after = due + count * step
-        times = deque((after - back * step for back in range(min(count, most), 0, -1)), most)
-    while after is not None and after <= now:
-        times.append(after)
-        after, count = following(task, after, zone), count + 1
-        if count > MOST_COUNTED:  # of a schedule that was away for weeks, the rest isn't counted
-            after = following(task, now, zone)
-    missed = tuple(at for at in times if now > latest_start(task, at))
-    return Firing(tuple(times)[len(missed) :], missed, after, count - len(times))

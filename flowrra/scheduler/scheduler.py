@@ -1,4 +1,4 @@
-"""The scheduler: claims what is due and submits it, at the due time."""
+"""The scheduler: keeps schedules, and submits their tasks when they are due."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from typing import Any, TypedDict, Unpack
 
 from flowrra import codec
@@ -18,34 +18,20 @@ from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
 from flowrra.scheduler.cron import CronExpression
-from flowrra.scheduler.figures import LAG_BOUNDS, RESULTS, RunFigures
-from flowrra.scheduler.models import (
-    LOCAL,
-    ScheduledTask,
-    ScheduleType,
-    check,
-    check_arguments,
-    following,
-    local,
-    micros,
-)
-from flowrra.scheduler.submissions import Submissions, describe
-from flowrra.scheduler.target import SUBMIT_TIMEOUT, Executors, GetResult, Submit, SubmitRun, Target
+from flowrra.scheduler.dispatcher import Dispatcher
+from flowrra.scheduler.due_times import first_run
+from flowrra.scheduler.figures import LAG_BOUNDS, RESULTS, SchedulerStats, ScheduleRun, ScheduleRunStats, listed_run
+from flowrra.scheduler.local_time import LOCAL, local, micros
+from flowrra.scheduler.models import ScheduledTask, ScheduleType, call_arguments, check
+from flowrra.scheduler.target import Executors, GetResult, Submit, SubmitRun, Target
 
 __all__ = ["LAG_BOUNDS", "RESULTS", "ScheduleExtras", "Scheduler"]
 
 logger = logging.getLogger(__name__)
 
-BATCH = 100
 MOST_LISTED_RUNS = 1_000
-STORE_RETRY = 1.0
+# Seconds for the end of the loop, and for closing the store.
 STOP_TIMEOUT = 5.0
-# Seconds that a broker has to tell the time.
-CLOCK_TIMEOUT = 0.5
-# Seconds that a stop leaves to submissions that are under way.
-FINISH_TIMEOUT = 1.0
-# Seconds for all that is done between two waits: longer than the store's own time-outs.
-TURN_TIMEOUT = 45.0
 
 
 class ScheduleExtras(TypedDict, total=False):
@@ -68,10 +54,6 @@ class Scheduler:
         timezone: The zone that cron expressions are read in; None is the server's.
         now: The clock, in seconds since 1970; None is the store's, the broker's, or else the host's.
         sleep: A wait on it, in seconds.
-
-    Attributes:
-        expected_at: Until when, on the monotonic clock, its loop has to turn; None before its start.
-        store_error: Why the store can't be used just now, or None.
     """
 
     def __init__(
@@ -88,24 +70,14 @@ class Scheduler:
     ) -> None:
         self.backend = backend
         self.registry = registry
-        self.check_interval = check_interval
         self.io_executor = io_executor
         self.cpu_executor = cpu_executor
         self.zone = LOCAL if timezone is None else timezone
-        self.expected_at: float | None = None
-        self.store_error: str | None = None
-        self._sleep = sleep
         self._target = Target(registry, self._own_executors)
         self._clock = SharedClock(time.time, self._shared_time) if now is None else SharedClock(now, _no_time)
-        self._figures = RunFigures()
-        self._submissions = Submissions(
-            backend, registry, self._target, self._figures, self._clock.micros, lambda: self._changed.set()
-        )
-        self.forked()
+        self._dispatcher = Dispatcher(backend, registry, self._target, self._clock, self.zone, check_interval, sleep)
+        self._loop_task: asyncio.Task[None] | None = None
         tell_of_forks(self)
-        self._look_round_at = 0.0
-        self._changed = asyncio.Event()
-        self._stopping = False
 
     def _own_executors(self) -> Mapping[str, BaseTaskExecutor]:
         both = {"io": self.io_executor, "cpu": self.cpu_executor}
@@ -113,23 +85,40 @@ class Scheduler:
 
     async def _shared_time(self) -> float | None:
         """The time of the store's clock; of the broker's where that has none, and None without either."""
-        if (found := await self.backend.clock()) is not None:
-            return found
-        for broker in self._target.brokers():
-            async with asyncio.timeout(CLOCK_TIMEOUT):
-                return await broker.clock()
-        return None
+        found = await self.backend.clock()
+        return await self._target.clock() if found is None else found
 
     def forked(self) -> None:
         """It claims what is due by a name of its own, and does not run in a process that was forked from its own."""
-        self._submissions.begin()
-        self._loop_task: asyncio.Task[None] | None = None
+        self._dispatcher.forked()
+        self._loop_task = None
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def is_running(self) -> bool:
         """Whether it submits what is due."""
         task = self._loop_task
         return task is not None and not task.done() and not task.get_loop().is_closed()
+
+    @property
+    def check_interval(self) -> float:
+        """Seconds after which changes made by other processes are noticed; it may be set."""
+        return self._dispatcher.check_interval
+
+    @check_interval.setter
+    def check_interval(self, seconds: float) -> None:
+        self._dispatcher.check_interval = seconds
+
+    @property
+    def expected_at(self) -> float | None:
+        """Until when, on the monotonic clock, its loop has to turn; None before its start."""
+        return self._dispatcher.expected_at
+
+    @property
+    def store_error(self) -> str | None:
+        """Why the store can't be used just now, or None."""
+        return self._dispatcher.store_error
 
     def set_submit_callback(self, callback: Submit) -> None:
         """Submit by ``await callback(task_func, *args, **kwargs)`` rather than to the executors."""
@@ -145,23 +134,15 @@ class Scheduler:
             return
         if not self._target.is_there:
             raise ValueError("The scheduler requires either a submit callback or an executor")
-        self._changed = asyncio.Event()
-        self._stopping = False
-        self._look_round_at = 0.0
-        self._submissions.begin()
-        self.expected_at = time.monotonic() + TURN_TIMEOUT
-        self._loop_task = asyncio.create_task(self._run(), name="flowrra-scheduler")
+        self._dispatcher.begin()
+        self._loop_task = asyncio.create_task(self._dispatcher.run(), name="flowrra-scheduler")
 
     async def stop(self) -> None:
         """Stop, and close the store; a no-op if it doesn't run."""
         task, self._loop_task = self._loop_task, None
-        if task is None:
+        if task is None or task.get_loop().is_closed():  # the latter without a stop
             return
-        if task.get_loop().is_closed():  # without it
-            return
-        self._stopping = True
-        self._changed.set()
-        # What was submitted is to be recorded: after a restart it would be submitted again.
+        self._dispatcher.end()
         await asyncio.wait({task}, timeout=STOP_TIMEOUT)
         task.cancel()
         closing = asyncio.create_task(self._close_store(), name="flowrra-scheduler-close")
@@ -220,10 +201,10 @@ class Scheduler:
         if not isinstance(cron, str):
             raise TypeError(f"cron must be text, five fields or a macro, not {shown(cron)}")
         CronExpression(cron)
-        task = self._define(ScheduleType.CRON, task_name, cron, args, kwargs, task_id, replace, extras)
+        task = self._define(ScheduleType.CRON, task_name, cron, args, kwargs, task_id, extras)
         task.enabled, task.description, task.priority = enabled, description, priority
         task.max_retries, task.retry_delay = max_retries, retry_delay
-        return await self._create(task, replace)
+        return await self._keep(task, task_id, replace)
 
     async def schedule_interval(
         self,
@@ -243,10 +224,10 @@ class Scheduler:
     ) -> str:
         """Submit a task every ``interval`` seconds, the first time after one; otherwise as :meth:`schedule_cron`."""
         SOME_SECONDS.check("interval", interval)
-        task = self._define(ScheduleType.INTERVAL, task_name, str(interval), args, kwargs, task_id, replace, extras)
+        task = self._define(ScheduleType.INTERVAL, task_name, str(interval), args, kwargs, task_id, extras)
         task.enabled, task.description, task.priority = enabled, description, priority
         task.max_retries, task.retry_delay = max_retries, retry_delay
-        return await self._create(task, replace)
+        return await self._keep(task, task_id, replace)
 
     async def schedule_once(
         self,
@@ -270,13 +251,12 @@ class Scheduler:
             at = local(micros(run_at))
         except (OverflowError, ValueError, OSError) as error:
             raise ValueError(f"run_at is no time that this system knows: {shown(run_at)}") from error
-        text = (
-            at.astimezone() if at.fold else at
-        ).isoformat()  # only an offset tells the second pass of a doubled hour
-        task = self._define(ScheduleType.ONE_TIME, task_name, text, args, kwargs, task_id, replace, extras)
+        # Only an offset tells the second pass of a doubled hour.
+        text = (at.astimezone() if at.fold else at).isoformat()
+        task = self._define(ScheduleType.ONE_TIME, task_name, text, args, kwargs, task_id, extras)
         task.description, task.priority = description, priority
         task.max_retries, task.retry_delay = max_retries, retry_delay
-        return await self._create(task, replace)
+        return await self._keep(task, task_id, replace)
 
     def _define(
         self,
@@ -286,60 +266,31 @@ class Scheduler:
         args: Sequence[Any],
         kwargs: dict[str, Any] | None,
         task_id: str | None,
-        replace: bool,
         extras: ScheduleExtras,
     ) -> ScheduledTask:
         if not self.registry.is_registered(task_name):
             raise ValueError(f"Task '{task_name}' is not registered")
-        if replace and task_id is None:
-            raise ValueError("replace needs the task_id of the schedule that is to be replaced")
-        kwargs = {} if kwargs is None else kwargs
-        check_arguments(args, kwargs)
         task_id = str(uuid.uuid4()) if task_id is None else task_id
-        task = ScheduledTask(task_id, task_name, kind, schedule, tuple(args), dict(kwargs), **extras)
+        task = ScheduledTask(task_id, task_name, kind, schedule, *call_arguments(args, kwargs), **extras)
         if self.backend.keeps_text:  # what could not be rebuilt from it is refused now, and not when it is due
             codec.encode_call(task.args, task.kwargs, task_name, self.registry.get(task_name))
         if task.max_running is not None and self._target.callback is not None:
             raise ValueError("max_running needs to know when tasks end, which a submit callback doesn't tell")
         return task
 
-    async def _create(self, task: ScheduledTask, replace: bool) -> str:
+    async def _keep(self, task: ScheduledTask, task_id: str | None, replace: bool) -> str:
+        if replace and task_id is None:
+            raise ValueError("replace needs the task_id of the schedule that is to be replaced")
         check(task)
-        await self._clock.look()
-        task.next_run_at = self._first_run(task)
-        found = await self._replace(task) if replace else await self._find_or_create(task)
-        self._figures.know(task.task_name)
-        self._changed.set()
+        task.next_run_at = await self._first_run(task)
+        found = await (self.backend.create_or_replace(task) if replace else self.backend.find_or_create(task))
+        self._dispatcher.figures.know(task.task_name)
+        self._dispatcher.wake()
         return found
 
-    async def _find_or_create(self, task: ScheduledTask) -> str:
-        sought = (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs)
-        # Named only where there is one: a user's own store need not know of zones.
-        zone: dict[str, Any] = {} if task.timezone is None else {"timezone": task.timezone}
-        if (same := await self.backend.find_by_definition(*sought, **zone)) is not None:
-            return same.id
-        try:
-            await self.backend.create_once(task)
-        except ValueError:  # either somebody else was faster, or the id is another's
-            if (same := await self.backend.find_by_definition(*sought, **zone)) is None:
-                raise
-            return same.id
-        return task.id
-
-    async def _replace(self, task: ScheduledTask) -> str:
-        while not await self.backend.replace(task):
-            try:
-                await self.backend.create(task)
-            except ValueError:  # somebody else was faster
-                continue
-            break
-        return task.id
-
-    def _first_run(self, task: ScheduledTask) -> datetime | None:
-        if task.schedule_type is ScheduleType.ONE_TIME:
-            return local(micros(datetime.fromisoformat(task.schedule)))
-        due = following(task, self._clock.micros(), self.zone)
-        return None if due is None else local(due)
+    async def _first_run(self, task: ScheduledTask) -> datetime | None:
+        await self._clock.look()
+        return first_run(task, self._clock.micros(), self.zone)
 
     async def unschedule(self, task_id: str) -> bool:
         """Forget a schedule; whether there was one."""
@@ -348,24 +299,20 @@ class Scheduler:
     async def enable_task(self, task_id: str) -> None:
         """Enable a schedule; one that repeats is due next from now on. ValueError if it is not found, or was
         to run once and is over."""
-        await self._set_enabled(task_id, True)
-
-    async def disable_task(self, task_id: str) -> None:
-        """Disable a schedule. ValueError if it is not found."""
-        await self._set_enabled(task_id, False)
-
-    async def _set_enabled(self, task_id: str, enabled: bool) -> None:
-        task = await self.backend.get(task_id)
-        if task is None:
+        if (task := await self.backend.get(task_id)) is None:
             raise ValueError(f"Scheduled task '{task_id}' not found")
-        if enabled and not task.enabled and task.schedule_type is ScheduleType.ONE_TIME and task.next_run_at is None:
+        if not task.enabled and task.schedule_type is ScheduleType.ONE_TIME and task.next_run_at is None:
             raise ValueError(
                 f"Scheduled task '{task_id}' was due once, at {task.schedule}, and that is over: "
                 "trigger it, or schedule it for another time"
             )
-        await self._clock.look()
-        await self.backend.set_enabled(task_id, enabled, self._first_run(task) if enabled else None)
-        self._changed.set()
+        await self.backend.set_enabled(task_id, True, await self._first_run(task))
+        self._dispatcher.wake()
+
+    async def disable_task(self, task_id: str) -> None:
+        """Disable a schedule. ValueError if it is not found."""
+        await self.backend.set_enabled(task_id, False, None)
+        self._dispatcher.wake()
 
     async def trigger(self, schedule_id: str) -> str:
         """Run a schedule now, enabled or not, besides its due times; counted as a run, whatever else is running.
@@ -377,36 +324,7 @@ class Scheduler:
             ValueError: The schedule is not found.
             Exception: What the submission raised; it isn't tried again.
         """
-        await self._clock.look()
-        run = await self.backend.begin_run(schedule_id, self._clock.micros(), self._submissions.owner)
-        if run is None:
-            raise ValueError(f"Scheduled task '{schedule_id}' not found")
-        try:
-            await self._target.submit(run, self._clock.micros(), SUBMIT_TIMEOUT)
-        except Exception as error:
-            self._figures.count(run.schedule.task_name, "failed")
-            await self._recorded(self.backend.settle([run], self._clock.micros(), {run.id: describe(error)}))
-            raise
-        self._submissions.observe(run)
-        await self._recorded(self.backend.settle([run], self._clock.micros(), {}))
-        return run.id
-
-    async def _recorded(self, recording: Awaitable[None]) -> bool:
-        """Whether runs could be recorded. If not, that is tried again, or they are submitted again and found known."""
-        try:
-            await recording
-        except Exception as error:
-            self._figures.store_errors["settle"] += 1
-            self.store_error = describe(error)
-            logger.exception("runs could not be settled")
-            return False
-        return True
-
-    async def list_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """The latest runs; see ``FlowrraManager.list_schedule_runs``."""
-        if not 0 <= limit <= MOST_LISTED_RUNS:
-            raise ValueError(f"limit must be from 0 to {MOST_LISTED_RUNS}, it is {limit}")
-        return [_run_seen(row) for row in await self.backend.list_runs(schedule_id, limit)]
+        return await self._dispatcher.trigger(schedule_id)
 
     async def get_scheduled_task(self, task_id: str) -> ScheduledTask | None:
         """One schedule."""
@@ -418,7 +336,13 @@ class Scheduler:
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def stats(self) -> dict[str, Any]:
+    async def list_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[ScheduleRun]:
+        """The latest runs; see ``FlowrraManager.list_schedule_runs``."""
+        if not 0 <= limit <= MOST_LISTED_RUNS:
+            raise ValueError(f"limit must be from 0 to {MOST_LISTED_RUNS}, it is {limit}")
+        return [listed_run(row) for row in await self.backend.list_runs(schedule_id, limit)]
+
+    async def stats(self) -> SchedulerStats:
         """The figures of ``FlowrraManager.get_scheduler_stats``."""
         await self._clock.look()
         found = await self.backend.figures(self._clock.micros())
@@ -435,111 +359,10 @@ class Scheduler:
             "next_run_at": None if found["next"] is None else local(found["next"]).astimezone(),
         }
 
-    def run_stats(self) -> dict[str, Any]:
+    def run_stats(self) -> ScheduleRunStats:
         """What this process did: the figures of ``FlowrraManager.get_schedule_run_stats``."""
-        return {"running": self.is_running, **self._figures.all()}
-
-    # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _run(self) -> None:
-        while not self._stopping:
-            self._changed.clear()
-            delay = min(await self._turn(), self.check_interval)
-            self.expected_at = time.monotonic() + max(0.0, delay) + TURN_TIMEOUT
-            if delay > 0:
-                await self._wait(delay)
-        await self._recorded(self._submissions.finish(FINISH_TIMEOUT))
-
-    async def _turn(self) -> float:
-        """Do what is to be done now; the seconds until there is more."""
-        try:
-            async with asyncio.timeout(TURN_TIMEOUT):
-                await self._follow_clock()
-                is_recorded = await self._recorded(self._submissions.record())
-                await self._submissions.beat()
-                await self._look_round()
-                is_more = await self._fire_due()
-                is_recorded = await self._recorded(self._submissions.record()) and is_recorded
-                delay = 0.0 if is_more else await self._next_due_in()
-        except Exception as error:
-            self._figures.store_errors["claim"] += 1
-            self.store_error = describe(error)
-            logger.exception("schedules could not be read or claimed")
-            return STORE_RETRY
-        if not is_recorded:
-            return min(delay, STORE_RETRY)
-        self.store_error = None
-        beat = self._submissions.next_beat()
-        return delay if beat is None else min(delay, beat)
-
-    async def _follow_clock(self) -> None:
-        await self._clock.look()
-        if not self._clock.was_put_back:
-            return
-        if count := await self.backend.catch_up_with_clock(self._clock.micros()):
-            logger.warning("the clock was put back: intervals start anew schedules=%d", count)
-        self._clock.was_put_back = False
-
-    async def _wait(self, delay: float) -> None:
-        """Until something changed, at most for so many seconds."""
-        waits = [asyncio.ensure_future(self._changed.wait()), asyncio.ensure_future(self._sleep(delay))]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    async def _look_round(self) -> None:
-        """At the start, and then at every check interval: which tasks there are schedules for, to count each of them
-        from 0 on, and which broken ones were mended."""
-        if time.monotonic() < self._look_round_at:
-            return
-        for name in await self.backend.count_by_task():
-            if self.registry.is_registered(name):
-                self._figures.know(name)
-        for task in await self.backend.list_broken(BATCH):
-            try:
-                next_run = self._first_run(task)
-            except (ValueError, TypeError, KeyError, OverflowError, OSError):
-                continue  # as before; the reason is in its row
-            if await self.backend.mend(task.id, next_run):
-                logger.info("broken schedule was mended schedule=%s", task.id)
-        self._look_round_at = time.monotonic() + self.check_interval
-
-    async def _fire_due(self) -> bool:
-        """Submit what is due; whether there may be more."""
-        # Others may know the tasks that this process doesn't, and have room in the queues that are full here.
-        known = self._submissions.tasks_with_room()
-        claims = await self.backend.claim(self._clock.micros(), self.zone, self._submissions.owner, BATCH, known)
-        for result in ("missed", "collapsed", "skipped"):
-            for name, count in getattr(claims, result).items():
-                self._figures.count(name, result, count)
-                logger.warning("due times were %s task=%s count=%d", result, name, count)
-        await self._submissions.start(claims.runs)
-        return claims.more
-
-    async def _next_due_in(self) -> float:
-        due = await self.backend.next_due(self._submissions.tasks_with_room())
-        return self.check_interval if due is None else max(0.0, due / 1e6 - self._clock.now())
+        return self._dispatcher.figures.all(self.is_running)
 
 
 async def _no_time() -> None:
     """There is no shared clock."""
-
-
-def _run_seen(row: dict[str, Any]) -> dict[str, Any]:
-    due, fired = _instant(row["due"]), _instant(row["fired"])
-    return {
-        "schedule_id": row["schedule_id"],
-        "task_id": row["id"],
-        "due": due,
-        "fired": fired,
-        "lag": None if fired is None or due is None else max(0.0, (fired - due).total_seconds()),
-        "result": row["result"],
-        "attempts": row["attempts"],
-        "error": row["error"],
-    }
-
-
-def _instant(at: int | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at / 1_000_000, UTC)

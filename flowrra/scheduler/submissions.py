@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
+from flowrra.scheduler.due_times import retry_at
 from flowrra.scheduler.figures import RunFigures
-from flowrra.scheduler.models import Run, retry_at
+from flowrra.scheduler.models import Run
 from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
 
 logger = logging.getLogger(__name__)
@@ -66,17 +67,14 @@ class Submissions:
         self._figures = figures
         self._now = now
         self._on_end = on_end
-        self._under_way: dict[str, _UnderWay] = {}
-        # By schedule, its runs whose tasks this process has in memory, as far as others must know that it lives.
-        self._kept_alive: dict[str, set[str]] = {}
-        self._beat_at = 0.0
-        self.owner = uuid.uuid4().hex
+        self.begin()
 
     def begin(self) -> None:
         """Start anew, under a new name: what there was in memory has gone."""
         self.owner = uuid.uuid4().hex
-        self._under_way.clear()
-        self._kept_alive.clear()
+        self._under_way: dict[str, _UnderWay] = {}
+        # By schedule, its runs whose tasks this process has in memory, as far as others must know that it lives.
+        self._kept_alive: dict[str, set[str]] = {}
         self._beat_at = 0.0
 
     def tasks_with_room(self) -> list[str]:

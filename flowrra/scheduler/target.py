@@ -16,6 +16,8 @@ from flowrra.task import TaskResult
 
 # Seconds: less than a claim lasts, so that nobody else submits meanwhile.
 SUBMIT_TIMEOUT = 20.0
+# Seconds that a broker has to tell the time.
+CLOCK_TIMEOUT = 0.5
 # Seconds for which a broker remembers a run's id beyond the time until which its submission is tried, and at the most.
 REMEMBER_MORE = 60.0
 LONGEST_MEMORY = 7 * 24 * 3600.0
@@ -58,9 +60,13 @@ class Target:
         executor = self._find_executor(task_name)
         return self.callback is None and executor is not None and executor.broker is None
 
-    def brokers(self) -> list[LeasingBroker]:
-        """The brokers that can tell the time."""
-        return [each.broker for each in self._executors().values() if isinstance(each.broker, LeasingBroker)]
+    async def clock(self) -> float | None:
+        """The time of the broker's clock, in seconds since 1970; None without a broker that can tell it."""
+        for executor in self._executors().values():
+            if isinstance(executor.broker, LeasingBroker):
+                async with asyncio.timeout(CLOCK_TIMEOUT):
+                    return await executor.broker.clock()
+        return None
 
     async def submit(self, run: Run, now: int, timeout: float | None) -> None:
         """Submit a run, at most so many seconds long.
@@ -95,7 +101,7 @@ class Target:
             await self._submit_run(task.task_name, args, kwargs, options)
         else:
             definition = self._registry.definition(task.task_name)
-            await self._executor(task.task_name).accept_once(definition, args, kwargs, options)
+            await self._executor(task.task_name).submit_once(definition, args, kwargs, options)
 
     async def is_unfinished(self, task_name: str, task_id: str) -> bool:
         """Whether anything is still to come of a task, as far as this process can know."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from flowrra.executors import messages
-from flowrra.executors.process_pool import WorkerProcess
+from flowrra.executors.processes import messages
+from flowrra.executors.processes.worker import WorkerProcess
 from flowrra.management import FlowrraManager
 from flowrra.task import Task
 from tests.core import cpu_tasks
@@ -302,14 +302,14 @@ class TestTimeLimit:
         assert record.error == f"TaskTimeoutError: Task '{task_id}' did not complete within 0.2s"
         assert record.traceback is not None
         assert "time.sleep(PATIENCE)" in record.traceback  # where it was
-        assert "worker_process.py" not in record.traceback
+        assert "child.py" not in record.traceback
         numbers = numbers_of(app, "hold_and_clean_up")
         assert (numbers["timed_out"], numbers["failed"]) == (1, 1)
         assert_counts_add_up(numbers, running=0)
         assert app.executors["cpu"].worker_restarts == 0
 
     async def test_a_process_that_ignores_it_is_killed(self, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("flowrra.executors.process_pool.TERMINATION_GRACE", 0.2)
+        monkeypatch.setattr("flowrra.executors.processes.worker.TERMINATION_GRACE", 0.2)
         app = with_tasks(cpu_app(), cpu_tasks.hold_stubbornly, timeout=0.2, max_retries=0)
         async with app:
             record = await final(app, await app.submit(cpu_tasks.hold_stubbornly, str(files.started)))
@@ -447,7 +447,7 @@ class TestStop:
     async def test_at_once_it_ends_what_runs_and_never_holds_up_the_loop(
         self, files: Files, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("flowrra.executors.process_pool.TERMINATION_GRACE", 2.0)
+        monkeypatch.setattr("flowrra.executors.processes.worker.TERMINATION_GRACE", 2.0)
         app = with_tasks(cpu_app(cpu_workers=2), cpu_tasks.hold_stubbornly, cpu_tasks.hold_and_clean_up)
         await app.start()
         ids = [

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ async def test_while_a_task_blocks_the_loop_other_threads_see_which_one_and_wher
         time.sleep(1.8)
         seen.append(asyncio.run(manager.get_runtime_stats()))
 
-    caplog.set_level(logging.WARNING, "flowrra.loop_monitor")
+    caplog.set_level(logging.INFO, "flowrra.loop_monitor")
     async with app:
         onlooker = threading.Thread(target=look)
         onlooker.start()
@@ -53,8 +54,11 @@ async def test_while_a_task_blocks_the_loop_other_threads_see_which_one_and_wher
     assert after["stalls"] == 1
     assert after["last_stall"]["task"]["name"] == "careless"
     assert sum(after["loop_lag"]["counts"][9:]) == 1, "one beat was late by between 1 and 2.5 s"
-    assert "careless" in caplog.text
-    assert "time.sleep(2.2)" in caplog.text
+    begin, end = (record.getMessage() for record in caplog.records)
+    culprit = rf"task careless \({task_id}\), at {re.escape(__file__)}:\d+ in careless: time\.sleep\(2\.2\)"
+    assert re.match(rf"event loop blocked for 1\.\d s: {culprit}\n  File ", begin)
+    assert re.fullmatch(rf"event loop turns again; blocked for [12]\.\d s: {culprit}", end)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 async def test_a_loop_that_turns_has_nothing_to_report() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flowrra import Task, current_task
+from flowrra.middleware import AttemptOutcome, Middleware
 from tests.core.apps import assert_counts_add_up, final, memory_app, numbers_of, record_of, until
 
 SPAN: contextvars.ContextVar[str] = contextvars.ContextVar("span", default="none")
@@ -267,3 +268,106 @@ async def test_the_task_is_not_told_to_exist_before_it_is_accepted() -> None:
         task_id = await app.submit(job)
         assert (await record_of(app, task_id)).status == "pending"
         await until(lambda: known == [True])
+
+
+class Told(Middleware):
+    """Writes down what became of each attempt."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, int, str, str | None]] = []
+
+    def on_outcome(self, task: Task, outcome: AttemptOutcome) -> None:
+        assert outcome.seconds >= 0
+        self.outcomes.append((task.name, task.attempt, outcome.status, outcome.exception))
+
+
+async def test_it_is_told_what_became_of_each_attempt_as_the_record_says_it() -> None:
+    app, told = memory_app(), Told()
+    app.add_middleware(told)
+
+    @app.task(name="good")
+    async def good() -> int:
+        return 1
+
+    @app.task(name="bad", max_retries=1, retry_delay=0)
+    async def bad() -> None:
+        raise ValueError("no")
+
+    @app.task(name="slow", max_retries=0, timeout=0.01)
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    async with app:
+        for name in ("good", "bad", "slow"):
+            await final(app, await app.submit(name))
+        await until(lambda: len(told.outcomes) == 4)
+    assert told.outcomes == [
+        ("good", 1, "success", None),
+        ("bad", 1, "retrying", "ValueError"),
+        ("bad", 2, "failed", "ValueError"),
+        ("slow", 1, "failed", "TaskTimeoutError"),
+    ]
+
+
+async def test_a_cancellation_whose_clean_up_outlasts_the_time_limit_is_one_everywhere() -> None:
+    app, told, begun = memory_app(), Told(), asyncio.Event()
+    app.add_middleware(told)
+
+    @app.task(name="tidy", max_retries=0, timeout=0.2)
+    async def tidy() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    async with app:
+        task_id = await app.submit(tidy)
+        await begun.wait()
+        assert await app.cancel_task(task_id)
+        assert (await record_of(app, task_id)).status == "cancelled"
+        assert numbers_of(app, "tidy")["cancelled"] == 1
+    assert told.outcomes == [("tidy", 1, "cancelled", None)]
+
+
+async def test_an_attempt_that_would_not_end_is_told_once() -> None:
+    app, told, begun = memory_app(), Told(), asyncio.Event()
+    app.add_middleware(told)
+    ended = asyncio.Event()
+
+    @app.task(name="stubborn", max_retries=0)
+    async def stubborn() -> None:
+        begun.set()
+        while not ended.is_set():
+            with suppress(asyncio.CancelledError):
+                await ended.wait()
+
+    async with app:
+        await app.submit(stubborn)
+        await begun.wait()
+        await app.stop(wait=False)
+        assert told.outcomes == [("stubborn", 1, "cancelled", None)]
+        ended.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert len(told.outcomes) == 1
+
+
+async def test_a_broken_hook_for_outcomes_is_logged_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Careless(Middleware):
+        def on_outcome(self, task: Task, outcome: AttemptOutcome) -> None:
+            raise ValueError("careless")
+
+    app, told = memory_app(io_workers=1), Told()
+    app.add_middleware(Careless())
+    app.add_middleware(told)
+
+    @app.task(name="good")
+    async def good() -> int:
+        return 1
+
+    async with app:
+        for _ in range(2):
+            assert (await final(app, await app.submit(good))).result == 1
+    assert [status for _, _, status, _ in told.outcomes] == ["success", "success"]
+    assert caplog.text.count("middleware failed at an outcome") == 2

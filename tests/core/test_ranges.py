@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, SchedulerConfig, Task
 from flowrra.codec import decode_task, encode_call, encode_task
-from flowrra.executors.failures import retry_delay
+from flowrra.executors.outcomes import retry_delay
 from flowrra.middleware import Middleware
 from flowrra.ranges import MAX_BACKOFF, MAX_DELAY, MAX_PRIORITY, MAX_RETRIES
 from flowrra.submission import SubmitOptions

@@ -12,7 +12,7 @@ import flowrra
 from flowrra import Flowrra, Reject, Task, TaskResult
 from flowrra.events import event_bus
 from flowrra.exceptions import SerializationError
-from flowrra.executors.failures import retry_delay
+from flowrra.executors.outcomes import retry_delay
 from flowrra.management import FlowrraManager
 from flowrra.ranges import MAX_BACKOFF, MAX_DELAY, MAX_RETRIES
 from tests.core import cpu_tasks

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from flowrra_exporter.catalog import CATALOG
+from flowrra_exporter.metrics.catalog import CATALOG
 
 from tests.end_to_end.processes import ROOT
 

@@ -28,7 +28,7 @@ class Pair:
 
 
 class Issuer:
-    """An issuer of its own, with its certificate in `file`."""
+    """An issuer of its own, with its certificate in ``file``."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class Issuer:
         self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str) -> Pair:
-        """A certificate for `name` and the loopback address."""
+        """A certificate for ``name`` and the loopback address."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(name, key.public_key(), self._certificate.subject.rfc4514_string()[3:])
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")

@@ -11,7 +11,7 @@ NOTHING_YET = {"bounds": (0.1, 1.0), "counts": (0, 0, 0), "sum": 0.0}
 
 
 def task_stats(**changes: Any) -> dict[str, Any]:
-    """What `get_task_stats` says of one task: all at 0 but the changes."""
+    """What ``get_task_stats`` says of one task: all at 0 but the changes."""
     counters = (
         "submitted started succeeded failed retried cancelled released timed_out redelivered "
         "cancelled_before_start running retrying"
@@ -28,7 +28,7 @@ def task_stats(**changes: Any) -> dict[str, Any]:
 
 
 def schedule(name: str, **changes: Any) -> dict[str, Any]:
-    """What `list_schedules` says of one schedule: a cron schedule that ran, but the changes."""
+    """What ``list_schedules`` says of one schedule: a cron schedule that ran, but the changes."""
     return {
         "id": name,
         "task_name": "report",
@@ -46,7 +46,7 @@ def schedule(name: str, **changes: Any) -> dict[str, Any]:
 
 
 class MinimalApp:
-    """The least that is an app: `get_stats` and `health_check`."""
+    """The least that is an app: ``get_stats`` and ``health_check``."""
 
     def __init__(self) -> None:
         self.stats: dict[str, Any] = {

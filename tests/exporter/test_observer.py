@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 from flowrra_exporter import Exporter
-from flowrra_exporter.catalog import CATALOG
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.metrics.catalog import CATALOG
 from flowrra_exporter.settings import Settings
 
 from flowrra import Flowrra

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import flowrra_exporter
 import pytest
-from flowrra_exporter.blockage import innermost
+from flowrra_exporter.app.stall import innermost
 from flowrra_exporter.logs import JsonFormatter, TextFormatter, bounded, mask_secrets
 
 import flowrra
-from tests.exporter.test_logs import record_of
+from tests.exporter.command.test_logs import record_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -84,7 +84,7 @@ def test_every_pattern_is_a_constant_that_this_test_sees() -> None:
 
 
 def _literals(parsed: Any) -> Iterator[str]:
-    """The runs of literal characters of a pattern, and a character of each set, as the parser of `re` sees them."""
+    """The runs of literal characters of a pattern, and a character of each set, as the parser of ``re`` sees them."""
     run = ""
     for code, argument in parsed:
         name = str(code)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
-from flowrra_exporter import circuit_breaker
+from flowrra_exporter.metrics import circuit_breaker
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
 from tests.exporter.conftest import FREE_PORT, Answer, Command, Run, Serve, fetch

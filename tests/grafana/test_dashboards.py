@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from flowrra_exporter import catalog
-from flowrra_exporter.catalog import CATALOG
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import CATALOG
 
 from grafana import overview
 from tests.grafana.dashboards import RATE_INTERVAL, dashboards, fill_in, panels, queries, selectors

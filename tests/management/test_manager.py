@@ -343,7 +343,7 @@ class TestQueueStats:
             await bench.keep_worker_busy()
             before = datetime.now(UTC)
             await app.submit("echo", 1)
-            await asyncio.sleep(0.02)
+            between = datetime.now(UTC)
             await app.submit("echo", 2)
             await app.options(countdown=3600, task_id="later").submit("echo", 3)
             queue = (await bench.manager.get_queue_stats())["io"]
@@ -358,7 +358,7 @@ class TestQueueStats:
         assert queue["paused"] in {False, None}
         oldest = queue["oldest_pending_at"]
         assert oldest.utcoffset() == timedelta(0)
-        assert abs(oldest - before) < timedelta(milliseconds=15), "the first of the two waits longest"
+        assert before <= oldest <= between, "the first of the two waits longest"
 
     async def test_an_empty_queue_has_no_oldest_task(self) -> None:
         bench = Bench()
@@ -493,25 +493,24 @@ class TestFromEverywhere:
 
     async def test_a_loop_that_is_blocked_does_not_block_who_asks_in_another_thread(self) -> None:
         import threading
-        import time
 
         bench = Bench()
         blocked, release = threading.Event(), threading.Event()
+        released = []
 
         @bench.app.task()
         async def blocks() -> None:
             blocked.set()
-            release.wait(timeout=5)
+            released.append(release.wait(timeout=5))
 
-        async def ask() -> tuple[float, dict[str, Any]]:
-            started = time.monotonic()
+        async def ask() -> dict[str, Any]:
             stats = await bench.manager.get_stats()
             await bench.manager.get_queue_stats()
             await bench.manager.list_pending_tasks()
             await bench.manager.health_check()
-            return time.monotonic() - started, stats
+            return stats
 
-        answers: list[tuple[float, dict[str, Any]]] = []
+        answers: list[dict[str, Any]] = []
 
         def ask_from_a_thread() -> None:
             blocked.wait(timeout=5)
@@ -526,9 +525,8 @@ class TestFromEverywhere:
             await final(app, await app.submit(blocks), within=10)
             await asyncio.to_thread(thread.join)
 
-        took, stats = answers[0]
-        assert took < 1.0
-        assert stats["executors"]["io"]["busy"] == 1
+        assert released == [True], "all was answered while the loop was blocked"
+        assert answers[0]["executors"]["io"]["busy"] == 1
 
 
 def test_the_manager_knows_its_app() -> None:

@@ -174,7 +174,7 @@ class TestWhatDoesNoHarm:
             for n, task_id in enumerate(ids):
                 assert (await final(app, task_id)).result == [[n, "ü"], {}]
             await asyncio.sleep(0.4)  # a renewal
-            assert all(executor.feed_error() is None for executor in app.executors.values())
+            assert all(executor.source.error is None for executor in app.executors.values())
 
     async def test_tells_one_database_from_another(self, url: str, look: redis.Redis) -> None:
         places = [f"{url[:-2]}/3", f"{url[:-2]}?db=3", f"{url[:-2]}/0?db=3"]

@@ -13,7 +13,7 @@ import redis
 
 from flowrra import BrokerConfig, Config, ExecutorConfig, Flowrra, Task, TaskStatus, codec
 from flowrra.backends import InMemoryBackend
-from flowrra.brokers.base import Entry, Outcome, Verb, Verdict
+from flowrra.brokers.base import Outcome, QueuedTask, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from flowrra.redis_client import MAX_BLOCK
@@ -100,7 +100,7 @@ class TestOrder:
     async def test_any_number_of_tasks_is_queued_and_settled_by_one_call(self, url: str) -> None:
         broker = RedisBroker(url, queue_key=QUEUE)
         entries = [
-            Entry(
+            QueuedTask(
                 f"t{n}",
                 0,
                 0.0,
@@ -111,7 +111,7 @@ class TestOrder:
         ]
         assert await broker.submit(entries) == [True] * 9000
         deliveries, _ = await broker.take(9000)
-        done = [Outcome(Verb.DONE, entry.task_id, status=TaskStatus.SUCCESS) for entry in entries]
+        done = [Outcome(Verb.COMPLETE, entry.task_id, status=TaskStatus.SUCCESS) for entry in entries]
         assert await broker.settle(done) == [Verdict.SETTLED] * 9000
         assert (await broker.figures()).pending == 0
         await broker.close()
@@ -121,7 +121,7 @@ class TestOrder:
     async def test_an_id_that_waits_is_not_queued_again(self, url: str) -> None:
         """Also where the records are elsewhere."""
         broker = RedisBroker(url, queue_key=QUEUE)
-        first, second = (Entry("mine", n, 0.0, f"text {n}", None) for n in range(2))
+        first, second = (QueuedTask("mine", n, 0.0, f"text {n}", None) for n in range(2))
         assert await broker.submit([first]) == [True]
         assert await broker.submit([second, second]) == [False, False]
         (delivery,), _ = await broker.take(9)

@@ -140,7 +140,7 @@ async def test_of_what_is_to_be_retried_later_is_not_held_back(url: str, look: r
         await until(lambda: look.scard(f"{QUEUE}:cancelled"))
         look.delete(f"{QUEUE}:wake")
         text = codec.encode_task(delivery.task, delivery.submitted_at, delivery.call)
-        await broker.settle([Outcome(Verb.LATER, task_id, 3600.0, text)])
+        await broker.settle([Outcome(Verb.RETRY, task_id, 3600.0, text)])
         assert look.llen(f"{QUEUE}:wake") == 1
         async with with_tasks(redis_app(url)):
             assert await cancelling is True

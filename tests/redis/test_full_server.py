@@ -123,12 +123,12 @@ async def test_every_verb_is_heard(full: FullServer) -> None:
         text = codec.encode_task(held[later].task, None, held[later].call)  # type: ignore[arg-type]
         record = codec.encode_record(TaskResult(running, TaskStatus.RUNNING, "good", submitted_at=datetime.now(UTC)))
         outcomes = [
-            Outcome(Verb.LATER, later, 60.0, text),
+            Outcome(Verb.RETRY, later, 60.0, text),
             Outcome(Verb.RELEASE, released),
-            Outcome(Verb.REFUSE, refused, text="unheard_of"),
-            Outcome(Verb.BURY, buried, text="a reason"),
+            Outcome(Verb.NACK, refused, text="unheard_of"),
+            Outcome(Verb.DEAD_LETTER, buried, text="a reason"),
             Outcome(Verb.RUNNING, running, record=record),
-            Outcome(Verb.DONE, done, status=TaskStatus.SUCCESS),
+            Outcome(Verb.COMPLETE, done, status=TaskStatus.SUCCESS),
         ]
         # One after the other, as one that frees memory would help the next.
         for outcome in outcomes:

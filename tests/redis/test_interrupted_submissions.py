@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from flowrra import TaskResult, TaskStatus
-from flowrra.brokers.base import Entry
+from flowrra.brokers.base import QueuedTask
 from flowrra.brokers.redis import RedisBroker
 from tests.core.apps import final, record_of, until
 from tests.redis.apps import QUEUE, Gate, redis_app, with_tasks
@@ -27,7 +27,7 @@ UNFINISHED = [TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.RETRYING]
 async def die_before_queueing(url: str) -> None:
     """Submit a task, and be killed when it is recorded and not yet queued."""
 
-    async def submit(self: RedisBroker, entries: Sequence[Entry]) -> list[bool]:
+    async def submit(self: RedisBroker, entries: Sequence[QueuedTask]) -> list[bool]:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError(self, entries)
 

@@ -17,6 +17,7 @@ from flowrra import TaskResult, TaskStatus, codec, current_task
 from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.base import Delivery, Outcome, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
+from flowrra.executors.sources.leased import LeasedSource
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, numbers_of, record_of, until
 from tests.redis.apps import QUEUE, Gate, counts_of, let_lapse, redis_app, with_tasks
@@ -65,14 +66,14 @@ class TestTheFirstSuccess:
         self, url: str, look: redis.Redis, workers: Workers, is_held: bool
     ) -> None:
         task_id = (await lapsed_task(url, workers, look, is_held=is_held)).task_id
-        success = Outcome(Verb.DONE, task_id, record=record(task_id, TaskStatus.SUCCESS))
-        failure = Outcome(Verb.DONE, task_id, record=record(task_id, TaskStatus.FAILED))
+        success = Outcome(Verb.COMPLETE, task_id, record=record(task_id, TaskStatus.SUCCESS))
+        failure = Outcome(Verb.COMPLETE, task_id, record=record(task_id, TaskStatus.FAILED))
 
         assert await workers.one.settle([success]) == [Verdict.SETTLED]
         assert not look.exists(f"{QUEUE}:tasks", f"{QUEUE}:leases", f"{QUEUE}:holders", f"{QUEUE}:ready")
         # What the other one says, be it a success, comes second.
         assert await workers.other.settle([failure]) == [Verdict.OVER]
-        again = Outcome(Verb.LATER, task_id, 0.0, "text")
+        again = Outcome(Verb.RETRY, task_id, 0.0, "text")
         assert await workers.other.settle([again]) == [Verdict.OVER]
         assert (await workers.results.get(task_id)).status is TaskStatus.SUCCESS  # type: ignore[union-attr]
         renewal = await asyncio.to_thread(workers.other.renew, [task_id])
@@ -85,16 +86,18 @@ class TestTheFirstSuccess:
         delivery = await lapsed_task(url, workers, look, is_held=True)
         assert delivery.task is not None
         text = codec.encode_task(delivery.task, delivery.submitted_at, delivery.call)
-        await workers.other.settle([Outcome(Verb.LATER, delivery.task_id, 60.0, text)])
-        success = Outcome(Verb.DONE, delivery.task_id, record=record(delivery.task_id, TaskStatus.SUCCESS))
+        await workers.other.settle([Outcome(Verb.RETRY, delivery.task_id, 60.0, text)])
+        success = Outcome(Verb.COMPLETE, delivery.task_id, record=record(delivery.task_id, TaskStatus.SUCCESS))
         assert await workers.one.settle([success]) == [Verdict.SETTLED]
         assert not look.exists(f"{QUEUE}:tasks", f"{QUEUE}:delayed")
 
     async def test_brings_a_task_back_that_was_given_up(self, url: str, look: redis.Redis, workers: Workers) -> None:
         delivery = await lapsed_task(url, workers, look, is_held=True)
         failed = record(delivery.task_id, TaskStatus.FAILED)
-        await workers.other.settle([Outcome(Verb.BURY, delivery.task_id, text="its workers died", record=failed)])
-        success = Outcome(Verb.DONE, delivery.task_id, record=record(delivery.task_id, TaskStatus.SUCCESS))
+        await workers.other.settle(
+            [Outcome(Verb.DEAD_LETTER, delivery.task_id, text="its workers died", record=failed)]
+        )
+        success = Outcome(Verb.COMPLETE, delivery.task_id, record=record(delivery.task_id, TaskStatus.SUCCESS))
         assert await workers.one.settle([success]) == [Verdict.SETTLED]
         assert not look.exists(f"{QUEUE}:dead", f"{QUEUE}:dead:tasks")
         assert [each.task_id for each in await workers.results.list_by_status(TaskStatus.SUCCESS)] == [delivery.task_id]
@@ -165,8 +168,8 @@ class TestSilence:
         text = codec.encode_task(delivery.task, delivery.submitted_at, delivery.call)
         late, holder = workers.one, workers.other
         for n in range(6):
-            again = Outcome(Verb.LATER, delivery.task_id, 0.0, text + " " * n)
-            failed = Outcome(Verb.DONE, delivery.task_id, record=record(delivery.task_id, TaskStatus.FAILED))
+            again = Outcome(Verb.RETRY, delivery.task_id, 0.0, text + " " * n)
+            failed = Outcome(Verb.COMPLETE, delivery.task_id, record=record(delivery.task_id, TaskStatus.FAILED))
             assert await late.settle([again if n % 2 else failed]) == [Verdict.LATE]
             let_lapse(look)
             (found,), _ = await late.take(1)
@@ -310,11 +313,11 @@ class TestALostAnswer:
             return record(task_id, status) if has_records else None
 
         outcomes = [
-            Outcome(Verb.LATER, ids[0], 60.0, text, kept(ids[0], TaskStatus.RETRYING)),
+            Outcome(Verb.RETRY, ids[0], 60.0, text, kept(ids[0], TaskStatus.RETRYING)),
             Outcome(Verb.RELEASE, ids[1]),
-            Outcome(Verb.REFUSE, ids[2], text="echo"),
-            Outcome(Verb.BURY, ids[3], text="a reason", record=kept(ids[3], TaskStatus.FAILED)),
-            Outcome(Verb.DONE, ids[4], record=kept(ids[4], TaskStatus.SUCCESS), status=TaskStatus.SUCCESS),
+            Outcome(Verb.NACK, ids[2], text="echo"),
+            Outcome(Verb.DEAD_LETTER, ids[3], text="a reason", record=kept(ids[3], TaskStatus.FAILED)),
+            Outcome(Verb.COMPLETE, ids[4], record=kept(ids[4], TaskStatus.SUCCESS), status=TaskStatus.SUCCESS),
         ]
         assert set(await broker.settle(outcomes)) == {Verdict.SETTLED}
         before = {key: look.dump(key) for key in look.keys(f"{QUEUE}:*") if not key.endswith(b":place")}  # type: ignore[union-attr]
@@ -345,10 +348,10 @@ async def test_a_late_failure_on_another_server_does_not_replace_a_success(url: 
         assert found.task_id == task_id
         # The worker hears at its next renewal that the task is another one's by now.
         await backend.store(task_id, TaskResult(task_id, TaskStatus.SUCCESS, "late", result="the other's"))
-        assert await other.settle([Outcome(Verb.DONE, task_id, status=TaskStatus.SUCCESS)]) == [Verdict.SETTLED]
-        leased = app.executors["io"]._leased
-        assert leased is not None
-        await until(lambda: task_id not in leased._held, within=10)
+        assert await other.settle([Outcome(Verb.COMPLETE, task_id, status=TaskStatus.SUCCESS)]) == [Verdict.SETTLED]
+        source = app.executors["io"].source
+        assert isinstance(source, LeasedSource)
+        await until(lambda: task_id not in source.held_ids(), within=10)
         gate.opened.set()
         await until(lambda: numbers_of(app, "late")["running"] == 0)
         await other.close()

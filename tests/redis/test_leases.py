@@ -210,7 +210,7 @@ class TestRedelivery:
             assert delivery.deliveries == 1
             assert delivery.task is not None
             text = codec.encode_task(delivery.task, delivery.submitted_at, delivery.call)
-            await broker.settle([Outcome(Verb.LATER, task_id, 0.0, text)])
+            await broker.settle([Outcome(Verb.RETRY, task_id, 0.0, text)])
 
             assert (await take_one(broker)).deliveries == 0
 
@@ -257,7 +257,7 @@ class TestTheDead:
         async with with_tasks(redis_app(url, consume=False)) as app, other_worker(url) as worker:
             await app.options(task_id="mine").submit("echo", 1)
             await worker.take(1)
-            await worker.settle([Outcome(Verb.BURY, "mine", text="a reason")])
+            await worker.settle([Outcome(Verb.DEAD_LETTER, "mine", text="a reason")])
             look.delete("flowrra:task:mine")  # its record has expired
             await app.options(task_id="mine").submit("echo", 2)
 
@@ -272,7 +272,7 @@ class TestTheDead:
             ids = [await app.submit("echo", n) for n in range(3)]
             for task_id in ids:
                 await worker.take(1)
-                await worker.settle([Outcome(Verb.BURY, task_id, text="for a reason")])
+                await worker.settle([Outcome(Verb.DEAD_LETTER, task_id, text="for a reason")])
             manager = FlowrraManager(app)
 
             assert [each["task_id"] for each in await manager.list_dead_tasks()] == ids[::-1]
@@ -305,8 +305,8 @@ class TestTheDead:
             good = await app.submit("add", 1, 2)
             assert (await final(app, good)).result == 3
             # None is lost, and none stays.
-            await until(lambda: not look.exists(QUEUE) and not look.exists(f"{QUEUE}:leases"))
             await until(lambda: look.zcard(f"{QUEUE}:dead") == len(entries))
+            assert not look.exists(QUEUE, f"{QUEUE}:leases")
             dead = await FlowrraManager(app).list_dead_tasks()
             assert len(dead) == len(entries)
             assert all(each["reason"] for each in dead)

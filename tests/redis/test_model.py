@@ -15,7 +15,7 @@ import redis
 
 from flowrra import codec
 from flowrra.backends.redis import RedisBackend
-from flowrra.brokers.base import Cancellation, Entry, Outcome, Verb, Verdict
+from flowrra.brokers.base import Cancellation, Outcome, QueuedTask, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.task import Task, TaskResult, TaskStatus
 from tests.redis.apps import QUEUE, leftovers, let_lapse
@@ -94,7 +94,7 @@ class Model:
             record = TaskResult(task_id, TaskStatus.PENDING, "work", submitted_at=datetime.now(UTC))
             call = codec.encode_call((), {}, "work")
             text, kept = codec.encode_task(task, record.submitted_at, call), codec.encode_record(record, call)
-            entries.append(Entry(task_id, task.priority, delay, text, kept))
+            entries.append(QueuedTask(task_id, task.priority, delay, text, kept))
         added = await self.chance.choice(self.workers).submit(entries)
         for entry, is_new in zip(entries, added, strict=True):
             assert is_new is (entry.task_id not in self.tasks), entry.task_id
@@ -120,7 +120,7 @@ class Model:
             return
         number = self.chance.randrange(WORKERS)
         outcomes = [
-            self._outcome(self.chance.choice([*Verb, Verb.DONE]), task_id)
+            self._outcome(self.chance.choice([*Verb, Verb.COMPLETE]), task_id)
             for task_id in self.chance.sample(known, min(len(known), self.chance.randint(1, 4)))
         ]
         expected = [self._expected(outcome, number) for outcome in outcomes]
@@ -134,22 +134,22 @@ class Model:
 
     def _outcome(self, verb: Verb, task_id: str) -> Outcome:
         status = {
-            Verb.DONE: self.chance.choice([TaskStatus.SUCCESS, TaskStatus.FAILED]),
-            Verb.BURY: TaskStatus.FAILED,
+            Verb.COMPLETE: self.chance.choice([TaskStatus.SUCCESS, TaskStatus.FAILED]),
+            Verb.DEAD_LETTER: TaskStatus.FAILED,
             Verb.RUNNING: TaskStatus.RUNNING,
-            Verb.LATER: TaskStatus.RETRYING,
+            Verb.RETRY: TaskStatus.RETRYING,
         }.get(verb)
         record, text = None, ""
         if status is not None:
             record = codec.encode_record(TaskResult(task_id, status, "work", submitted_at=datetime.now(UTC)))
-        if verb is Verb.LATER:
+        if verb is Verb.RETRY:
             task = Task(task_id, "work", (), {}, current_retry=self.chance.randint(1, 2))
             text = codec.encode_task(task, None, codec.encode_call((), {}, "work"))
-        elif verb is Verb.REFUSE:
+        elif verb is Verb.NACK:
             text = "work"
-        elif verb is Verb.BURY:
+        elif verb is Verb.DEAD_LETTER:
             text = "a reason"
-        return Outcome(verb, task_id, HOUR if verb is Verb.LATER else 0.0, text, record)
+        return Outcome(verb, task_id, HOUR if verb is Verb.RETRY else 0.0, text, record)
 
     def _expected(self, outcome: Outcome, number: int) -> Verdict:
         task, verb = self.tasks[outcome.task_id], outcome.verb
@@ -165,22 +165,22 @@ class Model:
         if task.place == "pending" and verb is not Verb.RUNNING:  # nobody else has begun
             return Verdict.SETTLED
         is_waiting = task.place in ("delayed", "unknown")
-        is_repeated = (is_waiting and verb is Verb.LATER and task.text == outcome.text) or (
-            task.place == "unknown" and verb is Verb.REFUSE
+        is_repeated = (is_waiting and verb is Verb.RETRY and task.text == outcome.text) or (
+            task.place == "unknown" and verb is Verb.NACK
         )
         return Verdict.KNOWN if is_repeated else Verdict.LATE
 
     def _settled(self, task: Modelled, outcome: Outcome) -> None:
         verb = outcome.verb
-        if verb is Verb.DONE:
+        if verb is Verb.COMPLETE:
             self._forget(task, "finished")
-        elif verb is Verb.BURY:
+        elif verb is Verb.DEAD_LETTER:
             self._forget(task, "dead")
         elif verb is Verb.RELEASE:
             self._make_ready(task, keeps_place=True)
-        elif verb is Verb.REFUSE:
+        elif verb is Verb.NACK:
             task.place, task.holder = "unknown", -1
-        elif verb is Verb.LATER:
+        elif verb is Verb.RETRY:
             task.text, task.deliveries = outcome.text, 0
             if task.is_cancelled:
                 self._make_ready(task)
@@ -321,7 +321,9 @@ class Model:
             task_id for task_id, task in self.tasks.items() if task.place != "finished"
         }
         done = [
-            Outcome(Verb.DONE, each.task_id, record=codec.encode_record(TaskResult(each.task_id, TaskStatus.SUCCESS)))
+            Outcome(
+                Verb.COMPLETE, each.task_id, record=codec.encode_record(TaskResult(each.task_id, TaskStatus.SUCCESS))
+            )
             for each in deliveries
         ]
         assert set(await self.workers[0].settle(done)) <= {Verdict.SETTLED}

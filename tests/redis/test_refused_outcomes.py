@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from flowrra import TaskResult, TaskStatus, codec, current_task
 from flowrra.backends.redis import RedisBackend
-from flowrra.brokers.base import Entry, Outcome, Verb
+from flowrra.brokers.base import Outcome, QueuedTask, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
-from flowrra.executors.settler import Settler
+from flowrra.executors.sources.settler import Settler
 from flowrra.management import FlowrraManager
 from flowrra.task import Task
 from tests.core.apps import final, numbers_of, until
@@ -26,9 +26,9 @@ from tests.redis.apps import QUEUE, queue_of, redis_app, with_tasks
 NO_ARGUMENTS = codec.encode_call((), {}, "work")
 
 
-def entry(task_id: str, priority: float = 0, delay: float = 0.0) -> Entry:
+def entry(task_id: str, priority: float = 0, delay: float = 0.0) -> QueuedTask:
     task = Task(task_id, "work", (), {})
-    return Entry(task_id, priority, delay, codec.encode_task(task, None, NO_ARGUMENTS), None)
+    return QueuedTask(task_id, priority, delay, codec.encode_task(task, None, NO_ARGUMENTS), None)
 
 
 class Told:
@@ -65,7 +65,7 @@ async def test_a_bad_outcome_is_put_aside_and_the_others_are_told(url: str, look
     for task_id in ids:
         bad = task_id in ("t7", "t50", "t51")
         text = entry(task_id).text
-        told.settler.add(Outcome(Verb.LATER, task_id, delay if bad else 0.0, text))
+        told.settler.add(Outcome(Verb.RETRY, task_id, delay if bad else 0.0, text))
     await told.settler.flush(10)
 
     assert sorted(told.ids) == sorted(ids)
@@ -83,7 +83,7 @@ async def test_an_outcome_that_the_driver_cannot_send(url: str, look: redis.Redi
     ids = await told.held(20)
     for task_id in ids:
         text: Any = object() if task_id == "t3" else entry(task_id).text
-        told.settler.add(Outcome(Verb.LATER, task_id, 60.0, text))
+        told.settler.add(Outcome(Verb.RETRY, task_id, 60.0, text))
     await told.settler.flush(10)
     assert told.refused == ["t3"]
     assert (await told.broker.figures()).delayed == 19
@@ -97,7 +97,7 @@ async def test_a_server_that_refuses_everything_is_waited_for(url: str, look: re
     look.rename(f"{QUEUE}:holders", "kept")
     look.set(f"{QUEUE}:holders", "of the wrong type")
     for task_id in ids:
-        told.settler.add(Outcome(Verb.DONE, task_id, status=TaskStatus.SUCCESS))
+        told.settler.add(Outcome(Verb.COMPLETE, task_id, status=TaskStatus.SUCCESS))
     await until(lambda: len(told.errors) >= 3)
     assert told.settler.is_failing
     assert (told.ids, told.refused) == ([], [])
@@ -193,11 +193,11 @@ def test_a_bad_entry_fails_by_itself(url: str) -> None:
 async def test_a_refusal_is_told_from_an_outage(url: str, look: redis.Redis) -> None:
     broker = RedisBroker(url, queue_key=QUEUE)
     with pytest.raises(RequestRefusedError):
-        await broker.settle([Outcome(Verb.LATER, "t", -5.0, "text")])
+        await broker.settle([Outcome(Verb.RETRY, "t", -5.0, "text")])
     look.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
         with pytest.raises(ServerUnavailableError):
-            await broker.settle([Outcome(Verb.DONE, "t")])
+            await broker.settle([Outcome(Verb.COMPLETE, "t")])
     finally:
         look.execute_command("REPLICAOF", "NO", "ONE")
     await broker.close()

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
-from flowrra.scheduler.backends.sql import RUNS, SqlSchedulerBackend
+from flowrra.scheduler.backends.sql import SqlSchedulerBackend
+from flowrra.scheduler.backends.sql_schema import RUNS
 from tests.core.apps import until
 from tests.redis.apps import Gate, redis_app
 from tests.scheduler.processes import program

@@ -191,7 +191,7 @@ async def test_a_thousand_unknown_names_cost_a_take_nothing(url: str) -> None:
     async with knows(producer, *names, "known"):
         await producer.submit_many([(name, (), {}) for name in names])
         while deliveries := (await broker.take(250))[0]:
-            await broker.settle([Outcome(Verb.REFUSE, each.task_id, text=each.task.name) for each in deliveries])  # type: ignore[union-attr]
+            await broker.settle([Outcome(Verb.NACK, each.task_id, text=each.task.name) for each in deliveries])  # type: ignore[union-attr]
         assert await unknown_of(producer) == 1000
         await asyncio.to_thread(broker.announce, None, ["known"], 60.0)
         await producer.submit("known", 1)

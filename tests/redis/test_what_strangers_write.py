@@ -15,7 +15,7 @@ import redis
 from flowrra import Flowrra
 from flowrra.backends import RedisBackend
 from flowrra.brokers import RedisBroker
-from flowrra.brokers.base import Entry
+from flowrra.brokers.base import QueuedTask
 from flowrra.codec import MAX_SIZE
 from flowrra.exceptions import BackendError, RequestRefusedError
 from flowrra.management import FlowrraManager
@@ -204,7 +204,7 @@ async def test_an_entry_whose_id_is_not_the_one_it_is_queued_under_is_put_aside(
     payload = f'{{"id":"{named}","name":"work"}}'
     broker = RedisBroker(url, queue_key="flowrra:queue:io")
     ids = (b"\xff\xfe".decode(errors="surrogateescape"), "b")
-    await broker.submit([Entry(task_id, 0, 0.0, payload, None) for task_id in ids])
+    await broker.submit([QueuedTask(task_id, 0, 0.0, payload, None) for task_id in ids])
     await broker.close()
     async with asyncio.timeout(20):
         while (figures := (await manager.get_queue_stats())["io"])["dead"] < 2:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from flowrra import BackendError
-from flowrra.executors import leased
+from flowrra.executors.sources import leased
 from tests.redis_faults.conftest import LEASE
 from tests.redis_faults.worker import RUNS, make_app
 from tests.support.servers import ValkeyServer

@@ -13,7 +13,7 @@ from benchmarks.sides.schedules import write
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends.sql import LEASE
-from flowrra.scheduler.models import LOCAL
+from flowrra.scheduler.local_time import LOCAL
 
 
 def local_now() -> datetime:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowrra.scheduler import CronExpression
-from flowrra.scheduler.models import LOCAL
+from flowrra.scheduler.local_time import LOCAL
 
 ZONES = sorted(
     name for name in available_timezones() if "/" in name and not name.startswith(("Etc/", "posix", "right"))

@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends import get_scheduler_backend
-from flowrra.scheduler.backends.sql import LEASE, SCHEDULES, SqlSchedulerBackend
-from flowrra.scheduler.models import LOCAL, ScheduledTask, ScheduleType, micros
+from flowrra.scheduler.backends.sql import LEASE, SqlSchedulerBackend
+from flowrra.scheduler.backends.sql_schema import RUNS, SCHEDULES
+from flowrra.scheduler.local_time import LOCAL, micros
+from flowrra.scheduler.models import ScheduledTask, ScheduleType
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 123456)  # noqa: DTZ001 - the stores' datetimes are local
 SECOND = 1_000_000
@@ -228,12 +230,12 @@ async def test_a_schedule_that_is_disabled_stays_so_and_one_that_is_enabled_keep
     assert (found.enabled, found.next_run_at) == (True, NOW + timedelta(hours=1))
 
 
-async def test_only_what_is_enabled_and_still_broken_is_mended(store: SqlSchedulerBackend) -> None:
-    for name, broken, enabled in (("mended", None, True), ("off", "why", False), ("broken", "why", True)):
+async def test_only_what_is_enabled_and_still_broken_is_repaired(store: SqlSchedulerBackend) -> None:
+    for name, broken, enabled in (("well", None, True), ("off", "why", False), ("broken", "why", True)):
         await store.create(once(name, -5.0, broken=broken, enabled=enabled))
-    assert [await store.mend(name, NOW) for name in ("mended", "off", "broken", "gone")] == [False, False, True, False]
+    assert [await store.repair(name, NOW) for name in ("well", "off", "broken", "gone")] == [False, False, True, False]
     assert [task.id for task in await store.list_due(NOW)] == ["broken"]
-    assert {task.id: task.enabled for task in await store.list_all()} == {"mended": True, "off": False, "broken": True}
+    assert {task.id: task.enabled for task in await store.list_all()} == {"well": True, "off": False, "broken": True}
 
 
 async def test_an_unknown_type_is_broken_visible_and_stops_nothing(store: SqlSchedulerBackend) -> None:
@@ -295,6 +297,7 @@ async def test_text_that_no_column_should_hold_breaks_its_row_only(
     [bad] = [task for task in await store.list_all() if task.id == "bad"]
     assert str(bad.broken).startswith(f"{column} ")
     assert "can't be read" in str(bad.broken)
+    assert column != "created_at" or bad.created_at == datetime(1970, 1, 1)  # noqa: DTZ001
     assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["good"]
     assert await store.next_due() == micros(NOW) + LEASE
 
@@ -404,3 +407,137 @@ def test_schedules_are_managed_with_a_loop_for_each_request_whether_the_app_runs
             return await asyncio.to_thread(request)
 
     assert request() == asyncio.run(while_it_runs()) == request() == [(made, False)]
+
+
+async def test_an_error_shows_nothing_of_what_was_written(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    await store._write(sa.text("ALTER TABLE scheduled_tasks RENAME TO elsewhere"))
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        await store.create(once("b", kwargs={"password": "hunter2"}))
+    assert "scheduled_tasks" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql", "mysql"], indirect=True)
+class TestLocks:
+    """What one scheduler is changing, another passes over instead of waiting for it."""
+
+    async def test_a_schedule_that_another_is_claiming(self, store: SqlSchedulerBackend) -> None:
+        for name in ("taken", "free"):
+            await store.create(once(name))
+        async with (await store._open()).begin() as another, asyncio.timeout(10):
+            await another.execute(SCHEDULES.select().where(SCHEDULES.c.id == "taken").with_for_update())
+            assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["free"]
+        assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["taken"]
+
+    async def test_a_run_that_another_is_taking_over(self, store: SqlSchedulerBackend) -> None:
+        for name in ("taken", "free"):
+            await store.create(once(name))
+        assert len((await store.claim(micros(NOW), LOCAL, "killed", 10)).runs) == 2
+        later = micros(NOW) + LEASE
+        async with (await store._open()).begin() as another, asyncio.timeout(10):
+            await another.execute(RUNS.select().where(RUNS.c.schedule_id == "taken").with_for_update())
+            assert [run.schedule.id for run in (await store.claim(later, LOCAL, "x", 10)).runs] == ["free"]
+        assert [run.schedule.id for run in (await store.claim(later, LOCAL, "x", 10)).runs] == ["taken"]
+
+    async def test_an_old_run_that_another_is_removing(self, store: SqlSchedulerBackend, monkeypatch: Any) -> None:
+        for name, late in (("taken", 9.0), ("old", 8.0), ("new", 1.0)):
+            await store.create(once(name, late))
+        runs = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+        await store.settle(runs, micros(NOW), {})
+        assert len(await store.list_runs(None, 10)) == 3
+        for name in ("MOST_RUNS", "TRIM_EVERY"):
+            monkeypatch.setattr(f"flowrra.scheduler.backends.sql.{name}", 1)
+        async with (await store._open()).begin() as another, asyncio.timeout(10):
+            await another.execute(RUNS.select().where(RUNS.c.schedule_id == "taken").with_for_update())
+            await store.settle(runs[-1:], micros(NOW), {})
+        assert [run["schedule_id"] for run in await store.list_runs(None, 10)] == ["new", "taken"]
+
+
+async def test_the_columns_of_0_1_8_say_when_a_schedule_is_due_as_well(store: SqlSchedulerBackend) -> None:
+    async def is_due_at(at: datetime | None) -> bool:
+        [row] = await store._read(SCHEDULES.select())
+        return (row["next_run_at"], row["due"]) == (at, None if at is None else micros(at))
+
+    task = ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=NOW)
+    later = [NOW + timedelta(seconds=60 * n) for n in range(10)]
+    await store.create(task)
+    assert await is_due_at(later[0])
+    assert len((await store.claim(micros(NOW), LOCAL, "x", 10)).runs) == 1
+    assert await is_due_at(later[1])
+    await store.update_run_times("a", NOW, later[2])
+    assert await is_due_at(later[2])
+    task.next_run_at = later[3]
+    await store.update(task)
+    assert await is_due_at(later[3])
+    task.schedule, task.next_run_at = "30", later[4]
+    assert await store.replace(task)
+    assert await is_due_at(later[4])
+    await store.set_enabled("a", False, None)
+    assert await is_due_at(later[4])
+    await store.set_enabled("a", True, later[5])
+    assert await is_due_at(later[5])
+    await spoil(store, "a", broken="why")
+    assert await store.repair("a", later[6])
+    assert await is_due_at(later[6])
+    await store.update_run_times("a", NOW, None)
+    assert await is_due_at(None)
+
+
+async def test_a_due_time_that_no_clock_can_show_breaks_its_row_only(store: SqlSchedulerBackend) -> None:
+    for name in ("bad", "good"):
+        await store.create(once(name))
+    await spoil(store, "bad", due=str(2**62))
+    broken = {task.id: task.broken for task in await store.list_all()}
+    assert broken["good"] is None
+    assert f"due {2**62} can't be read" in str(broken["bad"])
+    assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["good"]
+
+
+async def test_no_more_is_claimed_or_taken_over_than_is_asked_for(store: SqlSchedulerBackend) -> None:
+    for number in range(3):
+        await store.create(once(f"{number}", 10.0 - number))
+    claims = [await store.claim(micros(NOW), LOCAL, "x", 2) for _ in range(2)]
+    assert [([run.schedule.id for run in claim.runs], claim.more) for claim in claims] == [
+        (["0", "1"], True),
+        (["2"], False),
+    ]
+    later = [await store.claim(micros(NOW) + LEASE, LOCAL, "y", 2) for _ in range(3)]
+    assert [len(claim.runs) for claim in later] == [2, 1, 0]
+
+
+async def test_a_schedule_that_was_triggered_is_claimed_by_its_owner_and_says_when_it_ran(
+    store: SqlSchedulerBackend,
+) -> None:
+    await store.create(once("a", -3600.0))
+    run = await store.begin_run("a", micros(NOW), "x")
+    assert run is not None
+    assert (run.id, run.due, run.attempts, run.until) == (f"a@{micros(NOW)}", micros(NOW), 1, micros(NOW))
+    [row] = await store.list_runs("a", 10)
+    assert (row["owner"], row["result"], row["lease"], row["task_name"]) == (
+        "x",
+        "claimed",
+        micros(NOW) + LEASE,
+        "note",
+    )
+    task = await store.get("a")
+    assert task is not None
+    assert (task.last_run_at, task.next_run_at) == (NOW, NOW + timedelta(hours=1))
+    assert await store.begin_run("unknown", micros(NOW), "x") is None
+
+
+async def test_runs_are_listed_by_schedule_and_result(store: SqlSchedulerBackend) -> None:
+    for name, late in (("a", 3.0), ("b", 2.0), ("c", 1.0)):
+        await store.create(once(name, late))
+    runs = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    await store.settle(runs, micros(NOW), {runs[1].id: "OSError: why"}, {runs[2].id})
+    listed = {row["schedule_id"]: (row["result"], row["error"], row["fired"]) for row in await store.list_runs(None, 9)}
+    assert listed == {
+        "a": ("submitted", None, micros(NOW)),
+        "b": ("claimed", "OSError: why", None),
+        "c": ("skipped", None, None),
+    }
+    assert [row["schedule_id"] for row in await store.list_runs(None, 9, ("claimed", "skipped"))] == ["c", "b"]
+    assert await store.list_runs("a", 9, ("claimed",)) == []
+    # What was skipped is over; what failed is tried again two seconds later.
+    assert await store.next_due() == micros(NOW) + 2 * SECOND

@@ -13,17 +13,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from flowrra_exporter.app.target import Target, describe, import_target, resolve_target
 from flowrra_exporter.check_command.exporter_series import exporter_findings
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
-from flowrra_exporter.check_command.formats import text_findings
-from flowrra_exporter.collectors.budget import SeriesBudget
-from flowrra_exporter.collectors.task_figures import read_stats
+from flowrra_exporter.check_command.formats import Asked, openmetrics_finding, text_findings
 from flowrra_exporter.embedded import Embedded, Request
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.metrics.series_budget import SeriesBudget
+from flowrra_exporter.metrics.task_figures import read_stats
 from flowrra_exporter.observed import observe
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.target import Target, describe, import_target, resolve_target
 
 _SUBJECT = "app"
 _MANAGEMENT = "Management API"
@@ -34,9 +34,12 @@ _SLOW_IMPORT_SECONDS = 10.0
 
 
 class AppCheck:
-    """Checks the app that `text` names, as it would be served with `settings`; `timeout` (seconds) is for each answer.
+    """Checks an app. ``import_it`` comes first, outside of an event loop, as the command does it.
 
-    `import_it` comes first, outside of an event loop, as the command does it.
+    Args:
+        text: Names the app, as ``module:attribute``.
+        settings: Those with which it would be served.
+        timeout: The most that each answer may take, in seconds.
     """
 
     def __init__(self, text: str, settings: Settings, timeout: float) -> None:
@@ -92,7 +95,7 @@ class AppCheck:
                 answer = await asyncio.wait_for(answer, self._timeout)
         except TimeoutError:
             return error(_MANAGEMENT, f"{method}() doesn't answer within {self._timeout:g} s")
-        except Exception as failure:  # noqa: BLE001  # whatever the app raises is the finding
+        except Exception as failure:  # noqa: BLE001 - whatever the app raises is the finding
             return error(_MANAGEMENT, f"{method}() fails: {describe(failure)}")
         answers[method] = answer
         return ok(_MANAGEMENT, f"{method}() answers")
@@ -104,7 +107,7 @@ class AppCheck:
         budget = SeriesBudget(self._settings.max_series)
         try:
             needed = {str(name): read_stats(stats).series for name, stats in answers["get_task_stats"].items()}
-        except Exception as failure:  # noqa: BLE001  # nonsense takes many forms
+        except Exception as failure:  # noqa: BLE001 - nonsense takes many forms
             yield error(_MANAGEMENT, f"get_task_stats() answers what can't be read: {describe(failure)}")
             return
         if not needed:
@@ -128,6 +131,7 @@ class AppCheck:
         try:
             async with Embedded(target.app, settings) as served:
                 answer = await served.answer(Request("GET", path, "", []))
+                openmetrics = await served.answer(Request("GET", path, "", [("accept", Asked.OPENMETRICS.value)]))
                 left_out = served.left_out
         except (UsageError, TypeError) as failure:
             yield error(_SUBJECT, f"it can't be served: {failure}")
@@ -137,8 +141,9 @@ class AppCheck:
             yield error(_SUBJECT, f"{path} answers {answer.status}: {text}")
             return
         exposition = Exposition(text)
-        for finding in (*text_findings(exposition, text), *exporter_findings(exposition)):
+        for finding in (*text_findings(exposition), *exporter_findings(exposition)):
             yield finding
+        yield openmetrics_finding(openmetrics.body.decode())
         for message in left_out:
             yield warning("collectors", message)
 
@@ -150,7 +155,7 @@ def _broker(answers: Mapping[str, Any]) -> Iterator[Finding]:
         known = {reason: unfit for queue in queues for reason, unfit in (queue.get("unfit") or {}).items()}
         health = answers.get("health_check", {}).get("components", {}).get("broker") or {}
         message = str(health.get("message", ""))
-    except Exception as failure:  # noqa: BLE001  # nonsense takes many forms
+    except Exception as failure:  # noqa: BLE001 - nonsense takes many forms
         yield error(_MANAGEMENT, f"what it says of the broker can't be read: {describe(failure)}")
         return
     if any(known.values()):

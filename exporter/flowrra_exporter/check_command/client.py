@@ -28,9 +28,12 @@ class Unreachable(Unanswered):
 
 
 class Answer(NamedTuple):
-    """An answer. `transferred` is its size on the way in bytes, `seconds` the time until its last byte.
+    """An answer.
 
-    `redirected_to` is where it came from in the end, empty if from where it was asked for.
+    Attributes:
+        transferred: Its size on the way, in bytes.
+        seconds: The time until its last byte.
+        redirected_to: Where it came from in the end; empty if from where it was asked for.
     """
 
     status: int
@@ -57,7 +60,12 @@ def credentials_of(parts: SplitResult) -> Mapping[str, str]:
 
 
 class Client:
-    """Makes requests, each within `timeout` seconds, and with the header `credentials` if given, in ``async with``."""
+    """Makes requests in ``async with``.
+
+    Args:
+        timeout: The most that each may take, in seconds.
+        credentials: A header that each has.
+    """
 
     def __init__(self, timeout: float, credentials: Mapping[str, str] | None = None) -> None:
         self._timeout = timeout
@@ -72,7 +80,11 @@ class Client:
         await self._session.close()
 
     async def get(self, url: str, accept: str) -> Answer:
-        """The answer to a scrape or probe. Raises Unanswered."""
+        """The answer to a scrape or probe.
+
+        Raises:
+            Unanswered: There is none, or not a whole one.
+        """
         headers = {
             **self._credentials,
             "Accept": accept,

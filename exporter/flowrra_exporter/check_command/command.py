@@ -16,16 +16,16 @@ from flowrra_exporter.check_command.configuration import ConfigurationCheck
 from flowrra_exporter.check_command.endpoint import EndpointCheck
 from flowrra_exporter.check_command.findings import Report, warning
 from flowrra_exporter.config_file import CONFIG_FILE
-from flowrra_exporter.errors import UsageError
-from flowrra_exporter.settings import Settings, parse_url
-from flowrra_exporter.urls import quoted
+from flowrra_exporter.errors import UsageError, quoted
+from flowrra_exporter.options import URL
+from flowrra_exporter.settings import Settings
 
+# How long an app's threads may keep the process after the last line.
 _LINGER_SECONDS = 2.0
-"""How long an app's threads may keep the process after the last line."""
 
 
 class CheckCommand:
-    """Checks settings, app and endpoint. `given` has each flag's texts, `timeout` is in seconds for each answer."""
+    """Checks settings, app and endpoint. ``given`` has each flag's texts, ``timeout`` is in seconds for each answer."""
 
     def __init__(
         self, given: Mapping[str, Sequence[str]], environment: Mapping[str, str], timeout: float, strict: bool
@@ -37,7 +37,15 @@ class CheckCommand:
         self._report = Report(strict)
 
     def run(self, target: str | None, url: str | None) -> int:
-        """0 if nothing is wrong, 1 if something is. UsageError if there is nothing to check, or no URL in `url`."""
+        """Checks what there is to check; returns 0 if nothing is wrong, 1 if something is.
+
+        Args:
+            target: The app, as ``module:attribute``.
+            url: Where metrics are served.
+
+        Raises:
+            UsageError: There is nothing to check, or ``url`` is no URL.
+        """
         if target is None and url is None and not self._has_config_file:
             raise UsageError(f"nothing to check; expected MODULE:APP, --url=URL or {CONFIG_FILE.flag}=FILE")
         if url is not None:
@@ -85,7 +93,7 @@ class CheckCommand:
 def _check_url(url: str) -> None:
     path, _, query = url.partition("?")
     try:
-        parse_url(path)
+        URL.parse(path)
         valid = "@" not in query
     except ValueError:
         valid = False

@@ -10,11 +10,11 @@ from typing import Any
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
 from flowrra_exporter.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.options import unknown_variable, unknown_variables
 from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.settings import OPTIONS, Address, Settings
-from flowrra_exporter.variables import unknown_variable, unknown_variables
-from flowrra_exporter.web.config_file import WebConfig, load_web_config
-from flowrra_exporter.web.sockets import bind
+from flowrra_exporter.web.access.sockets import bind
+from flowrra_exporter.web.access.web_config import WebConfig, load_web_config
 
 _SUBJECT = "configuration"
 _OTLP_MODULES = {
@@ -24,9 +24,15 @@ _OTLP_MODULES = {
 
 
 class ConfigurationCheck:
-    """Checks the settings; with `binds` also whether the addresses can be listened on.
+    """Checks the settings.
 
-    `settings` has those in force after `findings`; a wrong one has its default.
+    Args:
+        given: The texts of each flag.
+        environment: The environment variables.
+        binds: Whether the addresses can be listened on is checked, too.
+
+    Attributes:
+        settings: Those in force after ``findings``; a wrong one has its default.
     """
 
     def __init__(self, given: Mapping[str, Sequence[str]], environment: Mapping[str, str], binds: bool) -> None:

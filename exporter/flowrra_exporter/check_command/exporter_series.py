@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flowrra_exporter import catalog
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
+from flowrra_exporter.metrics import catalog
 
 
 def exporter_findings(exposition: Exposition) -> Iterator[Finding]:
@@ -15,17 +15,19 @@ def exporter_findings(exposition: Exposition) -> Iterator[Finding]:
     if not collectors:
         yield warning("collectors", f"there is no {catalog.COLLECTOR_SUCCESS.name}: is this the Flowrra exporter?")
         return
-    failing = [sample.label("collector") or "" for sample in collectors if sample.value != 1]
+    failing = [sample.labels.get("collector") or "" for sample in collectors if sample.value != 1]
     for name in failing:
         yield error("collectors", f"{name} fails: its metrics are absent, or only a part of them is there")
     if not failing:
         yield ok("collectors", f"all {len(collectors)} succeed")
     registered = [sample for sample in exposition.samples(catalog.REGISTERED_SUCCESS.name) if sample.value != 1]
     for sample in registered:
-        yield error("collectors", f"the registered {sample.label('collector')} fails: what it hasn't yielded is absent")
+        yield error(
+            "collectors", f"the registered {sample.labels.get('collector')} fails: what it hasn't yielded is absent"
+        )
     for sample in exposition.samples(catalog.REGISTERED_DROPPED.name):
         if sample.value:
-            whose, reason = sample.label("collector"), sample.label("reason")
+            whose, reason = sample.labels.get("collector"), sample.labels.get("reason")
             yield warning("collectors", f"{sample.value:g} series of the registered {whose} are left out: {reason}")
     dropped = sum(sample.value for sample in exposition.samples(catalog.EXPORTER_SERIES_DROPPED.name))
     if dropped:
@@ -37,7 +39,7 @@ def exporter_findings(exposition: Exposition) -> Iterator[Finding]:
 def broker_findings(exposition: Exposition) -> Iterator[Finding]:
     """Whether the broker's server is fit to keep tasks; nothing where it isn't known."""
     reasons = list(exposition.samples(catalog.BROKER_UNFIT.name))
-    unfit = sorted(sample.label("reason") or "" for sample in reasons if sample.value)
+    unfit = sorted(sample.labels.get("reason") or "" for sample in reasons if sample.value)
     if unfit:
         yield warning("broker", f"its server is unfit to keep tasks: {', '.join(unfit)}; see /healthz for what to do")
     elif reasons:

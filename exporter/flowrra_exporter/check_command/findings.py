@@ -50,7 +50,7 @@ def error(subject: str, message: str) -> Finding:
 
 
 class Rule(NamedTuple):
-    """What a piece of an exposition breaks: `name` is the same for all that break it, `message` says which does."""
+    """What a piece of an exposition breaks: ``name`` is the same for all that break it, ``message`` says which does."""
 
     name: str
     level: Level
@@ -76,7 +76,7 @@ def of_rules(subject: str, broken: Iterable[Rule], all_well: str) -> Iterator[Fi
 
 
 class Report:
-    """Prints findings as they come, and keeps count. With `strict` a warning is as bad as an error."""
+    """Prints findings as they come, and keeps count. With ``strict`` a warning is as bad as an error."""
 
     def __init__(self, strict: bool, stream: TextIO | None = None) -> None:
         self._strict = strict
@@ -110,7 +110,7 @@ class Report:
 
 
 def printable(text: str) -> str:
-    """`text` in one line of bounded length, without secrets or anything but what can be seen."""
+    """``text`` in one line of bounded length, without secrets or anything but what can be seen."""
     # Cut before the secrets are looked for: a long text must not cost much.
     text = mask_secrets(" ".join(text[: 4 * _MOST_CHARACTERS].split()))
     text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from email.message import Message
 from enum import Enum
-from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from flowrra_exporter.check_command.conventions import broken_conventions
-from flowrra_exporter.check_command.exposition import Exposition, Labels, series_of
-from flowrra_exporter.check_command.families import broken_figures
+from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, of_rules, ok, warning
 
 
@@ -50,41 +47,28 @@ def content_type(asked: Asked, header: str | None) -> Finding:
     return ok(asked.subject, f"Content-Type {header}")
 
 
-def text_findings(exposition: Exposition, text: str) -> Iterator[Finding]:
-    """The lint of the text format: its lines, figures and names."""
+def text_findings(exposition: Exposition) -> Iterator[Finding]:
+    """What is wrong with the text format: its lines and names."""
     subject = Asked.TEXT.subject
     if not exposition.series and not exposition.broken:
         yield error(subject, "there are no metrics")
         return
     families = exposition.families.values()
     count = sum(bool(family.samples) for family in families)
-    yield from of_rules(subject, exposition.broken, f"every line is right: {exposition.series} series, {count} metrics")
-    yield _parsed(subject, parse_text, text)
-    yield from of_rules("figures", broken_figures(families), "counters, histograms and summaries are sound")
+    well = f"prometheus_client parses it, and each series is there once: {exposition.series} series, {count} metrics"
+    yield from of_rules(subject, exposition.broken, well)
     yield from of_rules("names", broken_conventions(families), "names, labels, HELP and TYPE follow the conventions")
 
 
 def openmetrics_finding(text: str) -> Finding:
-    """Whether OpenMetrics parses, and has each series once."""
-    return _parsed(Asked.OPENMETRICS.subject, _strictly, text)
-
-
-def _strictly(text: str) -> list[Any]:
-    """The families of OpenMetrics. ValueError for a series that is there twice: the parser keeps the first of them."""
-    families = list(parse_openmetrics(text))  # type: ignore[no-untyped-call]
-    seen: set[tuple[str, Labels]] = set()
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            series = series_of(line)
-            if series in seen:
-                raise ValueError(f"duplicate series: {line}")
-            seen.add(series)
-    return families
-
-
-def _parsed(subject: str, parse: Callable[[str], Iterable[Any]], text: str) -> Finding:
+    """Whether OpenMetrics parses, which includes that its figures are sound, and has each series once."""
+    subject = Asked.OPENMETRICS.subject
     try:
-        count = sum(1 for _ in parse(text))
-    except Exception as failure:  # noqa: BLE001  # of hostile lines, these parsers raise anything
+        families = list(parse_openmetrics(text))  # type: ignore[no-untyped-call]
+    except Exception as failure:  # noqa: BLE001 - of hostile lines, the parser raises anything
         return error(subject, f"prometheus_client can't parse it: {str(failure) or type(failure).__name__}")
-    return ok(subject, f"prometheus_client parses it: {count} metrics")
+    lines = sum(not line.startswith("#") for line in text.removesuffix("\n").split("\n"))
+    duplicates = lines - sum(len(family.samples) for family in families)
+    if duplicates:  # the parser keeps the first of several
+        return error(subject, f"series that are there already: {duplicates} of {lines}")
+    return ok(subject, f"prometheus_client parses it: {len(families)} metrics")

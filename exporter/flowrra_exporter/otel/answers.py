@@ -11,8 +11,8 @@ from enum import Enum
 from http import HTTPStatus
 from typing import NamedTuple
 
+# Characters of what a receiver says that are passed on.
 MAX_MESSAGE = 300
-"""Characters of what a receiver says that are passed on."""
 
 _AWAY_STATUSES = frozenset(
     {
@@ -36,8 +36,8 @@ _AWAY_STATUSES = frozenset(
         HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
     }
 )
+# gRPC codes after which a request may be sent again; RESOURCE_EXHAUSTED too, if the receiver says when.
 RETRYABLE_CODES = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"})
-"""gRPC codes after which a request may be sent again; RESOURCE_EXHAUSTED too, if the receiver says when."""
 _RECEIVER_CODES = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "NOT_FOUND"})
 
 
@@ -55,8 +55,10 @@ class Verdict(Enum):
 class Answer(NamedTuple):
     """What became of a request, and why.
 
-    `rejected` is how many of the points a receiver didn't take that took the request, `message` what it said to that,
-    and `retry_after` for how many seconds it wants to be left alone.
+    Attributes:
+        rejected: How many of the points a receiver didn't take that took the request.
+        message: What the receiver said to that.
+        retry_after: For how many seconds it wants to be left alone.
     """
 
     verdict: Verdict
@@ -67,7 +69,7 @@ class Answer(NamedTuple):
 
 
 def of_http_failure(status: int, reason: str, text: str, location: str, retry_after: float) -> Answer:
-    """The answer of a status that isn't 200 to 299; `text` is what the receiver says to it."""
+    """The answer of a status that isn't 200 to 299; ``text`` is what the receiver says to it."""
     said = f"the OTLP receiver answers {status} {reason}".rstrip() + (f": {text}" if text else "")
     if status < HTTPStatus.BAD_REQUEST:
         where = f" to {location}" if location else ""
@@ -79,7 +81,7 @@ def of_http_failure(status: int, reason: str, text: str, location: str, retry_af
 
 
 def of_grpc_failure(code: str, details: str, retry_after: float | None) -> Answer:
-    """The answer of a gRPC status by its name; `retry_after` is None if the receiver gives no time."""
+    """The answer of a gRPC status by its name; ``retry_after`` is None if the receiver gives no time."""
     said = f"the OTLP receiver answers {code}: {details}"
     throttled = code == "RESOURCE_EXHAUSTED" and retry_after is not None
     if throttled or code in RETRYABLE_CODES or code in _RECEIVER_CODES:
@@ -88,5 +90,5 @@ def of_grpc_failure(code: str, details: str, retry_after: float | None) -> Answe
 
 
 def shortened(text: str) -> str:
-    """`text` in one line of at most MAX_MESSAGE characters."""
+    """``text`` in one line of at most MAX_MESSAGE characters."""
     return " ".join(text[: 4 * MAX_MESSAGE].split())[:MAX_MESSAGE]

@@ -11,19 +11,23 @@ from flowrra_exporter.otel.answers import Answer, Verdict
 from flowrra_exporter.otel.sender import MetricSender
 from flowrra_exporter.otel.streams import Batch
 
+# Refusals in a row after which nothing is halved any more: all sixteenths of a batch are refused by then.
 _MAX_BARREN = 15
-"""Refusals in a row after which nothing is halved any more: all sixteenths of a batch are refused by then."""
+# Refused requests of one push that are halved: enough for twenty points apart from each other.
 _MAX_HALVED = 200
-"""Refused requests of one push that are halved: enough for twenty points apart from each other."""
 
 
 @dataclass
 class Delivery:
     """What became of a push.
 
-    `taken`, `rejected` (by a receiver that took their request) and `dropped` (refused with their request) are
-    numbers of points. `failure` says why not all was sent, `complaint` why points were rejected or dropped, `remark`
-    what the receiver had to say though it took all.
+    Attributes:
+        taken: How many points were taken.
+        rejected: How many were rejected by a receiver that took their request.
+        dropped: How many were refused with their request.
+        failure: Why not all was sent.
+        complaint: Why points were rejected or dropped.
+        remark: What a receiver that took all had to say.
     """
 
     taken: int = 0
@@ -47,7 +51,7 @@ class Delivery:
 
     @property
     def result(self) -> str:
-        """`success` if all was taken, `partial` if some points were rejected or dropped, else `failure`."""
+        """``success`` if all was taken, ``partial`` if some points were rejected or dropped, else ``failure``."""
         if self.failure:
             return "failure"
         return "partial" if self.rejected or self.dropped else "success"

@@ -40,9 +40,9 @@ class _Seen:
 
 
 class WatchedMetricExporter(OTLPMetricExporter):
-    """The SDK's exporter; `latest` has the last answer, None if there was none.
+    """The SDK's exporter; ``latest`` has the last answer, None if there was none.
 
-    It makes a new stub for each channel, and keeps it as `_client`; there is no public way to it.
+    It makes a new stub for each channel, and keeps it as ``_client``; there is no public way to it.
     """
 
     latest: Answer | None = None

@@ -22,7 +22,7 @@ _PROTOBUF = ("", "application/x-protobuf", "application/octet-stream")
 
 
 class HttpAnswers:
-    """Sees the answers to the requests of one session; `latest` has the last one, None if there was none."""
+    """Sees the answers to the requests of one session; ``latest`` has the last one, None if there was none."""
 
     def __init__(self, session: requests.Session, timeout: float) -> None:
         self.latest: Answer | None = None

@@ -15,31 +15,30 @@ from typing import NamedTuple
 
 from opentelemetry import context
 
-from flowrra_exporter.collection import Collections
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.exemplars import Exemplars
+from flowrra_exporter.metrics.samples import AnyFamily
 from flowrra_exporter.otel.delivery import Delivery
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.otel.exemplars import Exemplars
-from flowrra_exporter.otel.process import started_at
 from flowrra_exporter.otel.readings import Kind, Reader
-from flowrra_exporter.otel.resource import resource
+from flowrra_exporter.otel.resource import resource, started_at
 from flowrra_exporter.otel.sender import MetricSender
 from flowrra_exporter.otel.streams import Streams
 from flowrra_exporter.otel.transport import metric_sender
-from flowrra_exporter.samples import AnyFamily
 
 logger = logging.getLogger(__name__)
 
+# The longest that a push waits for a source.
 _COLLECT_SECONDS = 5.0
-"""The longest that a push waits for a source."""
+# What a busy machine may take beyond that.
 _SPARE_SECONDS = 5.0
-"""What a busy machine may take beyond that."""
+# Seconds that a receiver may ask to be left alone for.
 _MAX_PAUSE = 600.0
-"""Seconds that a receiver may ask to be left alone for."""
+# The context key by which instrumentation of HTTP clients leaves our own requests alone.
 _NO_INSTRUMENTATION = "suppress_instrumentation"
-"""The context key by which instrumentation of HTTP clients leaves our own requests alone."""
 
 # Totals that are read rather than recorded are what an asynchronous counter reports; those stay cumulative with
-# `lowmemory`. https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/
+# ``lowmemory``. https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/
 _DELTA_KINDS = {
     "cumulative": frozenset[Kind](),
     "delta": frozenset({Kind.COUNTER, Kind.HISTOGRAM}),
@@ -76,10 +75,13 @@ class PushStatus(NamedTuple):
 
 
 class MetricsPush:
-    """Sends what `collect` returns through `sender`, every `interval` seconds and when asked to.
+    """Sends what ``collect`` returns, again and again and when asked to.
 
-    `collect` is called in the push's thread, and may wait there. If it raises, that push has failed; if it
-    returns nothing, there's none.
+    Args:
+        collect: Is called in the push's thread, and may wait there. If it raises, that push has failed; if it returns
+            nothing, there's none.
+        sender: Sends.
+        interval: The time between two pushes, in seconds.
     """
 
     def __init__(
@@ -107,11 +109,11 @@ class MetricsPush:
         self._thread = threading.Thread(target=self._run, name="flowrra-exporter-otlp", daemon=True)
 
     def start(self) -> None:
-        """Pushes for the first time in `interval` seconds."""
+        """Pushes for the first time in ``interval`` seconds."""
         self._thread.start()
 
     def flush(self, timeout: float) -> bool:
-        """Pushes now; whether the receiver took all of it within `timeout` seconds."""
+        """Pushes now; whether the receiver took all of it within ``timeout`` seconds."""
         with self._changed:
             self._asked += 1
             asked = self._asked
@@ -120,7 +122,7 @@ class MetricsPush:
             return in_time and self._result == "success"
 
     def stop(self, timeout: float) -> bool:
-        """Pushes a last time and ends; whether the receiver took all of it within `timeout` seconds."""
+        """Pushes a last time and ends; whether the receiver took all of it within ``timeout`` seconds."""
         if not self._thread.is_alive():
             return False
         with self._changed:
@@ -161,7 +163,7 @@ class MetricsPush:
                 return
             batches = self._streams.batches(self._reader.readings(families), time.time())
             delivery.deliver(batches, self._sender)
-        except Exception as error:  # noqa: BLE001  # nothing may end this thread; counted and logged
+        except Exception as error:  # noqa: BLE001 - nothing may end this thread; counted and logged
             delivery.failure = f"no figures to push: {type(error).__name__}: {error}"
         self._pause = min(delivery.retry_after, _MAX_PAUSE)
         self._record(delivery)
@@ -196,9 +198,10 @@ def metrics_push(
     loop: Callable[[], asyncio.AbstractEventLoop],
     exemplars: Exemplars | None = None,
 ) -> MetricsPush:
-    """A push of what `collections` collects on the loop that `loop` returns; another thread turns it.
+    """A push of what ``collections`` collects on the loop that ``loop`` returns; another thread turns it.
 
-    Raises UsageError if the OTLP exporter can't be made.
+    Raises:
+        UsageError: The OTLP exporter can't be made.
     """
     interval = environment.interval()
     timeout = environment.timeout("metrics")

@@ -12,56 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from flowrra_exporter import catalog
-from flowrra_exporter.catalog import Metric
-from flowrra_exporter.samples import Labels
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.samples import Labels
 
+# Names and values, in a fixed order: equal attributes are equal tuples.
 Attributes: TypeAlias = tuple[tuple[str, str], ...]
-"""Names and values, in a fixed order: equal attributes are equal tuples."""
 
+# messaging.system
 SYSTEM = "flowrra"
-"""messaging.system"""
+# How many attributes are kept from one push to the next: made anew, they would be work for the garbage collector.
 KEPT = 50_000
-"""How many attributes are kept from one push to the next: made anew, they would be work for the garbage collector."""
 
-_UNITS = {
-    catalog.EXECUTOR_WORKERS: "{worker}",
-    catalog.EXECUTOR_BUSY_WORKERS: "{worker}",
-    catalog.EXECUTOR_WORKER_RESTARTS: "{restart}",
-    catalog.WORKER_PROCESSES: "{process}",
-    catalog.TASKS_PENDING: "{task}",
-    catalog.TASKS_REGISTERED: "{function}",
-    catalog.TASKS_SUBMITTED: "{task}",
-    catalog.TASKS_CANCELLED_BEFORE_START: "{task}",
-    catalog.TASKS_RETRYING: "{task}",
-    catalog.TASKS_RUNNING: "{attempt}",
-    catalog.TASKS_STARTED: "{attempt}",
-    catalog.TASKS_SUCCEEDED: "{attempt}",
-    catalog.TASKS_FAILED: "{attempt}",
-    catalog.TASKS_RETRIED: "{attempt}",
-    catalog.TASKS_CANCELLED: "{attempt}",
-    catalog.TASKS_RELEASED: "{attempt}",
-    catalog.TASKS_TIMED_OUT: "{attempt}",
-    catalog.TASKS_REDELIVERED: "{attempt}",
-    catalog.TASK_EXCEPTIONS: "{exception}",
-    catalog.SCHEDULER_SCHEDULES: "{schedule}",
-    catalog.SCHEDULER_OVERDUE: "{schedule}",
-    catalog.SCHEDULER_BROKEN: "{schedule}",
-    catalog.SCHEDULER_RUNS: "{run}",
-    catalog.SCHEDULER_STORE_ERRORS: "{error}",
-    catalog.EVENT_LOOP_STALLS: "{stall}",
-    catalog.EVENT_SUBSCRIBER_DROPPED: "{event}",
-    catalog.EVENT_SUBSCRIBER_ERRORS: "{error}",
-    catalog.BROKER_ERRORS: "{error}",
-    catalog.BACKEND_ERRORS: "{error}",
-    catalog.EXPORTER_SERIES: "{series}",
-    catalog.EXPORTER_SERIES_DROPPED: "{series}",
-    catalog.REGISTERED_DROPPED: "{series}",
-    catalog.OTEL_EXPORTS: "{export}",
-    catalog.OTEL_POINTS: "{point}",
-    catalog.LOG_RECORDS_DROPPED: "{record}",
-    catalog.BACKGROUND_ERRORS: "{error}",
-}
 _BASE_UNITS = {
     "seconds": "s",
     "bytes": "By",
@@ -77,16 +39,16 @@ _BASE_UNITS = {
 
 
 def base_unit(unit: str) -> str:
-    """A Prometheus base unit in UCUM's notation, https://ucum.org: `s` for `seconds`. Others stay as they are."""
+    """A Prometheus base unit in UCUM's notation, https://ucum.org: ``s`` for ``seconds``. Others stay as they are."""
     return _BASE_UNITS.get(unit, unit)
 
 
 def unit_of(metric: Metric) -> str:
     """A metric's unit in UCUM's notation; what is counted stands in braces.
 
-    Empty for what is 0 or 1: Prometheus would make `_ratio` of a `1`.
+    Empty for what is 0 or 1: Prometheus would make ``_ratio`` of a ``1``.
     """
-    return base_unit(metric.unit) or _UNITS.get(metric, "")
+    return base_unit(metric.unit) or metric.otel_unit
 
 
 def attributes_of(metric: Metric, labels: Labels) -> Attributes:
@@ -100,7 +62,7 @@ def _attributes(names: tuple[str, ...], labels: Labels) -> Attributes:
 
 
 def encodable(text: str) -> str:
-    """`text` as UTF-8 can carry it: one lone surrogate would cost the whole push."""
+    """``text`` as UTF-8 can carry it: one lone surrogate would cost the whole push."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
@@ -108,7 +70,8 @@ def encodable(text: str) -> str:
 class Convention:
     """A name of the messaging conventions for a metric of the catalog.
 
-    `attributes` makes a point's attributes from its labels.
+    Attributes:
+        attributes: Makes a point's attributes from its labels.
     """
 
     metric: Metric
@@ -165,4 +128,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201  # for the documentation
+    print(table())  # noqa: T201 - for the documentation

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 class OwnProvider:
     """The global tracer provider as the command sets it: spans go to the OTLP receiver in batches.
 
-    Raises UsageError if the exporter can't be made.
+    Raises:
+        UsageError: The exporter can't be made.
     """
 
     def __init__(self, environment: Environment) -> None:

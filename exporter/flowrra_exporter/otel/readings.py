@@ -16,9 +16,17 @@ from typing import NamedTuple
 
 from prometheus_client.samples import Sample
 
-from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.samples import (
+    AnyFamily,
+    Distribution,
+    Family,
+    ForeignFamily,
+    Labels,
+    Number,
+    served_samples,
+)
 from flowrra_exporter.otel.names import CONVENTIONS, Attributes, attributes_of, base_unit, unit_of
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, ForeignFamily, Labels, Number, served_samples
 
 OWN_SCOPE = "flowrra_exporter"
 FOREIGN_SCOPE = "prometheus_client"
@@ -36,7 +44,8 @@ class Kind(Enum):
 class Point(NamedTuple):
     """A value with its attributes.
 
-    `since` is the Unix time in seconds at which the counting began, if it's known for this point alone.
+    Attributes:
+        since: The Unix time in seconds at which the counting began, if it's known for this point alone.
     """
 
     attributes: Attributes
@@ -108,7 +117,7 @@ def _exemplars(exemplars: Exemplars | None, labels: Labels, value: Number | Dist
     )
 
 
-# What prometheus_client collects, as `foreign_families` has read it: its figures are numbers, and fit their type.
+# What prometheus_client collects, as ``foreign_families`` has read it: its figures are numbers, and fit their type.
 
 
 def _foreign(family: ForeignFamily) -> Iterator[Reading]:

@@ -24,7 +24,7 @@ class Explainer:
         self._port = _port(endpoint)
 
     def __call__(self, text: str) -> str:
-        """`text` without the endpoint's secrets; and if another protocol seems to be spoken there, with that."""
+        """``text`` without the endpoint's secrets; and if another protocol seems to be spoken there, with that."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         text = mask_secrets(text)

@@ -16,15 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 class Answers(Protocol):
-    """Where the receiver's last answer is seen; `latest` is None if it can't be, or there was none."""
+    """Where the receiver's last answer is seen; ``latest`` is None if it can't be, or there was none."""
 
     latest: Answer | None
 
 
 class MetricSender:
-    """Sends through `exporter`, whose receiver's answers are seen in `answers`.
+    """Sends metrics.
 
-    `explain` makes a reason out of what a library says: without secrets, and with a hint where there's one.
+    Args:
+        exporter: The SDK's exporter.
+        answers: Sees the receiver's answers.
+        explain: Makes a reason out of what a library says: without secrets, and with a hint where there's one.
     """
 
     def __init__(self, exporter: MetricExporter, answers: Answers, explain: Callable[[str], str]) -> None:
@@ -57,7 +60,7 @@ class MetricSender:
 
 
 class _Reasons(logging.Filter):
-    """What an SDK exporter would log in this thread, kept as the reason of a failure:
+    """What an SDK exporter would log in this thread, kept as the reason of a failure.
 
     The exporters say why only there, and would say it with every push. Other threads' records pass.
     """

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flowrra_exporter.catalog import OTEL_EXPORTS, OTEL_LAST_EXPORT, OTEL_POINTS
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.collectors.base import Collector
+from flowrra_exporter.metrics.catalog import OTEL_EXPORTS, OTEL_LAST_EXPORT, OTEL_POINTS
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.collector import Collector
+from flowrra_exporter.metrics.exemplars import Exemplars
+from flowrra_exporter.metrics.samples import Family
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.otel.exemplars import Exemplars
 from flowrra_exporter.otel.metrics import MetricsPush, metrics_push
 from flowrra_exporter.otel.provider import OwnProvider
-from flowrra_exporter.samples import Family
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,17 @@ logger = logging.getLogger(__name__)
 class OpenTelemetry:
     """The push of metrics and the tracing of one app.
 
-    `loop` returns the server's loop, on which `collections` collects. `mode` is the exporter's: the command sets
-    a global tracer provider if the app has none; inside a program that is the program's business. Raises
-    UsageError if an exporter can't be made.
+    Args:
+        environment: The settings and the OTEL_* variables.
+        metrics: Whether metrics are pushed.
+        traces: Whether spans are made.
+        collections: What is pushed.
+        loop: Returns the server's loop, on which ``collections`` collects.
+        mode: The exporter's mode: the command sets a global tracer provider if the app has none; inside a program that
+            is the program's business.
+
+    Raises:
+        UsageError: An exporter can't be made.
     """
 
     def __init__(
@@ -45,9 +53,11 @@ class OpenTelemetry:
         self._stop_tracing: Callable[[], None] | None = None
 
     def attach(self, app: Any, bounds: tuple[float, ...] | None = None) -> Sequence[Collector]:
-        """Starts to push, and to trace `app`; returns the collectors of what it knows about itself.
+        """Starts to push, and to trace ``app``; returns the collectors of what it knows about itself.
 
-        `bounds` are those of the run durations, in seconds, where the app counts with others than by default.
+        Args:
+            app: The app.
+            bounds: Those of the run durations, in seconds, where the app counts with others than by default.
         """
         if self.exemplars is not None and bounds is not None:
             self.exemplars.use_bounds(bounds)
@@ -59,11 +69,11 @@ class OpenTelemetry:
         return [PushCollector(self._push)]
 
     def flush(self, timeout: float) -> bool:
-        """Pushes the metrics now; whether the receiver took them within `timeout` seconds."""
+        """Pushes the metrics now; whether the receiver took them within ``timeout`` seconds."""
         return self._push is not None and self._push.flush(timeout)
 
     def close(self, timeout: float) -> None:
-        """Sends what is left, within `timeout` seconds, and ends."""
+        """Sends what is left, within ``timeout`` seconds, and ends."""
         until = time.monotonic() + timeout
         if self._stop_tracing is not None:
             self._stop_tracing()

@@ -1,6 +1,6 @@
 """Readings to the SDK's data model, cumulative or delta; remembers what each stream has sent.
 
-A stream is a name with its attributes. A delta is the difference to what was last sent with success: `Batch.sent`
+A stream is a name with its attributes. A delta is the difference to what was last sent with success: ``Batch.sent``
 is to be called then, and only then, so that an outage costs no count. Its interval begins where the one before
 ended. A figure that has become smaller was started anew: then the counting began at the reading before. So was one
 that says so by its own start, and one whose stream was missing from its metric in between.
@@ -33,30 +33,27 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from flowrra_exporter._version import __version__
+from flowrra_exporter.metrics.pacing import SLICE_SECONDS
+from flowrra_exporter.metrics.samples import Distribution, Number
 from flowrra_exporter.otel.names import KEPT, Attributes
 from flowrra_exporter.otel.readings import OWN_SCOPE, Kind, Point, Reading
-from flowrra_exporter.pacing import SLICE_SECONDS
-from flowrra_exporter.samples import Distribution, Number
 
+# Of one request. The encoder copies a request as a whole, with the interpreter lock held: a millisecond or two for so
+# many. And they stay far below 4 MiB, the usual limit of a gRPC message.
 MAX_POINTS = 1000
-"""Of one request.
-
-The encoder copies a request as a whole, with the interpreter lock held: a millisecond or two for so many. And they
-stay far below 4 MiB, the usual limit of a gRPC message.
-"""
 
 _NANOSECONDS = 1_000_000_000
 _Item = TypeVar("_Item")
 _Chunk: TypeAlias = tuple[Reading, list[Point]]
 
+# Of metrics that are missing as a whole, since their source fails or is gone; the longest missing are forgotten.
 MAX_ABSENT_STREAMS = 10_000
-"""Of metrics that are missing as a whole, since their source fails or is gone; the longest missing are forgotten."""
 
 
 class _Mark(NamedTuple):
     """A stream's last value that was sent (None: none was yet), its time, and when its counting began.
 
-    Both are Unix times in ns. `told` is the start that the point itself told, in seconds.
+    Both are Unix times in ns. ``told`` is the start that the point itself told, in seconds.
     """
 
     value: Number | Distribution | None
@@ -73,11 +70,11 @@ class _Metric:
         self.marks: dict[Attributes, _Mark] = {}
 
 
+# A stream's next mark.
 _Moved: TypeAlias = tuple[_Metric, Attributes, _Mark]
-"""A stream's next mark."""
 
 
-class Paced(list[_Item]):
+class TimeSliced(list[_Item]):
     """A list that gives the interpreter lock back every millisecond while it's iterated over.
 
     The SDK encodes points in one piece; going through these, it does so in slices.
@@ -93,7 +90,7 @@ class Paced(list[_Item]):
 
 
 class Batch:
-    """What goes into one request, made when it's asked for. `sent` is to be called once it has been accepted."""
+    """What goes into one request, made when it's asked for. ``sent`` is to be called once it has been accepted."""
 
     def __init__(self, streams: Streams, chunks: Sequence[_Chunk]) -> None:
         self.points = sum(len(points) for _, points in chunks)
@@ -129,22 +126,29 @@ class Batch:
 class Streams:
     """Turns the readings of one collection after the other into batches.
 
-    `delta` has the kinds that are sent as deltas; `since` is the Unix time in seconds at which the app's counting
-    began. Memory is bounded by the time series of one collection, and MAX_ABSENT_STREAMS.
+    Memory is bounded by the time series of one collection, and MAX_ABSENT_STREAMS.
+
+    Args:
+        delta: The kinds that are sent as deltas.
+        since: The Unix time in seconds at which the app's counting began.
     """
 
     def __init__(self, resource: Resource, delta: frozenset[Kind], since: float) -> None:
         self._resource = resource
         self._delta = delta
         self._since = int(since * _NANOSECONDS)
+        # By scope and name; the longest missing come first.
         self._metrics: dict[tuple[str, str], _Metric] = {}
-        """By scope and name; the longest missing come first."""
         self._at = 0
 
     def batches(self, readings: Iterable[Reading], at: float) -> Iterator[Batch]:
-        """The readings, taken at the Unix time `at` (seconds), in batches of at most MAX_POINTS points.
+        """The readings in batches of at most MAX_POINTS points.
 
         To be gone through to the end, also if nothing can be sent: that's how it learns what is no longer there.
+
+        Args:
+            readings: The readings.
+            at: The Unix time in seconds at which they were taken.
         """
         self._at = max(self._at, int(at * _NANOSECONDS))  # the wall clock may be set back
         collected: dict[tuple[str, str], _Metric] = {}
@@ -173,7 +177,7 @@ class Streams:
         # What wasn't there at the collection before has been counted since then.
         since = self._since if known is None else known.at
         marks = metric.marks if known is metric or known is None else known.marks
-        for point in Paced(reading.points):
+        for point in TimeSliced(reading.points):
             mark = marks.get(point.attributes)
             if mark is None or mark.told != point.since:
                 start = since if point.since is None else min(int(point.since * _NANOSECONDS), self._at)
@@ -200,17 +204,17 @@ class Streams:
         return MetricsData([ResourceMetrics(self._resource, metrics, self._resource.schema_url)]), marks
 
     def _metric(self, reading: Reading, points: list[Point], marks: list[_Moved]) -> Metric:
-        found: Paced[DataPointT] = Paced()
-        for point in Paced(points):
+        found: TimeSliced[DataPointT] = TimeSliced()
+        for point in TimeSliced(points):
             found.append(self._point(reading, point, marks))
         return Metric(reading.name, reading.help, reading.unit, self._data(reading.kind, found))
 
-    def _data(self, kind: Kind, points: Paced[DataPointT]) -> Gauge | Sum | Histogram:
+    def _data(self, kind: Kind, points: TimeSliced[DataPointT]) -> Gauge | Sum | Histogram:
         delta = kind in self._delta
         temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
         match kind:
             case Kind.GAUGE:
-                return Gauge(points)  # type: ignore[arg-type]  # `_point` makes the kind's own points
+                return Gauge(points)  # type: ignore[arg-type]  # ``_point`` makes the kind's own points
             case Kind.HISTOGRAM:
                 return Histogram(points, temporality)  # type: ignore[arg-type]
             case Kind.COUNTER:
@@ -242,7 +246,7 @@ def _scope(name: str) -> InstrumentationScope:
 
 
 def _less(value: Number | Distribution, last: Number | Distribution) -> bool:
-    """Whether the counting was started anew since `last`."""
+    """Whether the counting was started anew since ``last``."""
     if isinstance(value, Distribution):
         if not isinstance(last, Distribution) or value.bounds != last.bounds:
             return True

@@ -1,7 +1,7 @@
 """Spans for tasks: one for each submission, one for each attempt, by the messaging conventions.
 
 https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/. A submission is a "send" span, whose
-context travels in the task's headers (by the configured propagators; W3C's `traceparent` by default); an attempt
+context travels in the task's headers (by the configured propagators; W3C's ``traceparent`` by default); an attempt
 is a "process" span. The first attempt goes on with the sender's trace: that's what the conventions allow for
 single messages. A retry may come hours later, and any number of times, so each starts a trace of its own. Every
 attempt links to the sender's span, and all spans of a task share messaging.message.id.
@@ -13,7 +13,6 @@ Add it to an app by hand, or let the exporter do it (``--otel.traces``)::
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -24,23 +23,31 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
-from flowrra.middleware import Middleware
+from flowrra.middleware import AttemptOutcome, Middleware
 from flowrra.task import Task
 from flowrra_exporter._version import __version__
-from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplar, Exemplars
 from flowrra_exporter.otel.names import SYSTEM
 
-_TIME_OUT = "flowrra.exceptions.TaskTimeoutError"
-_TIMER_SLACK = 0.01
-"""Seconds: the time limit's own clock was started a little before the span's."""
+# What the attribute says of an attempt; and which run times' exemplar it becomes, if it is in a histogram at all.
+_OUTCOMES = {
+    "success": "success",
+    "failed": "error",
+    "retrying": "error",
+    "cancelled": "cancelled",
+    "released": "released",
+}
+_HISTOGRAMS = {"success": "success", "failed": "error", "retrying": "error"}
 _NOTHING = Context()
 
 
 class Tracing(Middleware):
     """A middleware that makes the spans.
 
-    `tracer_provider` and `propagator` are the global ones if None, also if those are set later. `exemplars`
-    gets the run times of sampled attempts.
+    Args:
+        tracer_provider: The global one if None, also if that is set later.
+        propagator: Likewise.
+        exemplars: Gets the run times of sampled attempts.
     """
 
     def __init__(
@@ -53,6 +60,8 @@ class Tracing(Middleware):
         self._propagator = propagator
         self._exemplars = exemplars
         self._closed = False
+        # By the id of the task: an attempt that its worker was killed over leaves one, until the next attempt.
+        self._open: dict[str, _Attempt] = {}
 
     def close(self) -> None:
         """Makes no spans from now on. A middleware can't be taken from an app."""
@@ -86,7 +95,19 @@ class Tracing(Middleware):
         attributes["messaging.flowrra.attempt"] = task.attempt
         links = _links(sender)
         span = self._tracer.start_span(f"process {task.name}", received, SpanKind.CONSUMER, attributes, links)
-        return _Attempt(task, span, trace.set_span_in_context(span, received), self._exemplars)
+        attempt = self._open[task.id] = _Attempt(span, trace.set_span_in_context(span, received))
+        return attempt
+
+    def on_outcome(self, task: Task, outcome: AttemptOutcome) -> None:
+        """End the "process" span with what became of the attempt."""
+        attempt = self._open.pop(task.id, None)
+        if attempt is None:
+            return
+        span = attempt.end(outcome)
+        histogram = _HISTOGRAMS.get(outcome.status)
+        if self._exemplars is not None and span.trace_flags.sampled and histogram is not None:
+            exemplar = Exemplar(span.trace_id, span.span_id, outcome.seconds, time.time())
+            self._exemplars.keep((task.name, histogram), exemplar)
 
     def _extract(self, headers: dict[str, str]) -> Context:
         if self._propagator is None:
@@ -101,48 +122,43 @@ class Tracing(Middleware):
 
 
 class _Attempt:
-    """The "process" span of one attempt, while the attempt runs."""
+    """The "process" span of one attempt: open until what became of it is known."""
 
-    __slots__ = ("_context", "_exemplars", "_span", "_started", "_task", "_token")
+    __slots__ = ("_context", "_error", "_left_at", "_span", "_token")
 
-    def __init__(self, task: Task, span: Span, inside: Context, exemplars: Exemplars | None) -> None:
-        self._task = task
+    def __init__(self, span: Span, inside: Context) -> None:
         self._span = span
         self._context = inside
-        self._exemplars = exemplars
+        self._error: BaseException | None = None
+        self._left_at: int | None = None
 
     def __enter__(self) -> None:
         self._token = context.attach(self._context)
-        self._started = time.monotonic()
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        seconds = time.monotonic() - self._started
         context.detach(self._token)
-        outcome = self._outcome(error, seconds)
-        self._span.set_attribute("messaging.flowrra.outcome", outcome)
-        self._span.end()
-        found = self._span.get_span_context()
-        # Cancelled attempts are in no histogram.
-        if self._exemplars is not None and found.trace_flags.sampled and outcome != "cancelled":
-            exemplar = Exemplar(found.trace_id, found.span_id, seconds, time.time())
-            self._exemplars.keep((self._task.name, outcome), exemplar)
+        self._error, self._left_at = error, time.time_ns()
 
-    def _outcome(self, error: BaseException | None, seconds: float) -> str:
-        """How the attempt ended, by what it raised; an error is put down on the span."""
-        if error is None:
-            return "success"
-        limit = self._task.timeout
-        kind, text = _class_name(error), str(error)
-        if isinstance(error, asyncio.CancelledError) and _told_to_end():
-            if limit is None or seconds < limit - _TIMER_SLACK:
-                return "cancelled"
-            kind, text = _TIME_OUT, f"ran into its time limit of {limit:g} s"
-        self._span.record_exception(error)
-        self._span.set_attribute("error.type", kind)
-        self._span.set_status(Status(StatusCode.ERROR, text))
-        return "error"
+    def end(self, outcome: AttemptOutcome) -> trace.SpanContext:
+        """Put down what became of the attempt, as everybody is told it."""
+        self._span.set_attribute("messaging.flowrra.outcome", _OUTCOMES[outcome.status])
+        if outcome.exception is not None:
+            if self._error is not None:
+                self._span.record_exception(self._error)
+            self._span.set_attribute("error.type", self._error_type(outcome.exception))
+            self._span.set_status(
+                Status(StatusCode.ERROR, (outcome.error or "").removeprefix(f"{outcome.exception}: "))
+            )
+        self._span.end(self._left_at)
+        return self._span.get_span_context()
+
+    def _error_type(self, exception: str) -> str:
+        raised = None if self._error is None else type(self._error)
+        if raised is None or raised.__name__ != exception:  # flowrra's own judgement: of a time limit, or a result
+            return f"flowrra.exceptions.{exception}"
+        return raised.__qualname__ if raised.__module__ == "builtins" else f"{raised.__module__}.{raised.__qualname__}"
 
 
 def _attributes(operation: str, task: Task) -> dict[str, AttributeValue]:
@@ -162,14 +178,3 @@ def _span_in(received: Context) -> trace.SpanContext | None:
 
 def _links(sender: trace.SpanContext | None) -> list[Link]:
     return [] if sender is None else [Link(sender)]
-
-
-def _told_to_end() -> bool:
-    """Whether the attempt was cancelled from outside; a task may raise CancelledError on its own account."""
-    worker = asyncio.current_task()
-    return worker is not None and worker.cancelling() > 0
-
-
-def _class_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

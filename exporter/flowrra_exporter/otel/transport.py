@@ -15,7 +15,11 @@ from flowrra_exporter.otel.sender import MetricSender
 
 
 def metric_sender(environment: Environment, timeout: float) -> MetricSender:
-    """What sends metrics; `timeout` is in seconds. Raises UsageError if it can't be had."""
+    """What sends metrics; ``timeout`` is in seconds.
+
+    Raises:
+        UsageError: It can't be had.
+    """
     endpoint = environment.endpoint("metrics")
     explain = Explainer(endpoint, environment.protocol("metrics"))
     with _explained("metrics", explain):
@@ -40,8 +44,11 @@ def metric_sender(environment: Environment, timeout: float) -> MetricSender:
 
 
 def span_exporter(environment: Environment, timeout: float) -> SpanExporter:
-    """The exporter for spans; `timeout` is in seconds. What it logs has no secrets. Raises UsageError if it can't be
-    had."""
+    """The exporter for spans; ``timeout`` is in seconds. What it logs has no secrets.
+
+    Raises:
+        UsageError: It can't be had.
+    """
     endpoint = environment.endpoint("traces")
     explain = Explainer(endpoint, environment.protocol("traces"))
     exporter = _span_exporter(environment.protocol("traces"), endpoint, timeout, explain)

@@ -8,20 +8,26 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
+# Work that went on for so long has got over what made it fail before.
 _SOUND_SECONDS = 60.0
-"""Work that went on for so long has got over what made it fail before."""
 
 
 class Background:
-    """Keeps `work`, a coroutine function that goes on until it's cancelled, going.
+    """Keeps work going that goes on until it's cancelled.
 
-    `name` is what the log calls it, `label` what metrics do; `errors` is how often it has failed.
+    Args:
+        name: What the log calls it.
+        label: What metrics call it.
+        work: A coroutine function.
+
+    Attributes:
+        errors: How often it has failed.
     """
 
     def __init__(self, name: str, label: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -29,7 +35,7 @@ class Background:
         self.label = label
         self.errors = 0
         self._work = work
-        self._failed_again = Occasionally(logger, f"{name} failed %d times more, and is tried again each time")
+        self._failed_again = ThrottledWarning(logger, f"{name} failed %d times more, and is tried again each time")
 
     async def run(self) -> None:
         """Does the work until it's cancelled. When it fails, it's logged and counted, and begun again after a while."""
@@ -42,7 +48,7 @@ class Background:
                 if _is_cancelled():
                     raise
                 self._report("was cancelled, which nobody had asked for")
-            except Exception as error:  # noqa: BLE001  # logged, with its traceback
+            except Exception as error:  # noqa: BLE001 - logged, with its traceback
                 self._report(f"failed with {type(error).__name__}", error)
             if time.monotonic() - began > _SOUND_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS

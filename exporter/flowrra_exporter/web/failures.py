@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from flowrra_exporter.app_loop import CallTimeout, LoopUnavailable
-from flowrra_exporter.logs import Occasionally, mask_secrets
-from flowrra_exporter.management import Management, NoSuchMethod
+from flowrra_exporter.app.loop import CallTimeout, LoopUnavailable
+from flowrra_exporter.app.management import Management, NoSuchMethod
+from flowrra_exporter.logs import ThrottledWarning, mask_secrets
 
 logger = logging.getLogger(__name__)
 
+# The most failures that are listed.
 MOST = 100
-"""The most failures that are told of."""
 _METHOD = "list_failed_tasks"
 _SPACING_SECONDS = 5.0
+# For how many seconds an answer is kept, for each second that it took.
 _SHARE = 50
-"""An answer that took a second is kept for so many."""
 _MAX_TEXT = 500
 
 _texts = reprlib.Repr()
@@ -34,7 +34,7 @@ _texts.maxstring = _texts.maxother = 120
 class Failure(NamedTuple):
     """A task that failed for good. The times are in UTC; what isn't known is None.
 
-    `error` and `arguments` are the user's data, bounded in length: only for those who may see it.
+    ``error`` and ``arguments`` are the user's data, bounded in length: only for those who may see it.
     """
 
     task_id: str
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The failures as of a moment, the last first. `problem` says why there are no newer ones, if so."""
+    """The failures as of a moment, the last first. ``problem`` says why there are no newer ones, if so."""
 
     failures: tuple[Failure, ...]
     at: datetime | None
@@ -56,17 +56,26 @@ class Listing(NamedTuple):
 
 
 class Failures:
-    """Lists failures. `management` returns whom to ask, None before there is an app; `timeout` is in seconds."""
+    """Lists failures.
+
+    Args:
+        management: Returns the Management API, None before there is an app.
+        timeout: The time for an answer, in seconds.
+    """
 
     def __init__(self, management: Callable[[], Management | None], timeout: float) -> None:
         self._management = management
         self._timeout = timeout
         self._latest = Listing((), None)
         self._next = 0.0
-        self._unreadable = Occasionally(logger, "left out %d failed tasks that can't be read")
+        self._unreadable = ThrottledWarning(logger, "left out %d failed tasks that can't be read")
 
     async def latest(self) -> Listing:
-        """The tasks that failed last, up to a hundred. Raises NoSuchMethod if the app can't list them."""
+        """The tasks that failed last, up to a hundred.
+
+        Raises:
+            NoSuchMethod: The app can't list them.
+        """
         management = self._management()
         if management is None:
             return self._latest._replace(problem="the app is starting")
@@ -124,7 +133,7 @@ def _text(value: Any) -> str:
     """The value's repr, bounded. It's made by the user's code, which may fail in any way."""
     try:
         return _texts.repr(value)
-    except Exception as error:  # noqa: BLE001  # said in the place of the value
+    except Exception as error:  # noqa: BLE001 - said in the place of the value
         return f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
 
 

@@ -7,26 +7,26 @@ import math
 
 from aiohttp import web
 
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.logs import Occasionally
+from flowrra_exporter.logs import ThrottledWarning
+from flowrra_exporter.metrics.collection import Collections
 from flowrra_exporter.web.negotiation import accepts_gzip, choose_format
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
+# What is left of the scraper's own deadline for rendering and for the way back.
 _TRANSFER_SECONDS = 0.25
-"""What is left of the scraper's own deadline for rendering and for the way back."""
 
 
 class MetricsRoute:
-    """Serves the collection. More than `limit` scrapes at once are turned away with 503."""
+    """Serves the collection. More than ``limit`` scrapes at once are turned away with 503."""
 
     def __init__(self, path: str, collections: Collections, limit: int) -> None:
         self._path = path
         self._collections = collections
         self._limit = limit
         self._active = 0
-        self._turned_away = Occasionally(logger, f"turned away %d scrapes: {limit} were being answered already")
+        self._turned_away = ThrottledWarning(logger, f"turned away %d scrapes: {limit} were being answered already")
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""

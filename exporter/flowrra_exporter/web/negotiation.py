@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from flowrra_exporter.prometheus import Format
+from flowrra_exporter.metrics.exposition import Format
 
 _VERSIONS = {Format.TEXT: ("0.0.4",), Format.OPENMETRICS: ("1.0.0", "0.0.1")}
 _MAX_HEADER_LENGTH = 8192
@@ -77,10 +77,7 @@ def _rank(format: Format, ranges: list[_Range]) -> tuple[float, int, int]:
 
 
 def _specificity(format: Format, candidate: _Range) -> int:
-    """0 for ``*/*``, 1 for ``text/*``, 2 for the type, 3 with its version;
-
-    -1 if the range doesn't cover the format.
-    """
+    """0 for ``*/*``, 1 for ``text/*``, 2 for the type, 3 with its version; -1 if the range doesn't cover the format."""
     media_type = format.value.partition(";")[0]
     if candidate.value in ("*/*", "*"):
         return 0

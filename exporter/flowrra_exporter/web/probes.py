@@ -7,8 +7,9 @@ from typing import Any
 
 from aiohttp import web
 
-from flowrra_exporter.checks import Check, Checks, components
 from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.paths import HEALTHZ, LIVEZ, READYZ, STARTUPZ
+from flowrra_exporter.probes.checks import Check, Checks, components
 from flowrra_exporter.web.negotiation import prefers_text
 from flowrra_exporter.web.responses import json_response, text_response
 
@@ -24,22 +25,24 @@ class ProbeRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""
-        handlers = {"/livez": self.livez, "/readyz": self.readyz, "/startupz": self.startupz}
-        paths = [web.get(path + below, handler) for path, handler in handlers.items() for below in ("", "/{check}")]
-        return [*paths, web.get("/healthz", self.healthz)]
+        handlers = {LIVEZ: self.livez, READYZ: self.readyz, STARTUPZ: self.startupz}
+        paths = [
+            web.get(f"/{probe}{below}", handler) for probe, handler in handlers.items() for below in ("", "/{check}")
+        ]
+        return [*paths, web.get(f"/{HEALTHZ}", self.healthz)]
 
     async def livez(self, request: web.Request) -> web.Response:
         """200 unless a restart would help."""
-        return _Answer(request, "livez").of(self._checks.liveness())
+        return _Answer(request, LIVEZ).of(self._checks.liveness())
 
     async def readyz(self, request: web.Request) -> web.Response:
         """200 if the app can do its work."""
         checks, complete = await self._checks.readiness()
-        return _Answer(request, "readyz").of(checks, complete)
+        return _Answer(request, READYZ).of(checks, complete)
 
     async def startupz(self, request: web.Request) -> web.Response:
         """200 once the app has started."""
-        return _Answer(request, "startupz").of(self._checks.startup())
+        return _Answer(request, STARTUPZ).of(self._checks.startup())
 
     async def healthz(self, request: web.Request) -> web.Response:
         """The app's health check as it is, without hysteresis; 503 if it is unhealthy."""
@@ -48,7 +51,7 @@ class ProbeRoutes:
         status = 200 if healthy else 503
         if _wants_text(request):
             lines = [_line(check, verbose=False) for check in components(health)]
-            return _text([*lines, f"healthz check {'passed' if healthy else 'failed'}"], status)
+            return _text([*lines, f"{HEALTHZ} check {'passed' if healthy else 'failed'}"], status)
         body = {
             "status": "healthy" if healthy else "unhealthy",
             "timestamp": health.get("timestamp"),
@@ -69,7 +72,7 @@ class _Answer:
         self._as_text = _wants_text(request)
 
     def of(self, checks: Sequence[Check], complete: bool = True) -> web.Response:
-        """The answer from these checks. Where they aren't `complete`, a name that isn't among them may be one."""
+        """The answer from these checks. Where they aren't ``complete``, a name that isn't among them may be one."""
         names = {check.name for check in checks}
         if self._one is not None:
             if self._one in names:

@@ -13,17 +13,19 @@ from typing import Any
 from aiohttp import web
 
 from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.paths import API, PAGE
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+# The key of a request under which stands True once the client has proved who it is.
 AUTHENTICATED = web.RequestKey("AUTHENTICATED", bool)
-"""The key of a request under which stands True once the client has proved who it is."""
 
+# Without a version: it would only tell what to attack.
 SERVER = {"Server": "flowrra-exporter"}
-"""Without a version: it would only tell what to attack."""
 
+# What every answer has, unless it says otherwise itself.
 HEADERS = {
     **SERVER,
     "X-Content-Type-Options": "nosniff",
@@ -31,18 +33,17 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-"""What every answer has, unless it says otherwise itself."""
 
 
 _MAX_DEPTH = 32
+# What an error's answer keeps of the headers with which it was raised.
 _KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
-"""What an error's answer keeps of the headers with which it was raised."""
 
 
 def json_safe(value: Any, depth: int = 0) -> Any:
-    """`value` as JSON knows it: dates become ISO 8601, enum members their values, non-finite numbers null.
+    """``value`` as JSON knows it: dates become ISO 8601, enum members their values, non-finite numbers null.
 
-    What lies deeper than anything of ours, at `_MAX_DEPTH`, is left out: what a stranger announced has no end.
+    What lies deeper than anything of ours, at ``_MAX_DEPTH``, is left out: what a stranger announced has no end.
     """
     if depth > _MAX_DEPTH:
         return "…"
@@ -62,7 +63,7 @@ def json_safe(value: Any, depth: int = 0) -> Any:
 
 
 def json_response(body: Any, status: int = 200) -> web.Response:
-    """An answer with `body` as JSON, never cached. Passwords in URLs are masked, whatever they stand in."""
+    """An answer with ``body`` as JSON, never cached. Passwords in URLs are masked, whatever they stand in."""
     return json_text_response(mask_secrets(json.dumps(json_safe(body))), status)
 
 
@@ -106,7 +107,7 @@ async def add_headers(_request: web.Request, response: web.StreamResponse) -> No
 
 def _reason(request: web.Request, error: web.HTTPException) -> str:
     if error.status == 404:
-        listed = any(resource.canonical == "/" for resource in request.app.router.resources())
+        listed = any(resource.canonical == PAGE for resource in request.app.router.resources())
         return "there is nothing at this path" + ("; '/' lists what there is" if listed else "")
     if error.status == 405:
         return f"{request.method} is not allowed here; expected GET or HEAD"
@@ -114,7 +115,7 @@ def _reason(request: web.Request, error: web.HTTPException) -> str:
 
 
 def _error(request: web.Request, status: int, reason: str, headers: Mapping[str, str]) -> web.Response:
-    if request.path.startswith("/api/") or "json" in request.headers.get("Accept", ""):
+    if request.path.startswith(API) or "json" in request.headers.get("Accept", ""):
         response = json_response({"error": reason}, status)
     else:
         response = text_response(f"{status}: {reason}\n", status)

@@ -1,7 +1,4 @@
-"""The HTTP server in a thread of its own, with its own event loop:
-
-It answers whatever the app's loop is doing.
-"""
+"""The HTTP server: it runs in a thread and event loop of its own, and answers whatever the app's loop is doing."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from typing import NamedTuple
 from aiohttp import web
 
 from flowrra_exporter.errors import UsageError
-from flowrra_exporter.web.access import Access
+from flowrra_exporter.web.access.admission import Access
+from flowrra_exporter.web.access.connection import refuse_bodies, watch_connection
+from flowrra_exporter.web.access.limits import ConnectionLimits
+from flowrra_exporter.web.access.listeners import Listeners
 from flowrra_exporter.web.background import Background
-from flowrra_exporter.web.connection import refuse_bodies, watch_connection
-from flowrra_exporter.web.limits import ConnectionLimits
-from flowrra_exporter.web.listeners import Listeners
 from flowrra_exporter.web.responses import add_headers, answer_errors
 
 logger = logging.getLogger(__name__)
 
+# How long the answers under way have when the server stops.
 _CLOSE_SECONDS = 1.0
-"""How long the answers under way have when the server stops."""
 
 
 class Site(NamedTuple):
@@ -39,7 +36,7 @@ class Site(NamedTuple):
 
 
 def make_application(routes: Sequence[web.RouteDef], access: Access | None = None) -> web.Application:
-    """The aiohttp application with these routes; without `access`, whoever reaches it may come in."""
+    """The aiohttp application with these routes; without ``access``, every client may come in."""
     admission = [] if access is None else [access.admission]
     application = web.Application(middlewares=[watch_connection, answer_errors, *admission, refuse_bodies])
     application.on_response_prepare.append(add_headers)
@@ -52,9 +49,13 @@ def make_application(routes: Sequence[web.RouteDef], access: Access | None = Non
 class ServerThread:
     """Serves the applications of several sites.
 
-    `background` is what is done beside, on the same loop, until the server stops; no failure of it ends the
-    server. `limits` are those of all sites together. `loop` may be used from the construction on; it turns between
-    `start` and `stop`.
+    Args:
+        sites: The sites.
+        background: What is done beside, on the same loop, until the server stops; no failure of it ends the server.
+        limits: Those of all sites together.
+
+    Attributes:
+        loop: May be used from the construction on; it turns between ``start`` and ``stop``.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class ServerThread:
         self.loop = asyncio.new_event_loop()
         self._sites = sites
         self._limits = limits or ConnectionLimits()
-        sweeping = Background("ending connections that dawdle", "connections", self._limits.sweep)
-        self.background = [*background, sweeping]
+        closing_idle = Background("closing idle connections", "connections", self._limits.close_idle)
+        self.background = [*background, closing_idle]
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._stopping = asyncio.Event()
@@ -73,7 +74,11 @@ class ServerThread:
         self._listeners: list[Listeners] = []
 
     def start(self) -> None:
-        """Returns once the server answers. Raises what kept it from starting; UsageError if there is no thread."""
+        """Returns once the server answers; raises what kept it from starting.
+
+        Raises:
+            UsageError: There is no thread to be had.
+        """
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -91,7 +96,7 @@ class ServerThread:
             self._thread.join(_CLOSE_SECONDS * 3)
 
     def run_soon(self, callback: Callable[[], object]) -> bool:
-        """Runs `callback` on `loop`, from any thread; False, and nothing is run, if the server has ended."""
+        """Runs ``callback`` on ``loop``, from any thread; False, and nothing is run, if the server has ended."""
         try:
             self.loop.call_soon_threadsafe(callback)
         except RuntimeError:
@@ -99,9 +104,10 @@ class ServerThread:
         return True
 
     async def accept(self, connection: socket.socket) -> None:
-        """Serves the first site to a connection that came by no listening socket. Call it on `loop`, after `start`.
+        """Serves the first site to a connection that came by no listening socket. Call it on ``loop``, after ``start``.
 
-        Raises Full, and closes it, if there is no place for one more.
+        Raises:
+            Full: There is no place for one more; it is closed.
         """
         if not self._listeners:
             raise RuntimeError("the HTTP server doesn't serve")
@@ -109,16 +115,16 @@ class ServerThread:
         self._listeners[0].take(connection, "", context=None)
 
     def use_tls(self, context: ssl.SSLContext | None) -> None:
-        """From now on, the first site's new connections are made under `context`."""
+        """From now on, the first site's new connections are made under ``context``."""
         self._listeners[0].context = context
 
-    def forsake_sockets(self) -> None:
+    def close_inherited_sockets(self) -> None:
         """In a forked child: lets go of its copies of all sockets.
 
         The listening ones would keep the port from whoever comes after us, and take connections for nobody; the others
         would keep clients waiting for an answer after our end.
         """
-        self._limits.forsake()
+        self._limits.close_inherited()
         self._close_sockets()
 
     def _close_sockets(self) -> None:
@@ -130,7 +136,7 @@ class ServerThread:
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  # raised again by `start`, and logged
+        except BaseException as error:  # noqa: BLE001 - raised again by ``start``, and logged
             self._error = error
             logger.critical("the HTTP server has ended: %r", error)
         finally:

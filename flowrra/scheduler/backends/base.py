@@ -98,6 +98,35 @@ class BaseSchedulerBackend(ABC):
         schedulers share does it in one step."""
         await self.create(task)
 
+    async def find_or_create(self, task: ScheduledTask) -> str:
+        """Keep a new schedule, unless one that means the same is there already; the id of that, or its own.
+
+        Raises:
+            ValueError: The id already exists, and means something else.
+        """
+        sought = (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs)
+        # Named only where there is one: a user's own store need not know of zones.
+        zone: dict[str, Any] = {} if task.timezone is None else {"timezone": task.timezone}
+        if (same := await self.find_by_definition(*sought, **zone)) is not None:
+            return same.id
+        try:
+            await self.create_once(task)
+        except ValueError:  # either somebody else was faster, or the id is another's
+            if (same := await self.find_by_definition(*sought, **zone)) is None:
+                raise
+            return same.id
+        return task.id
+
+    async def create_or_replace(self, task: ScheduledTask) -> str:
+        """Keep a schedule, in the place of the one that has its id if there is one; that id."""
+        while not await self.replace(task):
+            try:
+                await self.create(task)
+            except ValueError:  # somebody else was faster
+                continue
+            break
+        return task.id
+
     async def replace(self, task: ScheduledTask) -> bool:
         """Have the schedule of this id become that one; whether there was one. If its task, time and arguments are the
         same, it stays due when it is, and disabled if it is."""
@@ -151,9 +180,9 @@ class BaseSchedulerBackend(ABC):
         """Enabled schedules that are marked as broken, and whose rows can be read (by now)."""
         return []
 
-    async def mend(self, task_id: str, next_run: datetime | None) -> bool:
+    async def repair(self, task_id: str, next_run: datetime | None) -> bool:
         """Set when a schedule that is enabled and marked as broken runs next, and remove the mark; whether it was so
-        still: somebody else may have mended, disabled or deleted it meanwhile."""
+        still: somebody else may have repaired, disabled or deleted it meanwhile."""
         raise NotImplementedError
 
     async def list_runs(

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from flowrra.forks import leave_to_parent, tell_of_forks
-from flowrra.scheduler.backends.sql import SqlSchedulerBackend, upgrade
+from flowrra.scheduler.backends.sql import SqlSchedulerBackend
+from flowrra.scheduler.backends.sql_upgrade import upgrade
 
 MEMORY = ":memory:"
 

@@ -73,8 +73,8 @@ def attributes(carrier: Any) -> dict[str, Any]:
 class Reply(NamedTuple):
     """What a receiver answers instead of taking a request as a whole.
 
-    Over gRPC `code` and `text` (and `retry_after`, None for none); over HTTP `status`, `headers` and `body`. With
-    `rejected` or `message` it is a partial success on both.
+    Over gRPC ``code`` and ``text`` (and ``retry_after``, None for none); over HTTP ``status``, ``headers`` and
+    ``body``. With ``rejected`` or ``message`` it is a partial success on both.
     """
 
     status: int = 200
@@ -98,9 +98,9 @@ Judge = Callable[[ExportMetricsServiceRequest], Reply | None]
 
 
 class Inbox:
-    """What came in, and what is answered: `failures` refusals first; nothing while `open` isn't set.
+    """What came in, and what is answered: ``failures`` refusals first; nothing while ``open`` isn't set.
 
-    `judge` may answer something else to requests for metrics, which are then not kept unless it is a success.
+    ``judge`` may answer something else to requests for metrics, which are then not kept unless it is a success.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class Inbox:
 
 
 class HttpReceiver:
-    """OTLP over HTTP with protobuf; refuses with `refusal`."""
+    """OTLP over HTTP with protobuf; refuses with ``refusal``."""
 
     protocol = "http/protobuf"
 

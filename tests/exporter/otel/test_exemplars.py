@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from flowrra_exporter.otel.exemplars import Exemplar, Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplar, Exemplars
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 MAIL = ("mail", "success")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from flowrra_exporter.catalog import CATALOG, Metric
+from flowrra_exporter.metrics.catalog import CATALOG, Metric
 from flowrra_exporter.otel.names import CONVENTIONS, table, unit_of
 from flowrra_exporter.settings import OPTIONS
 

@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 from flowrra_exporter import Exporter
-from flowrra_exporter.catalog import CATALOG, Metric
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.metrics.catalog import CATALOG, Metric
 from flowrra_exporter.otel.environment import DEFAULT_TIMEOUT
 from flowrra_exporter.otel.names import unit_of
-from flowrra_exporter.otel.process import started_at
-from flowrra_exporter.otel.resource import resource
+from flowrra_exporter.otel.resource import resource, started_at
 from flowrra_exporter.settings import Address, Settings
 from prometheus_client import Counter, Gauge, Histogram, Info, Summary
 from prometheus_client.core import HistogramMetricFamily

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from flowrra_exporter.catalog import CATALOG
+from flowrra_exporter.metrics.catalog import CATALOG
 
 from flowrra import Flowrra
 from tests.exporter.conftest import Serve

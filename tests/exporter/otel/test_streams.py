@@ -7,11 +7,11 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from flowrra_exporter.otel.exemplars import Exemplar
+from flowrra_exporter.metrics.exemplars import Exemplar
+from flowrra_exporter.metrics.samples import Distribution
 from flowrra_exporter.otel.names import KEPT
 from flowrra_exporter.otel.readings import Kind, Point, Reading
 from flowrra_exporter.otel.streams import MAX_POINTS, Batch, Streams
-from flowrra_exporter.samples import Distribution
 from opentelemetry.sdk.resources import Resource
 
 SINCE = 1000.0

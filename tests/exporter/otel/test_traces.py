@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flowrra_exporter.otel.exemplars import Exemplars
+from flowrra_exporter.metrics.exemplars import Exemplars
 from flowrra_exporter.otel.traces import Tracing
 from opentelemetry import baggage, context, trace
 from opentelemetry.propagators.textmap import TextMapPropagator
@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from flowrra import Flowrra, Reject, TaskResult, current_task
 from flowrra.management import FlowrraManager
+from tests.support.servers import ValkeyServer
 
 
 class Traced:
@@ -203,6 +204,51 @@ async def test_a_time_limit_is_an_error_and_a_cancellation_is_none(traced: Trace
     outcomes = ("success", "error", "cancelled")
     assert not any(traced.exemplars.of(("unwanted", outcome), (1.0,)) for outcome in outcomes)
     assert told["process cancels itself"]["messaging.flowrra.outcome"] == "error"
+
+
+async def test_a_cancellation_whose_clean_up_outlasts_the_time_limit_is_one_in_the_span_too(traced: Traced) -> None:
+    app, begun = traced.app(), asyncio.Event()
+
+    @app.task("tidy", max_retries=0, timeout=0.2)
+    async def tidy() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    async with app:
+        task_id = await app.submit(tidy)
+        await begun.wait()
+        assert await app.cancel_task(task_id)
+
+    attributes = traced.span("process").attributes or {}
+    assert attributes["messaging.flowrra.outcome"] == "cancelled"
+    assert "error.type" not in attributes
+
+
+async def test_a_result_that_cannot_be_stored_is_a_failure_in_the_span_too(traced: Traced) -> None:
+    with ValkeyServer() as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        app = Flowrra.from_urls(url, url)
+        app.add_middleware(traced.tracing)
+
+        @app.task("unwritable", max_retries=0)
+        async def unwritable() -> object:
+            return object()
+
+        async with app:
+            record = await final(app, await app.submit(unwritable))
+
+    span = traced.span("process")
+    attributes = span.attributes or {}
+    assert record.status == "failed"
+    assert attributes["messaging.flowrra.outcome"] == "error"
+    assert attributes["error.type"] == "flowrra.exceptions.SerializationError"
+    assert span.status.description == (record.error or "").removeprefix("SerializationError: ")
+    # The exemplar stands where the run time was counted.
+    assert traced.exemplars.of(("unwritable", "success"), (1.0,)) is None
+    assert traced.exemplars.of(("unwritable", "error"), (1.0,)) is not None
 
 
 async def test_a_context_that_the_caller_put_into_the_headers_stays_and_is_linked(traced: Traced) -> None:

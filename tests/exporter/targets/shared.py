@@ -1,4 +1,4 @@
-"""An app whose queue and results are on a server: `make` for a process that runs tasks, `produce` for one that only
+"""An app whose queue and results are on a server: ``make`` for a process that runs tasks, ``produce`` for one that only
 submits them."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _app(consume: bool, url: str) -> Flowrra:
 
     @app.task()
     async def hold() -> None:
-        """Runs until the key `open` is set."""
+        """Runs until the key ``open`` is set."""
         while await client.get("open") is None:
             await asyncio.sleep(0.02)
 

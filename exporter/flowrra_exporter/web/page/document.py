@@ -9,14 +9,14 @@ from importlib.resources import files
 from typing import NamedTuple
 from urllib.parse import quote
 
-from flowrra_exporter import catalog
 from flowrra_exporter._version import __version__
+from flowrra_exporter.metrics import catalog
 from flowrra_exporter.web.page import sections, words
 from flowrra_exporter.web.page.html import Html, element, join
 from flowrra_exporter.web.page.view import Level, View
 
+# How often the page is brought up to date.
 REFRESH_SECONDS = 5
-"""How often the page is brought up to date."""
 REFRESH_PARAMETER = "refresh"
 NO_REFRESH = "off"
 
@@ -32,6 +32,7 @@ def _hash(text: str) -> str:
 
 _STYLE, _SCRIPT = _asset("style.css"), _asset("refresh.js")
 
+# The Content-Security-Policy: this script, this style, and nothing from elsewhere.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -44,7 +45,6 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""The Content-Security-Policy: this script, this style, and nothing from elsewhere."""
 
 _COLOURS: Mapping[Level, str] = {"good": "#1a7f37", "busy": "#9a6700", "bad": "#cf222e"}
 
@@ -57,7 +57,7 @@ class Form(NamedTuple):
 
 
 async def document(view: View, form: Form, links: Mapping[str, str], max_series: int | None) -> str:
-    """The page. `links` are paths with what they lead to; `max_series` is None without a limit."""
+    """The page. ``links`` are paths with what they lead to; ``max_series`` is None without a limit."""
     main = await _main(view, form, max_series)
     body = element("body", _header(view, form), main, _footer(view, links))
     refresh = str(REFRESH_SECONDS) if form.refresh else None

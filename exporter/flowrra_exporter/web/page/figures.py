@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from flowrra_exporter.catalog import Metric
-from flowrra_exporter.samples import AnyFamily, Distribution, Family, Labels, Number
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.samples import AnyFamily, Distribution, Family, Labels, Number
 
 
 class Figures:
@@ -37,14 +37,14 @@ class Figures:
 
 
 class Estimate(NamedTuple):
-    """A quantile in seconds. With `beyond` it lies somewhere above that."""
+    """A quantile in seconds. With ``beyond`` it lies somewhere above that."""
 
     seconds: float
     beyond: bool = False
 
 
 def quantile(share: float, distributions: Iterable[Distribution | None]) -> Estimate | None:
-    """The value that `share` (0 to 1) of all observations don't exceed, interpolated within its bucket.
+    """The value that ``share`` (0 to 1) of all observations don't exceed, interpolated within its bucket.
 
     As Prometheus does it: https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile,
     but what lies beyond the last bound is said to lie there. None without observations, and for histograms

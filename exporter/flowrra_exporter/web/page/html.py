@@ -39,9 +39,9 @@ def join(children: Iterable[str], separator: str = "") -> Html:
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[str], wide: bool = False) -> Html:
-    """A table of rows made by `row`.
+    """A table of rows made by ``row``.
 
-    On a narrow screen the style sheet makes blocks of the rows of a `wide` one. The roles are spelt out because
+    On a narrow screen the style sheet makes blocks of the rows of a ``wide`` one. The roles are spelt out because
     browsers forget then that it's a table.
     """
     heads = [element("th", each.label, scope="col", role="columnheader", class_=_alignment(each)) for each in columns]

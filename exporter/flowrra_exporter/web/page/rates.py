@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from flowrra_exporter.catalog import Metric
-from flowrra_exporter.samples import Labels, Number
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.samples import Labels, Number
 
+# What the rates are taken over, once somebody has looked for so long.
 WINDOW_SECONDS = 60.0
-"""What the rates are taken over, once somebody has looked for so long."""
 _FORGET_SECONDS = 300.0
 _SPACING_SECONDS = 15.0
 _SHORTEST_SECONDS = 1.0
 
+# Values by the metric's name and label values.
 Counters = Mapping[str, Mapping[Labels, Number]]
-"""Values by the metric's name and label values."""
 
 
 class _Reading(NamedTuple):
@@ -28,7 +28,7 @@ class _Reading(NamedTuple):
 
 
 class Rates:
-    """What was added to counters per second, over a window of `seconds`; None if there is no earlier reading."""
+    """What was added to counters per second, over a window of ``seconds``; None if there is no earlier reading."""
 
     def __init__(self, newest: _Reading, earlier: _Reading | None) -> None:
         self.seconds = None if earlier is None else newest.at - earlier.at
@@ -57,7 +57,7 @@ class Readings:
         self._kept: list[_Reading] = []
 
     def add(self, at: float, counters: Counters) -> Rates:
-        """The rates up to this reading, taken at `at` seconds of the monotonic clock."""
+        """The rates up to this reading, taken at ``at`` seconds of the monotonic clock."""
         newest = _Reading(at, counters)
         self._kept = [each for each in self._kept if at - each.at <= _FORGET_SECONDS]
         rates = Rates(newest, self._earlier(at))

@@ -9,23 +9,17 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from flowrra_exporter.paths import PAGE
 from flowrra_exporter.web.page.document import NO_REFRESH, POLICY, REFRESH_PARAMETER, Form, document
 from flowrra_exporter.web.page.view import Viewer
 from flowrra_exporter.web.responses import shows_task_data, text_response
 
-PROBE_PATHS = {
-    "/livez": "Liveness probe",
-    "/readyz": "Readiness probe",
-    "/startupz": "Startup probe",
-    "/healthz": "The app's health check",
-}
-"""The probes, and what each is."""
 _FRESH_SECONDS = 1.0
 _HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
 
 
 class _Made(NamedTuple):
-    """A page that is made or in the making, begun `at` a moment of the monotonic clock."""
+    """A page that is made or in the making, begun ``at`` a moment of the monotonic clock."""
 
     at: float
     text: asyncio.Task[str]
@@ -34,8 +28,11 @@ class _Made(NamedTuple):
 class PageRoute:
     """The status page.
 
-    `links` are paths with what they lead to; `max_series` is None without a limit. Errors and arguments of
-    failed tasks are left out unless `show_task_data` is set and the client has proved who it is.
+    Args:
+        viewer: Gathers what it shows.
+        links: Paths with what they lead to.
+        show_task_data: Clients that have proved who they are see errors and arguments of failed tasks.
+        max_series: The bound on the series of task names; None without one.
     """
 
     def __init__(
@@ -49,7 +46,7 @@ class PageRoute:
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for the HTTP server."""
-        return [web.get("/", self.get)]
+        return [web.get(PAGE, self.get)]
 
     async def get(self, request: web.Request) -> web.Response:
         """Answers with the page, also while the app's loop is blocked."""

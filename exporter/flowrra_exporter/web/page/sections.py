@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from flowrra_exporter import catalog
-from flowrra_exporter.catalog import Metric
+from flowrra_exporter.app.stall import Stall
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.pacing import Pacer
-from flowrra_exporter.samples import Number
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.pacing import Pacer
+from flowrra_exporter.metrics.samples import Number
 from flowrra_exporter.web.failures import Failure
 from flowrra_exporter.web.page import words
 from flowrra_exporter.web.page.figures import Figures, quantile
 from flowrra_exporter.web.page.html import Column, Html, element, join, row, table
-from flowrra_exporter.web.page.view import Stall, View
+from flowrra_exporter.web.page.view import View
 
+# So many task names have a row; with more, those with the most attempts.
 MOST_TASKS = 200
-"""So many task names have a row; with more, those with the most attempts."""
 MOST_FAILURES = 10
+# So many schedules have a row; with more, those that are due next.
 MOST_SCHEDULES = 50
-"""So many schedules have a row; with more, those that are due next."""
 _MOST_EXCEPTIONS = 3
 _OUTCOMES = ("success", "error")
 
@@ -260,7 +261,7 @@ def _counter(view: View, metric: Metric, task: str) -> Html:
 def _raised(exceptions: list[tuple[Number, str]]) -> Iterable[Html]:
     if exceptions:
         most = sorted(exceptions, reverse=True)[:_MOST_EXCEPTIONS]
-        text = ", ".join(f"{name} × {times:,.0f}" for times, name in most)  # noqa: RUF001  # the sign for "times"
+        text = ", ".join(f"{name} × {times:,.0f}" for times, name in most)  # noqa: RUF001 - the sign for "times"
         yield _detail(f"{text} and more" if len(exceptions) > len(most) else text)
 
 
@@ -287,7 +288,7 @@ def _tasks_caption(view: View) -> str:
 
 
 def failures(view: View, task_data: bool) -> Html:
-    """The tasks that failed last. Their errors and arguments with `task_data` alone."""
+    """The tasks that failed last. Their errors and arguments with ``task_data`` alone."""
     listing = view.failures
     if listing is None:
         return section("failures", "Recent failures", note("This app can't list its failed tasks."))
@@ -420,7 +421,7 @@ def blocked(stall: Stall) -> Html:
 
 
 def exporter(view: View, max_series: int | None) -> Html:
-    """Collectors, and how much there is to scrape. `max_series` is None without a limit."""
+    """Collectors, and how much there is to scrape. ``max_series`` is None without a limit."""
     figures = view.figures
     rows = []
     for (name,), success in sorted(figures.numbers(catalog.COLLECTOR_SUCCESS).items()):

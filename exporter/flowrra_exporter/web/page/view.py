@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from flowrra_exporter import catalog
-from flowrra_exporter.app_loop import AppLoop
-from flowrra_exporter.blockage import innermost
-from flowrra_exporter.checks import Check, Checks, components
-from flowrra_exporter.collection import Collections
-from flowrra_exporter.lifecycle import Lifecycle, Phase
+from flowrra_exporter.app.lifecycle import Lifecycle, Phase
+from flowrra_exporter.app.loop import AppLoop
+from flowrra_exporter.app.management import Management, NoSuchMethod
+from flowrra_exporter.app.stall import Stall, current_stall, past_stall, read_runtime_stats
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.management import Management, NoSuchMethod
-from flowrra_exporter.watchdog import where
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.probes.checks import Check, Checks, components
 from flowrra_exporter.web.failures import Failures, Listing
 from flowrra_exporter.web.page.figures import Figures
 from flowrra_exporter.web.page.rates import Rates, Readings
 
-logger = logging.getLogger(__name__)
-
+# Whose rates the page shows.
 COUNTERS = (catalog.TASKS_SUCCEEDED, catalog.TASKS_FAILED, catalog.TASKS_RETRIED)
-"""Whose rates the page shows."""
+# The longest that the page waits for a collector: what isn't there by then is shown as not known.
 _WAIT_SECONDS = 1.0
-"""The longest that the page waits for a collector: what isn't there by then is shown as not known."""
 
 Level = Literal["good", "busy", "bad"]
 
@@ -41,19 +37,13 @@ class Headline(NamedTuple):
     sentence: str
 
 
-class Stall(NamedTuple):
-    """Something that blocked the app's event loop: when it was seen, for how long, what it was."""
-
-    at: datetime | None
-    seconds: float
-    task: str
-    line: str
-
-
 @dataclass(frozen=True)
 class View:
-    """Everything on the page as of a moment. `blocked` is what blocks the app's event loop now; with `observed` the
-    app is run by other processes, and only what they share is there to see.
+    """Everything on the page as of a moment.
+
+    Attributes:
+        observed: The app is run by other processes, and only what they share is there to see.
+        blocked: What blocks the app's event loop now.
     """
 
     at: datetime
@@ -69,7 +59,7 @@ class View:
 
 
 class Viewer:
-    """Gathers views. `management` and `app_loop` return what there is, None before there is an app."""
+    """Gathers views. ``management`` and ``app_loop`` return what there is, None before there is an app."""
 
     def __init__(
         self,
@@ -95,9 +85,9 @@ class Viewer:
         )
         figures = Figures(snapshot.families)
         counters = {metric.name: figures.numbers(metric) for metric in COUNTERS}
-        runtime = self._runtime()
-        blocked = self._blocked(runtime)
         management = self._management()
+        runtime = read_runtime_stats(management)
+        blocked = self._blocked(runtime)
         return View(
             at=datetime.now(UTC),
             headline=_headline(self._lifecycle, components(health), blocked),
@@ -108,7 +98,7 @@ class Viewer:
             rates=self._readings.add(time.monotonic(), counters),
             failures=failures,
             blocked=blocked,
-            last_stall=_stall(runtime.get("last_stall")),
+            last_stall=past_stall(runtime.get("last_stall")),
         )
 
     async def _list_failures(self) -> Listing | None:
@@ -117,24 +107,11 @@ class Viewer:
         except NoSuchMethod:
             return None
 
-    def _runtime(self) -> Mapping[str, Any]:
-        management = self._management()
-        if management is None or not management.has("get_runtime_stats"):
-            return {}
-        try:
-            return dict(management.read("get_runtime_stats"))
-        except Exception:
-            logger.warning("get_runtime_stats() failed", exc_info=True)
-            return {}
-
     def _blocked(self, runtime: Mapping[str, Any]) -> Stall | None:
         loop = self._app_loop()
         if loop is None or loop.ended or not loop.unresponsive:
             return None
-        known = _stall(runtime.get("blocking"))
-        if known is not None and known.line:
-            return known._replace(seconds=max(known.seconds, loop.silence))
-        return Stall(None, loop.silence, "", where(loop.thread))
+        return current_stall(loop, runtime)
 
 
 def _headline(lifecycle: Lifecycle, health: list[Check], blocked: Stall | None) -> Headline:
@@ -150,13 +127,3 @@ def _headline(lifecycle: Lifecycle, health: list[Check], blocked: Stall | None) 
     if failing:
         return Headline("bad", "Unhealthy", "; ".join(failing))
     return Headline("good", "Healthy", "every component is healthy")
-
-
-def _stall(found: Any) -> Stall | None:
-    """What `get_runtime_stats` says of a stall."""
-    if not isinstance(found, Mapping):
-        return None
-    at, task = found.get("at"), found.get("task")
-    named = f"{task.get('name')} ({task.get('id')})" if isinstance(task, Mapping) else ""
-    seen = at.astimezone(UTC) if isinstance(at, datetime) else None
-    return Stall(seen, float(found.get("seconds") or 0.0), named, innermost(str(found.get("stack") or "")))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flowrra_exporter.samples import Number
+from flowrra_exporter.metrics.samples import Number
 from flowrra_exporter.web.page.figures import Estimate
 from flowrra_exporter.web.page.html import Html, element, join
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
+# Where a figure would stand that isn't there.
 UNKNOWN = join(
     [
         element("span", Html("&ndash;"), aria_hidden="true", class_="unknown"),
         element("span", "not known", class_="visually-hidden"),
     ]
 )
-"""Where a figure would stand that isn't there."""
 
 
 def count(value: Number | None) -> str:

@@ -1,0 +1,624 @@
+"""Every metric that the exporter can serve, once: name, type, unit, help, labels, bounds, scope,
+OpenTelemetry name.
+
+Names follow https://prometheus.io/docs/practices/naming/ (base units, ``_total``, timestamps rather than
+ages); OpenTelemetry names follow https://opentelemetry.io/docs/specs/semconv/general/metrics/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MetricType = Literal["gauge", "counter", "histogram", "info"]
+Scope = Literal["process", "shared", "exporter"]
+
+# What the app counts with by default, in seconds.
+RUN_DURATION_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
+QUEUE_WAIT_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
+SCHEDULER_LAG_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
+LOOP_LAG_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: The name as Prometheus stores it (with ``_total`` or ``_info``).
+        type: Its type in OpenMetrics.
+        help: What it says.
+        otel_name: Its name over OTLP.
+        labels: The names of its labels.
+        unit: The Prometheus base unit that the name ends with, or empty.
+        bounds: A histogram's default upper bounds in seconds; what is served has those that the app counted with.
+        scope: Whether each process has its own figure (sum them), or all see the same one through a shared broker (take
+            the maximum), or whether it is about the exporter itself. An observer serves no figures of a process.
+        otel_unit: What is counted, in braces, for a metric without a base unit; empty for what is 0 or 1.
+    """
+
+    name: str
+    type: MetricType
+    help: str
+    otel_name: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    bounds: tuple[float, ...] | None = None
+    scope: Scope = "process"
+    otel_unit: str = ""
+
+    @property
+    def family_name(self) -> str:
+        """The OpenMetrics family name: without the suffix that OpenMetrics gives to the samples."""
+        suffix = {"counter": "_total", "info": "_info"}.get(self.type, "")
+        return self.name.removesuffix(suffix)
+
+    @property
+    def sample_names(self) -> tuple[str, ...]:
+        """The names of the samples in both formats."""
+        if self.type == "histogram":
+            return (f"{self.name}_bucket", f"{self.name}_sum", f"{self.name}_count")
+        return (self.name,)
+
+
+BUILD_INFO = Metric(
+    "flowrra_build_info",
+    "info",
+    "The versions of flowrra and Python that run the app. Absent for an app that isn't flowrra's.",
+    "flowrra.build.info",
+    ("version", "python_version"),
+)
+EXPORTER_INFO = Metric(
+    "flowrra_exporter_info",
+    "info",
+    "The version of the exporter, and its mode: 'command' if it runs the app, 'library' inside a program, 'observer' "
+    "if others run the app.",
+    "flowrra.exporter.info",
+    ("version", "mode"),
+    scope="exporter",
+)
+
+APP_RUNNING = Metric(
+    "flowrra_app_running", "gauge", "1 if the app was started and not stopped, else 0.", "flowrra.app.running"
+)
+TASKS_PENDING = Metric(
+    "flowrra_tasks_pending",
+    "gauge",
+    "Tasks that wait to be run, over all executors.",
+    "flowrra.tasks.pending",
+    scope="shared",
+    otel_unit="{task}",
+)
+HEALTHY = Metric(
+    "flowrra_healthy",
+    "gauge",
+    "1 if every component is healthy; 0 if one isn't, or if the app's event loop doesn't answer.",
+    "flowrra.healthy",
+)
+COMPONENT_HEALTHY = Metric(
+    "flowrra_component_healthy",
+    "gauge",
+    "1 if the component is healthy, else 0. A component that isn't configured is absent.",
+    "flowrra.component.healthy",
+    ("component",),
+)
+
+EXECUTOR_RUNNING = Metric(
+    "flowrra_executor_running",
+    "gauge",
+    "1 if the executor is running, else 0.",
+    "flowrra.executor.running",
+    ("executor",),
+)
+EXECUTOR_WORKERS = Metric(
+    "flowrra_executor_workers",
+    "gauge",
+    "Slots of the executor: how many tasks it can run at once. 0 in a process that only submits tasks.",
+    "flowrra.executor.workers",
+    ("executor",),
+    otel_unit="{worker}",
+)
+EXECUTOR_BUSY_WORKERS = Metric(
+    "flowrra_executor_busy_workers",
+    "gauge",
+    "Slots of the executor that run a task right now.",
+    "flowrra.executor.busy_workers",
+    ("executor",),
+    otel_unit="{worker}",
+)
+EXECUTOR_WORKER_RESTARTS = Metric(
+    "flowrra_executor_worker_restarts_total",
+    "counter",
+    "Workers that died and were replaced.",
+    "flowrra.executor.worker.restarts",
+    ("executor",),
+    otel_unit="{restart}",
+)
+
+TASKS_REGISTERED = Metric(
+    "flowrra_tasks_registered",
+    "gauge",
+    "Task functions that the app knows.",
+    "flowrra.tasks.registered",
+    ("executor",),
+    otel_unit="{function}",
+)
+
+QUEUE_INFO = Metric(
+    "flowrra_queue_info",
+    "info",
+    "Where the executor's queue lives. With broker 'memory' each process has its own (sum them); any "
+    "other is shared, and all processes see the same figures (take the maximum).",
+    "flowrra.queue.info",
+    ("executor", "broker", "namespace"),
+    scope="shared",
+)
+QUEUE_PENDING = Metric(
+    "flowrra_queue_pending_tasks",
+    "gauge",
+    "Tasks in the queue that could run now.",
+    "flowrra.queue.pending",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_DELAYED = Metric(
+    "flowrra_queue_delayed_tasks",
+    "gauge",
+    "Tasks that wait for a later time: countdowns and retries.",
+    "flowrra.queue.delayed",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_IN_FLIGHT = Metric(
+    "flowrra_queue_in_flight_tasks",
+    "gauge",
+    "Tasks that a worker has taken and not yet settled.",
+    "flowrra.queue.in_flight",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_DEAD = Metric(
+    "flowrra_queue_dead_tasks",
+    "gauge",
+    "Messages set aside because they can't be read or were redelivered too often.",
+    "flowrra.queue.dead",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_UNKNOWN = Metric(
+    "flowrra_queue_unknown_tasks",
+    "gauge",
+    "Tasks that wait for a worker that knows their name, such as during a deploy.",
+    "flowrra.queue.unknown",
+    ("executor",),
+    "tasks",
+    scope="shared",
+)
+QUEUE_PAUSED = Metric(
+    "flowrra_queue_paused",
+    "gauge",
+    "1 if the queue is paused, else 0.",
+    "flowrra.queue.paused",
+    ("executor",),
+    scope="shared",
+)
+QUEUE_OLDEST_PENDING = Metric(
+    "flowrra_queue_oldest_pending_timestamp_seconds",
+    "gauge",
+    "When the task that waits longest became due, as a Unix time. Absent while nothing waits.",
+    "flowrra.queue.oldest_pending.timestamp",
+    ("executor",),
+    "seconds",
+    scope="shared",
+)
+
+BROKER_UNFIT = Metric(
+    "flowrra_broker_unfit",
+    "gauge",
+    "1 if the broker's server is unfit to keep tasks for this reason, 0 if not: eviction, no_persistence, replica, "
+    "old_version or clock (off from this host's by more than a quarter of the lease). Looked at every 3 minutes; "
+    "absent where the server doesn't tell, and without a server. See docs/redis.md.",
+    "flowrra.broker.unfit",
+    ("reason",),
+    scope="shared",
+)
+
+WORKER_PROCESSES = Metric(
+    "flowrra_worker_processes",
+    "gauge",
+    "Live processes that take tasks from the broker: gone at once after a stop, 15 s after a kill. Without a broker "
+    "this process, if the app runs.",
+    "flowrra.worker.processes",
+    scope="shared",
+    otel_unit="{process}",
+)
+
+TASKS_SUBMITTED = Metric(
+    "flowrra_tasks_submitted_total",
+    "counter",
+    "Tasks that this process submitted.",
+    "flowrra.tasks.submitted",
+    ("task",),
+    otel_unit="{task}",
+)
+TASKS_STARTED = Metric(
+    "flowrra_tasks_started_total",
+    "counter",
+    "Attempts that were started. Each ends as one of succeeded, failed, retried, cancelled, released.",
+    "flowrra.tasks.started",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_SUCCEEDED = Metric(
+    "flowrra_tasks_succeeded_total",
+    "counter",
+    "Attempts that returned a result.",
+    "flowrra.tasks.succeeded",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_FAILED = Metric(
+    "flowrra_tasks_failed_total",
+    "counter",
+    "Attempts that failed for good: no other attempt follows.",
+    "flowrra.tasks.failed",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_RETRIED = Metric(
+    "flowrra_tasks_retried_total",
+    "counter",
+    "Attempts that failed and are followed by another one.",
+    "flowrra.tasks.retried",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_CANCELLED = Metric(
+    "flowrra_tasks_cancelled_total",
+    "counter",
+    "Attempts that were cancelled while they ran.",
+    "flowrra.tasks.cancelled",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_RELEASED = Metric(
+    "flowrra_tasks_released_total",
+    "counter",
+    "Attempts that a stopping worker gave back to the queue.",
+    "flowrra.tasks.released",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_TIMED_OUT = Metric(
+    "flowrra_tasks_timed_out_total",
+    "counter",
+    "Attempts that ran into their time limit. They are counted as failed or retried, too.",
+    "flowrra.tasks.timed_out",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_REDELIVERED = Metric(
+    "flowrra_tasks_redelivered_total",
+    "counter",
+    "Attempts at a task that another worker had taken and not settled.",
+    "flowrra.tasks.redelivered",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_CANCELLED_BEFORE_START = Metric(
+    "flowrra_tasks_cancelled_before_start_total",
+    "counter",
+    "Tasks that were cancelled while they waited. They never became an attempt.",
+    "flowrra.tasks.cancelled_before_start",
+    ("task",),
+    otel_unit="{task}",
+)
+TASK_EXCEPTIONS = Metric(
+    "flowrra_task_exceptions_total",
+    "counter",
+    "Exceptions that ended attempts, by class name.",
+    "flowrra.task.exceptions",
+    ("task", "exception"),
+    otel_unit="{exception}",
+)
+TASKS_RUNNING = Metric(
+    "flowrra_tasks_running",
+    "gauge",
+    "Attempts that run in this process right now.",
+    "flowrra.tasks.running",
+    ("task",),
+    otel_unit="{attempt}",
+)
+TASKS_RETRYING = Metric(
+    "flowrra_tasks_retrying",
+    "gauge",
+    "Tasks of this process that wait for their next attempt.",
+    "flowrra.tasks.retrying",
+    ("task",),
+    otel_unit="{task}",
+)
+TASK_OLDEST_RUNNING = Metric(
+    "flowrra_task_oldest_running_timestamp_seconds",
+    "gauge",
+    "When the attempt that runs longest was started, as a Unix time. Absent while none runs.",
+    "flowrra.task.oldest_running.timestamp",
+    ("task",),
+    "seconds",
+)
+TASK_RUN_DURATION = Metric(
+    "flowrra_task_run_duration_seconds",
+    "histogram",
+    "How long attempts ran.",
+    "flowrra.task.run.duration",
+    ("task", "outcome"),
+    "seconds",
+    RUN_DURATION_BOUNDS,
+)
+TASK_QUEUE_WAIT = Metric(
+    "flowrra_task_queue_wait_seconds",
+    "histogram",
+    "How long tasks waited for a free worker after they became due. A deliberate delay isn't waiting.",
+    "flowrra.task.queue.wait",
+    ("task",),
+    "seconds",
+    QUEUE_WAIT_BOUNDS,
+)
+
+SCHEDULER_RUNNING = Metric(
+    "flowrra_scheduler_running",
+    "gauge",
+    "1 if the scheduler is running, else 0. Absent if the app has none.",
+    "flowrra.scheduler.running",
+)
+SCHEDULER_SCHEDULES = Metric(
+    "flowrra_scheduler_schedules",
+    "gauge",
+    "Schedules in the store, by state: enabled or disabled.",
+    "flowrra.scheduler.schedules",
+    ("state",),
+    scope="shared",
+    otel_unit="{schedule}",
+)
+SCHEDULER_OVERDUE = Metric(
+    "flowrra_scheduler_overdue_schedules",
+    "gauge",
+    "Enabled schedules whose due time has passed without a run.",
+    "flowrra.scheduler.overdue",
+    scope="shared",
+    otel_unit="{schedule}",
+)
+SCHEDULER_BROKEN = Metric(
+    "flowrra_scheduler_broken_schedules",
+    "gauge",
+    "Schedules that can't run as they are: their task isn't registered, or their expression can't be read.",
+    "flowrra.scheduler.broken",
+    scope="shared",
+    otel_unit="{schedule}",
+)
+SCHEDULER_NEXT_RUN = Metric(
+    "flowrra_scheduler_next_run_timestamp_seconds",
+    "gauge",
+    "When the next enabled schedule is due, as a Unix time. Absent if none is.",
+    "flowrra.scheduler.next_run.timestamp",
+    unit="seconds",
+    scope="shared",
+)
+SCHEDULER_RUNS = Metric(
+    "flowrra_scheduler_runs_total",
+    "counter",
+    "Due times that this process dealt with, by result: submitted, missed (past the grace time), collapsed (into a "
+    "later one), skipped (too many run already), failed (the submit was refused; it is tried again).",
+    "flowrra.scheduler.runs",
+    ("task", "result"),
+    otel_unit="{run}",
+)
+SCHEDULER_LAG = Metric(
+    "flowrra_scheduler_lag_seconds",
+    "histogram",
+    "How long after the due time a task was submitted.",
+    "flowrra.scheduler.lag",
+    unit="seconds",
+    bounds=SCHEDULER_LAG_BOUNDS,
+)
+SCHEDULER_STORE_ERRORS = Metric(
+    "flowrra_scheduler_store_errors_total",
+    "counter",
+    "Operations on the schedules' store that failed.",
+    "flowrra.scheduler.store.errors",
+    ("operation",),
+    otel_unit="{error}",
+)
+SCHEDULE_NEXT_RUN = Metric(
+    "flowrra_schedule_next_run_timestamp_seconds",
+    "gauge",
+    "When the schedule is due next, as a Unix time. Enabled cron and interval schedules only, the 200 oldest; with "
+    "more than 2,000 enabled schedules none.",
+    "flowrra.schedule.next_run.timestamp",
+    ("schedule", "task"),
+    "seconds",
+    scope="shared",
+)
+SCHEDULE_LAST_RUN = Metric(
+    "flowrra_schedule_last_run_timestamp_seconds",
+    "gauge",
+    "When the schedule ran last, as a Unix time. Absent if it never did, and as the time of its next run is.",
+    "flowrra.schedule.last_run.timestamp",
+    ("schedule", "task"),
+    "seconds",
+    scope="shared",
+)
+
+EVENT_LOOP_LAG = Metric(
+    "flowrra_event_loop_lag_seconds",
+    "histogram",
+    "How late the app's event loop ran a timer.",
+    "flowrra.event_loop.lag",
+    unit="seconds",
+    bounds=LOOP_LAG_BOUNDS,
+)
+EVENT_LOOP_STALLS = Metric(
+    "flowrra_event_loop_stalls_total",
+    "counter",
+    "Times that something blocked the app's event loop.",
+    "flowrra.event_loop.stalls",
+    otel_unit="{stall}",
+)
+EVENT_SUBSCRIBER_DROPPED = Metric(
+    "flowrra_event_subscriber_dropped_total",
+    "counter",
+    "Events dropped because a subscriber was too slow, be it at the app's stop.",
+    "flowrra.event_subscriber.dropped",
+    otel_unit="{event}",
+)
+EVENT_SUBSCRIBER_ERRORS = Metric(
+    "flowrra_event_subscriber_errors_total",
+    "counter",
+    "Exceptions raised by event subscribers.",
+    "flowrra.event_subscriber.errors",
+    otel_unit="{error}",
+)
+BROKER_ERRORS = Metric(
+    "flowrra_broker_errors_total",
+    "counter",
+    "Broker operations that failed.",
+    "flowrra.broker.errors",
+    ("operation",),
+    otel_unit="{error}",
+)
+BACKEND_ERRORS = Metric(
+    "flowrra_backend_errors_total",
+    "counter",
+    "Result backend operations that failed.",
+    "flowrra.backend.errors",
+    ("operation",),
+    otel_unit="{error}",
+)
+
+COLLECTOR_SUCCESS = Metric(
+    "flowrra_collector_success",
+    "gauge",
+    "1 if the collector had its figures in time; 0 if not: then they are absent from this scrape.",
+    "flowrra.collector.success",
+    ("collector",),
+    scope="exporter",
+)
+COLLECTOR_DURATION = Metric(
+    "flowrra_collector_duration_seconds",
+    "gauge",
+    "How long the collector took.",
+    "flowrra.collector.duration",
+    ("collector",),
+    "seconds",
+    scope="exporter",
+)
+REGISTERED_SUCCESS = Metric(
+    "flowrra_registered_collector_success",
+    "gauge",
+    "1 if what is registered with prometheus_client and of this class was collected in time; 0 if not: then what it "
+    "hasn't yielded is absent. Counters and the like are all 'prometheus_client'.",
+    "flowrra.registered_collector.success",
+    ("collector",),
+    scope="exporter",
+)
+REGISTERED_DURATION = Metric(
+    "flowrra_registered_collector_duration_seconds",
+    "gauge",
+    "How long the slowest of this class took that is registered with prometheus_client.",
+    "flowrra.registered_collector.duration",
+    ("collector",),
+    "seconds",
+    scope="exporter",
+)
+REGISTERED_DROPPED = Metric(
+    "flowrra_registered_series_dropped",
+    "gauge",
+    "Time series of what is registered with prometheus_client that are left out of this scrape, by reason: see "
+    "docs/own_metrics.md.",
+    "flowrra.registered_series.dropped",
+    ("collector", "reason"),
+    scope="exporter",
+    otel_unit="{series}",
+)
+EXPORTER_SERIES = Metric(
+    "flowrra_exporter_series",
+    "gauge",
+    "Time series in this scrape.",
+    "flowrra.exporter.series",
+    scope="exporter",
+    otel_unit="{series}",
+)
+EXPORTER_SERIES_DROPPED = Metric(
+    "flowrra_exporter_series_dropped",
+    "gauge",
+    "Time series left out of this scrape: --max-series was reached, or a registered metric can't be served.",
+    "flowrra.exporter.series.dropped",
+    scope="exporter",
+    otel_unit="{series}",
+)
+LOG_RECORDS_DROPPED = Metric(
+    "flowrra_exporter_log_records_dropped_total",
+    "counter",
+    "Log records that were not written, because nobody read the log or its disk was full. Only where flowrra-exporter "
+    "writes the log.",
+    "flowrra.exporter.log.records.dropped",
+    scope="exporter",
+    otel_unit="{record}",
+)
+BACKGROUND_ERRORS = Metric(
+    "flowrra_exporter_background_errors_total",
+    "counter",
+    "Failures of what the exporter does beside serving; each is tried again. 'web_config' is the reading of the web "
+    "configuration when its files have changed.",
+    "flowrra.exporter.background.errors",
+    ("work",),
+    scope="exporter",
+    otel_unit="{error}",
+)
+WEB_CONFIG_IN_ORDER = Metric(
+    "flowrra_exporter_web_config_in_order",
+    "gauge",
+    "1 if the web configuration was in order when its files were last read; 0 if what they said before stays in force.",
+    "flowrra.exporter.web_config.in_order",
+    scope="exporter",
+)
+
+OTEL_EXPORTS = Metric(
+    "flowrra_otel_exports_total",
+    "counter",
+    "Pushes of the metrics over OTLP: 'success' if the receiver took all of it, 'partial' if all but some points, "
+    "else 'failure'.",
+    "flowrra.otel.exports",
+    ("result",),
+    scope="exporter",
+    otel_unit="{export}",
+)
+OTEL_POINTS = Metric(
+    "flowrra_otel_points_total",
+    "counter",
+    "Points pushed over OTLP: 'accepted', 'rejected' by a receiver that took their request, or 'dropped' since it "
+    "refused every request with them.",
+    "flowrra.otel.points",
+    ("result",),
+    scope="exporter",
+    otel_unit="{point}",
+)
+OTEL_LAST_EXPORT = Metric(
+    "flowrra_otel_last_export_timestamp_seconds",
+    "gauge",
+    "When the receiver last took a push over OTLP, whole or in part, as a Unix time. Absent until then.",
+    "flowrra.otel.last_export.timestamp",
+    unit="seconds",
+    scope="exporter",
+)
+
+# All of the above, in the order in which they are defined.
+CATALOG: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+
+# Every name that belongs to the exporter in either format; the user's own metrics can't have them.
+RESERVED_NAMES = frozenset(
+    name for metric in CATALOG for name in (metric.name, metric.family_name, *metric.sample_names)
+)

@@ -1,0 +1,49 @@
+"""The app's event loop, its workers' deaths, its brokers' and backends' errors: from ``get_runtime_stats``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowrra_exporter.metrics import catalog
+from flowrra_exporter.metrics.catalog import Metric
+from flowrra_exporter.metrics.collector import ManagementCollector, distribution, number, section
+from flowrra_exporter.metrics.samples import Family
+
+_PLAIN = {
+    "stalls": catalog.EVENT_LOOP_STALLS,
+    "subscriber_dropped": catalog.EVENT_SUBSCRIBER_DROPPED,
+    "subscriber_errors": catalog.EVENT_SUBSCRIBER_ERRORS,
+}
+_LABELLED = {
+    "worker_restarts": catalog.EXECUTOR_WORKER_RESTARTS,
+    "broker_errors": catalog.BROKER_ERRORS,
+    "backend_errors": catalog.BACKEND_ERRORS,
+}
+
+
+class RuntimeCollector(ManagementCollector):
+    """flowrra_event_loop_*, flowrra_event_subscriber_*, worker restarts, broker and backend errors."""
+
+    name = "runtime"
+    method = "get_runtime_stats"
+
+    async def collect(self) -> Sequence[Family]:
+        stats = self._management.read("get_runtime_stats")
+        lag = distribution(stats, "loop_lag")
+        families = [] if lag is None else [Family(catalog.EVENT_LOOP_LAG, [((), lag)])]
+        for key, metric in _PLAIN.items():
+            value = number(stats, key)
+            if value is not None:
+                families.append(Family(metric, [((), value)]))
+        return [*families, *(_by_label(metric, stats, key) for key, metric in _LABELLED.items())]
+
+
+def _by_label(metric: Metric, stats: Mapping[str, Any], key: str) -> Family:
+    family = Family(metric)
+    figures = section(stats, key) or {}
+    for label in figures:
+        value = number(figures, label)
+        if value is not None:
+            family.points.append(((str(label),), value))
+    return family

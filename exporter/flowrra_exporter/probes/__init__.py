@@ -1,0 +1,1 @@
+"""What the probes check, and when an outcome counts."""

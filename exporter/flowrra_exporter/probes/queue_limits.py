@@ -1,0 +1,62 @@
+"""Optional limits of the queues, past which the app isn't ready for more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowrra_exporter.metrics.collector import number, section, timestamp
+from flowrra_exporter.probes.check import Check
+
+_DEPTH, _AGE = "queue_depth", "queue_age"
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """The most tasks that may wait in a queue, and for how many seconds the oldest may; None is no limit."""
+
+    max_pending: int | None = None
+    max_age: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.max_pending is not None or self.max_age is not None
+
+    def checks(self, queues: Mapping[str, Any]) -> list[Check]:
+        """What ``get_queue_stats`` says, as checks. A figure that isn't known fails none.
+
+        Raises:
+            TypeError: A figure is no number or datetime.
+        """
+        figures = {kind: found for kind in queues if (found := section(queues, kind)) is not None}
+        return [
+            Check(name, not problems, "; ".join(problems) or "within the limit")
+            for name, problems in (
+                (_DEPTH, list(self._too_deep(figures))),
+                (_AGE, list(self._too_old(figures))),
+            )
+            if name in self._names
+        ]
+
+    def unknown(self, reason: str) -> list[Check]:
+        """The checks where the queues can't be asked: they pass, and say why they know nothing."""
+        return [Check(name, True, f"not known: {reason}") for name in self._names]
+
+    @property
+    def _names(self) -> list[str]:
+        limits = {_DEPTH: self.max_pending, _AGE: self.max_age}
+        return [name for name, limit in limits.items() if limit is not None]
+
+    def _too_deep(self, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        for kind, found in figures.items():
+            pending = number(found, "pending")
+            if self.max_pending is not None and pending is not None and pending > self.max_pending:
+                yield f"{kind}: {pending} tasks wait, at most {self.max_pending} may"
+
+    def _too_old(self, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        for kind, found in figures.items():
+            since = timestamp(found, "oldest_pending_at")
+            age = 0.0 if since is None else time.time() - since
+            if self.max_age is not None and age > self.max_age:
+                yield f"{kind}: a task waits for {age:.1f} s, at most {self.max_age:g} s are allowed"

@@ -1,0 +1,193 @@
+"""What an executor asks of the place where its tasks come from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from flowrra.brokers.base import BaseBroker, QueueFigures
+from flowrra.exceptions import BackendError, PartialSubmissionError
+from flowrra.executors.job import Job
+from flowrra.executors.records import RecordStore
+from flowrra.executors.workers import Workers
+from flowrra.registry import TaskRegistry
+from flowrra.submission import NO_OPTIONS, SubmitOptions
+from flowrra.task import CANCELLED, TaskResult
+from flowrra.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+
+class TaskSource(ABC):
+    """Where tasks come from and go back to. It fills the workers' queue, and is told what becomes of attempts.
+
+    Args:
+        workers: Whose queue it fills.
+        records: Where the records of its tasks are kept.
+        registry: The tasks that are known here.
+        telemetry: Counts what happens to them.
+
+    Attributes:
+        shared: Whether other processes can run what is given back.
+        consumes: Whether it brings tasks at all, or leaves them to other processes.
+        max_waiting: Tasks that may wait in this process before a submission waits for room.
+        paused: Whether it brings no tasks by request; None if that isn't known.
+        broker: The broker that it stands for; None if tasks stay in this process.
+        name, namespace: Of the broker.
+        errors: How many operations of the broker failed, by operation.
+    """
+
+    shared: bool
+    consumes: bool
+    max_waiting: int
+    paused: bool | None = False
+    broker: BaseBroker | None = None
+    name: str
+    namespace = "flowrra"
+
+    def __init__(self, workers: Workers, records: RecordStore, registry: TaskRegistry, telemetry: Telemetry) -> None:
+        self.workers = workers
+        self.records = records
+        self.registry = registry
+        self.telemetry = telemetry
+        self.errors: Counter[str] = Counter()
+        # Held while a task is submitted under an id of the caller's.
+        self._claimed: dict[str, asyncio.Future[None]] = {}
+
+    @property
+    def error(self) -> str | None:
+        """What keeps it from bringing tasks now; None if nothing does."""
+        return None
+
+    @property
+    def restarts(self) -> int:
+        """How often something of it died and was replaced."""
+        return 0
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        """Accept tasks from now on, on the running event loop."""
+        self._claimed.clear()
+
+    def start(self) -> None:
+        """Bring tasks to the workers from now on."""
+
+    async def stop_fetching(self) -> None:
+        """Bring no more tasks."""
+
+    async def close(self, left: float) -> None:
+        """Say what is still to be said, and end.
+
+        Args:
+            left: Seconds that the caller has left.
+        """
+
+    @abstractmethod
+    async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+        """Its event loop was closed without a stop: these jobs can't run here any more."""
+
+    # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def submit(self, job: Job, options: SubmitOptions) -> bool:
+        """Record and queue a task.
+
+        Returns:
+            False if a task of its id is known already.
+
+        Raises:
+            BackendError: It could not be recorded or queued.
+            SerializationError: It can't be written down.
+            ExecutorNotRunningError: It was stopped meanwhile.
+        """
+
+    async def submit_many(self, jobs: AsyncIterator[Job]) -> list[str]:
+        """:meth:`submit` for many.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            PartialSubmissionError: That failed after some of them.
+        """
+        ids: list[str] = []
+        async for job in jobs:
+            try:
+                await self.submit(job, NO_OPTIONS)
+            except BackendError as error:
+                if ids:
+                    raise PartialSubmissionError(str(error), ids, []) from error
+                raise
+            ids.append(job.task.id)
+        return ids
+
+    def claim_id(self, task_id: str) -> AbstractAsyncContextManager[bool]:
+        """To be entered around the submission of a task under an id of the caller's; whether it is to be submitted."""
+        return self._claim(task_id)
+
+    @asynccontextmanager
+    async def _claim(self, task_id: str) -> AsyncIterator[bool]:
+        while task_id in self._claimed:  # another call may still fail, and is waited for
+            await asyncio.shield(self._claimed[task_id])
+        claim = self._claimed[task_id] = asyncio.get_running_loop().create_future()
+        try:
+            known = await self.records.results.get(task_id)
+            yield known is None or _was_refused(known) or await self._is_lost(known)
+        finally:
+            del self._claimed[task_id]
+            claim.set_result(None)
+
+    async def _is_lost(self, known: TaskResult) -> bool:
+        """Whether a record is all that is left of a task."""
+        return False
+
+    @abstractmethod
+    def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
+        """An attempt begins. Returns what is to be awaited before it runs."""
+
+    @abstractmethod
+    def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
+        """An attempt has ended, as its record says: keep that, and plan the next one if there is to be one.
+
+        Returns:
+            What is to be awaited before the attempt is over.
+        """
+
+    @abstractmethod
+    async def release(self, job: Job) -> None:
+        """Take back a task that waited here, as the executor stops."""
+
+    @abstractmethod
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a task, be it waiting or running; a running one is waited for, some seconds.
+
+        Returns:
+            True if it ended by this call; False if it is unknown, was over already, or would not end.
+        """
+
+    @abstractmethod
+    async def size(self) -> int:
+        """How many tasks are due and wait for a worker, wherever that is.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+
+    @abstractmethod
+    async def figures(self) -> QueueFigures:
+        """What waits and is under way, wherever that is.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+
+
+def _was_refused(known: TaskResult) -> bool:
+    """Whether a task could not be queued: it was never one, and this is the next try."""
+    return known.status is CANCELLED and (known.error or "").startswith("not queued: ")

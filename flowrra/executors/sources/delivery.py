@@ -1,0 +1,180 @@
+"""What a worker does with a task that it was given: run it, hand it on, or end it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from flowrra import codec
+from flowrra.brokers.base import Delivery, LeasingBroker, Outcome, Verb
+from flowrra.exceptions import BackendError
+from flowrra.executors.job import Job
+from flowrra.executors.records import RecordStore
+from flowrra.executors.sources.holdings import Holdings
+from flowrra.executors.sources.settler import Settler
+from flowrra.executors.workers import Workers
+from flowrra.registry import TaskRegistry
+from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult, TaskStatus
+from flowrra.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two log lines of tasks that this worker doesn't know.
+UNKNOWN_SILENCE = 1.0
+# Tasks that are given up in one go, as no worker knows them.
+OVERDUE_BATCH = 100
+
+
+class Deliveries:
+    """Takes in what a broker delivers. Whatever is wrong with a delivery costs itself alone.
+
+    Args:
+        broker: The broker.
+        workers: What runs the tasks.
+        records: Where their records are kept.
+        registry: The tasks that are known here.
+        telemetry: Counts what happens to them.
+        holdings: What is held.
+        settler: Is told of what is not run.
+    """
+
+    def __init__(
+        self,
+        broker: LeasingBroker,
+        workers: Workers,
+        records: RecordStore,
+        registry: TaskRegistry,
+        telemetry: Telemetry,
+        holdings: Holdings,
+        settler: Settler,
+    ) -> None:
+        self._broker = broker
+        self._workers = workers
+        self._records = records
+        self._registry = registry
+        self._telemetry = telemetry
+        self._holdings = holdings
+        self._settler = settler
+        # Tasks of unknown names since the last log line, and until when there is no other one.
+        self._unknown, self._unknown_silence = 0, 0.0
+
+    async def accept(self, delivery: Delivery) -> None:
+        """Run a task in the next free slot, unless there is a reason not to."""
+        try:
+            await self._deliver(delivery)
+        except Exception as error:
+            logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
+            reason = f"it could not be delivered: {type(error).__name__}"
+            self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason))
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        task = delivery.task
+        if self._holdings.has_still(delivery.task_id):
+            return
+        if task is None:
+            self._put_aside(delivery, delivery.error or "")
+            return
+        if task.id != delivery.task_id:
+            self._put_aside(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
+            return
+        record = await self._record_of(task, delivery.submitted_at)
+        if delivery.is_cancelled:
+            await self.end_cancelled(task, record, delivery.call)
+        elif task.name not in self._registry.by_name:
+            self._refuse(delivery, task)
+        elif delivery.deliveries >= self._broker.max_deliveries:
+            reason = f"given up after {delivery.deliveries} deliveries: its workers were not heard of any more"
+            await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
+        else:
+            self._run(delivery, task, record)
+
+    def _run(self, delivery: Delivery, task: Task, record: TaskResult) -> None:
+        telemetry = self._telemetry.register(task.name, self._workers.kind)
+        job = Job(task, record, self._registry.by_name[task.name], telemetry, time.monotonic() - delivery.waited)
+        job.call, job.is_decoded = delivery.call, True
+        if delivery.deliveries:
+            telemetry.count_redelivered()
+            logger.warning(
+                "task delivered again task=%s id=%s deliveries=%d", task.name, task.id, delivery.deliveries + 1
+            )
+        job.taken_at = time.monotonic()
+        self._holdings.held[task.id] = job
+        self._records.taken(record)
+        self._workers.put(job)
+
+    def _put_aside(self, delivery: Delivery, reason: str) -> None:
+        logger.error("queued task not readable, put aside id=%r error=%s", delivery.task_id, reason)
+        self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason))
+
+    async def _record_of(self, task: Task, submitted_at: datetime | None) -> TaskResult:
+        if submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
+            return await self._records.of(task)
+        return TaskResult(
+            task.id,
+            PENDING,
+            task.name,
+            submitted_at=submitted_at,
+            retries=task.current_retry,
+            args=task.args,
+            kwargs=task.kwargs,
+        )
+
+    # ── what is not run ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _refuse(self, delivery: Delivery, task: Task) -> None:
+        """Leave a task to a worker that knows it, now or after a deploy."""
+        self._log_unknown(task)
+        text = codec.encode_task(task, delivery.submitted_at, delivery.call)
+        self._holdings.refused[task.id] = Outcome(Verb.RETRY, task.id, text=text, priority=task.priority)
+        self._settler.add(Outcome(Verb.NACK, task.id, text=task.name))
+
+    def _log_unknown(self, task: Task) -> None:
+        """A queue may be full of them: one line a second says enough."""
+        self._unknown += 1
+        if time.monotonic() >= self._unknown_silence:
+            logger.error(
+                "unknown task, left to other workers task=%r id=%s count=%d", task.name, task.id, self._unknown
+            )
+            self._unknown, self._unknown_silence = 0, time.monotonic() + UNKNOWN_SILENCE
+
+    async def give_up_unknown(self, names: Sequence[str]) -> None:
+        """End the tasks of these names, for which no worker has come in time."""
+        try:
+            for name in names:
+                while True:
+                    deliveries, _ = await self._broker.take(OVERDUE_BATCH, name=name)
+                    for delivery in deliveries:
+                        await self._give_up(delivery)
+                    if not deliveries:
+                        break
+        except BackendError as error:
+            logger.warning("unknown tasks not given up, tried again later names=%s error=%s", names, error)
+
+    async def _give_up(self, delivery: Delivery) -> None:
+        task = delivery.task
+        if task is None:
+            self._put_aside(delivery, delivery.error or "")
+            return
+        reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
+        record = await self._record_of(task, delivery.submitted_at)
+        reason = f"Task '{task.name}' not registered: {reason}"
+        await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
+
+    async def end_cancelled(self, task: Task, record: TaskResult, call: str | None) -> None:
+        """Settle a task that was cancelled before it ran."""
+        await self._end(task, record, CANCELLED, "cancelled before it ran: by request", Verb.COMPLETE, call)
+
+    async def _end(
+        self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb, call: str | None
+    ) -> None:
+        record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
+        if verb is Verb.DEAD_LETTER:
+            logger.error("task put aside as dead task=%s id=%s reason=%s", task.name, task.id, reason)
+        elif task.name in self._registry.by_name:
+            self._telemetry.register(task.name, self._workers.kind).count_cancelled_before_start()
+        await self._records.store(record)
+        encoded = self._records.encoded(record, call)
+        self._settler.add(Outcome(verb, task.id, text=reason, record=encoded, status=status))
+        self._records.publish(record)

@@ -1,0 +1,63 @@
+"""The tasks that a worker holds by leases."""
+
+from __future__ import annotations
+
+import logging
+
+from flowrra.brokers.base import Outcome
+from flowrra.executors.job import Job
+
+logger = logging.getLogger(__name__)
+
+
+class Holdings:
+    """Everything that was taken from a broker and is not settled there.
+
+    Args:
+        kind: Names the executor in the log.
+
+    Attributes:
+        held: The jobs by id. Copied by the heartbeat's thread, in one step.
+        leaving: Those of them whose outcome is being told.
+        refused: What this worker doesn't know and is handing on, as it came.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self.held: dict[str, Job] = {}
+        self.leaving: dict[str, Job] = {}
+        self.refused: dict[str, Outcome] = {}
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.held.clear()
+        self.leaving.clear()
+        self.refused.clear()
+
+    def ids(self) -> list[str]:
+        """What is held, from any thread."""
+        return list(self.held.copy())
+
+    def has_still(self, task_id: str) -> bool:
+        """Whether a task whose lease had lapsed came back to the worker that has it: then it goes on. What is given
+        back or is to be retried comes anew, perhaps before this worker hears that the server knows."""
+        held, leaving = self.held.get(task_id), self.leaving.get(task_id)
+        if held is None or (leaving is held and not held.record.is_complete):
+            return False
+        logger.warning("lease had lapsed, and is held again executor=%s id=%s", self._kind, task_id)
+        return True
+
+    def settled(self, task_ids: list[str]) -> None:
+        """The broker knows what became of these."""
+        for task_id in task_ids:
+            self.refused.pop(task_id, None)
+            told = self.leaving.pop(task_id, None)
+            if told is None or self.held.get(task_id) is told:  # else it has come back already
+                self.held.pop(task_id, None)
+
+    def lose(self, task_id: str) -> bool:
+        """Hold a task no more that another worker has got; False if it isn't held, or is leaving anyway."""
+        if task_id not in self.held or task_id in self.leaving:
+            return False
+        del self.held[task_id]
+        return True

@@ -1,0 +1,140 @@
+"""Tasks that never leave this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any
+
+from flowrra.brokers.base import QueueFigures
+from flowrra.exceptions import ExecutorNotRunningError
+from flowrra.executors.job import Job
+from flowrra.executors.records import RecordStore
+from flowrra.executors.sources.base import TaskSource
+from flowrra.executors.workers import Workers
+from flowrra.registry import TaskRegistry
+from flowrra.submission import SubmitOptions
+from flowrra.task import CANCELLED, RETRYING
+from flowrra.telemetry import Telemetry
+
+
+class MemorySource(TaskSource):
+    """The workers' own queue is all there is.
+
+    Args:
+        workers, records, registry, telemetry: See :class:`TaskSource`.
+        max_waiting: Tasks that may wait before a submission waits for room.
+    """
+
+    shared = False
+    consumes = True
+    name = "memory"
+
+    def __init__(
+        self,
+        workers: Workers,
+        records: RecordStore,
+        registry: TaskRegistry,
+        telemetry: Telemetry,
+        max_waiting: int,
+    ) -> None:
+        super().__init__(workers, records, registry, telemetry)
+        self.max_waiting = max_waiting
+        self._is_closed = True
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        super().open()
+        self._is_closed = False
+
+    async def close(self, left: float) -> None:
+        self._is_closed = True
+
+    async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+        self._is_closed = True
+        reason = "the event loop was closed without stopping the app"
+        for job in running:
+            job.telemetry.count_cancelled()
+            await self.records.end(job.record, CANCELLED, f"cancelled while running: {reason}")
+        for job in waiting:
+            await self._end_waiting(job, reason)
+
+    # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(self, job: Job, options: SubmitOptions) -> bool:
+        if job.has_changeable_arguments:
+            job.keep_arguments()
+        recording = self.records.accepted(job.record)
+        if recording is not None:
+            await self._record(job, recording)
+        self.records.publish(job.record)
+        queueing = self._queue(job, options.delay)
+        if queueing is not None:
+            await queueing
+        job.telemetry.count_submitted()
+        return True
+
+    async def _record(self, job: Job, recording: Awaitable[None]) -> None:
+        """Record a new task on a backend that takes its time, while its place in the queue is kept."""
+        queue = self.workers.queue
+        queue.reserved += 1
+        try:
+            await recording
+        except BaseException:
+            queue.offer_room()
+            raise
+        finally:
+            queue.reserved -= 1
+        if self._is_closed:
+            await self.records.end(job.record, CANCELLED, "cancelled before it ran: the app stopped")
+            raise ExecutorNotRunningError
+
+    def _queue(self, job: Job, delay: float) -> Coroutine[Any, Any, None] | None:
+        if delay:
+            self.workers.put_later(job, delay)
+        else:
+            self.workers.put(job)
+        return None
+
+    def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
+        return self.records.started(job.record)
+
+    def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
+        return self.records.finished(job, self._plan_next)
+
+    def _plan_next(self, job: Job, is_stored: bool) -> None:
+        if job.record.status is RETRYING:
+            job.begin_wait(time.monotonic() + job.retry_after)
+            self.workers.put_later(job, job.retry_after)
+
+    async def release(self, job: Job) -> None:
+        await self._end_waiting(job, "the app stopped")
+
+    async def cancel(self, task_id: str) -> bool:
+        waiting = self.workers.withdraw(task_id)
+        if waiting is not None:
+            await self._end_waiting(waiting, "by request")
+            return True
+        return await self.workers.cancel(task_id)
+
+    async def _end_waiting(self, job: Job, reason: str) -> None:
+        job.end_wait()
+        job.telemetry.count_cancelled_before_start()
+        await self.records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
+
+    # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def size(self) -> int:
+        return self.workers.queue.size
+
+    async def figures(self) -> QueueFigures:
+        workers = self.workers
+        return QueueFigures(
+            pending=workers.queue.size,
+            delayed=workers.queue.delayed,
+            in_flight=len(workers.running),
+            dead=0,
+            oldest_pending_at=workers.oldest_waiting_at(),
+            unknown=0,
+        )

@@ -1,0 +1,185 @@
+"""Tasks from a broker that can be pushed to and popped from, and no more: what a user may write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from flowrra.backoff import Backoff
+from flowrra.brokers.base import BaseBroker, QueueFigures
+from flowrra.exceptions import TaskNotFoundError
+from flowrra.executors.job import Job
+from flowrra.executors.outcomes import describe
+from flowrra.executors.records import RecordStore
+from flowrra.executors.sources.memory import MemorySource
+from flowrra.executors.workers import Workers
+from flowrra.registry import TaskRegistry
+from flowrra.supervision import Supervised
+from flowrra.task import CANCELLED, FAILED, PENDING, Task
+from flowrra.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+POP_TIMEOUT = 1.0
+FREE_SLOT_CHECK = 0.01
+REPLACEMENT_DELAY = 0.05
+
+
+class PolledSource(MemorySource):
+    """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process.
+
+    Survives every failure of the broker, and says so.
+
+    Args:
+        workers, records, registry, telemetry: See :class:`TaskSource`.
+        broker: The broker.
+        consumes: Whether tasks are taken at all.
+    """
+
+    shared = True
+    paused = None
+    broker: BaseBroker
+
+    def __init__(
+        self,
+        workers: Workers,
+        records: RecordStore,
+        registry: TaskRegistry,
+        telemetry: Telemetry,
+        broker: BaseBroker,
+        consumes: bool,
+    ) -> None:
+        super().__init__(workers, records, registry, telemetry, sys.maxsize)
+        self.broker = broker
+        self.name = type(broker).__name__
+        self.errors.update({"push": 0, "pop": 0})
+        self.consumes = consumes
+        self._error: str | None = None
+        self._restarts = 0
+        self._polling = Supervised(self._poll, f"flowrra-{workers.kind}-poll", REPLACEMENT_DELAY, self._count_death)
+
+    @property
+    def error(self) -> str | None:
+        return self._error
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts
+
+    # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        self._is_fetching = self.consumes
+        if self.consumes:
+            self._polling.start()
+
+    def _count_death(self, error: BaseException | None) -> None:
+        self._restarts += 1
+        logger.error("polling died, replaced executor=%s error=%r", self.workers.kind, error)
+
+    async def stop_fetching(self) -> None:
+        """Take no more; a task that is just being taken is still delivered."""
+        self._is_fetching = False
+        polling = self._polling.release()
+        if polling is not None:
+            await asyncio.wait({polling}, timeout=2 * POP_TIMEOUT)
+            polling.cancel()
+
+    async def _poll(self) -> None:
+        backoff = Backoff(0.1, 5.0)
+        while self._is_fetching:
+            if len(self.workers.running) + self.workers.queue.size >= self.workers.slots:
+                await asyncio.sleep(FREE_SLOT_CHECK)
+                continue
+            try:
+                task = await self.broker.pop(timeout=POP_TIMEOUT)
+            except Exception as error:  # noqa: BLE001 - a broker may raise anything
+                self.errors["pop"] += 1
+                self._error = f"{type(error).__name__}: {error}"
+                pause = backoff.next()
+                logger.warning(
+                    "broker not readable, trying again executor=%s in=%.1f error=%r",
+                    self.workers.kind,
+                    pause,
+                    self._error,
+                )
+                await asyncio.sleep(pause)
+                continue
+            self._error = None
+            backoff.reset()
+            if task is not None:
+                await self._deliver(task)
+
+    async def _deliver(self, task: Task) -> None:
+        record = await self.records.of(task)
+        try:
+            definition = self.registry.definition(task.name)
+        except TaskNotFoundError as error:
+            logger.error("unknown task from the broker, failed task=%r id=%s", task.name, task.id)
+            await self.records.end(record, FAILED, describe(error))
+            return
+        telemetry = self.telemetry.register(task.name, self.workers.kind)
+        job = Job(task, record, definition, telemetry, time.monotonic())
+        job.is_decoded = True
+        self.workers.put(job)
+
+    async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+        self._is_fetching = False
+        self._polling.release()
+        await super().abandon(running, waiting)
+
+    # ── giving back ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _queue(self, job: Job, delay: float) -> Coroutine[Any, Any, None] | None:
+        return super()._queue(job, delay) if delay else self._push(job)
+
+    async def _push(self, job: Job) -> None:
+        try:
+            await self.broker.push(job.task)
+        except BaseException as error:
+            self.errors["push"] += 1
+            await self.records.end(job.record, CANCELLED, f"not queued: {describe(error)}")
+            raise
+
+    def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
+        if job.record.status is PENDING:
+            return self._give_back(job)
+        return super().finished(job)
+
+    async def _give_back(self, job: Job) -> None:
+        """Return the task of an attempt that was ended for it."""
+        await self.records.store(job.record)
+        error = await self._push_back(job)
+        if error is not None:
+            job.record.status, job.record.error, job.record.finished_at = CANCELLED, error, datetime.now(UTC)
+            await self.records.store(job.record)
+
+    async def release(self, job: Job) -> None:
+        job.end_wait()
+        error = await self._push_back(job)
+        if error is not None:
+            await self.records.end(job.record, CANCELLED, error)
+
+    async def _push_back(self, job: Job) -> str | None:
+        """Return a task to the broker, for another process or a later time. Returns what it ends with if that fails."""
+        try:
+            await self.broker.push(job.task)
+        except Exception:
+            self.errors["push"] += 1
+            logger.exception("task not given back to the broker task=%s id=%s", job.definition.name, job.task.id)
+            return "cancelled: the app stopped, and the broker did not take it back"
+        return None
+
+    # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def size(self) -> int:
+        return self.workers.queue.size + await self.broker.size()
+
+    async def figures(self) -> QueueFigures:
+        # The broker knows only what is due, and this process but its own part of the rest.
+        return QueueFigures(await self.size(), None, None, None, None, None)

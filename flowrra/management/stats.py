@@ -1,0 +1,105 @@
+"""The app at a glance, and how it fares in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import cast
+
+from flowrra import loop_monitor
+from flowrra.app import Flowrra
+from flowrra.backends.base import BaseResultBackend
+from flowrra.brokers.base import LeasingBroker
+from flowrra.executors.base import BaseTaskExecutor
+from flowrra.management.answers import ExecutorStats, RuntimeStats, Stall, Stats, TaskCounts, TaskStats
+from flowrra.management.health import in_time
+from flowrra.management.queues import leasing_brokers
+from flowrra.management.schedules import scheduler_summary
+
+# How many names are read before other threads, such as the app's, get the interpreter lock: about half a millisecond.
+_NAMES_IN_ONE_GO = 128
+
+
+async def stats(app: Flowrra) -> Stats:
+    """The app at a glance; what a server doesn't tell in time is None."""
+    executors = app.executors
+    counts, scheduler = await asyncio.gather(
+        asyncio.gather(*(in_time(executor.source.size()) for executor in executors.values())),
+        scheduler_summary(app),
+    )
+    return {
+        "app": {"running": app.is_running},
+        "executors": {"io": _executor_stats(executors.get("io")), "cpu": _executor_stats(executors.get("cpu"))},
+        "tasks": _task_counts(len(app.registry), counts),
+        "scheduler": scheduler,
+    }
+
+
+def _executor_stats(executor: BaseTaskExecutor | None) -> ExecutorStats | None:
+    if executor is None:
+        return None
+    return {"running": executor.is_running, "workers": executor.workers, "busy": executor.busy_workers}
+
+
+def _task_counts(registered: int, counts: Sequence[tuple[int | None, str]]) -> TaskCounts:
+    known = [count for count, _ in counts if count is not None]
+    if len(known) == len(counts):
+        return {"registered": registered, "pending": sum(known)}
+    errors = "; ".join(dict.fromkeys(error for _, error in counts if error))
+    return {"registered": registered, "pending": None, "pending_error": errors}
+
+
+def task_stats(app: Flowrra) -> dict[str, TaskStats]:
+    """What happened to the tasks of each registered name."""
+    oldest: dict[str, datetime] = {}
+    for executor in app.executors.values():
+        oldest.update(executor.oldest_running_at())
+    found: dict[str, TaskStats] = {}
+    for name, telemetry in app.telemetry.tasks.copy().items():
+        found[name] = cast(TaskStats, telemetry.snapshot(oldest.get(name)))
+        if len(found) % _NAMES_IN_ONE_GO == 0:
+            time.sleep(0)  # releases the interpreter lock; waits for nothing
+    return found
+
+
+def runtime_stats(app: Flowrra) -> RuntimeStats:
+    """How the app fares in this process."""
+    executors = app.executors
+    return {
+        "loop_lag": app.loop_monitor.lag(),
+        "stalls": app.loop_monitor.stalls,
+        "blocking": _stall(app.loop_monitor.current_stall()),
+        "last_stall": _stall(app.loop_monitor.last_stall),
+        "worker_restarts": {kind: executor.worker_restarts for kind, executor in executors.items()},
+        "broker_errors": {
+            **_add_up(executor.broker_errors for executor in executors.values()),
+            **_left_out(list(leasing_brokers(app).values())),
+        },
+        "backend_errors": {
+            **_add_up(executor.backend_errors for executor in executors.values()),
+            **_left_out([app.results]),
+        },
+        "subscriber_dropped": app.events.dropped,
+        "subscriber_errors": app.events.errors,
+    }
+
+
+def _stall(stall: loop_monitor.Stall | None) -> Stall | None:
+    return None if stall is None else cast(Stall, stall._asdict())
+
+
+def _add_up(counters: Iterable[Counter[str]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for counter in counters:
+        for operation, count in counter.copy().items():
+            total[operation] = total.get(operation, 0) + count
+    return total
+
+
+def _left_out(sources: Sequence[BaseResultBackend | LeasingBroker]) -> dict[str, int]:
+    """What lists left out, as it could not be read; nothing for what is read from no server."""
+    kinds = [kind for source in sources for kind in source.set_aside]
+    return {"list": sum(kind.count for kind in kinds)} if kinds else {}

@@ -1,0 +1,95 @@
+"""Schedules as rows of a table, and the rows read back, whatever somebody has written into them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from flowrra import codec, tags
+from flowrra.scheduler.backends.sql_schema import DEFINED
+from flowrra.scheduler.local_time import local, micros
+from flowrra.scheduler.models import ScheduledTask, ScheduleType, check, definition_key
+
+
+def written(task: ScheduledTask) -> dict[str, Any]:
+    """The row of a schedule, by column."""
+    values = {column.name: getattr(task, column.name) for column in DEFINED}
+    due = None if task.next_run_at is None else micros(task.next_run_at)
+    args, kwargs = codec.written_call(task.args, task.kwargs, task.task_name)
+    return {
+        **values,
+        "schedule_type": task.schedule_type.value,
+        "args": args,
+        "kwargs": kwargs,
+        "due": due,
+        "definition": definition_of(task),
+    }
+
+
+def definition_of(task: ScheduledTask) -> str | None:
+    """What schedules that mean the same have in common; None for one that can't be read."""
+    try:
+        return definition_key(task)
+    except (ValueError, TypeError):  # unreadable; it is kept, and is broken when it becomes due
+        return None
+
+
+def read_task(row: Any) -> ScheduledTask:
+    """The schedule of a row, as far as it can be read; ``broken`` says what can't."""
+    return read_row(row)[0]
+
+
+def read_row(row: Any) -> tuple[ScheduledTask, str | None]:
+    """A schedule, and what of its row can't be read, for which something empty stands in; ``broken`` says it too."""
+    fields, faults = {column.name: row[column.name] for column in DEFINED}, []
+    for name, (read, stand_in) in _READERS.items():
+        try:
+            fields[name] = read(fields[name])
+        except (ValueError, TypeError, RecursionError) as error:
+            faults.append(f"{name} {fields[name]!r} can't be read: {error}")
+            fields[name] = stand_in
+    try:
+        if row["due"] is not None:
+            fields["next_run_at"] = local(row["due"])
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        faults.append(f"due {row['due']!r} can't be read: {error}")
+    task = ScheduledTask(**fields)
+    try:
+        if not faults:
+            check(task)
+    except (TypeError, ValueError) as error:
+        faults.append(str(error))
+    fault = "; ".join(faults) or None
+    task.broken = fault or task.broken
+    return task, fault
+
+
+def _arguments(kind: type[Any]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        found = json.loads(value) if isinstance(value, str) else value  # 0.1.8 put text into PostgreSQL's JSON too
+        if not isinstance(found, kind):
+            raise TypeError(f"it is not a {kind.__name__}")
+        return tuple(tags.read(found)) if kind is list else tags.read_values(found)
+
+    return read
+
+
+def _datetime(value: Any) -> datetime | None:
+    if value is not None and not isinstance(value, datetime):
+        raise TypeError("it is not a time")
+    return value
+
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - local
+_READERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "schedule_type": (ScheduleType, ScheduleType.ONE_TIME),
+    "args": (_arguments(list), ()),
+    "kwargs": (_arguments(dict), {}),
+    "enabled": (bool, True),
+    "last_run_at": (_datetime, None),
+    "next_run_at": (_datetime, None),
+    "created_at": (_datetime, _EPOCH),
+    "updated_at": (_datetime, _EPOCH),
+}

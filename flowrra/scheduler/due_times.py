@@ -1,0 +1,92 @@
+"""When what is due: the due times of schedules, which of them still run, and when a submission is tried again."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+from flowrra.ranges import SOME_SECONDS
+from flowrra.scheduler.cron import CronExpression
+from flowrra.scheduler.local_time import LOCAL, local, micros
+from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
+
+# Microseconds between two tries of a submission, at first and at the most.
+RETRY = 1_000_000
+LONGEST_RETRY = 10_000_000
+MOST_COUNTED = 20_000
+# Of a schedule that makes up for all that it missed, so many of the latest due times.
+MOST_MADE_UP = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What becomes of a schedule that is due: the due times to run, those that are too long ago, the next one (None: no
+    more), and how many were collapsed into these."""
+
+    due: tuple[int, ...]
+    missed: tuple[int, ...]
+    following: int | None
+    collapsed: int
+
+
+def latest_start(task: ScheduledTask, due: int) -> int:
+    """Until when the run that was due then may still happen."""
+    return due + round(task.misfire_grace * 1_000_000)
+
+
+def retry_at(run: Run, now: int) -> int | None:
+    """When a run that could not be submitted just now is tried again; None if it would be too late by then."""
+    at = now + min(RETRY * 2 ** min(run.attempts, 10), LONGEST_RETRY)
+    return at if at <= run.until else None
+
+
+def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | None:
+    """The due time that follows the one at ``after``; None if there is none.
+
+    Raises:
+        ValueError: The schedule can't be read.
+    """
+    if task.schedule_type is ScheduleType.ONE_TIME:
+        return None
+    if task.schedule_type is ScheduleType.INTERVAL:
+        interval = float(task.schedule)
+        SOME_SECONDS.check("interval", interval)
+        if (step := round(interval * 1_000_000)) == 0:
+            raise ValueError(f"interval must be a microsecond at least, not {interval!r} s")
+        return after + step
+    zone = ZoneInfo(task.timezone) if task.timezone else zone
+    instant = datetime.fromtimestamp(after / 1_000_000, UTC)
+    return micros(CronExpression(task.schedule).next_after(instant, zone))
+
+
+def first_run(task: ScheduledTask, now: int, zone: tzinfo) -> datetime | None:
+    """When a schedule that is made, enabled or repaired now is due first, as a naive local time; None if never."""
+    if task.schedule_type is ScheduleType.ONE_TIME:
+        return local(micros(datetime.fromisoformat(task.schedule)))
+    due = following(task, now, zone)
+    return None if due is None else local(due)
+
+
+def fire(task: ScheduledTask, due: int, now: int, zone: tzinfo = LOCAL) -> Firing:
+    """The runs of a schedule that has been due since ``due``: of the latest due time, or of all that are not too long
+    ago.
+
+    Raises:
+        ValueError: The schedule can't be read.
+    """
+    most = MOST_MADE_UP if task.misfire == "all" else 1
+    times, after, count = deque([due], most), following(task, due, zone), 1
+    if task.schedule_type is ScheduleType.INTERVAL and after is not None and after <= now:
+        step = after - due
+        count += (now - due) // step
+        after = due + count * step
+        times = deque((after - back * step for back in range(min(count, most), 0, -1)), most)
+    while after is not None and after <= now:
+        times.append(after)
+        after, count = following(task, after, zone), count + 1
+        if count > MOST_COUNTED:  # of a schedule that was away for weeks, the rest isn't counted
+            after = following(task, now, zone)
+    missed = tuple(at for at in times if now > latest_start(task, at))
+    return Firing(tuple(times)[len(missed) :], missed, after, count - len(times))

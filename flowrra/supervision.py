@@ -1,0 +1,80 @@
+"""Asyncio tasks beside the user's: each in a context of its own, replaced when it dies, and ended for certain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+# Seconds after which what is to end is cancelled again.
+CANCEL_REPEAT = 0.05
+
+
+def spawn(coroutine: Coroutine[Any, Any, Value], name: str | None = None) -> asyncio.Task[Value]:
+    """Run a coroutine on the running event loop, in an empty context: it is no part of the task that calls this."""
+    return asyncio.get_running_loop().create_task(coroutine, name=name, context=contextvars.Context())
+
+
+async def cancel_until_ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended: a driver may lose a cancellation that comes while it connects."""
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_REPEAT)
+
+
+class Supervised:
+    """An asyncio task that goes on until it is stopped, and is replaced when it dies.
+
+    Args:
+        work: Makes what is run.
+        name: Of the asyncio task.
+        delay: Seconds before it is replaced. A loop that cancels everything because it is about to close is closed by
+            then.
+        on_death: Called with what it died of; None is a cancellation, or its end.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        delay: float,
+        on_death: Callable[[BaseException | None], None],
+    ) -> None:
+        self._work = work
+        self._name = name
+        self._delay = delay
+        self._on_death = on_death
+        self._task: asyncio.Task[None] | None = None
+        self._is_wanted = False
+
+    def start(self) -> None:
+        """Begin on the running event loop."""
+        self._is_wanted = True
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._is_wanted:
+            self._task = spawn(self._work(), self._name)
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task is self._task and self._is_wanted and not task.get_loop().is_closed():
+            self._on_death(None if task.cancelled() else task.exception())
+            task.get_loop().call_later(self._delay, self._begin, context=contextvars.Context())
+
+    def release(self) -> asyncio.Task[None] | None:
+        """Replace it no more. Returns what runs, if anything does: it is the caller's to end."""
+        self._is_wanted = False
+        task, self._task = self._task, None
+        return task
+
+    async def stop(self) -> None:
+        """End it."""
+        task = self.release()
+        if task is not None:
+            await cancel_until_ended(task)

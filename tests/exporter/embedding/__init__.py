@@ -1,0 +1,1 @@
+"""Metrics and probes inside a program of the user's."""

@@ -1,0 +1,1 @@
+"""The HTTP server, who may come in, and the page."""

@@ -1,0 +1,154 @@
+"""A user's own store, of no more than the abstract methods, keeps schedules; to run them it needs claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from flowrra.registry import TaskRegistry
+from flowrra.scheduler import ScheduledTask, Scheduler, ScheduleType
+from flowrra.scheduler.backends import BaseSchedulerBackend
+from flowrra.scheduler.local_time import LOCAL
+
+LATER = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - the stores' datetimes are local
+
+
+class Shelf(BaseSchedulerBackend):
+    """Keeps schedules in a dict, as Flowrra 0.1 would have had it: it knows of no zones."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, ScheduledTask] = {}
+        self.finds_nothing_at_first = False
+
+    async def create(self, task: ScheduledTask) -> None:
+        if task.id in self.tasks:
+            raise ValueError(f"Scheduled task '{task.id}' already exists")
+        self.tasks[task.id] = replace(task)
+
+    async def update(self, task: ScheduledTask) -> None:
+        if task.id not in self.tasks:
+            raise ValueError(f"Scheduled task '{task.id}' not found")
+        self.tasks[task.id] = replace(task)
+
+    async def delete(self, task_id: str) -> bool:
+        return self.tasks.pop(task_id, None) is not None
+
+    async def get(self, task_id: str) -> ScheduledTask | None:
+        found = self.tasks.get(task_id)
+        return None if found is None else replace(found)
+
+    async def list_all(self) -> list[ScheduledTask]:
+        return list(self.tasks.values())
+
+    async def list_enabled(self) -> list[ScheduledTask]:
+        return [task for task in self.tasks.values() if task.enabled]
+
+    async def list_due(self, now: datetime | None = None) -> list[ScheduledTask]:
+        return []
+
+    async def update_run_times(self, task_id: str, last_run: datetime | None, next_run: datetime | None) -> None:
+        self.tasks[task_id].next_run_at = next_run
+
+    async def clear(self) -> int:
+        return 0
+
+    async def find_by_definition(
+        self,
+        task_name: str,
+        schedule_type: ScheduleType,
+        schedule: str,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> ScheduledTask | None:
+        if self.finds_nothing_at_first:
+            self.finds_nothing_at_first = False
+            return None
+        sought = (task_name, schedule_type, schedule, args, kwargs)
+        found = (
+            task
+            for task in self.tasks.values()
+            if (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs) == sought
+        )
+        return next(found, None)
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def scheduler(shelf: Shelf) -> Scheduler:
+    registry = TaskRegistry()
+
+    @registry.task()
+    async def note(*args: object) -> None: ...
+
+    return Scheduler(shelf, registry)
+
+
+def interval(name: str, **fields: Any) -> ScheduledTask:
+    return ScheduledTask(name, "note", ScheduleType.INTERVAL, "60", next_run_at=LATER, **fields)
+
+
+async def test_a_schedule_is_made_once_and_an_id_belongs_to_one(scheduler: Scheduler) -> None:
+    first = await scheduler.schedule_interval("note", 60)
+    assert await scheduler.schedule_interval("note", 60, task_id="other") == first
+    other = await scheduler.schedule_interval("note", 61, task_id="mine")
+    assert (other, [task.id for task in await scheduler.list_scheduled_tasks()]) == ("mine", [first, "mine"])
+    with pytest.raises(ValueError, match="'mine' already exists"):
+        await scheduler.schedule_interval("note", 62, task_id="mine")
+
+
+async def test_of_two_that_make_the_same_at_once_the_later_one_gets_the_others_id(
+    scheduler: Scheduler, shelf: Shelf
+) -> None:
+    await scheduler.schedule_interval("note", 60, task_id="mine")
+    shelf.finds_nothing_at_first = True
+    assert await scheduler.schedule_interval("note", 60, task_id="mine") == "mine"
+
+
+async def test_a_schedule_that_is_enabled_and_well_keeps_its_due_time(shelf: Shelf) -> None:
+    await shelf.create(interval("a"))
+    await shelf.set_enabled("a", True, LATER + timedelta(days=1))
+    assert shelf.tasks["a"] == replace(shelf.tasks["a"], enabled=True, next_run_at=LATER)
+
+
+@pytest.mark.parametrize("fields", [{"enabled": False}, {"broken": "why"}])
+async def test_one_that_was_disabled_or_broken_is_due_anew(shelf: Shelf, fields: dict[str, Any]) -> None:
+    await shelf.create(interval("a", **fields))
+    await shelf.set_enabled("a", True, LATER + timedelta(days=1))
+    task = shelf.tasks["a"]
+    assert (task.enabled, task.broken, task.next_run_at) == (True, None, LATER + timedelta(days=1))
+
+
+async def test_one_that_is_disabled_keeps_its_due_time_and_an_unknown_one_is_refused(
+    scheduler: Scheduler, shelf: Shelf
+) -> None:
+    await shelf.create(interval("a", broken="why"))
+    await scheduler.disable_task("a")
+    task = shelf.tasks["a"]
+    assert (task.enabled, task.broken, task.next_run_at) == (False, "why", LATER)
+    for call in (scheduler.disable_task, scheduler.enable_task):
+        with pytest.raises(ValueError, match="'unknown' not found"):
+            await call("unknown")
+
+
+async def test_what_it_lacks_to_run_them_is_said(scheduler: Scheduler, shelf: Shelf) -> None:
+    with pytest.raises(NotImplementedError, match="inherit from SqlSchedulerBackend"):
+        await scheduler.schedule_interval("note", 60, task_id="mine", replace=True)
+    with pytest.raises(NotImplementedError, match="inherit from SqlSchedulerBackend"):
+        await scheduler.trigger("mine")
+    with pytest.raises(NotImplementedError, match="inherit from SqlSchedulerBackend"):
+        await shelf.claim(0, LOCAL, "x", 10)
+
+
+async def test_it_has_no_clock_and_nothing_to_catch_up_with(shelf: Shelf) -> None:
+    assert await shelf.clock() is None
+    assert await shelf.catch_up_with_clock(0) == 0
+    assert await shelf.list_broken(10) == []
