@@ -23,7 +23,7 @@ from flowrra.brokers import BaseBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, numbers_of, until
 from tests.exporter.certificates import Issuer, Pair
-from tests.management.test_seed_document import example_under
+from tests.management.test_published_document import example_under
 from tests.redis.apps import Gate, calls_of, counts_of, redis_app, with_tasks
 from tests.support.servers import ValkeyServer
 
