@@ -149,7 +149,7 @@ async def test_a_random_storm_of_faults_costs_no_worker() -> None:
         await assert_works(app, fine)
         stats = await FlowrraManager(app).get_stats()
 
-    assert stats["executors"]["io"] == {"running": True, "workers": 3, "busy": 0}
+    assert stats["executors"]["io"] == {"running": True, "workers": 3, "busy": 0, "waiting": 0}
     for fault in FAULTS:
         assert_counts_add_up(numbers_of(app, fault.__name__), running=0)
 

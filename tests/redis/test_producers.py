@@ -82,7 +82,7 @@ class TestProducer:
             health = await manager.health_check()
             assert await manager.list_workers() == []
             for executor in stats["executors"].values():
-                assert executor == {"running": True, "workers": 0, "busy": 0}
+                assert executor == {"running": True, "workers": 0, "busy": 0, "waiting": 0}
             assert stats["tasks"]["pending"] == 5
             assert health["healthy"] is True
             for kind in ("io_executor", "cpu_executor"):

@@ -32,6 +32,7 @@ async def test_every_figure_is_served_under_its_name(serve: Serve) -> None:
         ("flowrra_executor_running", {"executor": "io"}, 1),
         ("flowrra_executor_workers", {"executor": "io"}, 4),
         ("flowrra_executor_busy_workers", {"executor": "io"}, 3),
+        ("flowrra_executor_waiting_tasks", {"executor": "io"}, 5),
         ("flowrra_executor_worker_restarts_total", {"executor": "io"}, 2),
         ("flowrra_tasks_registered", {"executor": "io"}, 1),
         ("flowrra_tasks_registered", {"executor": "cpu"}, 1),
