@@ -116,6 +116,7 @@ async def test_a_shared_clock_that_does_not_answer_leaves_the_time_as_it_goes_on
     assert sum("can't be read" in message for message in caplog.messages) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(
     tmp_path: Path, restarts: bool, caplog: pytest.LogCaptureFixture
