@@ -305,6 +305,7 @@ async def test_the_numbers_can_be_read_while_the_loop_is_blocked() -> None:
     assert seen[0]["oldest_running_at"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(2))
 async def test_at_any_moment_of_a_random_load_the_numbers_add_up(seed: int, backend: str) -> None:

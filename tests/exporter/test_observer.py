@@ -55,6 +55,7 @@ async def test_it_runs_none_of_a_thousand_tasks_and_sees_them_all(run: Run, serv
     assert any(name == "flowrra_exporter_info" and ("mode", "observer") in labels for name, labels in scrape.samples)
 
 
+@pytest.mark.slow
 def test_what_belongs_to_a_process_is_absent(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     assert {name for name, _ in observer.get().samples} & PROCESS_SCOPE == set()
@@ -135,6 +136,7 @@ def test_a_broker_that_hangs_is_named(run: Run, server: ValkeyServer) -> None:
     eventually(lambda: observer.get("/readyz").status == 200, "it's ready again")
 
 
+@pytest.mark.slow
 def test_readiness_can_require_workers(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port, "--probe.require-workers")
     answer = observer.get("/readyz", Accept="text/plain")
@@ -147,6 +149,7 @@ def test_readiness_can_require_workers(run: Run, server: ValkeyServer) -> None:
     eventually(lambda: observer.get("/readyz").status == 503, "it isn't ready")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "reason"),
     [("shared:in_memory", "its queue is in its own memory"), ("plain:app", "it has no task, and so no queue")],
@@ -156,6 +159,7 @@ def test_an_app_without_a_shared_queue_is_refused(target: str, reason: str) -> N
     assert (ended.status, reason in ended.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_check_says_whether_an_app_can_be_observed(server: ValkeyServer) -> None:
     good = run_command("check", LOCAL, "--observe", "--strict", "shared:make", SHARED_URL=url_of(server))
     assert good.status == 0, good.out

@@ -86,6 +86,7 @@ def test_its_schedules_are_served_with_local_times_as_instants(run: Run, publish
     assert sum(name == next_run for name, _ in scrape.samples) == 2
 
 
+@pytest.mark.slow
 def test_its_count_of_waiting_tasks_is_not_believed(command: Command) -> None:
     for _ in range(5):
         command.tell("submit 60")  # two run, three wait; 0.1.8 says that 0 wait
@@ -94,6 +95,7 @@ def test_its_count_of_waiting_tasks_is_not_believed(command: Command) -> None:
     assert command.get().value("flowrra_tasks_pending") is None
 
 
+@pytest.mark.slow
 def test_probes_and_the_api_answer(command: Command) -> None:
     for path in ("/livez", "/readyz", "/startupz", "/healthz", "/api/stats", "/api/health", "/api/tasks"):
         assert command.get(path).status == 200

@@ -111,6 +111,7 @@ async def test_what_a_killed_worker_held_is_counted_where_it_runs_again(run: Run
     assert queue(scrape) == {"pending": 0, "delayed": 0, "in_flight": 0, "dead": 0}
 
 
+@pytest.mark.slow
 def test_what_nobody_can_read_is_counted_as_dead(run: Run, server: ValkeyServer) -> None:
     worker = start_workers(run, server)[0]
     redis.Redis(port=server.port).lpush("flowrra:queue:io", "this is no task")

@@ -164,6 +164,7 @@ class TestContradictions:
 
 
 class TestWhatDoesNoHarm:
+    @pytest.mark.slow
     @pytest.mark.parametrize("query", HARMLESS)
     async def test_works(self, url: str, query: str) -> None:
         """Submitting, waiting, retries, renewals, listening: each kind of connection is used."""

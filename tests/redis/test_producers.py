@@ -237,6 +237,7 @@ class TestConnections:
         assert finished.returncode == 0, finished.stderr
         assert float(finished.stdout) < RECHECK / 2
 
+    @pytest.mark.slow
     def test_a_manager_asks_on_a_new_loop_each_time(self, url: str, look: redis.Redis) -> None:
         """As in a Flask view: `asyncio.run` for each request, with the app in its own thread or not at all."""
         app = with_tasks(redis_app(url))

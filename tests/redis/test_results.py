@@ -347,6 +347,7 @@ class TestSecrets:
         "unix://:s3cret@/nowhere.sock?db=0",
     )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("address", URLS)
     async def test_are_in_no_error_and_no_log_line(self, address: str, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)

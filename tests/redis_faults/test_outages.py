@@ -131,6 +131,7 @@ def cpu_app(url: str) -> Flowrra:
     return app
 
 
+@pytest.mark.slow
 async def test_a_killed_child_costs_only_the_task_in_it(url: str, tmp_path: Path) -> None:
     async with cpu_app(url) as app:
         started, release = tmp_path / "started", tmp_path / "release"

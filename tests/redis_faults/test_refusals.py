@@ -108,6 +108,7 @@ async def test_a_password_that_is_no_longer_right_is_an_error_at_once_and_passes
             assert (await final(app, await app.submit("add", 3, 4))).result == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "refusal",
     [

@@ -180,6 +180,7 @@ async def test_a_submit_that_fails_is_tried_until_its_grace_ends_and_failed_once
     assert world.counts() == {"failed": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", [timedelta(minutes=1), timedelta(minutes=30)])
 async def test_a_broker_that_was_away_when_a_run_was_due_gets_it_soon_after_it_is_back(
     world: World, outage: timedelta

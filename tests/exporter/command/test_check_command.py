@@ -43,6 +43,7 @@ async def test_without_anything_to_check_it_is_a_mistake() -> None:
     assert ended.err == "flowrra-exporter: nothing to check; expected MODULE:APP, --url=URL or --config.file=FILE\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -507,6 +508,7 @@ async def test_of_many_mistakes_of_a_kind_a_few_are_shown_and_all_are_counted(ho
     has(ended, "error text format: duplicate series: 995 more")
 
 
+@pytest.mark.slow
 async def test_what_a_server_sends_makes_no_lines_and_steers_no_terminal(hostile: Hostile) -> None:
     ended = await lint(hostile, "\x1b[2J\x9b31m\x00 " + "x" * 100_000 + "\n\u202eb 1\n")
     assert ended.status == 1
@@ -514,6 +516,7 @@ async def test_what_a_server_sends_makes_no_lines_and_steers_no_terminal(hostile
     assert max(map(len, ended.lines)) < 500
 
 
+@pytest.mark.slow
 async def test_a_hostile_line_costs_no_more_than_its_length(hostile: Hostile) -> None:
     labels = ",".join(f'l{number}="x"' for number in range(20_000))
     ended = await lint(hostile, f"a {'1' * 1_000_000}x\na{{{' ' * 1_000_000}\na{{{labels}}} 1\n")  # or it times out
@@ -593,6 +596,7 @@ async def test_a_server_that_says_nothing_costs_no_more_than_the_timeout(hostile
     has(ended, "error /livez: no complete answer within 0.3 s")
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_up_is_an_error(hostile: Hostile) -> None:
     async def hang_up(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": TEXT})
@@ -625,6 +629,7 @@ async def test_a_redirect_is_followed_and_said(hostile: Hostile) -> None:
     assert "can't be scraped: TooManyRedirects" in ended.out
 
 
+@pytest.mark.slow
 async def test_credentials_in_the_url_are_sent_and_never_printed(hostile: Hostile) -> None:
     async def private(request: web.Request) -> web.Response:
         known = request.headers.get("Authorization") == "Basic dXNlcjpzM2NyZXQ="
@@ -637,6 +642,7 @@ async def test_credentials_in_the_url_are_sent_and_never_printed(hostile: Hostil
     has(ended, f"ok endpoint: {url} answers 200")
 
 
+@pytest.mark.slow
 async def test_probes_are_found_beside_metrics_below_a_prefix_or_at_the_root(hostile: Hostile) -> None:
     async def mounted(request: web.Request) -> web.Response:
         known = request.path in ("/inner/metrics", "/inner/livez", "/readyz")

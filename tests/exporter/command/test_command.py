@@ -84,6 +84,7 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_clear_line_and_the_target_is_not_even_imported(run: Run, taken_port: int) -> None:
     line = fails(run, f"--web.listen-address=127.0.0.1:{taken_port}", "hangs:app")
     assert line == (
@@ -92,6 +93,7 @@ def test_a_port_in_use_is_one_clear_line_and_the_target_is_not_even_imported(run
     )
 
 
+@pytest.mark.slow
 def test_the_default_port_in_use_may_be_opentelemetrys(run: Run) -> None:
     """Its exporter for Prometheus listens on the same port."""
     with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 9464)):
@@ -99,17 +101,20 @@ def test_the_default_port_in_use_may_be_opentelemetrys(run: Run) -> None:
         assert "127.0.0.1:9464: Address already in use: by an exporter of OpenTelemetry, which has the same" in line
 
 
+@pytest.mark.slow
 def test_a_port_for_probes_in_use_names_its_flag(run: Run, taken_port: int) -> None:
     line = fails(run, LISTEN, f"--probe.listen-address=127.0.0.1:{taken_port}", "hangs:app")
     assert line.endswith("Choose another port with --probe.listen-address")
 
 
+@pytest.mark.slow
 def test_a_host_that_is_unknown_is_one_clear_line(run: Run) -> None:
     assert "cannot listen on no-such-host.invalid:0: " in fails(
         run, "--web.listen-address=no-such-host.invalid:0", "p:a"
     )
 
 
+@pytest.mark.slow
 def test_debug_adds_the_traceback(run: Run) -> None:
     command = run(LISTEN, "--debug", "raises:app")
     assert command.wait() == 2
@@ -205,6 +210,7 @@ def test_while_the_target_is_imported_it_is_alive_but_not_ready(run: Run) -> Non
     assert command.get().value("flowrra_collector_success", collector="python") == 1
 
 
+@pytest.mark.slow
 def test_while_the_app_starts_it_is_alive_but_not_ready(run: Run) -> None:
     command = run(LISTEN, "slow_start:waits")
     command.wait_for_line("starting")

@@ -80,6 +80,7 @@ def unread() -> Iterator[Callable[[int], Unread]]:
         each.process.stdout.close()
 
 
+@pytest.mark.slow
 def test_it_starts_answers_and_ends_while_nobody_reads_its_log(unread: Callable[[int], Unread]) -> None:
     command = unread(2000)
     until(lambda: command.answers("/readyz"))

@@ -24,6 +24,7 @@ from tests.exporter.contract import MinimalApp
 from tests.exporter.web.test_page import Page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

@@ -17,6 +17,7 @@ from tests.exporter.otel.receivers import GrpcReceiver, HttpReceiver, Inbox, att
 LISTEN = "--web.listen-address=127.0.0.1:0"
 
 
+@pytest.mark.slow
 def test_the_last_figures_and_spans_arrive_before_the_process_ends(
     http: HttpReceiver | GrpcReceiver, inbox: Inbox, run: Run
 ) -> None:

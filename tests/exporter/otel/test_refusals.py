@@ -78,6 +78,7 @@ def taken(inbox: Inbox) -> list[str]:
     return sorted(order for request in inbox.requests for order in orders(request))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", [REFUSED, TOO_LARGE, BROKEN], ids=lambda reply: str(reply.status))
 def test_what_a_receiver_refuses_is_dropped_alone(pusher: Pusher, inbox: Inbox, reply: Reply) -> None:
     inbox.judge = refuses("o3", "o700", reply=reply)

@@ -121,6 +121,7 @@ def few_descriptors() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_one_who_does_not_read_the_answers_is_ended_when_there_are_too_many(run: Run, few_descriptors: int) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", "told:make")
     url = command.ready()
@@ -167,6 +168,7 @@ async def answer_to(service: Service, sent: bytes, patience: float = 2.0) -> byt
     return await asyncio.to_thread(exchange, service.url, sent, patience)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
@@ -260,6 +262,7 @@ async def test_path_tricks(service: Service, path: str) -> None:
     assert b"text/html" not in head or b"<script>alert" not in body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "accept",
     [
@@ -380,6 +383,7 @@ def without_a_500(received: bytes) -> bool:
     return all(status < 500 for status in statuses) and b"Traceback" not in received and b"Expect:" not in received
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADERS)
 async def test_no_value_of_a_header_makes_an_answer_fail(
     service: Service, name: str, caplog: pytest.LogCaptureFixture
