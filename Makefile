@@ -38,6 +38,7 @@ test-fast: $(INSTALLED) ## Run the tests that take less than 2 s each and need n
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/mypy examples grafana mutate
 
@@ -54,7 +55,7 @@ dashboards: $(INSTALLED) ## Write grafana/dashboards from its source
 	$(BIN)/python -m grafana.overview
 
 reference: $(INSTALLED) ## Write docs/metrics.md from the catalog
-	@$(BIN)/python -m flowrra_exporter.metrics.reference > docs/metrics.md.new
+	@$(BIN)/python -m flowrra_exporter.reference > docs/metrics.md.new
 	@mv docs/metrics.md.new docs/metrics.md
 
 clean: ## Remove the environment and everything that was built

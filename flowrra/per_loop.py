@@ -27,6 +27,9 @@ class PerLoop(Generic[Value]):
             weakref.WeakKeyDictionary()
         )
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def get(self) -> Value:
         """The running loop's value."""
         loop = asyncio.get_running_loop()
@@ -34,7 +37,7 @@ class PerLoop(Generic[Value]):
         if value is None:
             value = self._values[loop] = self._make()
             if self._close is not None:
-                self._closers[loop] = closer = _when_it_ends(self._close, value)
+                self._closers[loop] = closer = self._close_with_loop(loop, value, self._close)
                 with contextlib.suppress(StopIteration):
                     # Begun, so that the loop knows it: a loop closes all its generators before it ends.
                     anext(closer).send(None)
@@ -47,15 +50,16 @@ class PerLoop(Generic[Value]):
 
     async def close(self) -> None:
         """Close the running loop's value, if there is one; the next is made when it is asked for."""
-        loop = asyncio.get_running_loop()
-        self._values.pop(loop, None)
-        closer = self._closers.pop(loop, None)
+        closer = self._closers.pop(asyncio.get_running_loop(), None)
         if closer is not None:
             await closer.aclose()
 
-
-async def _when_it_ends(close: Callable[[Value], Awaitable[None]], value: Value) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        await close(value)
+    async def _close_with_loop(
+        self, loop: asyncio.AbstractEventLoop, value: Value, close: Callable[[Value], Awaitable[None]]
+    ) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self._values.get(loop) is value:
+                del self._values[loop]
+            await close(value)

@@ -203,6 +203,8 @@ def _problem_of(url: str) -> str | None:
     if parts.scheme == "unix":
         if parts.netloc and "@" not in parts.netloc:
             return "a path begins with unix:///; in a password / is written %2F"
+        if parts.netloc and "@" in parts.path:
+            return "there is an '@' in its path; write it %40, and in a password / is %2F"
     elif "@" in parts.path or "@" in parts.query:
         return "there is an '@' after its host; write it %40, and in a password / is %2F and ? is %3F"
     elif not _DATABASE.fullmatch(parts.path.strip()):

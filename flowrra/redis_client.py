@@ -7,6 +7,7 @@ Needs the redis package; only modules that are loaded for a Redis URL import thi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -236,7 +237,8 @@ class RedisServer:
 
     async def _leave_replica(self) -> None:
         """Have the running loop's idle connections made anew: those there are lead to what is now a replica."""
-        await self.client().connection_pool.disconnect(inuse_connections=False)
+        with contextlib.suppress(Exception):  # it raises anything while it closes a broken one
+            await self.client().connection_pool.disconnect(inuse_connections=False)
 
     def failure(self, what: str, error: Exception) -> BackendError:
         """The error that tells users what went wrong where. A server may repeat a password that it doesn't understand:
@@ -341,5 +343,7 @@ def run_script_in_thread(client: Client, script: Script, key: str, *args: Any) -
 
 
 async def _close(client: redis.asyncio.Redis) -> None:
-    await client.aclose()
-    await client.connection_pool.disconnect()
+    # The driver raises anything while it closes a broken connection, and closes the others all the same.
+    for close in (client.aclose, client.connection_pool.disconnect):
+        with contextlib.suppress(Exception):
+            await close()

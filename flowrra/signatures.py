@@ -50,11 +50,19 @@ class Signature:
         """
         if self._signature is not None:
             try:
-                self._signature.bind(*args, **kwargs)
+                bound = self._signature.bind(*args, **kwargs)
+                self._require_by_position(bound)
             except TypeError as error:
                 raise TypeError(f"Task '{task_name}' takes {self}: {error}{self._hint(kwargs)}") from None
         if len(self.fitting) < MAX_SHAPES:
             self.fitting.add((len(args), *kwargs) if kwargs else len(args))
+
+    def _require_by_position(self, bound: inspect.BoundArguments) -> None:
+        # Python 3.13.0 overlooks one whose name is given to the function's **.
+        for name, parameter in bound.signature.parameters.items():
+            is_optional = parameter.default is not inspect.Parameter.empty
+            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and not is_optional and name not in bound.arguments:
+                raise TypeError(f"missing a required positional-only argument: {name!r}")
 
     def _hint(self, kwargs: Mapping[str, Any]) -> str:
         if not self.hides_priority or TAKEN_BY_SUBMIT in kwargs:

@@ -16,7 +16,7 @@ FOLDER = Path(os.environ["MUTATE_FOLDER"])
 # What the measurement of processes that a test starts is told, by the configuration: which test it was.
 STARTED_BY = "MUTATE_TEST"
 
-_coverage = coverage.Coverage(config_file=str(FOLDER / "coverage.ini"), context="")
+_coverage = coverage.Coverage(config_file=str(FOLDER / "measured.ini"), context="")
 _coverage.start()
 _seconds: dict[str, float] = {}
 

@@ -54,7 +54,7 @@ class Covering:
         self._data.read()
 
     def _run(self, jobs: int) -> None:
-        configuration = self._folder / "coverage.ini"
+        configuration = self._folder / "measured.ini"
         configuration.write_text(CONFIGURATION.format(folder=self._folder, tree=self._tree))
         command = [sys.executable, "-m", "pytest", "-q", "-p", "mutate.contexts"]
         command += ["-n", str(jobs), "--dist", "worksteal"]

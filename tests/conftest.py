@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import signal
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def _within(seconds: float, test: Callable[..., Coroutine[Any, Any, None]]) -> C
             await test(*args, **kwargs)
 
     return bounded
+
+
+def pytest_configure() -> None:
+    # Ignored if the tests were started by nohup, and then it is by the processes that they start.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

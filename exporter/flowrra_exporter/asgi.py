@@ -65,7 +65,7 @@ class Application(Embedded):
 def _path(scope: Message) -> str:
     """The path below the prefix that the application is mounted under: ASGI's ``path`` includes ``root_path``.
 
-    But for the first part of that, if the framework was told of a prefix which a proxy in front of it takes away.
+    But for the first part of that, if the framework knows of a prefix which a proxy in front of it takes away.
     """
     path: str = scope["path"]
     root = scope.get("root_path", "").rstrip("/")

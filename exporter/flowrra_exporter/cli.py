@@ -9,14 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowrra_exporter._version import __version__
-from flowrra_exporter.config_file import CONFIG_FILE, read_config_file
-from flowrra_exporter.errors import UsageError
+from flowrra_exporter.config_file import CONFIG_FILE, effective_config, read_config_file
+from flowrra_exporter.errors import UsageError, did_you_mean, quoted
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.options import SECONDS, Option
-from flowrra_exporter.print_config import effective_config
 from flowrra_exporter.settings import OPTIONS, Settings, load_settings
-from flowrra_exporter.suggestions import did_you_mean
-from flowrra_exporter.urls import quoted
 
 if TYPE_CHECKING:
     import click

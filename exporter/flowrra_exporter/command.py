@@ -25,9 +25,9 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.log_writer import FLUSH_SECONDS
 from flowrra_exporter.observed import observe
+from flowrra_exporter.options import unknown_variable, unknown_variables
 from flowrra_exporter.settings import OPTIONS, Settings
 from flowrra_exporter.signals import Signals
-from flowrra_exporter.variables import unknown_variable, unknown_variables
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The configuration file: the flags as YAML, for what is too long for a command line.
 
 A key is a flag without its dashes, a value what the flag takes, read as the flag would read it; a flag that may be
-given several times, and a list of numbers, may be a YAML list. Nothing in the file makes an object or runs code: only
-its texts are taken.
+given several times, and a list of numbers, may be a YAML list. ``--print-config`` prints the same form. Nothing in
+the file makes an object or runs code: only its texts are taken.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flowrra_exporter.errors import UsageError
-from flowrra_exporter.options import BOUNDS, Kind, Option
-from flowrra_exporter.settings import OPTIONS
-from flowrra_exporter.urls import quoted
+from flowrra_exporter.errors import UsageError, quoted, without_credentials
+from flowrra_exporter.options import BOUNDS, Address, Kind, Option
+from flowrra_exporter.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
     import yaml
@@ -172,3 +171,21 @@ def _kind(node: yaml.Node) -> str:
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
+
+
+def effective_config(settings: Settings) -> str:
+    """The settings as YAML. What isn't set, and has no default of the exporter's, is null."""
+    import yaml
+
+    values = {option.flag.removeprefix("--"): _plain(getattr(settings, option.name)) for option in OPTIONS}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Address):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return without_credentials(value)
+    return value

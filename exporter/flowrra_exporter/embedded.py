@@ -27,9 +27,9 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.observed import Observed
+from flowrra_exporter.paths import is_probe
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.web.access.listeners import Full
-from flowrra_exporter.web.paths import is_probe
 
 logger = logging.getLogger(__name__)
 

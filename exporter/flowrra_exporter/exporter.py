@@ -33,6 +33,7 @@ from flowrra_exporter.metrics.collectors import Collector, PythonCollector, coll
 from flowrra_exporter.metrics.samples import Family
 from flowrra_exporter.observed import observe
 from flowrra_exporter.otel.environment import Environment
+from flowrra_exporter.paths import API_PATHS, PROBE_PATHS
 from flowrra_exporter.probes.checks import Checks
 from flowrra_exporter.probes.queue_limits import QueueLimits
 from flowrra_exporter.settings import Settings
@@ -45,7 +46,6 @@ from flowrra_exporter.web.background import Background
 from flowrra_exporter.web.failures import Failures
 from flowrra_exporter.web.metrics import MetricsRoute
 from flowrra_exporter.web.page import PageRoute, Viewer
-from flowrra_exporter.web.paths import API_PATHS, PROBE_PATHS
 from flowrra_exporter.web.probes import ProbeRoutes
 from flowrra_exporter.web.server import ServerThread, Site, make_application
 
@@ -193,7 +193,7 @@ class Exporter:
         return found
 
     def _own_families(self) -> list[Family]:
-        """What the server's own work tells of itself."""
+        """The families about the server's own work."""
         background = [] if self._server is None else self._server.background
         found = [Family(BACKGROUND_ERRORS, [((each.label,), each.errors) for each in background])]
         if self._web_config_file is not None:

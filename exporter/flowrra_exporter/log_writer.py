@@ -1,6 +1,7 @@
 """Writes the log in a thread of its own: a pipe that nobody reads, or a disk that hangs, holds up nobody who logs.
 
-What waits is bounded; what finds no room is dropped, counted, and told of once the log flows again.
+What waits is bounded. A record that finds no room is dropped and counted; a line says how many, once the log flows
+again.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class BackgroundHandler(logging.Handler):
         return bool(accepted)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Leaves the record's line to the thread. What can't be formatted is told of in its place."""
+        """Leaves the record's line to the thread. A line in its place says that a record can't be formatted."""
         try:
             line = self.format(record)
         except Exception as error:  # noqa: BLE001 - its arguments are anybody's objects

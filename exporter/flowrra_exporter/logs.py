@@ -1,6 +1,6 @@
 """The log: one record a line on standard output, as ``key=value`` text or as JSON, in UTC.
 
-Passwords in URLs are masked in every record, whoever wrote it.
+Passwords in URLs are masked in every record, also in those of libraries.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ThrottledWarning:
 
     Args:
         logger: Where it is logged.
-        message: The warning: a %d for the number, and then what ``warn`` is given, which tells of the last time.
+        message: The warning: a %d for the number, and then what ``warn`` is given, which is about the last time.
         seconds: The time between two lines.
     """
 

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from flowrra_exporter.errors import UsageError
-from flowrra_exporter.urls import may_be_url, quoted
-from flowrra_exporter.web.paths import OTHER_PATHS
+from flowrra_exporter.errors import UsageError, did_you_mean, may_be_url, quoted
+from flowrra_exporter.paths import OTHER_PATHS
 
 ENVIRONMENT_PREFIX = "FLOWRRA_EXPORTER_"
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+# The names of Services and of their ports have at most 63 characters: without a bound, a long name would take for ever.
+_OF_A_SERVICE = re.compile(
+    r"FLOWRRA_EXPORTER(_\w{1,63})?_(SERVICE_HOST|SERVICE_PORT(_\w{1,63})?|PORT_\d{1,5}_\w{1,63})"
+)
+_PORT_OF_A_SERVICE = re.compile(r"FLOWRRA_EXPORTER(_\w{1,63})?_PORT")
+_LINK = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Address(NamedTuple):
@@ -212,3 +217,25 @@ class Option:
             # A part of a URL doesn't look like one.
             shown = quoted(whole if may_be_url(whole) else text)
             raise UsageError(f"{source}: got {shown}; expected {self.kind.expected}") from None
+
+
+def unknown_variables(environment: Mapping[str, str], known: Sequence[str]) -> list[str]:
+    """The names with the exporter's prefix that are not known.
+
+    But for what Kubernetes sets in each container beside a Service named flowrra-exporter:
+    https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+    """
+    return [
+        name
+        for name in sorted(environment)
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not _is_of_a_service(name, environment[name])
+    ]
+
+
+def unknown_variable(name: str, known: Sequence[str]) -> str:
+    """What is said of one."""
+    return f"the variable {name} is none of the exporter's, and ignored{did_you_mean(name, known)}"
+
+
+def _is_of_a_service(name: str, value: str) -> bool:
+    return bool(_OF_A_SERVICE.fullmatch(name) or (_PORT_OF_A_SERVICE.fullmatch(name) and _LINK.match(value)))

@@ -27,7 +27,7 @@ from flowrra_exporter.options import (
     Option,
     one_of,
 )
-from flowrra_exporter.web.paths import METRICS
+from flowrra_exporter.paths import METRICS
 
 __all__ = ["OPTIONS", "Address", "Settings", "load_settings"]
 

@@ -139,7 +139,8 @@ class _Listener:
                 finally:
                     self._connection = None
                     if connection is not None:
-                        await connection.disconnect()
+                        with contextlib.suppress(Exception):  # it raises anything while it closes a broken one
+                            await connection.disconnect()
                         await client.connection_pool.release(connection)
         finally:
             await client.aclose()

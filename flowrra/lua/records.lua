@@ -11,6 +11,9 @@ local UNFINISHED = {'pending', 'running', 'retrying'}
 local FINISHED = {success = true, failed = true, cancelled = true}
 -- More expired entries are unlisted than new ones are listed, so that none are left over.
 local UNLIST_MORE = 20
+-- A record lasts up to a millisecond longer than its entry says, as the server counts its time in milliseconds: one that
+-- was unlisted while it is still there would stay in the index of its status for good.
+local UNLIST_LATER = 10000
 
 -- Unlist what has expired; `count` is how many records were just listed.
 local function unlist_expired(ns, count, now)
@@ -18,7 +21,7 @@ local function unlist_expired(ns, count, now)
     local oldest = redis.call('LINDEX', ns .. ':finished', 0)
     if not oldest then return end
     local expiry, status, id = string.match(oldest, '^(%d+) (%l+) (.*)$')
-    if expiry and tonumber(expiry) > now then return end
+    if expiry and tonumber(expiry) + UNLIST_LATER > now then return end
     redis.call('LPOP', ns .. ':finished')
     -- A task of that id that was submitted anew, or whose record was written again, is still there.
     if expiry and redis.call('EXISTS', ns .. ':task:' .. id) == 0 then

@@ -41,11 +41,13 @@ class ExecutorStats(TypedDict):
         running: Whether it takes or accepts tasks.
         workers: Slots: how many tasks it can run at a time; 0 in a process that leaves them to others.
         busy: Slots that run a task.
+        waiting: Tasks that are in this process already and wait for a free slot: with a broker, what was taken ahead.
     """
 
     running: bool
     workers: int
     busy: int
+    waiting: int
 
 
 class Executors(TypedDict):

@@ -26,13 +26,15 @@ _NAMES_IN_ONE_GO = 128
 async def stats(app: Flowrra) -> Stats:
     """The app at a glance; what a server doesn't tell in time is None."""
     executors = app.executors
+    # Before anything is waited for, so that what is counted here is of one moment.
+    io, cpu = _executor_stats(executors.get("io")), _executor_stats(executors.get("cpu"))
     counts, scheduler = await asyncio.gather(
         asyncio.gather(*(in_time(executor.source.size()) for executor in executors.values())),
         scheduler_summary(app),
     )
     return {
         "app": {"running": app.is_running},
-        "executors": {"io": _executor_stats(executors.get("io")), "cpu": _executor_stats(executors.get("cpu"))},
+        "executors": {"io": io, "cpu": cpu},
         "tasks": _task_counts(len(app.registry), counts),
         "scheduler": scheduler,
     }
@@ -41,7 +43,12 @@ async def stats(app: Flowrra) -> Stats:
 def _executor_stats(executor: BaseTaskExecutor | None) -> ExecutorStats | None:
     if executor is None:
         return None
-    return {"running": executor.is_running, "workers": executor.workers, "busy": executor.busy_workers}
+    return {
+        "running": executor.is_running,
+        "workers": executor.workers,
+        "busy": executor.busy_workers,
+        "waiting": executor.pending_count(),
+    }
 
 
 def _task_counts(registered: int, counts: Sequence[tuple[int | None, str]]) -> TaskCounts:

@@ -58,7 +58,7 @@ class RemoteBackend(BaseResultBackend):
 BACKENDS: dict[str, Callable[[], BaseResultBackend]] = {"memory": InMemoryBackend, "remote": RemoteBackend}
 
 
-async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:
+async def until(condition: Callable[[], object], *, within: float = 10.0) -> None:
     """Return once the condition holds; TimeoutError when it doesn't within that many seconds."""
     async with asyncio.timeout(within):
         while not condition():
@@ -72,7 +72,7 @@ async def record_of(app: Flowrra, task_id: str) -> TaskResult:
     return record
 
 
-async def final(app: Flowrra, task_id: str, *, within: float = 5.0) -> TaskResult:
+async def final(app: Flowrra, task_id: str, *, within: float = 10.0) -> TaskResult:
     """The finished record."""
     return await app.wait_for_result(task_id, timeout=within)
 

@@ -338,6 +338,7 @@ class TestFromElsewhere:
             elsewhere.run(bench.app.stop())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(4))
 async def test_at_any_moment_true_means_cancelled_and_false_means_not_by_this_call(seed: int, backend: str) -> None:

@@ -200,6 +200,7 @@ def changeable(value: Any, found: dict[int, Any] | None = None) -> dict[int, Any
 
 
 class TestPlainData:
+    @pytest.mark.slow
     @given(plain)
     def test_is_equal_and_has_nothing_changeable_in_common(self, value: Any) -> None:
         twin = copied(value)

@@ -123,11 +123,13 @@ class TestWhereTasksAre:
 
         assert done.stdout == "2\nOdd: -1\nTrue\n"
 
+    @pytest.mark.slow
     def test_in_a_program_run_as_a_module(self, tmp_path: Path) -> None:
         program(tmp_path, MOVES)
 
         assert run("-m", "program", folder=tmp_path).stdout == "2\nOdd: -1\nTrue\n"
 
+    @pytest.mark.slow
     def test_in_a_module_that_a_command_line_program_imports(self, tmp_path: Path) -> None:
         program(tmp_path, "pass")
         imports = "import asyncio; from program import *;"
@@ -276,6 +278,7 @@ UNGUARDED = {
 class TestWithoutAGuard:
     """A program that does not ask for `__name__ == '__main__'` is imported up to where it runs its app."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", UNGUARDED)
     def test_its_tasks_run(self, tmp_path: Path, how: str) -> None:
         main = textwrap.dedent(WORK) + textwrap.dedent(UNGUARDED[how])
@@ -294,6 +297,7 @@ class TestWithoutAGuard:
 
         assert run("-c", "import program", folder=tmp_path).stdout == "2\n"
 
+    @pytest.mark.slow
     def test_a_web_module_that_starts_its_app_is_imported_whole(self, tmp_path: Path) -> None:
         web = """
             app.start_sync()
@@ -360,6 +364,7 @@ class TestWithoutAGuard:
 
 
 class TestWithoutStandardStreams:
+    @pytest.mark.slow
     @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
     def test_what_a_task_prints_is_no_answer(self, tmp_path: Path, closed: str) -> None:
         main = """
@@ -380,6 +385,7 @@ class TestWithoutStandardStreams:
 class TestSubmittingFromATask:
     """The app does not run in a worker process."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "submit",
         [
@@ -406,6 +412,7 @@ class TestSubmittingFromATask:
             "can't submit tasks. Return what they need, and submit them from an async task that awaits the result\n"
         )
 
+    @pytest.mark.slow
     def test_nor_can_it_wait_for_a_result_in_the_app_s_memory(self, tmp_path: Path) -> None:
         main = """
             async def main():
@@ -444,6 +451,7 @@ class TestOutput:
         assert " chat " in line
         assert line.endswith("] careful")
 
+    @pytest.mark.slow
     def test_the_level_is_the_program_s(self, tmp_path: Path) -> None:
         main = """
             async def main():
@@ -465,6 +473,7 @@ class TestOutput:
 
 
 class TestTheEnd:
+    @pytest.mark.slow
     @pytest.mark.parametrize("seconds", [20, 0], ids=["running", "idle"])
     def test_processes_end_when_their_program_is_killed(self, tmp_path: Path, seconds: int) -> None:
         main = f"""
@@ -483,6 +492,7 @@ class TestTheEnd:
         wait_for(lambda: not is_alive(pid), 5)
         assert (tmp_path / "started-ended").exists()  # it has cleaned up
 
+    @pytest.mark.slow
     def test_also_when_a_fork_of_the_program_lives_on(self, tmp_path: Path) -> None:
         main = """
             async def main():
@@ -510,6 +520,7 @@ class TestTheEnd:
         finally:
             os.kill(fork, signal.SIGKILL)
 
+    @pytest.mark.slow
     def test_a_program_that_does_not_stop_its_app_ends_nevertheless(self, tmp_path: Path) -> None:
         main = """
             async def main():

@@ -58,6 +58,7 @@ class TestWhatATaskSees:
             assert await result_of(app, cpu_tasks.run_a_thread) == 42
             assert await result_of(app, cpu_tasks.send_over_a_socket) == 5
 
+    @pytest.mark.slow
     async def test_an_app_with_results_elsewhere(self) -> None:
         app = with_tasks(cpu_app(backend=RemoteBackend()), cpu_tasks.echo, cpu_tasks.fail, max_retries=0)
         async with app:
@@ -77,6 +78,7 @@ class TestWhatATaskSees:
 
 
 class TestParallel:
+    @pytest.mark.slow
     async def test_as_many_at_once_as_there_are_workers(self, tmp_path: Path) -> None:
         app = with_tasks(cpu_app(cpu_workers=2), cpu_tasks.meet)
         async with app:
@@ -85,6 +87,7 @@ class TestParallel:
 
         assert len(pids) == 2
 
+    @pytest.mark.slow
     async def test_and_no_more(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
         app = with_tasks(cpu_app(cpu_workers=2), cpu_tasks.log_turn, cpu_tasks.meet)
@@ -123,6 +126,7 @@ class TestParallel:
 
         assert len(pids) == 1
 
+    @pytest.mark.slow
     async def test_lower_priorities_run_first(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
         app = with_tasks(cpu_app(), cpu_tasks.note)
@@ -145,6 +149,7 @@ class TestParallel:
 
 
 class TestFailures:
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", cpu_tasks.FAILURES)
     async def test_an_exception_comes_back_by_name_and_text(self, how: str) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.fail, cpu_tasks.pid, max_retries=0)
@@ -223,6 +228,7 @@ class TestWhatCannotTravel:
         assert (record.error or "").startswith("SerializationError: its arguments can't be read in the worker")
         assert "LookupError: not here" in (record.error or "")
 
+    @pytest.mark.slow
     async def test_a_result_fails_its_task_which_does_not_run_again(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
         app = with_tasks(cpu_app(), cpu_tasks.return_a_lock, retry_delay=0)
@@ -268,6 +274,7 @@ class TestWhereFunctionsAre:
         with pytest.raises(TypeError, match="config"):
             CPUExecutor()  # type: ignore[call-arg]
 
+    @pytest.mark.slow
     async def test_a_closure_that_was_let_through_fails_with_what_to_do(self) -> None:
         config = Config(backend=InMemoryBackend(), executor=ExecutorConfig(cpu_workers=1))
 
@@ -314,7 +321,7 @@ class TestNumbers:
             (tmp_path / "b").touch()
             await final(app, task_id)
 
-        assert stats["executors"] == {"io": None, "cpu": {"running": True, "workers": 2, "busy": 1}}
+        assert stats["executors"] == {"io": None, "cpu": {"running": True, "workers": 2, "busy": 1, "waiting": 0}}
         assert (numbers["executor"], numbers["running"], numbers["started"]) == ("cpu", 1, 1)
         assert numbers["oldest_running_at"] is not None
         assert queues["cpu"] is not None
@@ -359,6 +366,7 @@ class TestNumbers:
 class TestWhatRaisesInTheAppWhenItTravels:
     """It fails its task, and not the app, whose event loop it would otherwise end or cancel."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("function", [cpu_tasks.return_what_raises, cpu_tasks.raise_what_raises])
     async def test_on_the_way_back(self, error: type[BaseException], function: Callable[..., Any]) -> None:
         app = with_tasks(cpu_app(), function, cpu_tasks.add_up, max_retries=0)
@@ -368,6 +376,7 @@ class TestWhatRaisesInTheAppWhenItTravels:
             assert "can't be read, back from the worker process" in (record.error or "")
             assert await result_of(app, cpu_tasks.add_up, 1, 2) == 3
 
+    @pytest.mark.slow
     async def test_on_the_way_there(self, error: type[BaseException]) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.take, cpu_tasks.add_up, max_retries=0)
         async with app:

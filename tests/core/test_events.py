@@ -330,6 +330,7 @@ class TestIsolation:
         assert numbers["subscriber_errors"] == 3
         assert any(record.levelno >= logging.ERROR and record.exc_info for record in caplog.records)
 
+    @pytest.mark.slow
     async def test_what_a_subscriber_is_too_slow_for_is_bounded_and_counted(self, subscribe: Any) -> None:
         app = memory_app(io_workers=50, max_queue_size=10_000)
         manager = FlowrraManager(app)

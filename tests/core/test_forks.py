@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import FORK_IS_MEANT
+
 TIMEOUT = 40.0
 
 PROGRAM = """
@@ -71,6 +73,13 @@ PROGRAM = """
         sys.exit(0)
 
 
+    def until(holds):
+        deadline = time.monotonic() + 10
+        while not holds() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert holds()
+
+
     def stats():
         return asyncio.run(FlowrraManager(app).get_task_stats())
 
@@ -84,12 +93,18 @@ def run(folder: Path, main: str) -> str:
     path = folder / "program.py"
     path.write_text(textwrap.dedent(PROGRAM) + textwrap.indent(textwrap.dedent(main), "    "))
     done = subprocess.run(
-        [sys.executable, "-W", "error", path], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, path],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", ["pass", "app.start_sync()"], ids=["by its first use", "told to"])
 def test_it_starts_anew_in_the_child(tmp_path: Path, again: str) -> None:
     main = f"""
@@ -153,12 +168,12 @@ def test_the_child_counts_from_nothing_and_has_a_name_of_its_own(tmp_path: Path)
             assert str(os.getpid()) in app.id
             assert stats()["pid"]["submitted"] == 0
             result(pid)
-            assert stats()["pid"]["succeeded"] == 1
+            until(lambda: stats()["pid"]["succeeded"] == 1)
             assert "flowrra-loop-monitor" in {each.name for each in threading.enumerate()}
             app.stop_sync()
 
         print(in_a_fork(child))
-        assert stats()["pid"]["succeeded"] == 1
+        until(lambda: stats()["pid"]["succeeded"] == 1)
         app.stop_sync()
     """
     assert run(tmp_path, main) == "0\n"
@@ -185,6 +200,7 @@ def test_the_events_of_the_child_say_that_they_are_its_own(tmp_path: Path, begun
     assert run(tmp_path, main) == "0\n"
 
 
+@pytest.mark.slow
 def test_worker_processes_are_each_its_own(tmp_path: Path) -> None:
     main = """
         app.start_sync()
@@ -301,6 +317,7 @@ def ask(path: Path) -> list[int]:
         return answer
 
 
+@pytest.mark.slow
 def test_a_server_that_loads_the_app_before_it_forks(tmp_path: Path) -> None:
     (tmp_path / "web.py").write_text(textwrap.dedent(WEB))
     address = tmp_path / "socket"

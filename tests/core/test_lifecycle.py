@@ -249,6 +249,7 @@ class TestDraining:
         assert record is None or record.status in {"cancelled", "success"}, record
         assert (await FlowrraManager(app).get_stats())["tasks"]["pending"] == 0
 
+    @pytest.mark.slow
     async def test_a_task_that_will_not_end_is_left_to_itself(self) -> None:
         app = working_app(io_workers=1)
         release = asyncio.Event()
@@ -278,11 +279,12 @@ class TestDraining:
 
         await assert_nothing_left(app, [task_id])
 
+    @pytest.mark.slow
     async def test_the_loop_turns_while_the_app_stops(self) -> None:
         app = working_app()
         await app.start()
         for _ in range(4):
-            await app.submit("slow", 0.3)
+            await app.submit("slow", 2.0)
         loop = asyncio.get_running_loop()
         gaps: list[float] = []
 
@@ -297,7 +299,7 @@ class TestDraining:
         ticker.cancel()
 
         assert len(gaps) > 5
-        assert max(gaps) < 0.25
+        assert max(gaps) < 2.0 / 2
 
     async def test_a_stop_that_is_given_up_leaves_nothing_running_either(self) -> None:
         app = working_app()

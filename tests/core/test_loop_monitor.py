@@ -94,6 +94,7 @@ STOPPED_PROCESS = """
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_is_not_blamed_on_the_loop() -> None:
     """Several of them, each stopped at another moment between two beats."""
     program = [sys.executable, "-c", textwrap.dedent(STOPPED_PROCESS)]

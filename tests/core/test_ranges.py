@@ -214,6 +214,7 @@ class Sight(Middleware):
         self.tasks.append(task)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     registered=chosen_from(REGISTRATION),

@@ -126,6 +126,7 @@ class TestWaiting:
 
         assert {each.result for each in records} == {"for all"}
 
+    @pytest.mark.slow
     async def test_waiters_that_give_up_leave_nothing_behind(self) -> None:
         app = echo_app()
         await app.start()

@@ -205,6 +205,7 @@ class TestCopies:
 
 
 class TestBytes:
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
     def test_are_estimated(self, make: Callable[[], Any], traced: Callable[[], int]) -> None:
         values = [make() for _ in range(3)]
@@ -219,6 +220,7 @@ class TestBytes:
 
         assert value_size(ring) < 1.2 * SIZE
 
+    @pytest.mark.slow
     def test_of_a_value_of_any_size_are_estimated_in_bounded_time(self) -> None:
         looked_at = 0
 
@@ -236,6 +238,7 @@ class TestBytes:
     def test_of_foreign_things_are_not_counted(self) -> None:
         assert value_size([os, Report, os.path.join, asyncio]) < 5000
 
+    @pytest.mark.slow
     async def test_are_bounded_by_default(self, traced: Callable[[], int]) -> None:
         """3,000 results of 200 kB, which are 600 MB."""
         app = memory_app()
@@ -254,6 +257,7 @@ class TestBytes:
         assert 100 * MIB < held < 140 * MIB
         assert [record.args[0] for record in kept] == list(range(2500, 3000))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
     @pytest.mark.parametrize("place", ["result", "args", "kwargs"])
     async def test_are_bounded_whatever_takes_them(
@@ -286,6 +290,7 @@ class TestBytes:
         assert await backend.get("t4999") is not None
         assert await backend.get("t0") is None
 
+    @pytest.mark.slow
     async def test_do_not_shorten_the_default_number(self) -> None:
         backend = InMemoryBackend()
         for n in range(100_000):

@@ -309,6 +309,7 @@ class TestRun:
         assert process.stdout.readline() == "ready\n"
         return process
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
     def test_after_a_signal_it_finishes_what_there_is(self, number: signal.Signals) -> None:
         with self.start(seconds=0.3) as process:
@@ -424,6 +425,7 @@ class TestASignalWhileItStarts:
         assert process.stdout.readline() == "ready\n"
         return process
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
     @pytest.mark.parametrize("what", HANGING_STARTS)
     def test_cancels_the_start_and_cleans_up(self, what: str, number: signal.Signals) -> None:
@@ -437,6 +439,7 @@ class TestASignalWhileItStarts:
         assert process.returncode == 0
         assert errors == f"{number.name} while the app starts: its start is cancelled\n"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
     @pytest.mark.parametrize("what", STUBBORN_STARTS)
     def test_a_second_one_ends_the_process_at_once(self, what: str, number: signal.Signals) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -180,11 +181,13 @@ class TestMeaning:
             raise ValueError
 
         async with app:
+            began = time.monotonic()
             await final(app, await app.options(countdown=0.3).submit(flaky))
+            took = time.monotonic() - began
 
         waits = numbers_of(app, "flaky")["queue_wait"]
         assert observations(waits) == 2
-        assert 0 <= waits["sum"] < 0.25, "a deliberate delay is not waiting"
+        assert 0 <= waits["sum"] < took - 0.3, "a deliberate delay is not waiting"
 
     async def test_waiting_behind_a_busy_worker_is_measured(self) -> None:
         app = memory_app(io_workers=1)
@@ -302,6 +305,7 @@ async def test_the_numbers_can_be_read_while_the_loop_is_blocked() -> None:
     assert seen[0]["oldest_running_at"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(2))
 async def test_at_any_moment_of_a_random_load_the_numbers_add_up(seed: int, backend: str) -> None:

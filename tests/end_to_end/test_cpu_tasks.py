@@ -8,6 +8,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.processes import Exporter, wait_for
@@ -55,6 +56,7 @@ SHOP = """
 """
 
 
+@pytest.mark.slow
 def test_cpu_tasks_are_counted_and_a_service_manager_s_sigterm_loses_none(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(textwrap.dedent(SHOP))
     exporter = Exporter("shop:app", folder=tmp_path)

@@ -55,6 +55,7 @@ def _moved(exporter: Exporter) -> set[str]:
     return {name for name in MOVING if sums[name] > 0}
 
 
+@pytest.mark.slow
 def test_the_demo_moves_the_metrics_and_ends_when_asked_to(demo: Exporter) -> None:
     moved: set[str] = set()
 
@@ -72,6 +73,7 @@ def test_the_demo_moves_the_metrics_and_ends_when_asked_to(demo: Exporter) -> No
     assert "Task exception was never retrieved" not in demo.log
 
 
+@pytest.mark.slow
 def test_the_redis_example_runs_in_two_workers_and_is_observed() -> None:
     with ValkeyServer() as server:
         environment = {"REDIS_URL": f"redis://127.0.0.1:{server.port}/0"}

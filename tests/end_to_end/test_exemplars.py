@@ -13,6 +13,7 @@ from tests.end_to_end.traced_app import NAPS
 pytestmark = pytest.mark.tools
 
 
+@pytest.mark.slow
 def test_the_traces_of_attempts_are_read_back_from_prometheus(tmp_path: Path) -> None:
     tool("prometheus")
     started = time.time()

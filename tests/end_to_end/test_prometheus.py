@@ -123,6 +123,7 @@ def _by_task(samples: Samples, name: str) -> dict[str, float]:
 # ── while all workers are busy ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_every_door_tells_the_same_number_of_waiting_tasks(observed: Observed) -> None:
     waiting = observed.held["waiting"]
     samples = _samples(parse_text(observed.while_held["/metrics"]))
@@ -152,7 +153,7 @@ def test_busy_workers_are_no_reason_to_fail_a_probe(observed: Observed) -> None:
 
 
 def test_in_every_scrape_what_started_is_what_ended_and_what_runs(observed: Observed) -> None:
-    assert len(observed.under_load) > 50
+    assert len(observed.under_load) > 20
     for samples in observed.under_load:
         started = _by_task(samples, "flowrra_tasks_started_total")
         ended = {end: _by_task(samples, f"flowrra_tasks_{end}_total") for end in ENDS}

@@ -23,6 +23,7 @@ def listed(*names: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_every_proof_is_listed_and_its_last_output_is_kept() -> None:
     done = listed()
     assert (done.returncode, done.stderr) == (0, "")
@@ -42,6 +43,7 @@ def test_no_kept_output_has_a_broken_truth() -> None:
         assert not [line for line in lines if line.startswith("BROKEN ")], path
 
 
+@pytest.mark.slow
 def test_a_machine_that_can_not_show_it_leaves_what_another_one_showed() -> None:
     kept = (OUTPUTS / "native_histograms.txt").read_bytes()
     command = [sys.executable, "-m", "prove", "native_histograms"]
@@ -54,6 +56,7 @@ def test_a_machine_that_can_not_show_it_leaves_what_another_one_showed() -> None
     assert (OUTPUTS / "native_histograms.txt").read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_an_unknown_proof_is_a_mistake() -> None:
     done = listed("no_such_proof")
     assert done.returncode == 2

@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(1, len(PROGRAMS) + 1))
 def test_a_program_runs_and_prints_what_it_says(program: str, tmp_path: Path) -> None:
     file = tmp_path / "program.py"
@@ -33,6 +34,7 @@ def test_a_program_runs_and_prints_what_it_says(program: str, tmp_path: Path) ->
     assert run.stdout.splitlines()[: len(promised)] == promised
 
 
+@pytest.mark.slow
 def test_the_quick_start_is_served(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(PROGRAMS[0])
     exporter = Exporter("shop:app", folder=tmp_path)

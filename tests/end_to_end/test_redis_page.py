@@ -27,6 +27,7 @@ def server() -> Iterator[ValkeyServer]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(1, len(PROGRAMS) + 1))
 def test_a_program_prints_what_it_says(program: str, server: ValkeyServer, tmp_path: Path) -> None:
     file = tmp_path / "program.py"

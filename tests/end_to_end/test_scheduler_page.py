@@ -15,6 +15,7 @@ PAGE = (ROOT / "docs" / "scheduler.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(1, len(PROGRAMS) + 1))
 def test_a_program_prints_what_it_says(program: str) -> None:
     run = subprocess.run(

@@ -13,6 +13,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -56,6 +61,7 @@ class Issuer:
         self, subject: str, key: ec.EllipticCurvePublicKey, issuer: str, is_issuer: bool = False
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
+        usage = dict.fromkeys(USAGES, False) | ({"key_cert_sign": True} if is_issuer else {"digital_signature": True})
         names = [x509.DNSName(subject), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return (
             x509.CertificateBuilder()
@@ -67,7 +73,8 @@ class Issuer:
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=is_issuer, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            # Python 3.13 demands both of a chain that it verifies.
+            # Python 3.13 demands these of a chain that it verifies.
+            .add_extension(x509.KeyUsage(**usage), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())

@@ -226,7 +226,7 @@ def run() -> Iterator[Run]:
         command.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Waits, turn by turn of the loop, until something is the case that no event tells."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -81,7 +81,7 @@ class ContractApp(MinimalApp):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stats["executors"]["io"]["busy"] = 3
+        self.stats["executors"]["io"] |= {"busy": 3, "waiting": 5}
         self.stats["tasks"]["pending"] = 7
         self.queues: dict[str, Any] = {
             "io": {

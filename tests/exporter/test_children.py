@@ -12,6 +12,7 @@ import pytest
 from tests.exporter.conftest import FREE_PORT, Run, fetch
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("way", ["fork", "multiprocessing", "subprocess", "posix_spawn"])
 def test_the_port_and_the_clients_are_free_once_the_exporter_is_killed(run: Run, way: str) -> None:

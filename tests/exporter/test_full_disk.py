@@ -6,6 +6,8 @@ import resource
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.exporter.conftest import FREE_PORT, Command, Run
 
 
@@ -22,6 +24,7 @@ def fired(command: Command) -> float:
     return command.get().value("flowrra_scheduler_runs_total", task="report", result="submitted") or 0.0
 
 
+@pytest.mark.slow
 def test_readiness_comes_back_with_the_firing(run: Run, tmp_path: Path) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", "--probe.failure-grace=0", "scheduled:app", FOLDER=str(tmp_path))
     command.ready()

@@ -35,6 +35,7 @@ def observe(run: Run, port: int, *flags: str) -> Command:
     return command
 
 
+@pytest.mark.slow
 async def test_it_runs_none_of_a_thousand_tasks_and_sees_them_all(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     client = redis.Redis(port=server.port)
@@ -54,6 +55,7 @@ async def test_it_runs_none_of_a_thousand_tasks_and_sees_them_all(run: Run, serv
     assert any(name == "flowrra_exporter_info" and ("mode", "observer") in labels for name, labels in scrape.samples)
 
 
+@pytest.mark.slow
 def test_what_belongs_to_a_process_is_absent(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     assert {name for name, _ in observer.get().samples} & PROCESS_SCOPE == set()
@@ -69,6 +71,7 @@ def test_what_belongs_to_a_process_is_absent(run: Run, server: ValkeyServer) -> 
     assert "Slots in use" not in page
 
 
+@pytest.mark.slow
 async def test_schedules_are_seen_and_not_run(run: Run, server: ValkeyServer, tmp_path: Path) -> None:
     store = SQLiteSchedulerBackend(f"{tmp_path}/schedules.db")
     scheduler = produce(url_of(server)).create_scheduler(store)
@@ -93,6 +96,7 @@ async def test_schedules_are_seen_and_not_run(run: Run, server: ValkeyServer, tm
     assert observer.wait() == 0
 
 
+@pytest.mark.slow
 def test_it_ends_when_asked_to(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     observer.signal(signal.SIGTERM)
@@ -100,6 +104,7 @@ def test_it_ends_when_asked_to(run: Run, server: ValkeyServer) -> None:
     assert "the observer has stopped" in observer.log
 
 
+@pytest.mark.slow
 def test_the_broker_may_come_later_and_go(run: Run) -> None:
     with ValkeyServer() as first:
         port = first.port
@@ -116,6 +121,7 @@ def test_the_broker_may_come_later_and_go(run: Run) -> None:
     assert observer.get("/livez").status == 200
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_is_named(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     process = server._process
@@ -130,6 +136,7 @@ def test_a_broker_that_hangs_is_named(run: Run, server: ValkeyServer) -> None:
     eventually(lambda: observer.get("/readyz").status == 200, "it's ready again")
 
 
+@pytest.mark.slow
 def test_readiness_can_require_workers(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port, "--probe.require-workers")
     answer = observer.get("/readyz", Accept="text/plain")
@@ -142,6 +149,7 @@ def test_readiness_can_require_workers(run: Run, server: ValkeyServer) -> None:
     eventually(lambda: observer.get("/readyz").status == 503, "it isn't ready")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "reason"),
     [("shared:in_memory", "its queue is in its own memory"), ("plain:app", "it has no task, and so no queue")],
@@ -151,6 +159,7 @@ def test_an_app_without_a_shared_queue_is_refused(target: str, reason: str) -> N
     assert (ended.status, reason in ended.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_check_says_whether_an_app_can_be_observed(server: ValkeyServer) -> None:
     good = run_command("check", LOCAL, "--observe", "--strict", "shared:make", SHARED_URL=url_of(server))
     assert good.status == 0, good.out

@@ -142,6 +142,7 @@ def seconds(use: Use, text: str) -> float:
     return time.process_time() - began
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES, ids=lambda use: f"{use.where}.{use.method}")
 def test_a_pattern_takes_no_longer_than_the_text_is_long(use: Use) -> None:
     taken = []
@@ -172,6 +173,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize(
     "unit",

@@ -44,6 +44,7 @@ def command(run: Run, published: Path) -> Command:
     return command
 
 
+@pytest.mark.slow
 def test_it_serves_app_executor_and_health_metrics(command: Command) -> None:
     scrape = command.get()
     assert any(("version", "0.1.8") in labels for name, labels in scrape.samples if name == "flowrra_build_info")
@@ -60,6 +61,7 @@ def test_it_serves_app_executor_and_health_metrics(command: Command) -> None:
     assert set(collectors.values()) == {1}
 
 
+@pytest.mark.slow
 def test_its_schedules_are_served_with_local_times_as_instants(run: Run, published: Path, tmp_path: Path) -> None:
     path = os.pathsep.join([str(published), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     # A naive time taken as UTC would be hours off.
@@ -84,6 +86,7 @@ def test_its_schedules_are_served_with_local_times_as_instants(run: Run, publish
     assert sum(name == next_run for name, _ in scrape.samples) == 2
 
 
+@pytest.mark.slow
 def test_its_count_of_waiting_tasks_is_not_believed(command: Command) -> None:
     for _ in range(5):
         command.tell("submit 60")  # two run, three wait; 0.1.8 says that 0 wait
@@ -92,11 +95,13 @@ def test_its_count_of_waiting_tasks_is_not_believed(command: Command) -> None:
     assert command.get().value("flowrra_tasks_pending") is None
 
 
+@pytest.mark.slow
 def test_probes_and_the_api_answer(command: Command) -> None:
     for path in ("/livez", "/readyz", "/startupz", "/healthz", "/api/stats", "/api/health", "/api/tasks"):
         assert command.get(path).status == 200
 
 
+@pytest.mark.slow
 def test_a_blocked_loop_is_seen_and_the_end_is_clean(command: Command) -> None:
     command.tell("block 1")
     deadline = time.monotonic() + 5

@@ -56,6 +56,7 @@ def start_workers(run: Run, server: ValkeyServer) -> list[Command]:
     return workers
 
 
+@pytest.mark.slow
 async def test_the_figures_of_two_workers_on_one_queue(run: Run, server: ValkeyServer) -> None:
     workers = start_workers(run, server)
     gate = redis.Redis(port=server.port)
@@ -93,6 +94,7 @@ async def test_the_figures_of_two_workers_on_one_queue(run: Run, server: ValkeyS
     assert workers[0].get().value("flowrra_worker_processes") == 1
 
 
+@pytest.mark.slow
 async def test_what_a_killed_worker_held_is_counted_where_it_runs_again(run: Run, server: ValkeyServer) -> None:
     victim, survivor = workers = start_workers(run, server)
     async with produce(url_of(server)) as producer:
@@ -109,6 +111,7 @@ async def test_what_a_killed_worker_held_is_counted_where_it_runs_again(run: Run
     assert queue(scrape) == {"pending": 0, "delayed": 0, "in_flight": 0, "dead": 0}
 
 
+@pytest.mark.slow
 def test_what_nobody_can_read_is_counted_as_dead(run: Run, server: ValkeyServer) -> None:
     worker = start_workers(run, server)[0]
     redis.Redis(port=server.port).lpush("flowrra:queue:io", "this is no task")
@@ -116,6 +119,7 @@ def test_what_nobody_can_read_is_counted_as_dead(run: Run, server: ValkeyServer)
     assert queue(worker.get()) == {"pending": 0, "delayed": 0, "in_flight": 0, "dead": 1}
 
 
+@pytest.mark.slow
 def test_a_broker_that_goes_away_fails_readiness_and_not_liveness(run: Run, server: ValkeyServer) -> None:
     worker = run(LOCAL, "--probe.failure-grace=0.2", "shared:make", SHARED_URL=url_of(server))
     worker.ready()
@@ -141,6 +145,7 @@ def test_a_broker_that_goes_away_fails_readiness_and_not_liveness(run: Run, serv
         assert fetch(worker.url, "/livez").status == 200
 
 
+@pytest.mark.slow
 async def test_the_figures_are_back_at_once_after_a_long_outage(
     serve: Serve, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

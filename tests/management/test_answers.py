@@ -146,8 +146,12 @@ async def test_of_an_app_on_a_broker_of_the_users_own(tmp_path: Path) -> None:
         (None, str, "is None"),
         ([1, "2"], list[int], r"\[1\] is '2'"),
         ({"a": 1.5}, dict[str, int], r"\['a'\] is 1.5"),
-        ({"running": True, "workers": 1}, answers.ExecutorStats, r"has no \['busy'\]"),
-        ({"running": True, "workers": 1, "busy": 0, "idle": 1}, answers.ExecutorStats, "which ExecutorStats has not"),
+        ({"running": True, "workers": 1, "waiting": 0}, answers.ExecutorStats, r"has no \['busy'\]"),
+        (
+            {"running": True, "workers": 1, "busy": 0, "waiting": 0, "idle": 1},
+            answers.ExecutorStats,
+            "which ExecutorStats has not",
+        ),
         (datetime(2026, 1, 1), datetime, "naive"),  # noqa: DTZ001
     ],
 )

@@ -137,6 +137,7 @@ async def test_while_it_drains_it_says_so() -> None:
     assert health["healthy"] is False
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_blocked_is_not_healthy_until_it_turns_again() -> None:
     with LoopThread() as elsewhere:
         app = working_app()

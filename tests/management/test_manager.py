@@ -71,7 +71,7 @@ class TestStats:
 
     async def test_before_during_and_after_a_run(self) -> None:
         bench = Bench(io_workers=3)
-        idle = {"running": False, "workers": 3, "busy": 0}
+        idle = {"running": False, "workers": 3, "busy": 0, "waiting": 0}
 
         assert (await bench.manager.get_stats())["executors"]["io"] == idle
         async with bench.app as app:
@@ -81,7 +81,7 @@ class TestStats:
                 await app.submit("echo", n)
             assert await bench.manager.get_stats() == {
                 "app": {"running": True},
-                "executors": {"io": {"running": True, "workers": 3, "busy": 1}, "cpu": None},
+                "executors": {"io": {"running": True, "workers": 3, "busy": 1, "waiting": 5}, "cpu": None},
                 "tasks": {"registered": 4, "pending": 5},
                 "scheduler": None,
             }

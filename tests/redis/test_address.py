@@ -164,6 +164,7 @@ class TestContradictions:
 
 
 class TestWhatDoesNoHarm:
+    @pytest.mark.slow
     @pytest.mark.parametrize("query", HARMLESS)
     async def test_works(self, url: str, query: str) -> None:
         """Submitting, waiting, retries, renewals, listening: each kind of connection is used."""
@@ -238,6 +239,7 @@ class TestConnections:
 
         assert [record.result for record in results] == list(range(1, 11))
 
+    @pytest.mark.slow
     async def test_a_hundred_workers_need_no_more_than_the_default(self, url: str, look: redis.Redis) -> None:
         app = with_tasks(redis_app(url, workers=100))
 
@@ -277,6 +279,7 @@ special = st.text(alphabet="#@/?:&=%[] 1a\u2100\U0001f600\t", max_size=4)
 
 
 class TestSecrets:
+    @pytest.mark.slow
     @settings(deadline=None)
     @given(special, special, st.sampled_from(["redis", "rediss", "unix"]))
     @example("", "#x", "redis")
@@ -287,6 +290,7 @@ class TestSecrets:
     @example("&", "=", "redis")
     @example("", "\t ", "redis")
     @example("", "", "unix")
+    @example("@/", "", "unix")
     def test_are_in_no_error_whatever_is_in_them(self, before: str, after: str, scheme: str) -> None:
         password = f"{before}{PASSWORD}{after}"
         place = "/nowhere.sock" if scheme == "unix" else "127.0.0.1:1/0"

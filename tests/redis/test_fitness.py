@@ -331,10 +331,10 @@ async def test_looking_does_not_hold_up_the_start_nor_the_stop() -> None:
 
     async with await asyncio.start_server(never, "127.0.0.1", 0) as listening:
         url = f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0"
-        monitor = with_tasks(redis_app(url)).broker_fitness
+        monitor = with_tasks(redis_app(url, socket_timeout=8.0)).broker_fitness
         began = time.monotonic()
         monitor.start()
         await asyncio.sleep(0.1)
         await monitor.stop()
 
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 8.0 / 2

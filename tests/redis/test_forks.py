@@ -7,6 +7,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+from tests.support.forks import FORK_IS_MEANT
+
 TIMEOUT = 40.0
 
 PROGRAM = """
@@ -53,12 +57,18 @@ def run(folder: Path, url: str, main: str) -> str:
     path = folder / "program.py"
     path.write_text(textwrap.dedent(PROGRAM.format(url=url)) + textwrap.dedent(main))
     done = subprocess.run(
-        [sys.executable, path], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [sys.executable, "-W", FORK_IS_MEANT, path],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
+@pytest.mark.slow
 def test_parent_and_children_go_on_side_by_side(tmp_path: Path, url: str) -> None:
     main = """
         app.start_sync()
@@ -77,6 +87,7 @@ def test_parent_and_children_go_on_side_by_side(tmp_path: Path, url: str) -> Non
     assert run(tmp_path, url, main) == "[0, 0, 0]\n"
 
 
+@pytest.mark.slow
 def test_processes_forked_before_the_start_are_two_workers(tmp_path: Path, url: str) -> None:
     main = """
         seen, go = os.pipe(), os.pipe()
@@ -101,6 +112,7 @@ def test_processes_forked_before_the_start_are_two_workers(tmp_path: Path, url: 
     assert run(tmp_path, url, main) == "[0, 0]\n"
 
 
+@pytest.mark.slow
 def test_each_holds_its_leases_by_a_name_of_its_own(tmp_path: Path, url: str) -> None:
     main = """
         names = os.pipe()

@@ -36,6 +36,7 @@ async def die_before_queueing(url: str) -> None:
         await app.options(task_id="order-7").submit("echo", 7)
 
 
+@pytest.mark.slow
 async def test_what_a_killed_submitter_recorded_runs_once_when_it_is_submitted_again(
     url: str, look: redis.Redis
 ) -> None:

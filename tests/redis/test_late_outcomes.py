@@ -103,6 +103,7 @@ class TestTheFirstSuccess:
         assert [each.task_id for each in await workers.results.list_by_status(TaskStatus.SUCCESS)] == [delivery.task_id]
         assert await workers.results.list_by_status(TaskStatus.FAILED) == []
 
+    @pytest.mark.slow
     async def test_in_an_app_whose_worker_held_the_interpreter_lock(self, url: str, tmp_path: Path) -> None:
         """All threads of its process stood, the one that renews leases with them."""
         program = tmp_path / "stalls.py"
@@ -327,6 +328,7 @@ class TestALostAnswer:
         await workers.close()
 
 
+@pytest.mark.slow
 async def test_a_late_failure_on_another_server_does_not_replace_a_success(url: str, look: redis.Redis) -> None:
     gate, backend = Gate(), RemoteBackend()
     app = with_tasks(redis_app(url, backend=backend, lease=20.0, workers=1))

@@ -346,6 +346,7 @@ STEPS_BY_WEIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_every_task_is_in_exactly_one_place(url: str, look: redis.Redis, seed: int) -> None:
     model = Model(url, look, seed)

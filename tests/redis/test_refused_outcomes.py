@@ -108,6 +108,7 @@ async def test_a_server_that_refuses_everything_is_waited_for(url: str, look: re
     await told.broker.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -161,6 +162,7 @@ PRIORITIES = (
 )
 
 
+@pytest.mark.slow
 def test_a_bad_entry_fails_by_itself(url: str) -> None:
     """Those that are queued by the same request are queued."""
 

@@ -106,6 +106,7 @@ async def test_a_run_that_was_submitted_and_not_recorded_is_run_once(
     assert gate.begun == [1, 2]
 
 
+@pytest.mark.slow
 async def test_a_run_counts_as_running_while_the_process_lives_that_has_its_task_in_memory(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def clock(tmp_path: Path) -> Iterator[Clock]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [HOUR, -HOUR, 3.0, -3.0])
 async def test_running_tasks_are_run_once(clock: Clock, jump: float) -> None:
     gate = Gate()

@@ -87,6 +87,7 @@ def put(look: redis.Redis, key: bytes, value: bytes | list[str]) -> None:
         look.set(key, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_id", IDS.values(), ids=IDS)
 @pytest.mark.parametrize("record", BAD_RECORDS.values(), ids=BAD_RECORDS)
 async def test_a_record_that_cannot_be_read_costs_itself_alone(

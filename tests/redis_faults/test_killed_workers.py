@@ -7,6 +7,7 @@ import signal
 import time
 from typing import Any
 
+import pytest
 import redis
 
 from flowrra import Flowrra
@@ -23,6 +24,7 @@ async def until_ran(look: redis.Redis, count: int) -> dict[bytes, bytes]:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_none_of_the_tasks_is_lost_when_workers_are_killed_in_turn(url: str, spawn: Spawn) -> None:
     count, kills = 600, 3
     with redis.Redis.from_url(url) as look:
@@ -44,6 +46,7 @@ async def test_none_of_the_tasks_is_lost_when_workers_are_killed_in_turn(url: st
     assert twice <= kills * 64
 
 
+@pytest.mark.slow
 async def test_what_a_killed_worker_ran_runs_elsewhere_although_nothing_else_happens(url: str, spawn: Spawn) -> None:
     with redis.Redis.from_url(url) as look:
         async with make_app(url, LEASE, consume=False) as producer:
@@ -58,6 +61,7 @@ async def test_what_a_killed_worker_ran_runs_elsewhere_although_nothing_else_hap
             assert time.monotonic() - killed < LEASE + 7
 
 
+@pytest.mark.slow
 async def test_a_killed_worker_is_no_longer_listed(url: str, spawn: Spawn) -> None:
     async with make_app(url, LEASE, consume=False) as observer:
         victim = spawn(url)
@@ -69,6 +73,7 @@ async def test_a_killed_worker_is_no_longer_listed(url: str, spawn: Spawn) -> No
                 await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_what_a_stopped_worker_ran_runs_elsewhere_and_its_late_outcome_counts_for_nothing(
     url: str, spawn: Spawn
 ) -> None:
@@ -88,6 +93,7 @@ async def test_what_a_stopped_worker_ran_runs_elsewhere_and_its_late_outcome_cou
             assert not look.exists("flowrra:queue:io:leases")
 
 
+@pytest.mark.slow
 async def test_an_app_that_does_not_consume_runs_none_of_the_tasks(url: str, spawn: Spawn) -> None:
     async with make_app(url, LEASE, consume=False) as producer:
         spawn(url)

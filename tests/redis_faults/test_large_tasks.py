@@ -51,6 +51,7 @@ def app_at(url: str, *, timeout: float = 1.0, consume: bool = True) -> Flowrra:
     return app
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [600 * KILOBYTE, 3_000 * KILOBYTE])
 async def test_a_queue_of_them_is_drained(server: ValkeyServer, slow: Proxy, size: int) -> None:
     """All that sixteen slots could take would need far longer than an answer may take."""
@@ -80,6 +81,7 @@ async def test_a_take_is_bounded_by_bytes(server: ValkeyServer) -> None:
     assert takes == [[10, 10, 50], [200], [10, 10, 10], [90]]
 
 
+@pytest.mark.slow
 async def test_what_is_larger_than_anything_may_be_is_put_aside_unread(server: ValkeyServer) -> None:
     url = f"redis://127.0.0.1:{server.port}/0"
     with redis.Redis.from_url(url) as look:
@@ -97,6 +99,7 @@ async def test_what_is_larger_than_anything_may_be_is_put_aside_unread(server: V
         assert int(look.memory_usage("flowrra:queue:io:dead:tasks") or 0) < 1_000_000  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, 500 * KILOBYTE])
 async def test_who_submits_many_hears_which_are_queued(server: ValkeyServer, size: int) -> None:
     calls: list[Any] = [("measure", ("x" * size,), {}) for _ in range(600 if size < KILOBYTE else 60)]

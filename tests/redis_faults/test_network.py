@@ -14,6 +14,7 @@ from tests.redis_faults.proxy import Proxy
 from tests.support.servers import ValkeyServer
 
 
+@pytest.mark.slow
 async def test_connections_that_are_reset_cost_nobody_a_result(server: ValkeyServer) -> None:
     async with Proxy(server.port) as proxy, with_tasks(redis_app(proxy.url, lease=1.0, max_deliveries=20)) as app:
 
@@ -38,6 +39,7 @@ async def test_connections_that_are_reset_cost_nobody_a_result(server: ValkeySer
         disturbing.cancel()
 
 
+@pytest.mark.slow
 async def test_a_network_that_swallows_everything_is_an_error_in_bounded_time(server: ValkeyServer) -> None:
     gate = Gate()
     async with Proxy(server.port) as proxy:

@@ -59,6 +59,7 @@ async def test_work_resumes_soon_after_the_servers_return(url: str, server: Valk
             await app.stop()
 
 
+@pytest.mark.slow
 async def test_readiness_says_that_the_server_is_away_and_liveness_goes_on(
     url: str, server: ValkeyServer, data: Path
 ) -> None:
@@ -84,6 +85,7 @@ async def test_readiness_says_that_the_server_is_away_and_liveness_goes_on(
             await app.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_a_stop_takes_hardly_longer_than_it_may_although_the_server_is_away(url: str, fault: int) -> None:
     app = make_app(url, LEASE)
@@ -102,6 +104,7 @@ async def test_a_stop_takes_hardly_longer_than_it_may_although_the_server_is_awa
             os.kill(server, signal.SIGCONT)
 
 
+@pytest.mark.slow
 async def test_a_blocked_event_loop_does_not_lose_its_leases(url: str, spawn: Spawn) -> None:
     async with make_app(url, LEASE) as app:
 
@@ -128,6 +131,7 @@ def cpu_app(url: str) -> Flowrra:
     return app
 
 
+@pytest.mark.slow
 async def test_a_killed_child_costs_only_the_task_in_it(url: str, tmp_path: Path) -> None:
     async with cpu_app(url) as app:
         started, release = tmp_path / "started", tmp_path / "release"
@@ -144,6 +148,7 @@ async def test_a_killed_child_costs_only_the_task_in_it(url: str, tmp_path: Path
         assert (await app.wait_for_result(await app.submit("pid"), timeout=10)).status == "success"
 
 
+@pytest.mark.slow
 async def test_the_children_of_a_killed_worker_end_with_it(url: str, spawn: Spawn, tmp_path: Path) -> None:
     started = tmp_path / "started"
     async with make_app(url, LEASE, consume=False) as producer:

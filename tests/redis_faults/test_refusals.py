@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from flowrra import BackendError
+from flowrra.redis_client import RETRY_FOR
 from tests.core.apps import final, until
 from tests.redis.apps import Gate, redis_app, with_tasks
 from tests.redis_faults.conftest import LEASE
@@ -45,6 +46,7 @@ async def test_without_memory_submit_fails_and_what_is_queued_runs_once(url: str
     assert sorted(gate.begun) == list(range(10))
 
 
+@pytest.mark.slow
 async def test_after_a_failover_the_app_goes_over_to_the_new_primary(server: ValkeyServer) -> None:
     with (
         ValkeyServer() as other,
@@ -100,12 +102,13 @@ async def test_a_password_that_is_no_longer_right_is_an_error_at_once_and_passes
             started = time.monotonic()
             with pytest.raises(BackendError, match="AuthenticationError") as error:
                 await app.submit("add", 1, 2)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < RETRY_FOR / 2
             assert "right" not in str(error.value)
             look.acl_setuser("flowrra", enabled=True, passwords=["+right"])
             assert (await final(app, await app.submit("add", 3, 4))).result == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "refusal",
     [

@@ -23,6 +23,7 @@ def pid_of(url: str) -> int:
         return int(look.info("server")["process_id"])  # type: ignore[index]
 
 
+@pytest.mark.slow
 async def test_a_killed_server_loses_nothing_that_it_acknowledged(url: str, server: ValkeyServer, data: Path) -> None:
     async with make_app(url, LEASE) as app:
         ids = await app.submit_many(("note", (n, 0.02), {}) for n in range(400))
@@ -68,6 +69,7 @@ async def test_an_app_that_was_stopped_meanwhile_can_be_started_again(
             assert record.result == 2
 
 
+@pytest.mark.slow
 async def test_nobody_is_left_waiting_when_connections_are_cut_all_along(url: str) -> None:
     async with make_app(url, LEASE) as app:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -93,7 +94,7 @@ async def test_a_schedule_of_flowrra_0_1_8_with_a_tuple_in_it_is_found_again(tmp
     scheduler = app_with(str(path), asyncio.Queue()).scheduler
     assert scheduler is not None
     first = await scheduler.schedule_interval("note", 300, ([1, 2],))
-    with sqlite3.connect(path) as look:
+    with closing(sqlite3.connect(path)) as look:
         assert json.loads(look.execute("SELECT args FROM scheduled_tasks").fetchone()[0]) == [[1, 2]]
     assert await scheduler.schedule_interval("note", 300, ((1, 2),)) == first
     await scheduler.backend.close()

@@ -38,6 +38,7 @@ def once(name: str, at: datetime) -> ScheduledTask:
     return ScheduledTask(name, "note", ScheduleType.ONE_TIME, at.isoformat(), (name,), next_run_at=at)
 
 
+@pytest.mark.slow
 @pytest.mark.tools
 @pytest.mark.parametrize("ahead", [AHEAD, -AHEAD])
 async def test_a_host_whose_clock_is_off_runs_nothing_early_or_late_takes_nothing_over_and_says_so_once(
@@ -115,6 +116,7 @@ async def test_a_shared_clock_that_does_not_answer_leaves_the_time_as_it_goes_on
     assert sum("can't be read" in message for message in caplog.messages) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(
     tmp_path: Path, restarts: bool, caplog: pytest.LogCaptureFixture

@@ -64,6 +64,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
 # ── creation ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -250,6 +251,7 @@ async def test_an_id_belongs_to_one_definition(shop: Shop) -> None:
         await shop.scheduler.schedule_cron("note", "@hourly", task_id="nightly")
 
 
+@pytest.mark.slow
 async def test_callers_at_the_same_time_make_one_schedule(tmp_path: Path) -> None:
     shops = [Shop(tmp_path / "one.db") for _ in range(3)]
     ids = await asyncio.gather(*(shop.scheduler.schedule_interval("note", 60) for shop in shops for _ in range(5)))

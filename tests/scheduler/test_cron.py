@@ -151,6 +151,7 @@ def test_a_run_years_away_is_found_at_once(text: str) -> None:
     assert min(timeit.repeat(lambda: cron.next_run(datetime(2096, 3, 1)), number=20, repeat=5)) < 20 * 0.001
 
 
+@pytest.mark.slow
 def test_thousands_of_random_expressions_agree_with_croniter() -> None:
     chance = random.Random(20240515)
     for _ in range(3000):

@@ -80,6 +80,7 @@ def test_the_end_of_the_calendar_is_an_error_in_any_zone() -> None:
                 CronExpression(text).next_after(datetime.max.replace(tzinfo=UTC), ZoneInfo(zone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Asia/Kathmandu", "UTC"])
 def test_random_starts_near_changes_agree_with_cronsim(zone: str) -> None:
     """Where cronsim is right: changes by an hour, not at midnight, and answers that are after the start."""

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flowrra import Config, ExecutorConfig, Flowrra
 from flowrra.backends import InMemoryBackend
 from flowrra.management import FlowrraManager
@@ -51,6 +53,7 @@ class Works:
         return sum(run["result"] == result for run in await self.runs(task))
 
 
+@pytest.mark.slow
 async def test_a_full_queue_delays_no_run_of_another(tmp_path: Path) -> None:
     works = Works(tmp_path / "s.db")
     await works.schedule("hold", 150)  # more than may be under way at a time
@@ -66,6 +69,7 @@ async def test_a_full_queue_delays_no_run_of_another(tmp_path: Path) -> None:
         assert sorted(works.begun) == list(range(150))
 
 
+@pytest.mark.slow
 async def test_a_run_waits_for_room_for_as_long_as_it_takes_and_is_one_try(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("flowrra.scheduler.submissions.SUBMIT_TIMEOUT", 0.2)
     monkeypatch.setattr("flowrra.scheduler.submissions.BEAT", 0.2)
@@ -82,6 +86,7 @@ async def test_a_run_waits_for_room_for_as_long_as_it_takes_and_is_one_try(tmp_p
         assert {(run["attempts"], run["error"]) for run in await works.runs("hold")} == {(1, None)}
 
 
+@pytest.mark.slow
 async def test_a_run_that_waits_for_room_at_the_stop_is_left_to_the_next_scheduler(tmp_path: Path) -> None:
     works = Works(tmp_path / "s.db")
     await works.schedule("hold", 5)

@@ -69,6 +69,7 @@ def test_a_fixed_time_in_a_gap_is_right_after_it() -> None:
     assert run == datetime(2026, 3, 29, 1, tzinfo=UTC)  # 03:00 there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_runs_around_each_change_are_those_of_the_zone_by_its_name(name: str) -> None:
     live_in(name)
@@ -82,6 +83,7 @@ def test_runs_around_each_change_are_those_of_the_zone_by_its_name(name: str) ->
                 at = min(run, at + timedelta(hours=5))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(ZONES),

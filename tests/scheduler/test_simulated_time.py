@@ -98,6 +98,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await world.scheduler.backend.close()
 
 
+@pytest.mark.slow
 async def test_an_interval_keeps_its_grid_for_hundreds_of_runs(world: World) -> None:
     await world.scheduler.schedule_interval("note", 0.7)
     await world.scheduler.start()
@@ -179,6 +180,7 @@ async def test_a_submit_that_fails_is_tried_until_its_grace_ends_and_failed_once
     assert world.counts() == {"failed": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", [timedelta(minutes=1), timedelta(minutes=30)])
 async def test_a_broker_that_was_away_when_a_run_was_due_gets_it_soon_after_it_is_back(
     world: World, outage: timedelta

@@ -92,6 +92,7 @@ async def test_a_definition_is_found_however_it_is_written(store: SqlSchedulerBa
         await store.create_once(ScheduledTask("j", "note", ScheduleType.INTERVAL, "3e2", (), {"b": 2, "a": 1}))
 
 
+@pytest.mark.slow
 async def test_schedules_of_equal_content_are_kept_under_their_ids(store: SqlSchedulerBackend) -> None:
     def task(name: str) -> ScheduledTask:
         return ScheduledTask(name, "note", ScheduleType.INTERVAL, "300", next_run_at=NOW)
@@ -133,6 +134,7 @@ async def test_a_row_whose_values_no_task_can_have_is_set_aside_and_told_of_once
     assert next(iter(columns)) in told
 
 
+@pytest.mark.slow
 async def test_a_due_time_that_was_dealt_with_is_not_run_again(
     store: SqlSchedulerBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,6 +145,7 @@ async def test_a_due_time_that_was_dealt_with_is_not_run_again(
     assert "dealt with before" in caplog.text
 
 
+@pytest.mark.slow
 async def test_many_that_open_an_empty_database_at_once_claim_each_due_time_once(url: str) -> None:
     stores = [new_store(url) for _ in range(6)]
     await asyncio.gather(*(store.list_all() for store in stores))
@@ -170,6 +173,7 @@ async def test_a_run_whose_scheduler_is_gone_is_taken_after_its_lease_and_a_sett
     assert await store.next_due() is None
 
 
+@pytest.mark.slow
 async def test_a_run_that_is_still_being_submitted_is_not_taken_over(store: SqlSchedulerBackend) -> None:
     await store.create(once("a"))
     [run] = (await store.claim(micros(NOW), LOCAL, "slow", 10)).runs
@@ -199,6 +203,7 @@ async def test_a_run_whose_schedule_was_deleted_before_it_was_submitted_is_count
     assert [run["result"] for run in await store.list_runs("a", 10)] == ["skipped"]
 
 
+@pytest.mark.slow
 async def test_an_error_that_is_told_late_undoes_no_submission(store: SqlSchedulerBackend) -> None:
     await store.create(once("a"))
     [run] = (await store.claim(micros(NOW), LOCAL, "slow", 10)).runs
@@ -266,6 +271,7 @@ async def test_a_zone_or_interval_that_makes_no_sense_stops_nothing(
     assert (await store.figures(micros(NOW)))["broken"] == 2
 
 
+@pytest.mark.slow
 async def test_a_missed_run_is_not_a_last_run(store: SqlSchedulerBackend) -> None:
     at = NOW - timedelta(hours=1)
     late = ScheduledTask("late", "note", ScheduleType.INTERVAL, "86400", next_run_at=at, misfire_grace=60.0)
@@ -296,6 +302,7 @@ async def test_text_that_no_column_should_hold_breaks_its_row_only(
     assert await store.next_due() == micros(NOW) + LEASE
 
 
+@pytest.mark.slow
 async def test_tables_of_0_1_8_are_upgraded_by_many_at_once_and_lose_nothing(url: str) -> None:
     store = new_store(url)
     tasks = [once("a"), once("b", 2.0), once("twin", 2.0)]
@@ -325,6 +332,7 @@ async def test_tables_of_0_1_8_are_upgraded_by_many_at_once_and_lose_nothing(url
     await asyncio.gather(*(each.close() for each in stores))
 
 
+@pytest.mark.slow
 async def test_tables_of_the_version_before_get_the_columns_that_they_lack(url: str) -> None:
     store = new_store(url)
     await store.create(once("a"))

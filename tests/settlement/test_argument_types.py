@@ -245,6 +245,7 @@ def priced(order: Order, at: Model) -> Order:
     return order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["server+server", "server+memory"])
 async def test_cpu_tasks_get_the_same(empty_servers: tuple[str, str], where: str) -> None:
     app = Flowrra(config_of(where, empty_servers))

@@ -56,6 +56,7 @@ def spoiling_app(config: Config, seen: list[Any]) -> Flowrra:
     return app
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 def test_three_attempts_see_the_same(empty_servers: tuple[str, str], where: str) -> None:
     @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -95,6 +95,7 @@ def assert_agree(case: Case, outcomes: list[TaskResult], numbers: dict[str, Any]
         assert (list(record.args[0].items()), list(record.args[1])) == ([("id", 7), ("lines", [1, 2])], ["a", ["b"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_on_the_event_loop(empty_servers: tuple[str, str], case: Case, where: str) -> None:
@@ -104,6 +105,7 @@ async def test_on_the_event_loop(empty_servers: tuple[str, str], case: Case, whe
     await assert_all_end(app, empty_servers, [case], fine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["memory+memory", "server+server", "server+elsewhere"])
 async def test_in_worker_processes(empty_servers: tuple[str, str], where: str) -> None:
     app = Flowrra(config_of(where, empty_servers))

@@ -2,7 +2,7 @@
 
 Two things can wait on the app's loop at any moment: one heartbeat and one visit. A visit starts the calls
 that have gathered until the loop gets to it, and of each call (named by a key) at most one is under way:
-whoever asks for the same meanwhile joins it. So however often a blocked app is scraped and probed, nothing
+a caller who asks for the same meanwhile joins it. So however often a blocked app is scraped and probed, nothing
 piles up on its loop.
 """
 
@@ -38,7 +38,6 @@ class LoopBlocked(LoopUnavailable):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"event loop blocked for {seconds:.1f} s")
-        self.seconds = seconds
 
 
 class LoopEnded(LoopUnavailable):
@@ -246,7 +245,7 @@ class AppLoop:
         except asyncio.CancelledError:
             error = CallTimeout(f"{call.key} was cancelled")
             raise
-        except Exception as raised:  # noqa: BLE001 - handed to whoever asked
+        except Exception as raised:  # noqa: BLE001 - handed to the callers
             error = raised
         finally:
             self._deliver(call, result, error)

@@ -12,10 +12,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from flowrra_exporter.errors import UsageError
+from flowrra_exporter.errors import UsageError, did_you_mean, quoted
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.suggestions import did_you_mean
-from flowrra_exporter.urls import quoted
 
 _FORM = "expected 'module:attribute', such as 'shop.tasks:app'"
 _FACTORY_FORM = "expected an app, or a function without required arguments that returns one"

@@ -16,10 +16,9 @@ from flowrra_exporter.check_command.configuration import ConfigurationCheck
 from flowrra_exporter.check_command.endpoint import EndpointCheck
 from flowrra_exporter.check_command.findings import Report, warning
 from flowrra_exporter.config_file import CONFIG_FILE
-from flowrra_exporter.errors import UsageError
+from flowrra_exporter.errors import UsageError, quoted
 from flowrra_exporter.options import URL
 from flowrra_exporter.settings import Settings
-from flowrra_exporter.urls import quoted
 
 # How long an app's threads may keep the process after the last line.
 _LINGER_SECONDS = 2.0

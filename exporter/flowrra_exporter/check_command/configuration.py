@@ -10,9 +10,9 @@ from typing import Any
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
 from flowrra_exporter.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.options import unknown_variable, unknown_variables
 from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.settings import OPTIONS, Address, Settings
-from flowrra_exporter.variables import unknown_variable, unknown_variables
 from flowrra_exporter.web.access.sockets import bind
 from flowrra_exporter.web.access.web_config import WebConfig, load_web_config
 

@@ -1,19 +1,20 @@
-"""A live endpoint: what Prometheus would get from it, and what is wrong with that."""
+"""A live endpoint: what Prometheus would get from it, what is wrong with that, and what the probes beside it say."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from flowrra_exporter.check_command.client import Answer, Client, Unanswered, Unreachable, credentials_of
 from flowrra_exporter.check_command.exporter_series import broker_findings, exporter_findings
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
 from flowrra_exporter.check_command.formats import Asked, content_type, openmetrics_finding, text_findings
-from flowrra_exporter.check_command.probes import probe_findings
+from flowrra_exporter.paths import PROBE_PATHS
 
 _SUBJECT = "endpoint"
 _SLOW_SECONDS = 1.0
+_KUBELET_SECONDS = 1.0
 
 
 class EndpointCheck:
@@ -39,7 +40,7 @@ class EndpointCheck:
             else:
                 async for finding in self._metrics(client, answer):
                     yield finding
-            async for finding in probe_findings(client, self._shown):
+            async for finding in _probe_findings(client, self._shown):
                 yield finding
 
     async def _metrics(self, client: Client, answer: Answer) -> AsyncIterator[Finding]:
@@ -89,3 +90,36 @@ def _costs(exposition: Exposition, answer: Answer) -> Finding:
     if answer.seconds > _SLOW_SECONDS:
         return warning(_SUBJECT, f"{message}; expected less than {_SLOW_SECONDS:g} s")
     return ok(_SUBJECT, message)
+
+
+async def _probe_findings(client: Client, metrics_url: str) -> AsyncIterator[Finding]:
+    """The state of each probe: beside the metrics, where the exporter is mounted below a prefix, or at the root."""
+    for path in PROBE_PATHS:
+        try:
+            answer = await _ask_probe(client, metrics_url, path)
+        except Unanswered as failure:
+            yield error(path, str(failure))
+        else:
+            yield _probe_state(path, answer)
+
+
+async def _ask_probe(client: Client, metrics_url: str, path: str) -> Answer:
+    beside, at_root = urljoin(metrics_url, path[1:]), urljoin(metrics_url, path)
+    answer = await client.get(f"{beside}?verbose", "text/plain")
+    if answer.status == 404 and beside != at_root:
+        answer = await client.get(f"{at_root}?verbose", "text/plain")
+    return answer
+
+
+def _probe_state(path: str, answer: Answer) -> Finding:
+    text = answer.body.decode(errors="replace")
+    if answer.status == 404:
+        return warning(path, "isn't served here")
+    if answer.status == 503:
+        failed = [line.removeprefix("[-]") for line in text.splitlines() if line.startswith("[-]")]
+        return error(path, f"answers 503: {'; '.join(failed) or text}")
+    if answer.status != 200:
+        return error(path, f"answers {answer.status}; expected 200 or 503")
+    if answer.seconds > _KUBELET_SECONDS:
+        return warning(path, f"answers 200 after {answer.seconds:.1f} s; the kubelet waits 1 s by default")
+    return ok(path, "answers 200")

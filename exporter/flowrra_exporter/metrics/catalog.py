@@ -126,6 +126,14 @@ EXECUTOR_BUSY_WORKERS = Metric(
     ("executor",),
     otel_unit="{worker}",
 )
+EXECUTOR_WAITING_TASKS = Metric(
+    "flowrra_executor_waiting_tasks",
+    "gauge",
+    "Tasks that are in this process already and wait for a free slot: with a broker, what was taken ahead.",
+    "flowrra.executor.waiting_tasks",
+    ("executor",),
+    otel_unit="{task}",
+)
 EXECUTOR_WORKER_RESTARTS = Metric(
     "flowrra_executor_worker_restarts_total",
     "counter",

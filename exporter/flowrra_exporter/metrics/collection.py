@@ -127,7 +127,7 @@ class Collection:
         if relied_on:
             await asyncio.wait(relied_on, timeout=timeout)
         left = min(deadline - time.monotonic(), _TRIAL_SECONDS - self.age)
-        if self.running and left > 0:
+        if self.running:
             await asyncio.wait(self.running.values(), timeout=left)
         if self._complete is not None:
             return self._complete
@@ -177,7 +177,7 @@ class Collections:
         collectors: Returns the collectors that there are at the moment.
         timeout: The most that a scrape waits for a collection, in seconds.
         exemplars: Returns what tracing has kept.
-        own_families: Returns what whoever serves the collections tells of itself.
+        own_families: Returns the families about what serves the collections.
     """
 
     def __init__(
@@ -221,10 +221,9 @@ class Collections:
             reason = breaker.refusal
             if reason is not None:
                 refused[name] = reason
-        names = {collector.name for collector in collectors}
         return Collection(
             collectors,
-            {name: why for name, why in refused.items() if name in names},
+            refused,
             {name for name, breaker in self._breakers.items() if breaker.is_open},
             self._finish,
             self._judge,

@@ -49,7 +49,7 @@ class Family:
         return sum(len(value.counts) + 2 for _, value in self.points if isinstance(value, Distribution))
 
 
-# One of ours, or one from prometheus_client's registry.
+# A family of the catalog, or one from prometheus_client's registry.
 AnyFamily: TypeAlias = Family | ForeignFamily
 
 

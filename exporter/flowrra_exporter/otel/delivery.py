@@ -27,7 +27,7 @@ class Delivery:
         dropped: How many were refused with their request.
         failure: Why not all was sent.
         complaint: Why points were rejected or dropped.
-        remark: What the receiver had to say though it took all.
+        remark: What a receiver that took all had to say.
     """
 
     taken: int = 0

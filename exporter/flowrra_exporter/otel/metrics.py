@@ -20,9 +20,8 @@ from flowrra_exporter.metrics.exemplars import Exemplars
 from flowrra_exporter.metrics.samples import AnyFamily
 from flowrra_exporter.otel.delivery import Delivery
 from flowrra_exporter.otel.environment import Environment
-from flowrra_exporter.otel.process import started_at
 from flowrra_exporter.otel.readings import Kind, Reader
-from flowrra_exporter.otel.resource import resource
+from flowrra_exporter.otel.resource import resource, started_at
 from flowrra_exporter.otel.sender import MetricSender
 from flowrra_exporter.otel.streams import Streams
 from flowrra_exporter.otel.transport import metric_sender

@@ -5,9 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-# The names of the probes.
-LIVEZ, READYZ, STARTUPZ, HEALTHZ = "livez", "readyz", "startupz", "healthz"
-
 
 class Check(NamedTuple):
     """The result of one check.

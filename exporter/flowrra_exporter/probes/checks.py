@@ -13,7 +13,8 @@ from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.app.stall import current_stall, read_runtime_stats
 from flowrra_exporter.app.watchdog import Watchdog
-from flowrra_exporter.probes.check import LIVEZ, READYZ, STARTUPZ, Check
+from flowrra_exporter.paths import LIVEZ, READYZ, STARTUPZ
+from flowrra_exporter.probes.check import Check
 from flowrra_exporter.probes.hysteresis import Hysteresis
 from flowrra_exporter.probes.queue_limits import QueueLimits
 
@@ -131,7 +132,7 @@ class Checks:
     async def _health_or_error(self) -> Mapping[str, Any] | Exception:
         try:
             health = await self.ask("health_check")
-        except Exception as error:  # noqa: BLE001 - told to whoever asked: the check is what failed
+        except Exception as error:  # noqa: BLE001 - the answer says it: the check is what failed
             return error
         return health if isinstance(health, Mapping) else TypeError("health_check() answered no mapping")
 
@@ -166,7 +167,7 @@ class Checks:
             return dict(await self.ask("health_check"))
         except (LoopUnavailable, CallTimeout) as error:
             return _unhealthy("event_loop" if isinstance(error, LoopUnavailable) else "health_check", str(error))
-        except Exception as error:  # noqa: BLE001 - told to whoever asked: the check is what failed
+        except Exception as error:  # noqa: BLE001 - the answer says it: the check is what failed
             return _unhealthy("health_check", f"health check failed: {type(error).__name__}")
 
     async def ask(self, method: str) -> Any:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
-from flowrra_exporter.probes.check import READYZ, Check
+from flowrra_exporter.paths import READYZ
+from flowrra_exporter.probes.check import Check
 
 # The most that the time between two evaluations adds: more, and this process hadn't run.
 _MAX_STEP_SECONDS = 2.0

@@ -13,9 +13,9 @@ from flowrra_exporter.app.loop import CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.metrics.collectors.scheduler import MOST_LISTED
 from flowrra_exporter.metrics.pacing import Pacer
+from flowrra_exporter.paths import API_PATHS
 from flowrra_exporter.probes.checks import Checks
 from flowrra_exporter.web.failures import MOST, Failure, Failures
-from flowrra_exporter.web.paths import API_PATHS
 from flowrra_exporter.web.responses import json_response, json_safe, json_text_response, shows_task_data
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class ApiRoutes:
 
     Args:
         checks: Asks the Management API for a client that won't wait.
-        management: Returns whom to ask, None before there is an app.
+        management: Returns the Management API, None before there is an app.
         failures: Lists the tasks that failed last.
         show_task_data: Clients that have proved who they are see what tasks were given and what they raised.
     """

@@ -19,11 +19,11 @@ from flowrra_exporter.logs import ThrottledWarning, mask_secrets
 
 logger = logging.getLogger(__name__)
 
-# The most failures that are told of.
+# The most failures that are listed.
 MOST = 100
 _METHOD = "list_failed_tasks"
 _SPACING_SECONDS = 5.0
-# An answer that took a second is kept for so many.
+# For how many seconds an answer is kept, for each second that it took.
 _SHARE = 50
 _MAX_TEXT = 500
 
@@ -56,7 +56,12 @@ class Listing(NamedTuple):
 
 
 class Failures:
-    """Lists failures. ``management`` returns whom to ask, None before there is an app; ``timeout`` is in seconds."""
+    """Lists failures.
+
+    Args:
+        management: Returns the Management API, None before there is an app.
+        timeout: The time for an answer, in seconds.
+    """
 
     def __init__(self, management: Callable[[], Management | None], timeout: float) -> None:
         self._management = management

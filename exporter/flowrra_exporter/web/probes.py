@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.probes.check import HEALTHZ, LIVEZ, READYZ, STARTUPZ
+from flowrra_exporter.paths import HEALTHZ, LIVEZ, READYZ, STARTUPZ
 from flowrra_exporter.probes.checks import Check, Checks, components
 from flowrra_exporter.web.negotiation import prefers_text
 from flowrra_exporter.web.responses import json_response, text_response

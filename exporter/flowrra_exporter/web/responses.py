@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from flowrra_exporter.logs import mask_secrets
-from flowrra_exporter.web.paths import API, PAGE
+from flowrra_exporter.paths import API, PAGE
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ class Site(NamedTuple):
 
 
 def make_application(routes: Sequence[web.RouteDef], access: Access | None = None) -> web.Application:
-    """The aiohttp application with these routes; without ``access``, whoever reaches it may come in."""
+    """The aiohttp application with these routes; without ``access``, every client may come in."""
     admission = [] if access is None else [access.admission]
     application = web.Application(middlewares=[watch_connection, answer_errors, *admission, refuse_bodies])
     application.on_response_prepare.append(add_headers)

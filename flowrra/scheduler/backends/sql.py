@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import weakref
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -14,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from flowrra.per_loop import PerLoop
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
 from flowrra.scheduler.backends.sql_rows import definition_of, read_row, read_task, written
 from flowrra.scheduler.backends.sql_schema import (
@@ -51,12 +51,15 @@ MOST_IDS = 1_000
 
 
 class _LoopEngine:
-    """The engine of one event loop; ``closer`` is there once the tables are."""
+    """The engine of one event loop, and whether it was used to see that the tables are there."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self.opening = asyncio.Lock()
-        self.closer: AsyncGenerator[None, None] | None = None
+        self.upgrading = asyncio.Lock()
+        self.is_upgraded = False
+
+    async def close(self) -> None:
+        await self.engine.dispose()
 
 
 class SqlSchedulerBackend(BaseSchedulerBackend):
@@ -74,20 +77,17 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         self._url = url
         self._extra = extra
         self._options = options
-        self._engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEngine] = weakref.WeakKeyDictionary()
+        self._engines = PerLoop(lambda: _LoopEngine(self._new_engine()), _LoopEngine.close)
         self._settled = TRIM_EVERY  # so the first time as well: a process may end before it has settled so many
 
     async def _open(self) -> AsyncEngine:
         """The engine of the running event loop. It is closed with that loop, or by :meth:`close` there."""
-        loop = asyncio.get_running_loop()
-        if (found := self._engines.get(loop)) is None:
-            found = self._engines[loop] = _LoopEngine(self._new_engine())
-        async with found.opening:
-            if found.closer is None:
+        found = self._engines.get()
+        async with found.upgrading:
+            if not found.is_upgraded:
                 async with found.engine.begin() as connection:
                     await connection.run_sync(upgrade)
-                found.closer = self._close_with_loop(loop)
-                await anext(found.closer)  # from now on the loop knows it, and ends it with itself
+                found.is_upgraded = True
         return found.engine
 
     def _new_engine(self) -> AsyncEngine:
@@ -101,22 +101,8 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
 
-    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
-        """Closes a loop's engine when it is itself closed, as a loop does with all its generators before it ends."""
-        found = self._engines[loop]
-        try:
-            yield
-        finally:
-            if self._engines.get(loop) is found:
-                del self._engines[loop]
-            await found.engine.dispose()
-
     async def close(self) -> None:
-        found = self._engines.pop(asyncio.get_running_loop(), None)
-        if found is not None and found.closer is not None:
-            await found.closer.aclose()
-        elif found is not None:
-            await found.engine.dispose()
+        await self._engines.close()
 
     async def _read(self, query: sa.Executable) -> list[Any]:
         engine = await self._open()

@@ -50,6 +50,7 @@ def rounds(command: Command, how: str) -> list[Round]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["block", "spin"])
 def test_a_blocked_loop(run: Run, how: str) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", f"--loop.block-threshold={THRESHOLD}", "told:make")
@@ -154,6 +155,7 @@ def ask_for(seconds: float, url: str) -> list[float | None]:
     return found
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_does_not_blame_its_app(run: Run) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", f"--loop.block-threshold={THRESHOLD}", "told:make")
     command.ready()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded
+from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded, LoopWaits
 
 from tests.exporter.conftest import until
 
@@ -118,14 +118,15 @@ async def test_a_slow_call_times_out_and_costs_no_other_call_anything(other: Oth
     assert await bridge.call("quick", lambda: 1, 0.3) == 1
 
 
+@pytest.mark.slow
 async def test_who_joins_a_call_that_is_overdue_is_told_at_once(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     with pytest.raises(CallTimeout):
-        await bridge.call("slow", lambda: asyncio.sleep(20), 0.2)
+        await bridge.call("slow", lambda: asyncio.sleep(20), 2.0)
     started = time.monotonic()
     with pytest.raises(CallTimeout, match="slow has not answered for"):
-        await bridge.call("slow", lambda: asyncio.sleep(20), 0.2)
-    assert time.monotonic() - started < 0.1
+        await bridge.call("slow", lambda: asyncio.sleep(20), 2.0)
+    assert time.monotonic() - started < 2.0 / 2
 
 
 async def test_a_call_that_a_busy_loop_took_up_late_is_overdue_as_soon(other: OtherLoop) -> None:
@@ -176,6 +177,16 @@ async def test_a_call_that_hangs_for_long_is_cancelled_and_can_be_tried_again(ot
                 await bridge.call("stats", hang, 0.1)
             await asyncio.sleep(0.02)
     assert await _call_until_answered(bridge) == 1
+
+
+async def test_everybody_who_waits_for_a_call_is_told_that_it_was_cancelled(other: OtherLoop) -> None:
+    bridge = AppLoop(other.loop, other.thread, asyncio.get_running_loop(), LIMIT, cancel_after=0.1)
+    first = asyncio.create_task(bridge.call("stats", lambda: asyncio.sleep(20), 10.0))
+    await asyncio.sleep(0.2)
+    with pytest.raises(CallTimeout, match="stats was cancelled"):
+        await bridge.call("stats", lambda: asyncio.sleep(20), 10.0)  # which asks for the end of what hangs
+    with pytest.raises(CallTimeout, match="stats was cancelled"):
+        await first
 
 
 async def _call_until_answered(bridge: AppLoop) -> object:
@@ -252,22 +263,23 @@ async def test_silence_grows_while_the_loop_is_blocked(other: OtherLoop) -> None
     bridge = bridge_to(other)
     bridge.tick()
     await until(lambda: bridge.silence == 0)
-    other.block()
     started = time.monotonic()
+    other.block()
     while time.monotonic() - started < 0.5:
         bridge.tick()
         await asyncio.sleep(0.02)
-    assert bridge.silence == pytest.approx(0.5, abs=0.1)
+    assert 0.5 / 2 < bridge.silence <= time.monotonic() - started
 
 
+@pytest.mark.slow
 async def test_time_in_which_the_whole_process_stood_still_is_not_blamed_on_the_app(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     other.block()
     bridge.tick()
     bridge.tick()
-    time.sleep(1.5)  # this thread stands still, as in a process that was stopped
+    time.sleep(2.0)  # this thread stands still, as in a process that was stopped
     bridge.tick()
-    assert bridge.silence < 0.5
+    assert bridge.silence < 2.0 / 2
     other.release()
     await until(lambda: not bridge.unresponsive)
 
@@ -280,6 +292,20 @@ async def test_a_pause_of_the_whole_process_does_not_make_a_healthy_loop_look_bl
         time.sleep(1.5 * LIMIT)  # no thread turns, as when a container has used up its share of the CPU
         other.release()
         assert await bridge.call("stats", lambda: 1, 1.0) == 1
+
+
+async def test_while_the_loop_itself_waits_for_the_figures_it_is_asked_for_none(other: OtherLoop) -> None:
+    bridge = bridge_to(other)
+    with bridge.waiting(), pytest.raises(LoopWaits, match="collect it in another thread"):
+        await bridge.call("stats", lambda: 1, 1.0)
+    assert await bridge.call("stats", lambda: 1, 1.0) == 1
+
+
+async def test_what_is_to_run_soon_runs_in_the_apps_thread(other: OtherLoop) -> None:
+    threads: list[threading.Thread] = []
+    bridge_to(other).run_soon(lambda: threads.append(threading.current_thread()))
+    await until(lambda: bool(threads))
+    assert threads == [other.thread]
 
 
 async def test_a_loop_that_has_ended_says_so(other: OtherLoop) -> None:

@@ -43,6 +43,7 @@ async def test_without_anything_to_check_it_is_a_mistake() -> None:
     assert ended.err == "flowrra-exporter: nothing to check; expected MODULE:APP, --url=URL or --config.file=FILE\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -66,6 +67,7 @@ async def test_help_names_what_is_its_own() -> None:
         assert word in ended.out
 
 
+@pytest.mark.slow
 async def test_an_app_in_a_module_called_check_is_still_served(run: Run, tmp_path: Path) -> None:
     (tmp_path / "check.py").write_text("from plain import make\n\napp = make()\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
@@ -107,6 +109,7 @@ async def test_a_variable_that_is_none_of_the_exporters_is_a_warning() -> None:
     has(ended, "warning configuration: the variable FLOWRRA_EXPORTER_MAX_SERIE is none of the exporter's")
 
 
+@pytest.mark.slow
 async def test_an_address_in_use_is_a_warning_and_an_unknown_host_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -144,6 +147,7 @@ async def test_a_good_app_passes_without_being_started() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "line"),
     [
@@ -161,6 +165,7 @@ async def test_what_is_no_app_is_said(target: str, line: str) -> None:
     has(ended, line)
 
 
+@pytest.mark.slow
 async def test_an_app_that_answers_for_itself_lacks_some_metrics() -> None:
     ended = await check("plain:duck", LISTEN)
     assert ended.status == 0
@@ -207,6 +212,7 @@ def apps(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 async def test_a_budget_that_does_not_hold_all_tasks_is_an_error_that_says_what_would(apps: Path) -> None:
     ended = await check("apps:app", LISTEN, "--max-series=200", folder=apps)
     assert ended.status == 1
@@ -214,6 +220,7 @@ async def test_a_budget_that_does_not_hold_all_tasks_is_an_error_that_says_what_
     assert (await check("apps:app", LISTEN, "--max-series=300", folder=apps)).status == 0
 
 
+@pytest.mark.slow
 async def test_a_management_api_that_fails_or_hangs_is_said_and_steers_nothing(apps: Path) -> None:
     ended = await check("apps:broken", LISTEN, "--timeout=0.5", folder=apps)
     assert ended.status == 1
@@ -229,6 +236,7 @@ async def test_a_management_api_that_fails_or_hangs_is_said_and_steers_nothing(a
     assert "\x1b" not in ended.out
 
 
+@pytest.mark.slow
 async def test_task_figures_that_can_not_be_read_are_said(apps: Path) -> None:
     ended = await check("apps:nonsense", LISTEN, folder=apps)
     assert ended.status == 1
@@ -263,6 +271,7 @@ REGISTRY.register(Shop())
 """
 
 
+@pytest.mark.slow
 async def test_registered_metrics_that_can_not_be_served_are_named(apps: Path, serve: Serve) -> None:
     (apps / "registering.py").write_text(REGISTERING)
     ended = await check("registering:app", LISTEN, folder=apps)
@@ -275,10 +284,12 @@ async def test_registered_metrics_that_can_not_be_served_are_named(apps: Path, s
     )
 
 
+@pytest.mark.slow
 async def test_an_app_without_tasks_is_a_warning(apps: Path) -> None:
     has(await check("apps:empty", LISTEN, folder=apps), "warning tasks: none is registered")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [(), ("--observe",)], ids=["app", "observer"])
 async def test_a_broker_that_is_unfit_is_a_warning_that_says_what_to_do(mode: tuple[str, ...]) -> None:
     with ValkeyServer(appendonly="yes") as server, server.client() as client:
@@ -294,6 +305,7 @@ async def test_a_broker_that_is_unfit_is_a_warning_that_says_what_to_do(mode: tu
     assert "set noeviction" in ended.out
 
 
+@pytest.mark.slow
 async def test_an_endpoint_whose_broker_is_unfit_is_a_warning(serve: Serve) -> None:
     app = ContractApp()
     service = await serve(app)
@@ -304,12 +316,14 @@ async def test_an_endpoint_whose_broker_is_unfit_is_a_warning(serve: Serve) -> N
     assert "broker:" not in (await check(f"--url={service.url}/metrics")).out
 
 
+@pytest.mark.slow
 async def test_bounds_that_an_app_can_not_take_are_said() -> None:
     ended = await check("plain:duck", LISTEN, "--histogram.loop-lag-bounds=1")
     assert ended.status == 1
     has(ended, "error app: it can't be served: --histogram.loop-lag-bounds: this app has no set_histogram_bounds()")
 
 
+@pytest.mark.slow
 async def test_threads_of_an_app_do_not_keep_the_check() -> None:
     ended = await check("lingers:duck", LISTEN)
     assert ended.status == 0
@@ -320,6 +334,7 @@ async def test_threads_of_an_app_do_not_keep_the_check() -> None:
 # A good endpoint.
 
 
+@pytest.mark.slow
 async def test_a_good_endpoint_passes(serve: Serve) -> None:
     app = Flowrra()
 
@@ -346,6 +361,7 @@ async def test_a_good_endpoint_passes(serve: Serve) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_the_number_of_series_is_that_of_the_scrape(serve: Serve) -> None:
     service = await serve(ContractApp())
     ended = await check(f"--url={service.url}/metrics")
@@ -448,6 +464,7 @@ async def test_nobody_there_is_one_error() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "line"),
     [
@@ -491,6 +508,7 @@ async def test_of_many_mistakes_of_a_kind_a_few_are_shown_and_all_are_counted(ho
     has(ended, "error text format: duplicate series: 995 more")
 
 
+@pytest.mark.slow
 async def test_what_a_server_sends_makes_no_lines_and_steers_no_terminal(hostile: Hostile) -> None:
     ended = await lint(hostile, "\x1b[2J\x9b31m\x00 " + "x" * 100_000 + "\n\u202eb 1\n")
     assert ended.status == 1
@@ -498,6 +516,7 @@ async def test_what_a_server_sends_makes_no_lines_and_steers_no_terminal(hostile
     assert max(map(len, ended.lines)) < 500
 
 
+@pytest.mark.slow
 async def test_a_hostile_line_costs_no_more_than_its_length(hostile: Hostile) -> None:
     labels = ",".join(f'l{number}="x"' for number in range(20_000))
     ended = await lint(hostile, f"a {'1' * 1_000_000}x\na{{{' ' * 1_000_000}\na{{{labels}}} 1\n")  # or it times out
@@ -505,6 +524,7 @@ async def test_a_hostile_line_costs_no_more_than_its_length(hostile: Hostile) ->
     has(ended, "error text format: prometheus_client can't parse it, up to line 1: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("handler", "line"),
     [
@@ -537,6 +557,7 @@ async def test_an_answer_that_is_not_what_it_says_is_an_error(hostile: Hostile, 
     assert ended.status == int(line.startswith("error"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("openmetrics", "reason"),
     [
@@ -563,6 +584,7 @@ async def test_bad_openmetrics_is_an_error_even_if_the_text_is_good(
     assert reason in line
 
 
+@pytest.mark.slow
 async def test_a_server_that_says_nothing_costs_no_more_than_the_timeout(hostile: Hostile) -> None:
     async def never(_request: web.Request) -> web.Response:
         await asyncio.Event().wait()
@@ -574,6 +596,7 @@ async def test_a_server_that_says_nothing_costs_no_more_than_the_timeout(hostile
     has(ended, "error /livez: no complete answer within 0.3 s")
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_up_is_an_error(hostile: Hostile) -> None:
     async def hang_up(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": TEXT})
@@ -588,6 +611,7 @@ async def test_a_server_that_hangs_up_is_an_error(hostile: Hostile) -> None:
     assert re.search(r"can't be scraped: Client\w+Error: ", ended.out)
 
 
+@pytest.mark.slow
 async def test_a_redirect_is_followed_and_said(hostile: Hostile) -> None:
     target = await hostile(answers(GOOD))
 
@@ -605,6 +629,7 @@ async def test_a_redirect_is_followed_and_said(hostile: Hostile) -> None:
     assert "can't be scraped: TooManyRedirects" in ended.out
 
 
+@pytest.mark.slow
 async def test_credentials_in_the_url_are_sent_and_never_printed(hostile: Hostile) -> None:
     async def private(request: web.Request) -> web.Response:
         known = request.headers.get("Authorization") == "Basic dXNlcjpzM2NyZXQ="
@@ -617,6 +642,7 @@ async def test_credentials_in_the_url_are_sent_and_never_printed(hostile: Hostil
     has(ended, f"ok endpoint: {url} answers 200")
 
 
+@pytest.mark.slow
 async def test_probes_are_found_beside_metrics_below_a_prefix_or_at_the_root(hostile: Hostile) -> None:
     async def mounted(request: web.Request) -> web.Response:
         known = request.path in ("/inner/metrics", "/inner/livez", "/readyz")

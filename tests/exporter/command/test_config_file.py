@@ -19,6 +19,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "flowrra.yaml"
 
 
+@pytest.mark.slow
 def test_the_command_runs_with_it(run: Run, file: Path) -> None:
     file.write_text(f'# the flags\nweb.listen-address: ["{FREE_PORT}"]\nweb.telemetry-path: /internal/metrics\n')
     command = run(f"--config.file={file}", "plain:app")
@@ -64,6 +65,7 @@ def test_the_forms_of_a_value(file: Path, text: str, values: dict[str, object]) 
     assert read_config_file(str(file)) == (str(file), values, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
@@ -99,6 +101,7 @@ def test_a_mistake_names_file_line_and_key_and_what_was_expected(file: Path, tex
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -105,6 +105,7 @@ def record_of(message: str, error: BaseException | None = None) -> logging.LogRe
 _CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s'\"]*:[^\s'\"]*|[^/\s'\"]+)@")
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(["://", "a", ":", "/", "@", " ", '"', "b"]), max_size=20).map("".join))
 @settings(max_examples=300, deadline=None)
 def test_credentials_are_everything_between_the_scheme_and_the_last_at(text: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.metrics.collectors import NAMES
+from flowrra_exporter.paths import OTHER_PATHS
 from flowrra_exporter.settings import OPTIONS, Address, Settings, load_settings
-from flowrra_exporter.web.paths import OTHER_PATHS
 
 
 def test_the_defaults() -> None:

@@ -20,6 +20,7 @@ from flowrra_exporter import log_writer, logs
 from flowrra_exporter.log_writer import BackgroundHandler
 
 from tests.exporter.conftest import START_SECONDS, TARGETS, Answer, fetch
+from tests.support.forks import FORK_IS_MEANT
 from tests.support.servers import free_port
 
 DROPPED = "flowrra_exporter_log_records_dropped_total"
@@ -79,10 +80,11 @@ def unread() -> Iterator[Callable[[int], Unread]]:
         each.process.stdout.close()
 
 
+@pytest.mark.slow
 def test_it_starts_answers_and_ends_while_nobody_reads_its_log(unread: Callable[[int], Unread]) -> None:
     command = unread(2000)
     until(lambda: command.answers("/readyz"))
-    for path in ("/livez", "/readyz", "/metrics", "/"):
+    for path in ("/livez", "/metrics", "/"):
         answer = command.get(path)
         assert answer is not None
         assert (answer.status, answer.seconds < 2) == (200, True), path
@@ -91,6 +93,7 @@ def test_it_starts_answers_and_ends_while_nobody_reads_its_log(unread: Callable[
     assert command.process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_what_was_dropped_is_said_once_it_flows_again(unread: Callable[[int], Unread]) -> None:
     command = unread(2000)
     until(lambda: ((answer := command.get("/metrics")) is not None) and (answer.value(DROPPED) or 0) > 0)
@@ -109,6 +112,7 @@ def test_what_was_dropped_is_said_once_it_flows_again(unread: Callable[[int], Un
     assert sum(int(line.split('msg="')[1].split()[0]) for line in told) + len(reader) > 2000
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_of_what_is_read(unread: Callable[[int], Unread]) -> None:
     command = unread(500)
     reader: list[str] = []
@@ -206,6 +210,7 @@ def test_a_reader_that_is_gone_is_no_error(logger: logging.Logger) -> None:
         assert handler.dropped == 3
 
 
+@pytest.mark.filterwarnings(FORK_IS_MEANT)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_writes_by_itself(logger: logging.Logger) -> None:
     reading, writing = os.pipe()

@@ -24,6 +24,7 @@ from tests.exporter.contract import MinimalApp
 from tests.exporter.web.test_page import Page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
@@ -67,6 +68,7 @@ OF_A_SERVICE = {
 }
 
 
+@pytest.mark.slow
 async def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_mistake(run: Run) -> None:
     ended = await check("--strict", f"--web.listen-address={FREE_PORT}", "told:app", **OF_A_SERVICE)
     assert (ended.status, ended.err) == (0, "")
@@ -76,6 +78,7 @@ async def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_mistake(run
     assert "the variable" not in command.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
@@ -96,6 +99,7 @@ async def test_a_variable_that_is_mistyped_is_told_of(run: Run, variables: Mappi
     assert said in command.log
 
 
+@pytest.mark.slow
 def test_an_app_without_tasks_is_told_of(run: Run) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", "plain:app")
     command.ready()

@@ -138,6 +138,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", WHOLE, ids=range(len(WHOLE)))
 def test_a_program_of_the_document_runs(program: str, tmp_path: Path) -> None:
     for port in ("9464", "9465"):
@@ -146,6 +147,7 @@ def test_a_program_of_the_document_runs(program: str, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_what_was_started_before_the_fork_says_so_in_the_child(tmp_path: Path) -> None:
     run = _run(FORKS, tmp_path)
@@ -157,12 +159,14 @@ def test_what_was_started_before_the_fork_says_so_in_the_child(tmp_path: Path) -
     assert len(re.findall(r"WARNING:flowrra_exporter.fork_guard:.* start it after the fork", run.stderr)) == 3
 
 
+@pytest.mark.slow
 def test_the_aiohttp_example_serves(start: Start) -> None:
     port = free_port()
     start("aiohttp_server.py", _8080=str(port))
     _wait(lambda: _running(f"http://127.0.0.1:{port}"))
 
 
+@pytest.mark.slow
 @FINDS_WORKERS
 def test_each_uvicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     port = free_port()
@@ -170,6 +174,7 @@ def test_each_uvicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     _each_of_two_answers(server.pid, f"http://127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 @FINDS_WORKERS
 def test_each_gunicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     port = free_port()
@@ -177,6 +182,7 @@ def test_each_gunicorn_worker_answers_on_the_shared_port(start: Start) -> None:
     _each_of_two_answers(server.pid, f"http://127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_gunicorn_workers_have_ports_of_their_own(start: Start) -> None:
     port = free_port()
     first = 20_000 + os.getpid() % 5_000 * 2

@@ -232,9 +232,13 @@ def test_a_source_that_keeps_failing_is_left_alone_then_tried_for_half_a_second(
         await asyncio.sleep(PAUSE + 1.0)
         failing.answer, failing.seconds = FAMILIES, 0.4
         assert success(await collections.snapshot()) == {"failing": 1, "slow": 1}
-        calls = failing.calls
+        calls, failing.seconds = failing.calls, 0.9
         assert success(await collections.snapshot()) == {"failing": 1, "slow": 1}
-        assert failing.calls == calls + 1, "one success is enough"
+        assert failing.calls == calls + 1, "one success is enough to be relied on"
+        failing.answer = RuntimeError("once")
+        for _ in range(2):
+            await collections.snapshot()
+        assert failing.calls == calls + 3, "and to be asked again after a failure"
 
     simulate(scenario)
 

@@ -80,12 +80,15 @@ class Manager:
 
     def __init__(self, stats: Any, seconds: float = 0.0) -> None:
         self.calls = 0
+        self.under_way = False
         self.stats = stats
         self.seconds = seconds
 
     async def get_stats(self) -> Any:
         self.calls += 1
+        self.under_way = True
         await asyncio.sleep(self.seconds)
+        self.under_way = False
         if isinstance(self.stats, Exception):
             raise self.stats
         if self.stats == "hang":
@@ -143,6 +146,7 @@ async def test_a_source_that_is_well_again_is_seen_by_the_next_scrape_however_lo
     assert answer.value("flowrra_collector_success", collector="app") == 1
 
 
+@pytest.mark.slow
 async def test_a_source_that_keeps_failing_slowly_holds_up_no_scrape_for_long(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,9 +158,11 @@ async def test_a_source_that_keeps_failing_slowly_holds_up_no_scrape_for_long(
     for _ in range(3):
         await asyncio.sleep(0.1)
         trial = await service.get()
-        assert 0.4 < trial.seconds < 1.2
+        assert manager.under_way, "it was waited for until it failed"
+        assert trial.seconds > 0.4
         assert trial.value("flowrra_healthy") == 1
-        assert (await service.get()).seconds < 0.4, "while a trial goes on, there is no other"
+        await service.get()
+        assert manager.under_way, "while a trial goes on, there is no other"
         await asyncio.sleep(1.5)
     manager.stats = {"app": {"running": True}}
     manager.seconds = 0.9  # too slow for a trial, and in time for those who rely on it
@@ -166,21 +172,22 @@ async def test_a_source_that_keeps_failing_slowly_holds_up_no_scrape_for_long(
     assert (await service.get()).value("flowrra_app_running") == 1
 
 
+@pytest.mark.slow
 async def test_a_source_that_hangs_holds_up_one_scrape_and_no_other(serve: Serve) -> None:
-    service = await serve(Manager("hang"), collect_timeout=0.5)
+    service = await serve(Manager("hang"), collect_timeout=2.0)
     answers = await scrapes(service, 5)
     for answer in answers:
         assert answer.value("flowrra_collector_success", collector="app") == 0
         assert answer.value("flowrra_collector_success", collector="health") == 1
-    assert answers[0].seconds < 1.5
-    assert max(answer.seconds for answer in answers[1:]) < 0.3
+    assert answers[0].seconds < 2 * 2.0
+    assert max(answer.seconds for answer in answers[1:]) < 2.0 / 2
 
 
 async def test_a_scrapers_own_deadline_is_kept(serve: Serve) -> None:
     service = await serve(Manager("hang"), collect_timeout=30.0)
-    answer = await service.get(X_Prometheus_Scrape_Timeout_Seconds="1")
+    answer = await service.get(X_Prometheus_Scrape_Timeout_Seconds="2")
     assert answer.status == 200
-    assert answer.seconds < 1
+    assert answer.seconds < 2
     assert answer.value("flowrra_healthy") == 1
 
 
@@ -204,13 +211,13 @@ async def test_a_users_registered_collector_that_hangs_holds_up_the_first_scrape
     app = app_with_a_task()
     try:
         async with app:
-            service = await serve(app, collector_python_timeout=1.0)
+            service = await serve(app, collector_python_timeout=2.0)
             answers = await scrapes(service, 5)
             for answer in answers:
                 assert answer.value("flowrra_app_running") == 1
                 assert answer.value("flowrra_collector_success", collector="python") == 0
-            assert answers[0].seconds < 2
-            assert max(answer.seconds for answer in answers[1:]) < 0.5
+            assert answers[0].seconds < 2 * 2.0
+            assert max(answer.seconds for answer in answers[1:]) < 2.0 / 2
     finally:
         REGISTRY.unregister(hanging)
         hanging.released.set()

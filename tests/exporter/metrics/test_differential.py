@@ -13,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from typing import Any
 
+import pytest
 from flowrra_exporter import Exporter
 from flowrra_exporter.settings import Address, Settings
 
@@ -175,6 +176,7 @@ def agrees(scrape: Answer, truth: Truth) -> None:
     assert scrape.value("flowrra_tasks_pending") == 0
 
 
+@pytest.mark.slow
 async def test_every_exported_value_is_what_happened() -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")

@@ -315,6 +315,7 @@ def families(draw: Callable[..., Any]) -> Any:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(families() | NOTHING, max_size=4))
 @pytest.mark.usefixtures("quiet")

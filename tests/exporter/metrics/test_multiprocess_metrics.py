@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.exporter.conftest import FREE_PORT, Answer, Command, Run
 
 WARNING = "changed a metric of prometheus_client in a worker process, where no scrape sees it"
@@ -27,6 +29,7 @@ def scraped(command: Command, holds: Callable[[Answer], bool]) -> Answer:
     return answer
 
 
+@pytest.mark.slow
 def test_what_worker_processes_count_is_served(run: Run, tmp_path: Path) -> None:
     command = started(run, tmp_path)
     for _ in range(2):
@@ -41,6 +44,7 @@ def test_what_worker_processes_count_is_served(run: Run, tmp_path: Path) -> None
     assert WARNING not in command.log
 
 
+@pytest.mark.slow
 def test_an_ended_processs_living_gauges_end_with_it_and_its_counts_stay(run: Run, tmp_path: Path) -> None:
     command = started(run, tmp_path)
     command.tell("count")
@@ -54,6 +58,7 @@ def test_an_ended_processs_living_gauges_end_with_it_and_its_counts_stay(run: Ru
     assert answer.value("shop_orders_total", kind="book") == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_can_not_be_read_costs_itself_alone(run: Run, tmp_path: Path) -> None:
     command = started(run, tmp_path)
     command.tell("count")
@@ -65,6 +70,7 @@ def test_a_file_that_can_not_be_read_costs_itself_alone(run: Run, tmp_path: Path
     command.wait_for_line("counter_999999.db can't be read")
 
 
+@pytest.mark.slow
 def test_without_that_mode_a_change_in_a_worker_process_is_warned_of_once(run: Run) -> None:
     command = started(run, None)
     command.tell("look")  # what its module sets while it is imported is no change

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from flowrra_exporter.metrics.catalog import CATALOG, QUEUE_PENDING, TASK_QUEUE_WAIT, TASK_RUN_DURATION, Metric
-from flowrra_exporter.metrics.reference import reference, section
+from flowrra_exporter.reference import reference, section
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 

@@ -154,6 +154,7 @@ async def test_a_scrape_that_can_not_wait_for_one_has_all_the_others(
     assert (await service.get()).value("late") == 1
 
 
+@pytest.mark.slow
 async def test_one_that_never_ends_to_yield_is_left_when_its_time_is_up() -> None:
     registry = CollectorRegistry()
     registry.register(Custom(endless))  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from tests.exporter.otel.receivers import GrpcReceiver, HttpReceiver, Inbox, att
 LISTEN = "--web.listen-address=127.0.0.1:0"
 
 
+@pytest.mark.slow
 def test_the_last_figures_and_spans_arrive_before_the_process_ends(
     http: HttpReceiver | GrpcReceiver, inbox: Inbox, run: Run
 ) -> None:
@@ -47,6 +48,7 @@ def test_the_last_figures_and_spans_arrive_before_the_process_ends(
         assert attributes(span)["messaging.flowrra.outcome"] == "success"
 
 
+@pytest.mark.slow
 def test_a_tracer_provider_that_the_app_has_set_is_used(
     http: HttpReceiver | GrpcReceiver, inbox: Inbox, run: Run
 ) -> None:
@@ -60,6 +62,7 @@ def test_a_tracer_provider_that_the_app_has_set_is_used(
     assert "Overriding" not in command.log  # what the SDK says to a second provider
 
 
+@pytest.mark.slow
 def test_a_receiver_that_hangs_holds_the_end_up_within_the_shutdowns_time(
     http: HttpReceiver | GrpcReceiver, inbox: Inbox, run: Run
 ) -> None:
@@ -83,6 +86,7 @@ def test_a_receiver_that_hangs_holds_the_end_up_within_the_shutdowns_time(
     assert "the last spans may not have arrived" in command.log
 
 
+@pytest.mark.slow
 def test_spans_that_arrive_are_not_said_to_be_missing_though_the_metrics_hang(
     http: HttpReceiver | GrpcReceiver, run: Run
 ) -> None:
@@ -110,6 +114,7 @@ def test_spans_that_arrive_are_not_said_to_be_missing_though_the_metrics_hang(
 SECRET = "s3cret"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_no_secret_of_the_endpoint_is_logged_whatever_goes_wrong(run: Run, protocol: str) -> None:
     place = f"user:{SECRET}@127.0.0.1:1" if protocol == "grpc" else f"user:{SECRET}@127.0.0.1:1/?token={SECRET}"
@@ -135,6 +140,7 @@ def test_no_secret_of_the_endpoint_is_logged_whatever_goes_wrong(run: Run, proto
     assert SECRET not in "\n".join(command.err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "spoken", "hint"),
     [
@@ -156,6 +162,7 @@ def test_the_wrong_protocol_for_spans_is_named(
         command.wait_for_line(f"then: {hint}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "endpoint",
     [
@@ -181,6 +188,7 @@ def test_the_path_of_a_signal_comes_before_the_query() -> None:
     assert found.endpoint("metrics") == "https://c:1/otlp/v1/metrics?token=t"
 
 
+@pytest.mark.slow
 def test_an_app_without_middlewares_runs_untraced_and_the_log_says_so(run: Run) -> None:
     command = run(LISTEN, "--otel.traces", "plain:duck")
     command.ready()
@@ -206,6 +214,7 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in ("opentel
 """
 
 
+@pytest.mark.slow
 def test_switched_off_nothing_of_it_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", OFF], capture_output=True, text=True, timeout=30)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

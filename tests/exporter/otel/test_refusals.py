@@ -78,6 +78,7 @@ def taken(inbox: Inbox) -> list[str]:
     return sorted(order for request in inbox.requests for order in orders(request))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", [REFUSED, TOO_LARGE, BROKEN], ids=lambda reply: str(reply.status))
 def test_what_a_receiver_refuses_is_dropped_alone(pusher: Pusher, inbox: Inbox, reply: Reply) -> None:
     inbox.judge = refuses("o3", "o700", reply=reply)
@@ -138,6 +139,7 @@ def test_an_answer_about_the_receiver_drops_nothing(pusher: Pusher, inbox: Inbox
     assert str(reply.status) in done.failure or reply.text in done.failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "replies"),
     [

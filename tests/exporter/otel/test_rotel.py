@@ -58,7 +58,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -104,6 +104,7 @@ def histogram(name: str, labels: Labels, point: str) -> Iterator[tuple[tuple[str
         yield (f"{name}_{part.lower()}", labels), float(value[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 async def test_it_holds_the_numbers_of_the_scrape(agent: Agent, serve: Serve, protocol: str) -> None:
     app = Flowrra()

@@ -140,6 +140,7 @@ def test_a_clock_that_is_set_back_starts_nothing_anew() -> None:
         assert [point.value for point in points_of(batch)] == [expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "outage"])
 def test_label_sets_and_metrics_that_come_and_go_take_no_more_memory(accepted: bool) -> None:
     found = streams(delta=True)

@@ -363,7 +363,7 @@ async def test_the_run_times_of_sampled_attempts_become_exemplars(traced: Traced
     async with app:
         await final(app, await app.submit(job, 0))
         await final(app, await app.submit(job, 0.03))
-    bounds = (0.02, 0.5)
+    bounds = (0.02, 30.0)
     good, bad = traced.spans("process")
     (quick, *none) = traced.exemplars.of(("job", "success"), bounds) or ()
     assert quick is not None
@@ -372,7 +372,7 @@ async def test_the_run_times_of_sampled_attempts_become_exemplars(traced: Traced
     _, slow, _ = traced.exemplars.of(("job", "error"), bounds) or ()
     assert slow is not None
     assert (slow.trace_id, slow.span_id) == ids(bad)
-    assert 0.03 <= slow.value < 0.5
+    assert 0.03 <= slow.value < 30.0
 
 
 async def test_attempts_that_are_not_sampled_leave_no_exemplar() -> None:

@@ -133,6 +133,7 @@ async def test_a_blip_does_not_fail_readiness_but_shows_in_the_health_check(serv
     assert "fails for" not in (await service.get("/readyz?verbose", Accept="text/plain")).text
 
 
+@pytest.mark.slow
 async def test_a_failure_that_lasts_fails_readiness_without_another_probe(serve: Serve) -> None:
     app = BrokerApp()
     service = await serve(app, probe_failure_grace=0.3)
@@ -244,6 +245,7 @@ def test_limits_that_make_no_sense_are_refused(arguments: dict[str, Any]) -> Non
 # A loop that is really blocked.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "task"), [("block", ""), ("stuck", r"task stuck \([0-9a-f-]{36}\), ")])
 def test_verbose_liveness_names_the_line_and_the_task_that_block(run: Run, how: str, task: str) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", "--loop.block-threshold=0.5", "told:make")

@@ -138,6 +138,7 @@ async def changed(service: Any, path: str, status: int, **headers: str) -> Answe
     raise AssertionError(f"{path} still answers {answer.status}")
 
 
+@pytest.mark.slow
 async def test_the_file_is_read_again_and_a_broken_one_changes_nothing(
     serve: Serve, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,7 +172,7 @@ async def test_guesses_are_turned_away_while_one_who_is_known_comes_in_at_once(s
         guesses = [asyncio.create_task(service.get(Authorization=basic("anna", f"guess {n}"))) for n in range(45)]
         answers = [await service.get("/livez", **known) for _ in range(10)]
         assert [answer.status for answer in answers] == [200] * 10
-        assert statistics.median(answer.seconds for answer in answers) < 0.2
+        assert not all(guess.done() for guess in guesses), "who is known waits behind those who guess"
         assert (await asyncio.to_thread(fetch, service.exporter.probe_urls[0], "/livez")).status == 200
         statuses = {answer.status for answer in await asyncio.gather(*guesses)}
         assert statuses == {401, 503}

@@ -72,6 +72,7 @@ def can_open(command: Command, number: int) -> None:
     assert not [line for line in command.out[before:] if line.startswith("failed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over_tls", [True, False])
 def test_floods_of_both_ports_leave_the_app_and_the_probes_their_descriptors(
     run: Run, clients: ExitStack, tmp_path: Path, over_tls: bool
@@ -96,6 +97,7 @@ def test_floods_of_both_ports_leave_the_app_and_the_probes_their_descriptors(
     assert not command.err
 
 
+@pytest.mark.slow
 def test_an_app_that_has_opened_nearly_all_can_still_open_some_more(run: Run, clients: ExitStack) -> None:
     command, listening, probes = start(run)
     can_open(command, LIMIT - descriptors(command) - LIMIT // 8)
@@ -108,6 +110,7 @@ def test_an_app_that_has_opened_nearly_all_can_still_open_some_more(run: Run, cl
     assert "the app has stopped" in command.log
 
 
+@pytest.mark.slow
 def test_a_process_without_any_descriptor_says_so_in_a_line_and_answers_once_there_are_some(
     run: Run, clients: ExitStack
 ) -> None:

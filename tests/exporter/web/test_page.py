@@ -13,9 +13,9 @@ from uuid import UUID
 
 import pytest
 from flowrra_exporter.metrics.samples import Distribution
+from flowrra_exporter.paths import API_PATHS
 from flowrra_exporter.web.page import sections
 from flowrra_exporter.web.page.figures import Estimate, quantile
-from flowrra_exporter.web.paths import API_PATHS
 from flowrra_exporter.web.responses import AUTHENTICATED, json_safe, shows_task_data
 
 from flowrra import Flowrra

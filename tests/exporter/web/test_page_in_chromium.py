@@ -57,6 +57,7 @@ def troubles(page: Page) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 async def test_a_refresh_keeps_focus_and_scrolling_and_asks_nobody_else(browser: Browser, service: Service) -> None:
     page = await browser.new_page(viewport={"width": 800, "height": 300})
     found, asked = troubles(page), []
@@ -98,6 +99,7 @@ async def test_assistive_technology_finds_landmarks_headings_and_tables(browser:
     assert re.search(r"columnheader \"Run p95\"", tree)
 
 
+@pytest.mark.slow
 async def test_the_page_says_when_the_exporter_is_gone(browser: Browser, service: Service) -> None:
     page = await browser.new_page()
     await page.goto(f"{service.url}/")

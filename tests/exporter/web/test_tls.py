@@ -65,6 +65,7 @@ async def serial(service: Service, issuer: Issuer) -> Any:
     return await asyncio.to_thread(ask)
 
 
+@pytest.mark.slow
 def test_the_command_serves_over_tls_and_says_so(run: Run, issuer: Issuer, tmp_path: Path) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", f"--web.config.file={config(tmp_path, PLAIN)}", "told:make")
     url = command.wait_for_line(r"listening on (https://\S+?)\"?$")[1]
@@ -175,6 +176,7 @@ async def test_a_renewed_certificate_is_taken_up_and_open_connections_go_on(
             assert await asyncio.to_thread(ask) == 200
 
 
+@pytest.mark.slow
 async def test_handshakes_that_never_end_hold_up_nobody(serve: Serve, issuer: Issuer, tmp_path: Path) -> None:
     async with Flowrra() as app:
         service = await serve(app, web_config_file=config(tmp_path, PLAIN))

@@ -77,6 +77,7 @@ def test_an_empty_file_asks_for_nothing(tmp_path: Path, text: str) -> None:
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key, %s}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [

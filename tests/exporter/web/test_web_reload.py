@@ -67,6 +67,7 @@ def test_whatever_is_in_the_file_is_one_short_error(config: Path, text: str) -> 
     assert len(str(caught.value)) < len(str(config)) + 300
 
 
+@pytest.mark.slow
 async def test_whatever_is_in_the_file_the_server_goes_on_and_the_next_one_holds(
     serve: Serve, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,6 +124,7 @@ async def test_files_that_could_not_be_read_are_read_later_though_they_stay_the_
         assert scrape.value("flowrra_exporter_background_errors_total", work="event_loop") == 0
 
 
+@pytest.mark.slow
 async def test_an_emptied_file_opens_no_door(serve: Serve, config: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nor does one that has lost its users: half of a file is no wish."""
     async with Flowrra() as app:
@@ -160,6 +162,7 @@ async def test_an_emptied_file_takes_no_encryption_away(
         assert (await service.get()).status == 200
 
 
+@pytest.mark.slow
 def test_sighup_reads_the_file_again_and_ends_nothing(run: Run, config: Path) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", f"--web.config.file={config}", "told:app")
     command.ready()
@@ -174,6 +177,7 @@ def test_sighup_reads_the_file_again_and_ends_nothing(run: Run, config: Path) ->
     assert "the app has stopped" in command.log
 
 
+@pytest.mark.slow
 def test_sighup_without_a_file_is_a_line(run: Run) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", "told:app")
     command.ready()
@@ -205,6 +209,7 @@ sys.exit(command.run())
 """
 
 
+@pytest.mark.slow
 def test_a_signal_drains_the_app_though_the_server_is_gone() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SERVER_GONE],

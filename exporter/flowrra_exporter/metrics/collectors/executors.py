@@ -12,11 +12,12 @@ _FIGURES = {
     "running": catalog.EXECUTOR_RUNNING,
     "workers": catalog.EXECUTOR_WORKERS,
     "busy": catalog.EXECUTOR_BUSY_WORKERS,
+    "waiting": catalog.EXECUTOR_WAITING_TASKS,
 }
 
 
 class ExecutorsCollector(ManagementCollector):
-    """flowrra_executor_running, _workers, _busy_workers. An executor that doesn't exist is absent."""
+    """flowrra_executor_running, _workers, _busy_workers, _waiting_tasks. An executor that doesn't exist is absent."""
 
     name = "executors"
     method = "get_stats"

@@ -7,10 +7,10 @@ import logging
 from aiohttp import web
 
 from flowrra_exporter.logs import ThrottledWarning
+from flowrra_exporter.paths import is_probe
 from flowrra_exporter.web.access.auth import Busy, Credentials, Passwords, parse_basic
 from flowrra_exporter.web.access.limits import RateLimiter, client_of
 from flowrra_exporter.web.access.web_config import WebConfig
-from flowrra_exporter.web.paths import is_probe
 from flowrra_exporter.web.responses import AUTHENTICATED, Handler
 
 logger = logging.getLogger(__name__)

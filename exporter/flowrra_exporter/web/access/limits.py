@@ -22,9 +22,9 @@ MAX_CONNECTIONS = 512
 FIRST_REQUEST_SECONDS = 10.0
 # How long it may take to read an answer and to send the next request: more than any usual scrape interval.
 IDLE_SECONDS = 75.0
-# One descriptor in so many may be a connection's: the rest is the app's.
+# A connection may have one descriptor of this many: the rest is the app's.
 _SHARE = 4
-# One in so many stays free for the app, whatever it has opened itself.
+# Of this many, one stays free for the app, whatever it has opened itself.
 _SPARE_SHARE = 8
 _MOST_FOR_PROBES = 16
 # What each connection has, however many more there are: what has come with it has to be read first.

@@ -18,7 +18,7 @@ _LOOK_SECONDS = 1.0
 # After so long, files that couldn't be used are read again, changed or not: it may not have been their fault.
 _AGAIN_SECONDS = 10.0
 
-_Versions = list[tuple[int, ...] | None]
+_Versions = list[tuple[int, ...]]
 
 
 class WebConfigFile:
@@ -93,10 +93,7 @@ def _versions(config: WebConfig) -> _Versions:
     """What changes with the files: times, sizes, and the inodes to which the links of a Kubernetes secret lead."""
     found: _Versions = []
     for path in config.files:
-        try:
+        with contextlib.suppress(OSError):  # one that is gone is missing here
             status = path.stat()
-        except OSError:
-            found.append(None)
-        else:
             found.append((status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
     return found

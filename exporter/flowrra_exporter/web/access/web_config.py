@@ -60,7 +60,7 @@ class WebConfig:
     def without_a_word(self, before: WebConfig) -> str:
         """The section that protected clients ``before``, and that the file doesn't have any more; empty if none.
 
-        A file that was emptied, or is half written, says nothing; whoever wants no users any more says so.
+        A file that was emptied or is half written has no section; one that is to protect no more has an empty section.
         """
         for section, protected in ((_USERS, bool(before.users)), (_TLS, before.tls is not None)):
             if protected and section not in self.sections:

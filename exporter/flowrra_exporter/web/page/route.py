@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from flowrra_exporter.paths import PAGE
 from flowrra_exporter.web.page.document import NO_REFRESH, POLICY, REFRESH_PARAMETER, Form, document
 from flowrra_exporter.web.page.view import Viewer
-from flowrra_exporter.web.paths import PAGE
 from flowrra_exporter.web.responses import shows_task_data, text_response
 
 _FRESH_SECONDS = 1.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flowrra_exporter.probes.check import HEALTHZ, LIVEZ, READYZ, STARTUPZ
+# The names of the probes.
+LIVEZ, READYZ, STARTUPZ, HEALTHZ = "livez", "readyz", "startupz", "healthz"
 
 PAGE = "/"
 METRICS = "/metrics"

@@ -1,0 +1,52 @@
+"""The broker that examples/own_broker.py has a user write."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from examples.own_broker import SQLiteBroker
+from flowrra import Config, ExecutorConfig, Flowrra, Task
+from flowrra.management import FlowrraManager
+from tests.core.apps import final, until
+
+
+def app_on(path: Path, *, consume: bool = True) -> Flowrra:
+    app = Flowrra(Config(broker=SQLiteBroker(path), executor=ExecutorConfig(consume=consume)))
+
+    @app.task(name="add")
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    return app
+
+
+async def test_an_app_runs_what_it_submits(tmp_path: Path) -> None:
+    async with app_on(tmp_path / "queue") as app:
+        assert (await final(app, await app.submit("add", 1, 2))).result == 3
+
+
+async def test_what_one_process_submits_another_one_runs(tmp_path: Path) -> None:
+    async with app_on(tmp_path / "queue", consume=False) as producer:
+        await producer.submit("add", 1, 2)
+        queues = await FlowrraManager(producer).get_queue_stats()
+        assert queues["io"] is not None
+        assert (queues["io"]["pending"], queues["io"]["broker"], queues["io"]["shared"]) == (1, "SQLiteBroker", True)
+        async with app_on(tmp_path / "queue") as worker:
+
+            def succeeded() -> bool:
+                return worker.telemetry.tasks["add"].snapshot()["succeeded"] == 1
+
+            await until(succeeded)
+
+
+async def test_the_most_urgent_comes_first_and_none_twice(tmp_path: Path) -> None:
+    broker = SQLiteBroker(tmp_path / "queue")
+    for task_id, priority in (("late", 5), ("first", 0), ("second", 0)):
+        await broker.push(Task(task_id, "add", (1, 2), {}, priority=priority))
+    taken = await asyncio.gather(*(broker.pop(0) for _ in range(4)))
+    assert sorted(task.id for task in taken if task is not None) == ["first", "late", "second"]
+    assert await broker.size() == 0
+    await broker.push(Task("a", "add", (1, 2), {}, priority=1))
+    await broker.push(Task("b", "add", (1, 2), {}))
+    assert [task.id for task in (await broker.pop(0), await broker.pop(0)) if task] == ["b", "a"]
