@@ -325,6 +325,8 @@ async def test_tables_of_0_1_8_are_upgraded_by_many_at_once_and_lose_nothing(url
     stores = [new_store(url) for _ in range(4)]
     for listed in await asyncio.gather(*(each.list_all() for each in stores)):
         assert {task.id: task.next_run_at for task in listed} == {task.id: task.next_run_at for task in tasks}
+    rows = await stores[0]._read(SCHEDULES.select().order_by(SCHEDULES.c.id))
+    assert [row["definition"] is not None for row in rows] in ([True, True, False], [True, False, True])
     claims = await stores[0].claim(micros(NOW), LOCAL, "x", 10)
     assert sorted(run.schedule.id for run in claims.runs) == ["a", "b", "twin"]
     await asyncio.gather(*(each.close() for each in stores))

@@ -54,7 +54,7 @@ def _fill(connection: Connection) -> None:
     rows = [(row["id"], *read_row(row)) for row in old.mappings()]
     if not rows:
         return
-    seen = set(connection.scalars(sa.select(SCHEDULES.c.definition).where(SCHEDULES.c.definition.is_not(None))))
+    seen = set(connection.scalars(sa.select(SCHEDULES.c.definition)))
     changes = []
     for task_id, task, fault in rows:
         key = definition_of(task) if fault is None else None
