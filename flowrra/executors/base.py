@@ -90,6 +90,9 @@ class BaseTaskExecutor(ABC):
         )
         self.takes_tasks = self.source.consumes
         self._records = self.source.records
+        self._can_release = self.source.shared
+        # Both are looked at for every task, to spare it calls that would do nothing.
+        self._hears_of_starts, self._bus = self.source.hears_of_starts, self._records.bus
         self._waits = Waits(self._workers, self._records, self.registry)
 
     @staticmethod
@@ -229,7 +232,9 @@ class BaseTaskExecutor(ABC):
         if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
             await self._admit()
         job = self._new_job(definition, args, kwargs, priority, options)
-        await self.source.submit(job, options)
+        submitting = self.source.submit(job, options)
+        if submitting is not None:
+            await submitting
         return job.task.id
 
     def _new_job(
@@ -368,10 +373,10 @@ class BaseTaskExecutor(ABC):
         value: Any = None
         error: BaseException | None = None
         try:
-            starting = self.source.started(job)
-            if starting is not None:
+            if self._hears_of_starts and (starting := self.source.started(job)) is not None:
                 await starting
-            self._records.publish(record)
+            if self._bus.subscribers:
+                self._records.publish(record)
             if task.timeout is not None:
                 self._limit(job)
             definition = self.registry.by_name.get(task.name)
@@ -436,7 +441,7 @@ class BaseTaskExecutor(ABC):
             return None
         job.settled = True
         seconds = time.monotonic() - job.started_at
-        outcomes.decide(job, value, error, can_release=self.source.shared)
+        outcomes.decide(job, value, error, self._can_release)
         finishing = self.source.finished(job)
         if finishing is not None:
             return self._close_after(finishing, job, seconds)
@@ -453,7 +458,8 @@ class BaseTaskExecutor(ABC):
         """Count an attempt whose outcome is recorded, free its slot, and tell of it."""
         outcomes.count(job, seconds)
         del self._running[job.task.id]
-        self._records.publish(job.record)
+        if self._bus.subscribers:
+            self._records.publish(job.record)
         if self._middlewares:
             tell_of_outcome(self._middlewares, job.shown(), outcomes.of_attempt(job, seconds))
 

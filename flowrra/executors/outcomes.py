@@ -25,7 +25,7 @@ MAX_ERROR_LENGTH = 4_096
 MAX_TRACEBACK_LENGTH = 16_384
 
 
-def decide(job: Job, value: Any, error: BaseException | None, *, can_release: bool) -> None:
+def decide(job: Job, value: Any, error: BaseException | None, can_release: bool) -> None:
     """Write on the record what became of an attempt, and on the job when the next one is, if there is to be one.
 
     Args:

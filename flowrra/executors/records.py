@@ -51,16 +51,18 @@ class RecordStore(ABC):
     Attributes:
         errors: How many operations of the result backend failed, by operation.
         tells_of_others: Whether a record there says what other processes did to the task.
+        hears_of_starts: Whether :meth:`started` does anything.
+        bus: Who is told of changes.
     """
 
     tells_of_others = False
+    hears_of_starts = False
 
     def __init__(self, results: BaseResultBackend, publisher: EventPublisher) -> None:
         self.results = results
         self.errors: Counter[str] = Counter(dict.fromkeys(("get", "store"), 0))
         self._publisher = publisher
-        # Looked at for every task, to spare it calls that would do nothing.
-        self._bus = publisher.bus
+        self.bus = publisher.bus
 
     def open(self) -> None:
         """Begin on the running event loop."""
@@ -85,10 +87,11 @@ class RecordStore(ABC):
 
         Args:
             job: Whose attempt it was.
-            on_stored: Called when that is done, also after what is returned is through, if the backend is away.
+            on_stored: Called when that is done, if it isn't at once: also after what is returned is through, while the
+                backend is away.
 
         Returns:
-            None if it is done at once; else what is to be awaited before the attempt is over.
+            None if it is done; else what is to be awaited before the attempt is over.
         """
 
     @abstractmethod
@@ -113,13 +116,13 @@ class RecordStore(ABC):
 
     def publish(self, record: TaskResult) -> None:
         """Tell subscribers of a change."""
-        if self._bus.subscribers:
+        if self.bus.subscribers:
             self._publisher.publish(record)
 
     @property
     def has_subscribers(self) -> bool:
         """Whether anybody is told of changes."""
-        return bool(self._bus.subscribers)
+        return bool(self.bus.subscribers)
 
     async def of(self, task: Task) -> TaskResult:
         """The record of a task that came from a broker; a new one if there is none, or it can't be read."""
@@ -166,7 +169,6 @@ class InPlaceRecords(RecordStore):
 
     def finished(self, job: Job, on_stored: OnStored) -> None:
         self._memory.keep(job.task.id, job.record)
-        on_stored(job, True)
 
     async def store(self, record: TaskResult) -> bool:
         self._memory.keep(record.task_id, record)
@@ -186,7 +188,7 @@ class BrokerRecords(RecordStore):
         pass
 
     def finished(self, job: Job, on_stored: OnStored) -> None:
-        on_stored(job, True)
+        pass
 
     async def store(self, record: TaskResult) -> bool:
         return True
@@ -203,6 +205,7 @@ class StoredRecords(RecordStore):
     """
 
     tells_of_others = True
+    hears_of_starts = True
 
     def __init__(self, results: BaseResultBackend, publisher: EventPublisher, workers: Workers) -> None:
         super().__init__(results, publisher)

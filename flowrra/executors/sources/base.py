@@ -36,6 +36,7 @@ class TaskSource(ABC):
         shared: Whether other processes can run what is given back.
         consumes: Whether it brings tasks at all, or leaves them to other processes.
         max_waiting: Tasks that may wait in this process before a submission waits for room.
+        hears_of_starts: Whether it has anything to do when an attempt begins.
         paused: Whether it brings no tasks by request; None if that isn't known.
         broker: The broker that it stands for; None if tasks stay in this process.
         name, namespace: Of the broker.
@@ -46,6 +47,7 @@ class TaskSource(ABC):
     consumes: bool
     max_waiting: int
     paused: bool | None = False
+    hears_of_starts = True
     broker: BaseBroker | None = None
     name: str
     namespace = "flowrra"
@@ -95,11 +97,11 @@ class TaskSource(ABC):
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
-    async def submit(self, job: Job, options: SubmitOptions) -> bool:
+    def submit(self, job: Job, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
         """Record and queue a task.
 
         Returns:
-            False if a task of its id is known already.
+            What is to be awaited for that; None if it is done.
 
         Raises:
             BackendError: It could not be recorded or queued.
@@ -119,7 +121,9 @@ class TaskSource(ABC):
         ids: list[str] = []
         async for job in jobs:
             try:
-                await self.submit(job, NO_OPTIONS)
+                submitting = self.submit(job, NO_OPTIONS)
+                if submitting is not None:
+                    await submitting
             except BackendError as error:
                 if ids:
                     raise PartialSubmissionError(str(error), ids, []) from error
@@ -149,7 +153,7 @@ class TaskSource(ABC):
 
     @abstractmethod
     def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
-        """An attempt begins. Returns what is to be awaited before it runs."""
+        """An attempt begins; called if ``hears_of_starts``. Returns what is to be awaited before it runs."""
 
     @abstractmethod
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:

@@ -137,7 +137,10 @@ class LeasedSource(TaskSource):
 
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, job: Job, options: SubmitOptions) -> bool:
+    def submit(self, job: Job, options: SubmitOptions) -> Coroutine[Any, Any, None]:
+        return self._submit(job, options)
+
+    async def _submit(self, job: Job, options: SubmitOptions) -> None:
         entry = self._entry(job, options.delay, options.remember)
         # Told first: its worker, which may be this process, tells what comes next.
         self.records.publish(job.record)
@@ -154,7 +157,6 @@ class LeasedSource(TaskSource):
         # An id of our own making can be known already only by this submission, whose first answer was lost.
         if is_new or options.task_id is None:
             job.telemetry.count_submitted()
-        return is_new
 
     def _entry(self, job: Job, delay: float, remember: float = 0.0) -> QueuedTask:
         """A task as it is queued.
@@ -316,6 +318,7 @@ class LeasedSource(TaskSource):
         keeping = self.records.finished(job, self._settle)
         if keeping is not None:
             return self._finish_elsewhere(job, keeping)
+        self._settle(job, True)
         self._fetcher.attempt_ended()
         return None
 

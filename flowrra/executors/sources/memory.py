@@ -40,6 +40,7 @@ class MemorySource(TaskSource):
     ) -> None:
         super().__init__(workers, records, registry, telemetry)
         self.max_waiting = max_waiting
+        self.hears_of_starts = records.hears_of_starts
         self._is_closed = True
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -62,20 +63,15 @@ class MemorySource(TaskSource):
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, job: Job, options: SubmitOptions) -> bool:
+    def submit(self, job: Job, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
         if job.has_changeable_arguments:
             job.keep_arguments()
         recording = self.records.accepted(job.record)
         if recording is not None:
-            await self._record(job, recording)
-        self.records.publish(job.record)
-        queueing = self._queue(job, options.delay)
-        if queueing is not None:
-            await queueing
-        job.telemetry.count_submitted()
-        return True
+            return self._submit_recorded(job, options.delay, recording)
+        return self._queue(job, options.delay)
 
-    async def _record(self, job: Job, recording: Awaitable[None]) -> None:
+    async def _submit_recorded(self, job: Job, delay: float, recording: Awaitable[None]) -> None:
         """Record a new task on a backend that takes its time, while its place in the queue is kept."""
         queue = self.workers.queue
         queue.reserved += 1
@@ -89,19 +85,28 @@ class MemorySource(TaskSource):
         if self._is_closed:
             await self.records.end(job.record, CANCELLED, "cancelled before it ran: the app stopped")
             raise ExecutorNotRunningError
+        queueing = self._queue(job, delay)
+        if queueing is not None:
+            await queueing
 
     def _queue(self, job: Job, delay: float) -> Coroutine[Any, Any, None] | None:
+        if self.records.bus.subscribers:
+            self.records.publish(job.record)
         if delay:
             self.workers.put_later(job, delay)
         else:
             self.workers.put(job)
+        job.telemetry.count_submitted()
         return None
 
     def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
         return self.records.started(job.record)
 
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
-        return self.records.finished(job, self._plan_next)
+        keeping = self.records.finished(job, self._plan_next)
+        if keeping is None and job.record.status is RETRYING:
+            self._plan_next(job, True)
+        return keeping
 
     def _plan_next(self, job: Job, is_stored: bool) -> None:
         if job.record.status is RETRYING:

@@ -139,12 +139,14 @@ class PolledSource(MemorySource):
         return super()._queue(job, delay) if delay else self._push(job)
 
     async def _push(self, job: Job) -> None:
+        self.records.publish(job.record)
         try:
             await self.broker.push(job.task)
         except BaseException as error:
             self.errors["push"] += 1
             await self.records.end(job.record, CANCELLED, f"not queued: {describe(error)}")
             raise
+        job.telemetry.count_submitted()
 
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
         if job.record.status is PENDING:
