@@ -312,7 +312,6 @@ class Scheduler:
     async def disable_task(self, task_id: str) -> None:
         """Disable a schedule. ValueError if it is not found."""
         await self.backend.set_enabled(task_id, False, None)
-        self._dispatcher.wake()
 
     async def trigger(self, schedule_id: str) -> str:
         """Run a schedule now, enabled or not, besides its due times; counted as a run, whatever else is running.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flowrra import Flowrra
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
 from flowrra.scheduler.local_time import LOCAL, local, micros
@@ -117,7 +118,9 @@ async def test_a_shared_clock_that_does_not_answer_leaves_the_time_as_it_goes_on
 
 @pytest.mark.slow
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(tmp_path: Path, restarts: bool) -> None:
+async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(
+    tmp_path: Path, restarts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(tmp_path / "s.db", START)
     world.scheduler.check_interval = 60
     await world.scheduler.schedule_interval("note", 60)
@@ -134,6 +137,7 @@ async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(tmp_path
     await world.clock.run(timedelta(minutes=6))
     # It is noticed after a check interval at the most, and the first run is an interval later.
     assert len(world.submitted) in (4, 5, 6)
+    assert caplog.text.count("the clock was put back: intervals start anew schedules=1") == 1
     await world.scheduler.stop()
 
 
@@ -144,3 +148,140 @@ async def test_an_interval_that_is_meant_to_begin_later_does(url: str) -> None:
     assert await store.catch_up_with_clock(round(time.time() * 1e6)) == 0
     assert await store.next_due() == micros(later)
     await store.close()
+
+
+class Asked:
+    """A shared clock whose answers take their time, beside a monotonic clock that only this turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *takes: float) -> None:
+        self.monotonic, self.own, self.shared = 100.0, 1_000.0, 5_000.0
+        self.takes, self.count = list(takes), 0
+        monkeypatch.setattr("flowrra.scheduler.clock.time.monotonic", lambda: self.monotonic)
+        self.clock = SharedClock(lambda: self.own, self._ask)
+
+    async def _ask(self) -> float:
+        self.count += 1
+        self.pass_by(self.takes.pop(0) if self.takes else 0.0)
+        return self.shared
+
+    def pass_by(self, seconds: float) -> None:
+        self.monotonic += seconds
+        self.own += seconds
+        self.shared += seconds
+
+
+async def test_a_shared_clock_is_looked_at_each_half_minute_and_goes_on_by_the_monotonic_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = Asked(monkeypatch)
+    await asked.clock.look()
+    assert (asked.clock.now(), asked.count) == (5_000.0, 1)
+    asked.pass_by(29.9)
+    await asked.clock.look()
+    assert (asked.clock.now(), asked.clock.micros(), asked.count) == (5_029.9, 5_029_900_000, 1)
+    asked.pass_by(0.1)
+    await asked.clock.look()
+    assert asked.count == 2
+    asked.own += 1.5  # the host's clock is set: it is looked at once
+    await asked.clock.look()
+    await asked.clock.look()
+    assert asked.count == 3
+
+
+@pytest.mark.parametrize(("takes", "count"), [((0.01,), 1), ((0.03, 0.5), 2), ((3.0, 0.01), 2), ((3.0, 3.0, 3.0), 2)])
+async def test_an_answer_that_took_long_is_asked_for_once_more_and_counts_from_its_end(
+    monkeypatch: pytest.MonkeyPatch, takes: tuple[float, ...], count: int
+) -> None:
+    asked = Asked(monkeypatch, *takes)
+    await asked.clock.look()
+    assert asked.count == count
+    assert asked.clock.now() == pytest.approx(asked.shared)
+
+
+@pytest.mark.parametrize(("by", "was_put_back"), [(0.9, False), (1.1, True), (-1.1, False)])
+async def test_a_clock_that_is_put_back_by_more_than_a_second_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, by: float, was_put_back: bool
+) -> None:
+    asked = Asked(monkeypatch)
+    await asked.clock.look()
+    assert asked.clock.was_put_back, "nobody looked before"
+    asked.clock.was_put_back = False
+    asked.shared -= by
+    asked.pass_by(30.0)
+    await asked.clock.look()
+    assert asked.clock.was_put_back is was_put_back
+    assert asked.clock.now() == pytest.approx(asked.shared)
+
+
+@pytest.mark.parametrize(("by", "was_put_back"), [(0.9, False), (1.1, True), (-1.1, False)])
+async def test_so_is_a_hosts_clock_where_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch, by: float, was_put_back: bool
+) -> None:
+    asked = Asked(monkeypatch)
+
+    async def no_clock() -> None: ...
+
+    clock = SharedClock(lambda: asked.own, no_clock)
+    await clock.look()
+    clock.was_put_back = False
+    asked.own -= by
+    await clock.look()
+    assert clock.was_put_back is was_put_back
+    assert clock.now() == asked.own
+
+
+async def test_nothing_is_said_of_a_clock_that_agrees_from_the_start_and_once_of_one_that_never_answered(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrra.scheduler.clock.LOOK_EVERY", 0.0)
+    caplog.set_level("INFO")
+    agrees, silent = Clocks(1_000.0), Clocks(0.0)
+    await agrees.clock.look()
+    assert caplog.messages == []
+    for _ in range(3):
+        await silent.clock.look()
+    assert len(caplog.messages) == 1
+    assert silent.clock.now() == 1_000.0
+    silent.shared = 1_000.0
+    await silent.clock.look()
+    silent.shared = 0.0
+    await silent.clock.look()
+    assert len(caplog.messages) == 2, "it was well in between"
+
+
+@pytest.mark.parametrize("call", ["stats", "trigger", "schedule", "enable"])
+async def test_a_scheduler_that_does_not_run_goes_by_the_stores_clock_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    app = Flowrra()
+    scheduler = app.create_scheduler(str(tmp_path / "s.db"))
+
+    @app.task()
+    async def note() -> None: ...
+
+    ahead = datetime.now() + timedelta(hours=2)  # noqa: DTZ005
+
+    async def clock() -> float:
+        return ahead.timestamp()
+
+    monkeypatch.setattr(scheduler.backend, "clock", clock)
+    in_an_hour = ahead - timedelta(hours=1)
+    await scheduler.backend.create(
+        ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=in_an_hour, enabled=call != "enable")
+    )
+    if call == "stats":
+        assert (await scheduler.stats())["overdue_schedules"] == 1
+    elif call == "trigger":
+        async with app:
+            run = await scheduler.trigger("a")
+        assert int(run.partition("@")[2]) >= micros(ahead)
+    else:
+        if call == "schedule":
+            await scheduler.schedule_interval("note", 61, task_id="a", replace=True)
+        else:
+            await scheduler.enable_task("a")
+        task = await scheduler.get_scheduled_task("a")
+        assert task is not None
+        assert task.next_run_at is not None
+        assert task.next_run_at > ahead
+    await scheduler.backend.close()

@@ -19,6 +19,7 @@ from flowrra.management import FlowrraManager
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler import Scheduler, ScheduleType
 from flowrra.scheduler.backends import SQLiteSchedulerBackend, get_scheduler_backend
+from tests.core.apps import until
 
 
 def local_now() -> datetime:
@@ -400,6 +401,23 @@ async def test_a_task_registered_after_the_start_can_be_scheduled(shop: Shop) ->
 
         await shop.scheduler.schedule_once("late", local_now())
         assert await shop.calls.get() == ("late",)
+
+
+async def test_what_is_made_enabled_or_replaced_is_due_without_waiting_for_the_check_interval(shop: Shop) -> None:
+    assert shop.scheduler.check_interval == 60
+    await shop.scheduler.schedule_interval("note", 0.05, ("enabled",), enabled=False, task_id="a")
+    await shop.scheduler.schedule_interval("note", 3600, ("replaced",), task_id="b")
+    async with shop.app, asyncio.timeout(30):
+        await until(lambda: shop.scheduler.run_stats()["runs"])  # it has looked, and waits
+        await shop.scheduler.enable_task("a")
+        assert (await shop.calls.get())[0] == ("enabled",)
+        await shop.scheduler.disable_task("a")
+        await shop.scheduler.schedule_once("note", local_now(), ("replaced",), task_id="b", replace=True)
+        while (await shop.calls.get())[0] != ("replaced",):
+            pass
+        await shop.scheduler.schedule_once("note", local_now(), ("made",))
+        while (await shop.calls.get())[0] != ("made",):
+            pass
 
 
 async def test_changes_of_another_scheduler_are_noticed_within_the_check_interval(tmp_path: Path) -> None:

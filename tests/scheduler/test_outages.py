@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -177,3 +179,64 @@ async def test_a_scheduler_has_a_new_name_after_a_fork_and_after_a_restart(world
     forked = await owner()
     await world.scheduler.start()
     assert len({first, forked, await owner()}) == 3
+
+
+@pytest.mark.parametrize(("ends", "result"), [(True, "submitted"), (False, "claimed")])
+async def test_a_stop_lets_a_submission_end_and_records_it_and_cancels_one_that_takes_long(
+    world: World, monkeypatch: pytest.MonkeyPatch, ends: bool, result: str
+) -> None:
+    monkeypatch.setattr("flowrra.scheduler.dispatcher.FINISH_TIMEOUT", 20.0 if ends else 0.2)
+    begun, may_end, cancelled = asyncio.Event(), asyncio.Event(), False
+
+    async def submit(*_: Any) -> None:
+        nonlocal cancelled
+        begun.set()
+        try:
+            await may_end.wait()
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    world.scheduler.set_submit_callback(submit)
+    await world.scheduler.schedule_once("note", START)
+    await world.scheduler.start()
+    await asyncio.wait_for(begun.wait(), 10)
+    stopping = asyncio.create_task(world.scheduler.stop())
+    await until(lambda: not world.scheduler.is_running)
+    if ends:
+        may_end.set()
+    await stopping
+    [run] = await world.scheduler.list_runs()
+    assert (run["result"], cancelled) == (result, not ends)
+    assert (run["error"] is None) is ends
+
+
+async def test_a_loop_that_does_not_end_is_cancelled_and_the_store_closed(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrra.scheduler.scheduler.STOP_TIMEOUT", 0.2)
+    hangs = asyncio.Event()
+
+    async def hang(*_: Any) -> None:
+        hangs.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.scheduler.backend, "claim", hang)
+    await world.scheduler.schedule_once("note", START)
+    await world.scheduler.start()
+    await asyncio.wait_for(hangs.wait(), 10)
+    store.count("close")
+    await asyncio.wait_for(world.scheduler.stop(), 10)
+    assert store.calls == 1
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("flowrra-scheduler")]
+
+
+async def test_a_loop_is_expected_to_turn_45_seconds_after_it_meant_to(world: World) -> None:
+    assert world.scheduler.expected_at is None
+    before = time.monotonic()
+    await world.scheduler.schedule_once("note", START + timedelta(seconds=60))
+    await world.scheduler.start()
+    assert world.scheduler.expected_at is not None
+    assert before + 45 <= world.scheduler.expected_at <= time.monotonic() + 45
+    await world.clock.run(timedelta(seconds=1))
+    assert before + 105 <= world.scheduler.expected_at <= time.monotonic() + 105

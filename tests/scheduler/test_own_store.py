@@ -152,3 +152,44 @@ async def test_it_has_no_clock_and_nothing_to_catch_up_with(shelf: Shelf) -> Non
     assert await shelf.clock() is None
     assert await shelf.catch_up_with_clock(0) == 0
     assert await shelf.list_broken(10) == []
+
+
+async def test_it_keeps_arguments_of_any_type(scheduler: Scheduler, shelf: Shelf) -> None:
+    anything = object()
+    await scheduler.schedule_interval("note", 60, (anything,), task_id="a")
+    assert shelf.tasks["a"].args == (anything,)
+
+
+async def test_it_is_asked_for_a_hundred_runs_unless_for_others(
+    scheduler: Scheduler, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | None, int]] = []
+
+    async def list_runs(schedule_id: str | None, limit: int) -> list[dict[str, Any]]:
+        asked.append((schedule_id, limit))
+        return []
+
+    monkeypatch.setattr(shelf, "list_runs", list_runs)
+    assert await scheduler.list_runs() == []
+    await scheduler.list_runs("a", 1000)
+    for limit in (-1, 1001):
+        with pytest.raises(ValueError, match="limit must be from 0 to 1000"):
+            await scheduler.list_runs("a", limit)
+    assert asked == [(None, 100), ("a", 1000)]
+
+
+@pytest.mark.parametrize("kind", ["cron", "interval", "once"])
+async def test_options_that_are_not_given_are_as_documented(scheduler: Scheduler, shelf: Shelf, kind: str) -> None:
+    if kind == "cron":
+        made = await scheduler.schedule_cron("note", "@daily")
+    elif kind == "interval":
+        made = await scheduler.schedule_interval("note", 60)
+    else:
+        made = await scheduler.schedule_once("note", LATER)
+    task = shelf.tasks[made]
+    assert (task.args, task.kwargs, task.enabled, task.description) == ((), {}, True, None)
+    assert (task.max_retries, task.retry_delay, task.priority) == (3, 1.0, 0)
+    assert (task.timezone, task.misfire_grace, task.misfire, task.max_running) == (None, 86_400.0, "latest", None)
+    assert (task.last_run_at, task.broken) == (None, None)
+    assert task.next_run_at is not None
+    assert task.next_run_at > task.created_at

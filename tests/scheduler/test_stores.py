@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -544,3 +544,41 @@ async def test_runs_are_listed_by_schedule_and_result(store: SqlSchedulerBackend
     assert await store.list_runs("a", 9, ("claimed",)) == []
     # What was skipped is over; what failed is tried again two seconds later.
     assert await store.next_due() == micros(NOW) + 2 * SECOND
+
+
+async def test_opening_a_store_again_leaves_its_rows_as_they_are(store: SqlSchedulerBackend) -> None:
+    await store.create(ScheduledTask("i", "note", ScheduleType.INTERVAL, "300", next_run_at=NOW))
+    before = await store._read(SCHEDULES.select())
+    await store.close()
+    assert await store._read(SCHEDULES.select()) == before
+    assert before[0]["definition"] is not None
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_time_with_an_offset_is_read_as_a_local_one(store: SqlSchedulerBackend) -> None:
+    await store.create(once("a"))
+    await spoil(store, "a", created_at="2026-03-04T05:06:07+00:00", last_run_at="2026-03-04T05:06:07.123456")
+    [task] = await store.list_all()
+    assert task.created_at == datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).astimezone().replace(tzinfo=None)
+    assert task.last_run_at == NOW
+
+
+async def test_the_latest_hundred_runs_of_a_schedule_that_may_not_overlap_are_kept(
+    store: SqlSchedulerBackend, monkeypatch: Any
+) -> None:
+    for name, most in (("limited", 1), ("free", None)):
+        await store.create(once(name, -60.0, max_running=most))
+        rows = [
+            {"id": f"{name}@{n}", "schedule_id": name, "due": n, "attempts": 1, "result": "submitted"}
+            for n in range(103)
+        ]
+        await store._write(RUNS.insert().values(rows))
+    for name in ("MOST_RUNS", "TRIM_EVERY"):
+        monkeypatch.setattr(f"flowrra.scheduler.backends.sql.{name}", 1)
+    run = await store.begin_run("free", micros(NOW), "x")
+    assert run is not None
+    await store.settle([run], micros(NOW), {})
+    kept = [(row["schedule_id"], row["due"]) for row in await store.list_runs(None, 1000)]
+    assert [due for name, due in kept if name == "limited"] == list(range(102, 2, -1))
+    assert [due for name, due in kept if name == "free"][:1] == [micros(NOW)]
+    assert len(kept) <= 102

@@ -38,7 +38,6 @@ class LoopBlocked(LoopUnavailable):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"event loop blocked for {seconds:.1f} s")
-        self.seconds = seconds
 
 
 class LoopEnded(LoopUnavailable):

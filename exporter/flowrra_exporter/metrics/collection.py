@@ -221,10 +221,9 @@ class Collections:
             reason = breaker.refusal
             if reason is not None:
                 refused[name] = reason
-        names = {collector.name for collector in collectors}
         return Collection(
             collectors,
-            {name: why for name, why in refused.items() if name in names},
+            refused,
             {name for name, breaker in self._breakers.items() if breaker.is_open},
             self._finish,
             self._judge,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded
+from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopBlocked, LoopEnded, LoopWaits
 
 from tests.exporter.conftest import until
 
@@ -179,6 +179,16 @@ async def test_a_call_that_hangs_for_long_is_cancelled_and_can_be_tried_again(ot
     assert await _call_until_answered(bridge) == 1
 
 
+async def test_everybody_who_waits_for_a_call_is_told_that_it_was_cancelled(other: OtherLoop) -> None:
+    bridge = AppLoop(other.loop, other.thread, asyncio.get_running_loop(), LIMIT, cancel_after=0.1)
+    first = asyncio.create_task(bridge.call("stats", lambda: asyncio.sleep(20), 10.0))
+    await asyncio.sleep(0.2)
+    with pytest.raises(CallTimeout, match="stats was cancelled"):
+        await bridge.call("stats", lambda: asyncio.sleep(20), 10.0)  # which asks for the end of what hangs
+    with pytest.raises(CallTimeout, match="stats was cancelled"):
+        await first
+
+
 async def _call_until_answered(bridge: AppLoop) -> object:
     async with asyncio.timeout(5):
         while True:
@@ -282,6 +292,20 @@ async def test_a_pause_of_the_whole_process_does_not_make_a_healthy_loop_look_bl
         time.sleep(1.5 * LIMIT)  # no thread turns, as when a container has used up its share of the CPU
         other.release()
         assert await bridge.call("stats", lambda: 1, 1.0) == 1
+
+
+async def test_while_the_loop_itself_waits_for_the_figures_it_is_asked_for_none(other: OtherLoop) -> None:
+    bridge = bridge_to(other)
+    with bridge.waiting(), pytest.raises(LoopWaits, match="collect it in another thread"):
+        await bridge.call("stats", lambda: 1, 1.0)
+    assert await bridge.call("stats", lambda: 1, 1.0) == 1
+
+
+async def test_what_is_to_run_soon_runs_in_the_apps_thread(other: OtherLoop) -> None:
+    threads: list[threading.Thread] = []
+    bridge_to(other).run_soon(lambda: threads.append(threading.current_thread()))
+    await until(lambda: bool(threads))
+    assert threads == [other.thread]
 
 
 async def test_a_loop_that_has_ended_says_so(other: OtherLoop) -> None:
