@@ -6,12 +6,13 @@ import threading
 import time
 
 import pytest
+from flowrra_exporter.metrics.registry_runs import THREAD_NAME
 
 
 @pytest.fixture(autouse=True)
 def no_other_tests_threads() -> None:
     """Several tests count them, and those of a collector that was slow outlive its test."""
     deadline = time.monotonic() + 35
-    while any(thread.name.startswith("flowrra-exporter-registry") for thread in threading.enumerate()):
+    while any(thread.name == THREAD_NAME for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "a thread of another test never ends"
         time.sleep(0.01)
