@@ -491,6 +491,7 @@ class TestStop:
 
         assert in_another_loop(one_life) != in_another_loop(one_life)
 
+    @pytest.mark.slow
     def test_a_loop_that_was_closed_without_stop_leaves_no_process_to_the_next(self, files: Files) -> None:
         app = with_tasks(cpu_app(cpu_workers=2), cpu_tasks.hold_once, cpu_tasks.pid, max_retries=0)
 

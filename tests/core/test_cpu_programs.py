@@ -162,6 +162,7 @@ class TestWhereTasksAre:
 
         assert "in an interactive session, standard input, `python -c`" in done.stdout
 
+    @pytest.mark.slow
     def test_under_the_guard_of_the_main_part(self, tmp_path: Path) -> None:
         main = """
             @app.task(cpu_bound=True)
@@ -178,6 +179,7 @@ class TestWhereTasksAre:
 
         assert "it was defined as 'late' in the main module, where it is not imported" in done.stdout
 
+    @pytest.mark.slow
     def test_an_app_in_a_thread_beside_others(self, tmp_path: Path) -> None:
         main = """
             async def main():
@@ -287,11 +289,13 @@ class TestWithoutAGuard:
 
         assert (done.stdout, done.stderr) == ("2\n", "")
 
+    @pytest.mark.slow
     def test_also_as_a_module(self, tmp_path: Path) -> None:
         program(tmp_path, textwrap.dedent(WORK) + "asyncio.run(work())", guard=False)
 
         assert run("-m", "program", folder=tmp_path).stdout == "2\n"
 
+    @pytest.mark.slow
     def test_also_as_a_module_that_another_program_imports(self, tmp_path: Path) -> None:
         program(tmp_path, textwrap.dedent(WORK) + "asyncio.run(work())", guard=False)
 
@@ -325,6 +329,7 @@ class TestWithoutAGuard:
         )
         assert run(server, folder=tmp_path).stdout == "True\nTrue\n"
 
+    @pytest.mark.slow
     def test_a_task_below_that_line_fails_and_says_what_to_do(self, tmp_path: Path) -> None:
         main = """
             app.start_sync()
@@ -347,6 +352,7 @@ class TestWithoutAGuard:
             "further up, or put what runs the program under `if __name__ == '__main__':`\n"
         )
 
+    @pytest.mark.slow
     def test_what_fails_above_that_line_still_fails(self, tmp_path: Path) -> None:
         main = """
             import multiprocessing
@@ -442,6 +448,7 @@ CHAT = """
 
 
 class TestOutput:
+    @pytest.mark.slow
     def test_logs_of_tasks_reach_standard_error_with_the_task_s_name(self, tmp_path: Path) -> None:
         done = run(program(tmp_path, CHAT), folder=tmp_path)
 
@@ -465,6 +472,7 @@ class TestOutput:
 
         assert "too much" in done.stderr
 
+    @pytest.mark.slow
     def test_a_module_s_own_logging_is_left_alone(self, tmp_path: Path) -> None:
         path = program(tmp_path, CHAT)
         path.write_text("import logging; logging.basicConfig(format='own %(message)s')\n" + path.read_text())

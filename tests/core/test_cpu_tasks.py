@@ -45,6 +45,7 @@ class TestWhatATaskSees:
         assert (record.status, record.error, record.retries) == ("success", None, 0)
         assert None not in (record.submitted_at, record.started_at, record.finished_at)
 
+    @pytest.mark.slow
     async def test_its_arguments_also_large_ones_and_the_way_back(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.echo)
         async with app:

@@ -179,6 +179,7 @@ def test_the_child_counts_from_nothing_and_has_a_name_of_its_own(tmp_path: Path)
     assert run(tmp_path, main) == "0\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", ["pass", "app.start_sync()"], ids=["before its start", "after its start"])
 def test_the_events_of_the_child_say_that_they_are_its_own(tmp_path: Path, begun: str) -> None:
     main = f"""

@@ -330,6 +330,7 @@ async def test_a_cancellation_whose_clean_up_outlasts_the_time_limit_is_one_ever
     assert told.outcomes == [("tidy", 1, "cancelled", None)]
 
 
+@pytest.mark.slow
 async def test_an_attempt_that_would_not_end_is_told_once() -> None:
     app, told, begun = memory_app(), Told(), asyncio.Event()
     app.add_middleware(told)

@@ -42,6 +42,7 @@ def test_there_is_no_table_of_an_answer_that_there_is_no_more() -> None:
     assert sorted(shown) == sorted(answer.__name__ for answer in answer_types())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(1, len(PROGRAMS) + 1))
 def test_a_program_prints_what_it_says(program: str) -> None:
     run = subprocess.run(

@@ -432,6 +432,7 @@ async def test_a_worker_with_its_own_queue_size_takes_no_more_than_it_may(url: s
         assert [(await final(app, task_id)).result for task_id in ids] == [2 * n for n in range(50)]
 
 
+@pytest.mark.slow
 async def test_an_app_stops_at_once_whenever_that_is(url: str) -> None:
     """The driver may lose a cancellation that comes while it connects."""
     for pause in range(20):

@@ -54,6 +54,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[Proce
     return [Process(tmp_path / "s.db", results) for _ in range(2)]
 
 
+@pytest.mark.slow
 async def test_it_is_renewed_though_that_process_claims_nothing_more(
     processes: Sequence[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -424,6 +424,7 @@ async def test_an_error_shows_nothing_of_what_was_written(store: SqlSchedulerBac
 class TestLocks:
     """What one scheduler is changing, another passes over instead of waiting for it."""
 
+    @pytest.mark.slow
     async def test_a_schedule_that_another_is_claiming(self, store: SqlSchedulerBackend) -> None:
         for name in ("taken", "free"):
             await store.create(once(name))
@@ -432,6 +433,7 @@ class TestLocks:
             assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["free"]
         assert [run.schedule.id for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == ["taken"]
 
+    @pytest.mark.slow
     async def test_a_run_that_another_is_taking_over(self, store: SqlSchedulerBackend) -> None:
         for name in ("taken", "free"):
             await store.create(once(name))
@@ -442,6 +444,7 @@ class TestLocks:
             assert [run.schedule.id for run in (await store.claim(later, LOCAL, "x", 10)).runs] == ["free"]
         assert [run.schedule.id for run in (await store.claim(later, LOCAL, "x", 10)).runs] == ["taken"]
 
+    @pytest.mark.slow
     async def test_an_old_run_that_another_is_removing(self, store: SqlSchedulerBackend, monkeypatch: Any) -> None:
         for name, late in (("taken", 9.0), ("old", 8.0), ("new", 1.0)):
             await store.create(once(name, late))

@@ -103,6 +103,7 @@ def stall_lines(command: Command) -> list[str]:
     return [record for record in records if "level=info" not in record or "event loop turns again" in record]
 
 
+@pytest.mark.slow
 def test_a_stall_is_logged_once_when_it_begins_and_once_when_it_ends(run: Run) -> None:
     """The monitor of flowrra, the watchdog, the collectors, the checks and the page all see it."""
     command = run(f"--web.listen-address={FREE_PORT}", f"--loop.block-threshold={THRESHOLD}", "told:make")

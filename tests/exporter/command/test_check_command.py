@@ -454,6 +454,7 @@ async def test_an_endpoint_of_another_program_has_warnings_only(hostile: Hostile
     ]
 
 
+@pytest.mark.slow
 async def test_nobody_there_is_one_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

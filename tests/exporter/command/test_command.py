@@ -123,6 +123,7 @@ def test_debug_adds_the_traceback(run: Run) -> None:
     assert command.err[-1].startswith("flowrra-exporter: importing 'raises' failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["aiohttp", "click", "prometheus_client"])
 def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path, package: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
@@ -164,6 +165,7 @@ def test_an_app_is_served(run: Run, target: str) -> None:
     assert command.err == []
 
 
+@pytest.mark.slow
 def test_several_addresses_are_all_served(run: Run) -> None:
     command = run("plain:duck", FLOWRRA_EXPORTER_WEB_LISTEN_ADDRESS=f"{FREE_PORT},{FREE_PORT}")
     command.ready()
@@ -356,6 +358,7 @@ def test_a_thread_that_lingers_does_not_keep_the_process(run: Run) -> None:
     assert "not stopped in time" in command.log
 
 
+@pytest.mark.slow
 def test_an_app_that_ends_its_loop_ends_the_process_with_an_error(run: Run) -> None:
     command = run(LISTEN, "told:make")
     command.ready()

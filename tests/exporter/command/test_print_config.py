@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 from flowrra_exporter import __version__
 from flowrra_exporter.config_file import read_config_file
@@ -69,6 +70,7 @@ def test_what_is_printed_can_be_read_back(tmp_path: Path) -> None:
     assert settings.web_api is False
 
 
+@pytest.mark.slow
 def test_secrets_are_hidden_and_what_hides_them_is_not_taken_for_one(tmp_path: Path) -> None:
     for secret in ("user:s3cret", "s3cret"):
         ended = run_command("--print-config", f"--otel.endpoint=http://{secret}@collector:4318")

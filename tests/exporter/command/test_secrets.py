@@ -156,6 +156,7 @@ def test_no_variable_of_the_app_shows_it(variable: str, url: str) -> None:
     assert not shows(str(caught.value))
 
 
+@pytest.mark.slow
 async def test_a_password_that_is_not_ascii_gets_in_as_with_prometheus(serve: Serve, tmp_path: Path) -> None:
     from tests.exporter.contract import MinimalApp
 

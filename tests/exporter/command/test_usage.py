@@ -109,6 +109,7 @@ def test_an_app_without_tasks_is_told_of(run: Run) -> None:
     assert "the app has no tasks" not in told.log
 
 
+@pytest.mark.slow
 def test_an_ipv4_address_can_be_written_as_ipv6(run: Run) -> None:
     assert ADDRESS.parse("[::ffff:127.0.0.1]:0") == Address("::ffff:127.0.0.1", 0)
     command = run("--web.listen-address=[::ffff:127.0.0.1]:0", "told:app")

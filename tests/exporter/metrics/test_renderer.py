@@ -151,6 +151,7 @@ def test_two_renderings_that_alternate_slice_by_slice_do_not_disturb_each_other(
     assert texts == {format: text_of(families, format).encode() for format in Format}
 
 
+@pytest.mark.slow
 def test_label_sets_that_are_gone_are_not_kept() -> None:
     def lines() -> int:
         gc.collect()

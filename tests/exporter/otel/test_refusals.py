@@ -185,6 +185,7 @@ def test_a_receiver_that_wants_to_be_left_alone_is_told_apart(pusher: Pusher, in
     assert (done.result, done.retry_after, inbox.attempts) == ("failure", 30, 1)
 
 
+@pytest.mark.slow
 async def test_a_receiver_is_left_alone_for_as_long_as_it_says(either: Receiver, serve: Serve, inbox: Inbox) -> None:
     wait = Reply(status=503, headers={"Retry-After": "2"}, code="UNAVAILABLE", retry_after=2)
     answers = iter([wait])
@@ -349,6 +350,7 @@ async def test_a_slow_answer_within_the_time_is_a_success(either: Receiver, serv
     await until_counted(service, "success", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "spoken", "hint"),
     [

@@ -86,6 +86,7 @@ async def test_whatever_is_in_the_file_the_server_goes_on_and_the_next_one_holds
         assert scrape.value("flowrra_exporter_web_config_in_order") == 1
 
 
+@pytest.mark.slow
 def test_after_a_reload_that_failed_a_signal_drains(run: Run, config: Path) -> None:
     command = run(f"--web.listen-address={FREE_PORT}", f"--web.config.file={config}", "told:app")
     command.ready()
