@@ -231,8 +231,9 @@ class BaseTaskExecutor(ABC):
             definition.signature.check(definition.name, args, kwargs)
         if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
             await self._admit()
-        job = self._new_job(definition, args, kwargs, priority, options)
-        submitting = self.source.submit(job, options)
+        delay = 0.0 if options is NO_OPTIONS else options.delay
+        job = self._new_job(definition, args, kwargs, priority, delay, options)
+        submitting = self.source.submit(job, delay, options)
         if submitting is not None:
             await submitting
         return job.task.id
@@ -243,6 +244,7 @@ class BaseTaskExecutor(ABC):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         priority: int | None,
+        delay: float,
         options: SubmitOptions,
     ) -> Job:
         if priority is None:
@@ -267,7 +269,7 @@ class BaseTaskExecutor(ABC):
             tell_of_submission(self._middlewares, task)
         record = TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
         telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
-        return Job(task, record, definition, telemetry, time.monotonic() + options.delay)
+        return Job(task, record, definition, telemetry, time.monotonic() + delay)
 
     async def submit_once(
         self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], options: SubmitOptions
@@ -291,7 +293,7 @@ class BaseTaskExecutor(ABC):
             for call in calls:
                 if self._state != "running" or self._queue.size + self._queue.reserved >= self._queue.max_size:
                     await self._admit()
-                yield self._new_job(*call, None, NO_OPTIONS)
+                yield self._new_job(*call, None, 0.0, NO_OPTIONS)
 
         return await self.source.submit_many(admitted())
 

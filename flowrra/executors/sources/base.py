@@ -97,8 +97,13 @@ class TaskSource(ABC):
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
-    def submit(self, job: Job, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
+    def submit(self, job: Job, delay: float, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
         """Record and queue a task.
+
+        Args:
+            job: The task.
+            delay: Seconds until it is due.
+            options: What else was said at its submission.
 
         Returns:
             What is to be awaited for that; None if it is done.
@@ -121,7 +126,7 @@ class TaskSource(ABC):
         ids: list[str] = []
         async for job in jobs:
             try:
-                submitting = self.submit(job, NO_OPTIONS)
+                submitting = self.submit(job, 0.0, NO_OPTIONS)
                 if submitting is not None:
                     await submitting
             except BackendError as error:

@@ -137,11 +137,11 @@ class LeasedSource(TaskSource):
 
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, job: Job, options: SubmitOptions) -> Coroutine[Any, Any, None]:
-        return self._submit(job, options)
+    def submit(self, job: Job, delay: float, options: SubmitOptions) -> Coroutine[Any, Any, None]:
+        return self._submit(job, delay, options)
 
-    async def _submit(self, job: Job, options: SubmitOptions) -> None:
-        entry = self._entry(job, options.delay, options.remember)
+    async def _submit(self, job: Job, delay: float, options: SubmitOptions) -> None:
+        entry = self._entry(job, delay, options.remember)
         # Told first: its worker, which may be this process, tells what comes next.
         self.records.publish(job.record)
         try:

@@ -63,13 +63,13 @@ class MemorySource(TaskSource):
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, job: Job, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
+    def submit(self, job: Job, delay: float, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
         if job.has_changeable_arguments:
             job.keep_arguments()
         recording = self.records.accepted(job.record)
         if recording is not None:
-            return self._submit_recorded(job, options.delay, recording)
-        return self._queue(job, options.delay)
+            return self._submit_recorded(job, delay, recording)
+        return self._queue(job, delay)
 
     async def _submit_recorded(self, job: Job, delay: float, recording: Awaitable[None]) -> None:
         """Record a new task on a backend that takes its time, while its place in the queue is kept."""
