@@ -31,7 +31,7 @@ from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, 
 from flowrra.ranges import PRIORITY
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
-from flowrra.task import PENDING, RUNNING, Task, TaskResult, new_task_id, running_task
+from flowrra.task import PENDING, RUNNING, SUCCESS, Task, TaskResult, new_task_id, running_task
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -458,7 +458,10 @@ class BaseTaskExecutor(ABC):
 
     def _close(self, job: Job, seconds: float) -> None:
         """Count an attempt whose outcome is recorded, free its slot, and tell of it."""
-        outcomes.count(job, seconds)
+        if job.record.status is SUCCESS:  # without a call more, as most do
+            job.telemetry.count_success(seconds)
+        else:
+            outcomes.count_unsuccessful(job, seconds)
         del self._running[job.task.id]
         if self._bus.subscribers:
             self._records.publish(job.record)

@@ -150,17 +150,15 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return list(leaves.values())
 
 
-def count(job: Job, seconds: float) -> None:
-    """Count an attempt by the outcome that its record states.
+def count_unsuccessful(job: Job, seconds: float) -> None:
+    """Count an attempt that did not succeed, by the outcome that its record states.
 
     Args:
         job: Whose attempt it was.
         seconds: How long it took.
     """
     telemetry, status = job.telemetry, job.record.status
-    if status is SUCCESS:
-        telemetry.count_success(seconds)
-    elif status is CANCELLED:
+    if status is CANCELLED:
         telemetry.count_cancelled()
     elif status is PENDING:
         telemetry.count_released()

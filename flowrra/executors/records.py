@@ -53,10 +53,14 @@ class RecordStore(ABC):
         tells_of_others: Whether a record there says what other processes did to the task.
         hears_of_starts: Whether :meth:`started` does anything.
         bus: Who is told of changes.
+        hold, keep: What :meth:`accepted` and :meth:`finished` do, by a task's id and record, without a call more for
+            every task in memory. None where that takes its time.
     """
 
     tells_of_others = False
     hears_of_starts = False
+    hold: Callable[[str, TaskResult], None] | None = None
+    keep: Callable[[str, TaskResult], None] | None = None
 
     def __init__(self, results: BaseResultBackend, publisher: EventPublisher) -> None:
         self.results = results
@@ -157,6 +161,7 @@ class InPlaceRecords(RecordStore):
         super().__init__(results, publisher)
         self.errors.clear()
         self._memory = results
+        self.hold, self.keep = results.hold, results.keep
 
     def accepted(self, record: TaskResult) -> None:
         self._memory.hold(record.task_id, record)

@@ -41,6 +41,7 @@ class MemorySource(TaskSource):
         super().__init__(workers, records, registry, telemetry)
         self.max_waiting = max_waiting
         self.hears_of_starts = records.hears_of_starts
+        self._hold, self._keep = records.hold, records.keep
         self._is_closed = True
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -66,13 +67,20 @@ class MemorySource(TaskSource):
     def submit(self, job: Job, delay: float, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
         if job.has_changeable_arguments:
             job.keep_arguments()
+        if self._hold is None or self.shared:
+            return self._submit_slowly(job, delay)
+        self._hold(job.task.id, job.record)
+        self._put(job, delay)
+        return None
+
+    async def _submit_slowly(self, job: Job, delay: float) -> None:
+        """Record and queue a task where either takes its time. Its place in the queue is kept meanwhile."""
         recording = self.records.accepted(job.record)
         if recording is not None:
-            return self._submit_recorded(job, delay, recording)
-        return self._queue(job, delay)
+            await self._wait_for(recording, job)
+        await self._queue(job, delay)
 
-    async def _submit_recorded(self, job: Job, delay: float, recording: Awaitable[None]) -> None:
-        """Record a new task on a backend that takes its time, while its place in the queue is kept."""
+    async def _wait_for(self, recording: Awaitable[None], job: Job) -> None:
         queue = self.workers.queue
         queue.reserved += 1
         try:
@@ -85,11 +93,11 @@ class MemorySource(TaskSource):
         if self._is_closed:
             await self.records.end(job.record, CANCELLED, "cancelled before it ran: the app stopped")
             raise ExecutorNotRunningError
-        queueing = self._queue(job, delay)
-        if queueing is not None:
-            await queueing
 
-    def _queue(self, job: Job, delay: float) -> Coroutine[Any, Any, None] | None:
+    async def _queue(self, job: Job, delay: float) -> None:
+        self._put(job, delay)
+
+    def _put(self, job: Job, delay: float) -> None:
         if self.records.bus.subscribers:
             self.records.publish(job.record)
         if delay:
@@ -97,16 +105,17 @@ class MemorySource(TaskSource):
         else:
             self.workers.put(job)
         job.telemetry.count_submitted()
-        return None
 
     def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
         return self.records.started(job.record)
 
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
-        keeping = self.records.finished(job, self._plan_next)
-        if keeping is None and job.record.status is RETRYING:
+        if self._keep is None:
+            return self.records.finished(job, self._plan_next)
+        self._keep(job.task.id, job.record)
+        if job.record.status is RETRYING:
             self._plan_next(job, True)
-        return keeping
+        return None
 
     def _plan_next(self, job: Job, is_stored: bool) -> None:
         if job.record.status is RETRYING:

@@ -135,8 +135,11 @@ class PolledSource(MemorySource):
 
     # ── giving back ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _queue(self, job: Job, delay: float) -> Coroutine[Any, Any, None] | None:
-        return super()._queue(job, delay) if delay else self._push(job)
+    async def _queue(self, job: Job, delay: float) -> None:
+        if delay:
+            self._put(job, delay)
+        else:
+            await self._push(job)
 
     async def _push(self, job: Job) -> None:
         self.records.publish(job.record)
