@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -63,9 +66,12 @@ class Supervised:
             self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
         if task is self._task and self._is_wanted and not task.get_loop().is_closed():
-            self._on_death(None if task.cancelled() else task.exception())
+            self._on_death(error)
             task.get_loop().call_later(self._delay, self._begin, context=contextvars.Context())
+        elif error is not None:
+            logger.warning("%s died as it was stopped error=%r", self._name, error)
 
     def release(self) -> asyncio.Task[None] | None:
         """Replace it no more. Returns what runs, if anything does: it is the caller's to end."""
