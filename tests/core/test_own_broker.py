@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from examples.own_broker import SQLiteBroker
 from flowrra import Config, ExecutorConfig, Flowrra, Task
+from flowrra.exceptions import BackendError
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, until
+from tests.core.test_middleware import Told
 
 
 def app_on(path: Path, *, consume: bool = True) -> Flowrra:
@@ -50,3 +53,68 @@ async def test_the_most_urgent_comes_first_and_none_twice(tmp_path: Path) -> Non
     await broker.push(Task("a", "add", (1, 2), {}, priority=1))
     await broker.push(Task("b", "add", (1, 2), {}))
     assert [task.id for task in (await broker.pop(0), await broker.pop(0)) if task] == ["b", "a"]
+
+
+class Refusing(SQLiteBroker):
+    """Takes tasks until it is told not to."""
+
+    is_refusing = False
+
+    async def push(self, task: Task) -> None:
+        if self.is_refusing:
+            raise BackendError("no more")
+        await super().push(task)
+
+
+async def test_what_runs_goes_back_to_the_broker_at_a_stop_and_is_run_by_the_next(tmp_path: Path) -> None:
+    begun, told = asyncio.Event(), Told()
+    app = Flowrra(Config(broker=SQLiteBroker(tmp_path / "queue")))
+    app.add_middleware(told)
+
+    @app.task(name="hold")
+    async def hold() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    async with app:
+        await app.submit(hold)
+        await begun.wait()
+        await app.stop(wait=False)
+    assert [status for _, _, status, _ in told.outcomes] == ["released"]
+    assert app.telemetry.tasks["hold"].snapshot()["released"] == 1
+    assert await SQLiteBroker(tmp_path / "queue").size() == 1
+
+
+async def test_what_a_broker_does_not_take_back_is_cancelled_and_told_so_once(tmp_path: Path) -> None:
+    begun, told, events = asyncio.Event(), Told(), []
+    broker = Refusing(tmp_path / "queue")
+    app = Flowrra(Config(broker=broker))
+    app.add_middleware(told)
+
+    @app.task(name="hold")
+    async def hold() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    async def note(event: dict[str, Any]) -> None:
+        events.append(event["task"]["status"])
+
+    app.events.bus.subscribe(note)
+    try:
+        async with app:
+            task_id = await app.submit(hold)
+            await begun.wait()
+            broker.is_refusing = True
+            await app.stop(wait=False)
+    finally:
+        await app.events.bus.unsubscribe(note)
+    record = await app.get_result(task_id)
+    assert record is not None
+    assert (record.status, record.error) == (
+        "cancelled",
+        "cancelled: the app stopped, and the broker did not take it back",
+    )
+    counted = app.telemetry.tasks["hold"].snapshot()
+    assert (counted["cancelled"], counted["released"]) == (1, 0)
+    assert [status for _, _, status, _ in told.outcomes] == ["cancelled"]
+    assert events == ["pending", "running", "cancelled"]
