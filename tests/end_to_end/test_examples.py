@@ -64,7 +64,7 @@ def test_the_demo_moves_the_metrics_and_ends_when_asked_to(demo: Exporter) -> No
         return moved == set(MOVING) or None
 
     try:
-        wait_for(all_moved, 60, "every metric has moved")
+        wait_for(all_moved, 150, "every metric has moved")
     except AssertionError:
         pytest.fail(f"never moved: {set(MOVING) - moved}")
 
