@@ -182,8 +182,7 @@ async def test_one_that_hangs_has_one_thread_and_is_not_started_again() -> None:
     collector = PythonCollector(0.1, registry)
     for _ in range(5):
         assert (await collect(collector)).values == {"later": 1}
-        assert threads() <= 2
-    await until(lambda: threads() == 1)
+        await until(lambda: threads() == 1)  # one that has answered takes a moment to end
     assert gate.entered == 1
     gate.opened.set()
     await until(lambda: threads() == 0)
@@ -202,7 +201,7 @@ async def test_where_many_hang_those_go_on_that_have_answered_and_no_more_thread
             assert (await collect(collector)).values == {"steady": 1}
             registry.unregister(gates[-1])
         assert sum(gate.entered for gate in gates) == MAX_HANGING
-        assert threads() <= MAX_HANGING + 1
+        await until(lambda: threads() <= MAX_HANGING + 1)
         assert "isn't asked while 16 collectors hang" in (await collect_with(registry, collector, Gate())).problem
     finally:
         for gate in gates:
