@@ -125,9 +125,9 @@ async def test_errors_that_cannot_be_compared_with_retry_on(empty_servers: tuple
 
     async with app:
         record = await final(app, await app.submit(picky))
-        numbers = numbers_of(app, "picky")
     assert record.status == "failed"
-    assert_counts_add_up(numbers, running=0)
+    # After the stop: where results are elsewhere, the record is there a moment before the attempt is counted.
+    assert_counts_add_up(numbers_of(app, "picky"), running=0)
 
 
 @pytest.mark.parametrize("where", ["memory+memory", "server+server"])
