@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from flowrra import codec
@@ -139,11 +139,12 @@ class Deliveries:
             )
             self._unknown, self._unknown_silence = 0, time.monotonic() + UNKNOWN_SILENCE
 
-    async def give_up_unknown(self, names: Sequence[str]) -> None:
-        """End the tasks of these names, for which no worker has come in time."""
+    async def give_up_unknown(self, names: Sequence[str], is_wanted: Callable[[], bool]) -> None:
+        """End the tasks of these names, for which no worker has come in time, while that is wanted: there may be many,
+        and a worker that stops holds none of them."""
         try:
             for name in names:
-                while True:
+                while is_wanted():
                     deliveries, _ = await self._broker.take(OVERDUE_BATCH, name=name)
                     for delivery in deliveries:
                         await self._give_up(delivery)

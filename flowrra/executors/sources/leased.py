@@ -323,12 +323,14 @@ class LeasedSource(TaskSource):
         return None
 
     async def _finish_elsewhere(self, job: Job, keeping: Coroutine[Any, Any, None]) -> None:
-        if not self._is_surely_held(job) and await self._is_known_better(job):
-            keeping.close()
-            self._settle(job, True)
-        else:
-            await keeping
-        self._fetcher.attempt_ended()
+        try:
+            if not self._is_surely_held(job) and await self._is_known_better(job):
+                keeping.close()
+                self._settle(job, True)
+            else:
+                await keeping
+        finally:
+            self._fetcher.attempt_ended()
 
     def _is_surely_held(self, job: Job) -> bool:
         """Whether no other worker can have been given a task meanwhile."""
@@ -439,8 +441,7 @@ class LeasedSource(TaskSource):
     # ── what the heartbeat tells ────────────────────────────────────────────────────────────────────────────
 
     def _give_up_unknown(self, names: list[str]) -> None:
-        if self._fetcher.is_fetching:
-            self.workers.spawn(self._deliveries.give_up_unknown(names))
+        self.workers.spawn(self._deliveries.give_up_unknown(names, lambda: self._fetcher.is_fetching))
 
     def _apply_renewal(self, renewal: Renewal | BackendError) -> None:
         if isinstance(renewal, BackendError):
