@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,15 @@ CANCEL_REPEAT = 0.05
 def spawn(coroutine: Coroutine[Any, Any, Value], name: str | None = None) -> asyncio.Task[Value]:
     """Run a coroutine on the running event loop, in an empty context: it is no part of the task that calls this."""
     return asyncio.get_running_loop().create_task(coroutine, name=name, context=contextvars.Context())
+
+
+async def see_through(coroutine: Coroutine[Any, Any, Value]) -> Value:
+    """Run a coroutine to its end, and return what it returns, whatever cancels the calling task meanwhile."""
+    task = spawn(coroutine)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    return task.result()
 
 
 async def cancel_until_ended(*tasks: asyncio.Task[Any]) -> None:

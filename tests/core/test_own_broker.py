@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from examples.own_broker import SQLiteBroker
 from flowrra import Config, ExecutorConfig, Flowrra, Task
 from flowrra.exceptions import BackendError
@@ -118,3 +120,35 @@ async def test_what_a_broker_does_not_take_back_is_cancelled_and_told_so_once(tm
     assert (counted["cancelled"], counted["released"]) == (1, 0)
     assert [status for _, _, status, _ in told.outcomes] == ["cancelled"]
     assert events == ["pending", "running", "cancelled"]
+
+
+class Slow(SQLiteBroker):
+    """Takes its time to take a task back: longer than an attempt is left between two tellings to end."""
+
+    seconds = 0.0
+
+    async def push(self, task: Task) -> None:
+        await asyncio.sleep(self.seconds)
+        await super().push(task)
+
+
+@pytest.mark.slow
+async def test_what_runs_goes_back_to_a_slow_broker_too(tmp_path: Path) -> None:
+    begun, broker = asyncio.Event(), Slow(tmp_path / "queue")
+    app = Flowrra(Config(broker=broker))
+
+    @app.task(name="hold")
+    async def hold() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    async with app:
+        task_id = await app.submit(hold)
+        await begun.wait()
+        broker.seconds = 1.5
+        await app.stop(wait=False)
+    assert await broker.size() == 1
+    record = await app.get_result(task_id)
+    assert record is not None
+    assert record.status == "pending"
+    assert app.telemetry.tasks["hold"].snapshot()["released"] == 1

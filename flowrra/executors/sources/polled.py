@@ -19,7 +19,7 @@ from flowrra.executors.records import RecordStore
 from flowrra.executors.sources.memory import MemorySource
 from flowrra.executors.workers import Workers
 from flowrra.registry import TaskRegistry
-from flowrra.supervision import Supervised
+from flowrra.supervision import Supervised, see_through
 from flowrra.task import CANCELLED, FAILED, PENDING, Task
 from flowrra.telemetry import Telemetry
 
@@ -153,7 +153,8 @@ class PolledSource(MemorySource):
 
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
         if job.record.status is PENDING:
-            return self._give_back(job)
+            # Told to end again while the broker takes its time, the attempt would lose its task.
+            return see_through(self._give_back(job))
         return super().finished(job)
 
     async def _give_back(self, job: Job) -> None:
