@@ -8,8 +8,10 @@ import logging
 import os
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Self, TypeVar, overload
@@ -39,6 +41,8 @@ from flowrra.executors.processes.program_import import end_import, imports_anoth
 from flowrra.forks import detach_loop, leave_to_parent, tell_of_forks
 from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
+from flowrra.queue_flow import QueueFlow
+from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.ranges import PRIORITY, shown
 from flowrra.rebuilding import rebuild_result
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry, is_async
@@ -47,6 +51,7 @@ from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.scheduler import Scheduler
 from flowrra.submission import Submission, SubmitOptions
 from flowrra.task import TaskResult, new_task_id, running_task
+from flowrra.task_history import TaskHistory
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -71,8 +76,11 @@ class Flowrra:
         self.config = Config() if config is None else config
         self.id = _new_id()
         self.telemetry = Telemetry()
+        self.task_history = TaskHistory(self.telemetry)
+        # What was seen of each queue, by the kind of its tasks, and its name: "io", "io@mail".
+        self.queue_flows: defaultdict[str, QueueFlow] = defaultdict(QueueFlow)
         self.events = EventPublisher(app=self.id)
-        self.loop_monitor = LoopMonitor(self._name_task)
+        self.loop_monitor = LoopMonitor(self._name_task, self.task_history.take_if_due)
         self.broker_fitness = FitnessMonitor(self._unfitness)
         self.started_at: datetime | None = None
         self._registry = TaskRegistry()
@@ -93,6 +101,8 @@ class Flowrra:
         self._resources = AsyncExitStack()
         # Between open() and begin() of the executors the startup hooks run: tasks are accepted, and none runs.
         self._has_begun = False
+        # All of it has started: nothing is left of start() but to say so.
+        self._is_up = False
         if (store := self.config.create_scheduler_backend()) is not None:
             assert self.config.scheduler is not None  # noqa: S101 - it made the store
             self.create_scheduler(store, self.config.scheduler.check_interval, self.config.scheduler.timezone)
@@ -108,6 +118,38 @@ class Flowrra:
             )
         )
 
+    def producer(self) -> Flowrra:
+        """Another app with the same tasks, broker and results, that runs no task, no schedule and no hook: for programs
+        that submit, look and steer. Without tasks it has the queues of both kinds. In memory it would run its tasks."""
+        executor = replace(self.config.executor, consume=False)
+        other = Flowrra(replace(self.config, executor=executor, scheduler=None))
+        other._registry, other._middlewares = self._registry, self._middlewares
+        for cpu_bound in {each.cpu_bound for each in self._registry.definitions()} or (False, True):
+            if cpu_bound and self.config.backend is None:  # there can't be any
+                continue
+            other._ensure_executor(cpu_bound)
+        return other
+
+    def configure_executor(self, **changes: Any) -> None:
+        """Run tasks otherwise than the configuration says, before the app starts.
+
+        Args:
+            **changes: Fields of :class:`flowrra.ExecutorConfig`.
+
+        Raises:
+            RuntimeError: The app is not stopped.
+            ValueError: A value is out of range.
+        """
+        if self._state != "stopped":
+            raise RuntimeError("How tasks run can't be changed while the app runs")
+        if not changes:
+            return
+        self.config = replace(self.config, executor=replace(self.config.executor, **changes))
+        if self._io_executor is not None:
+            self._io_executor = self._renewed(self._io_executor)
+        if self._cpu_executor is not None:
+            self._cpu_executor = self._renewed(self._cpu_executor)
+
     def forked(self) -> None:
         """In a forked child: it is another app, which is stopped, and has nothing to run."""
         self.id = self.events.app = _new_id()
@@ -121,9 +163,12 @@ class Flowrra:
         elif self._loop is not None:
             detach_loop(self._loop, with_connections=False)
         leave_to_parent(self._resources, self._io_executor, self._cpu_executor)
-        self._state, self._loop, self.started_at, self._has_begun = "stopped", None, None, False
+        self._state, self._loop, self.started_at = "stopped", None, None
+        self._has_begun = self._is_up = False
         self._resources = AsyncExitStack()
         self.telemetry.reset()
+        self.task_history.forget()
+        self.queue_flows.clear()
         self.events = EventPublisher(self.events.bus, self.id)
         self.loop_monitor.forked()
         self.broker_fitness = FitnessMonitor(self._unfitness)
@@ -150,6 +195,12 @@ class Flowrra:
     def state(self) -> State:
         """``stopped``, ``running`` or ``stopping``."""
         return self._state
+
+    @property
+    def lost_at_stop(self) -> int:
+        """How many tasks its stops have cancelled that it had accepted, since the start of the process: 0 where all
+        were done, or given back to the broker. For an exit status: ``raise SystemExit(app.lost_at_stop > 0)``."""
+        return sum(sum(executor.lost_at_stop.values()) for executor in self.executors.values())
 
     @property
     def registry(self) -> TaskRegistry:
@@ -184,7 +235,7 @@ class Flowrra:
             backend = config.create_backend()
         zone = None if timezone is None else ZoneInfo(timezone)
         self._scheduler = Scheduler(backend, self._registry, check_interval, timezone=zone)
-        self._scheduler.use_app(self._submit_on_app_loop, self.get_result, lambda: self.executors)
+        self._scheduler.use_app(self.submit_with, self.get_result, lambda: self.executors)
         return self._scheduler
 
     @property
@@ -206,7 +257,7 @@ class Flowrra:
 
     def announcement(self) -> dict[str, Any]:
         """What other processes are to know of this one: ``id, host, pid, started_at, heartbeat_at`` (aware UTC
-        datetimes), ``version``, and ``executors`` with ``slots`` and ``busy``."""
+        datetimes), ``version``, ``draining``, and ``executors`` with ``slots`` and ``busy``."""
         return {
             "id": self.id,
             "host": socket.gethostname(),
@@ -218,6 +269,7 @@ class Flowrra:
                 kind: {"slots": executor.workers, "busy": executor.busy_workers}
                 for kind, executor in self.executors.items()
             },
+            "draining": any(executor.is_draining for executor in self.executors.values()),
         }
 
     async def _unfitness(self) -> dict[str, str | None]:
@@ -247,6 +299,7 @@ class Flowrra:
         backoff: float = 1.0,
         jitter: float = 0.0,
         retry_on: ExceptionTypes = Exception,
+        queue: str = DEFAULT_QUEUE,
     ) -> Callable[[TaskFunction], TaskFunction]: ...
 
     def task(
@@ -261,6 +314,7 @@ class Flowrra:
         backoff: float = 1.0,
         jitter: float = 0.0,
         retry_on: ExceptionTypes = Exception,
+        queue: str = DEFAULT_QUEUE,
     ) -> Any:
         """Register the decorated function as a task; it is returned as it is and stays callable.
 
@@ -275,6 +329,7 @@ class Flowrra:
             jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
             retry_on: The exceptions that are worth another attempt, be it in an exception group; raising
                 :class:`flowrra.Reject` never is, nor is a group that holds nothing else.
+            queue: The name of the queue that it is submitted to: 1 to 64 of the characters ``A-Z a-z 0-9 _ . -``.
 
         Raises:
             TypeError: The function is of the wrong kind, or an option of the wrong type.
@@ -291,6 +346,7 @@ class Flowrra:
             backoff=backoff,
             jitter=jitter,
             retry_on=retry_on,
+            queue=queue,
         )
 
         def register(func: TaskFunction) -> TaskFunction:
@@ -327,6 +383,7 @@ class Flowrra:
             publisher=self.events,
             middlewares=self._middlewares,
             announcement=self.announcement,
+            worker=self.id,
         )
 
     def _use(self, executor: BaseTaskExecutor) -> BaseTaskExecutor:
@@ -422,6 +479,7 @@ class Flowrra:
         task_id: str | None = None,
         timeout: float | None = None,
         headers: dict[str, str] | None = None,
+        queue: str | None = None,
     ) -> Submission:
         """Options for one submission: ``await app.options(countdown=60).submit(func, …)``.
 
@@ -432,12 +490,15 @@ class Flowrra:
             task_id: An id of your choice; submitting one that exists is a no-op that returns it.
             timeout: Seconds that one attempt may take.
             headers: Text that travels with the task; at most 8192 bytes in all.
+            queue: The name of the queue; default is the task's own.
 
         Raises:
             TypeError, ValueError: A value is of the wrong type or out of range.
         """
-        chosen = SubmitOptions(priority, countdown, eta, task_id, timeout, {} if headers is None else headers)
-        return Submission(self._submit_on_app_loop, chosen)
+        chosen = SubmitOptions(
+            priority, countdown, eta, task_id, timeout, {} if headers is None else headers, queue=queue
+        )
+        return Submission(self.submit_with, chosen)
 
     async def submit_many(self, calls: Iterable[Call]) -> list[str]:
         """Submit many tasks.
@@ -498,13 +559,14 @@ class Flowrra:
         options = SubmitOptions(priority=priority)
         return self._call_from_thread(lambda: self._submit(task_func, args, kwargs, options))
 
-    async def _submit_on_app_loop(
+    async def submit_with(
         self,
         task_func: Callable[..., Any] | str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: SubmitOptions,
     ) -> str:
+        """:meth:`submit` with all options of a submission, from any loop; what :meth:`options` makes is shorter."""
         if self._loop is asyncio.get_running_loop():
             return await self._submit(task_func, args, kwargs, options)
         return await self._run_on_live_loop(lambda: self._submit(task_func, args, kwargs, options))
@@ -557,8 +619,6 @@ class Flowrra:
             else:
                 with self._io_executor.waiting_for(task_id):
                     record = await results.wait_for_known(task_id, timeout)
-        except TaskTimeoutError:
-            raise
         except TimeoutError:
             raise TaskTimeoutError(task_id, timeout) from None
         except ResultNotFoundError as error:
@@ -665,6 +725,9 @@ class Flowrra:
         """Start everything; what ends it again is on the stack of resources, in the order of its ending from the
         top."""
         stack = self._resources
+        # Nothing is counted while the app is stopped: its history says so.
+        self.task_history.take()
+        stack.callback(self.task_history.take)
         stack.callback(self.loop_monitor.stop)
         stack.push_async_callback(self._close_connections)
         stack.push_async_callback(self.broker_fitness.stop)
@@ -690,6 +753,7 @@ class Flowrra:
             self.broker_fitness.start()
         if self._scheduler is not None:
             await self._scheduler.start()
+        self._is_up = True
 
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """Finish waiting and running tasks, cancel what is left, call the shutdown hooks, stop. A no-op if stopped.
@@ -714,7 +778,7 @@ class Flowrra:
                 await self._resources.aclose()
             finally:
                 self._loop = None
-                self._has_begun = False
+                self._has_begun = self._is_up = False
                 self.started_at = None
                 self._state = "stopped"
         logger.info("app stopped id=%s", self.id)
@@ -778,6 +842,8 @@ class Flowrra:
         A signal that comes while the app starts cancels its start, and cleans up what was started; a second one then
         ends the process at once.
 
+        It returns also if tasks were lost: :attr:`lost_at_stop` says how many.
+
         Args:
             shutdown_timeout: Seconds that waiting and running tasks get to finish.
         """
@@ -785,7 +851,12 @@ class Flowrra:
         asyncio.run(self._run(shutdown_timeout))
 
     async def _run(self, shutdown_timeout: float) -> None:
-        await Runner(self.start, lambda: self.stop(timeout=shutdown_timeout), lambda: self.stop(wait=False)).run()
+        await Runner(
+            self.start,
+            lambda: self._is_up,
+            lambda: self.stop(timeout=shutdown_timeout),
+            lambda: self.stop(wait=False),
+        ).run()
 
 
 def _new_id() -> str:

@@ -29,11 +29,12 @@ def in_batches(
     batch: list[Item] = []
     size = 0
     for item in items:
-        if batch and (len(batch) == most or size + size_of(item) > most_bytes):
+        own_size = size_of(item)
+        if batch and (len(batch) == most or size + own_size > most_bytes):
             yield batch
             batch, size = [], 0
         batch.append(item)
-        size += size_of(item)
+        size += own_size
     if batch:
         yield batch
 

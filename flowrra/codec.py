@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from json.encoder import c_make_encoder  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
 from flowrra import rebuilding, tags
 from flowrra.exceptions import BackendError, SerializationError
+from flowrra.queue_names import DEFAULT_QUEUE, checked_queue, is_queue_name
 from flowrra.ranges import MAX_BACKOFF, MAX_DELAY, MAX_PRIORITY, MAX_RETRIES
-from flowrra.task import Task, TaskResult
+from flowrra.task import MAX_ATTEMPTS, Attempt, Task, TaskResult
 
 # Bytes: an entry that is larger is refused, as it would hold up everybody else's.
 MAX_SIZE = 64 * 1024 * 1024
@@ -28,14 +29,17 @@ _RECORD_TYPES = (
     ("task_name", str | None),
     ("error", str | None),
     ("traceback", str | None),
+    ("queue", str | None),
     ("retries", int | None),
     ("args", list | None),
     ("kwargs", dict | None),
+    ("worker", str | None),
+    ("attempts", list | None),
+    ("retry_of", str | None),
+    ("progress", dict | None),
 )
-_FIELDS = frozenset({"submitted_at", *(field.name for field in dataclasses.fields(Task))})
+_FIELDS = frozenset({"submitted_at", "attempts", "retry_of", *(field.name for field in dataclasses.fields(Task))})
 _ARGS_MARK = ',"args":['
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _WRITABLE = (
     "Pass None, booleans, numbers, text, bytes, dates and times, UUIDs, decimals, lists, tuples, sets, dicts with text "
@@ -45,6 +49,7 @@ _MARK = tags.MARK
 _MARK_BYTES = _MARK.encode()
 
 _quoted = json.encoder.encode_basestring_ascii
+_decoder = json.JSONDecoder()
 _encoder = json.JSONEncoder(separators=(",", ":"))
 # Made once: JSONEncoder makes it anew for each text, which takes longer than to write most of them.
 _chunks = c_make_encoder and c_make_encoder(None, _encoder.default, _quoted, None, ":", ",", False, False, True)
@@ -57,11 +62,15 @@ class DecodedTask(NamedTuple):
         task: The task.
         submitted_at: When it was submitted, if that is known.
         call: Its arguments as text, as :func:`encode_call` makes it.
+        attempts: Those that have ended, oldest first.
+        retry_of: The id of the task that it is another run of.
     """
 
     task: Task
     submitted_at: datetime | None
     call: str
+    attempts: tuple[Attempt, ...] = ()
+    retry_of: str | None = None
 
 
 class EncodedRecord(NamedTuple):
@@ -71,11 +80,13 @@ class EncodedRecord(NamedTuple):
         text: The record.
         status: Its status.
         submitted: When the task was submitted, in microseconds since 1970; 0 if that is unknown.
+        name: The task's name; "" if that is unknown.
     """
 
     text: str
     status: str
     submitted: int
+    name: str
 
 
 def _number(value: float) -> str:
@@ -134,13 +145,21 @@ def _call_of(args: Sequence[Any], kwargs: dict[str, Any]) -> str:
     return f'"args":{_encode(args) if args else "[]"},"kwargs":{_encode(kwargs) if kwargs else "{}"}'
 
 
-def encode_task(task: Task, submitted_at: datetime | None, call: str) -> str:
+def encode_task(
+    task: Task,
+    submitted_at: datetime | None,
+    call: str,
+    attempts: Sequence[Attempt] = (),
+    retry_of: str | None = None,
+) -> str:
     """A task as the text that waits in a queue.
 
     Args:
         task: The task, whose arguments are not looked at.
         submitted_at: When it was submitted; None if that is unknown.
         call: Its arguments, from :func:`encode_call`. They stand last, where they can be cut out again.
+        attempts: Those that have ended, for the record that the worker of the next one keeps.
+        retry_of: The id of the task that it is another run of.
 
     Raises:
         SerializationError: Another part of it is of the wrong type.
@@ -156,8 +175,14 @@ def encode_task(task: Task, submitted_at: datetime | None, call: str) -> str:
         rest += f',"jitter":{_number(task.jitter)}'
     if task.headers:
         rest += f',"headers":{_encoded(task.headers, what)}'
+    if task.queue != DEFAULT_QUEUE:
+        rest += f',"queue":{_quoted(task.queue)}'
     if submitted_at is not None:
         rest += f',"submitted_at":"{submitted_at.isoformat()}"'
+    if attempts:
+        rest += f',"attempts":{_attempts(attempts)}'
+    if retry_of is not None:
+        rest += f',"retry_of":{_quoted(retry_of)}'
     return _checked(
         f'{{"id":{_quoted(task.id)},"name":{_quoted(task.name)},'
         f'"max_retries":{_number(task.max_retries)},"retry_delay":{_number(task.retry_delay)},'
@@ -209,13 +234,17 @@ def decode_task(data: bytes) -> DecodedTask:
             backoff,
             jitter,
             _headers(found("headers")),
+            checked_queue(found("queue")) if "queue" in fields else DEFAULT_QUEUE,
         )
         return DecodedTask(
             task,
             None if submitted_at is None else datetime.fromisoformat(submitted_at),
             _call_within(text, fields) or encode_call(task.args, task.kwargs, name),
+            # What few tasks have is looked at only where it is there.
+            _read_attempts(found("attempts")) if "attempts" in fields else (),
+            _text_or_none("retry_of", found("retry_of")) if "retry_of" in fields else None,
         )
-    except (TypeError, AttributeError, OverflowError, BackendError) as error:
+    except (TypeError, AttributeError, KeyError, OverflowError, BackendError) as error:
         raise ValueError(f"a field is of the wrong type: {error}") from None
 
 
@@ -287,6 +316,33 @@ def _headers(headers: Any) -> dict[str, str]:
     return headers
 
 
+def _attempts(attempts: Sequence[Attempt]) -> str:
+    return _encode([attempt.to_dict() for attempt in attempts])
+
+
+def _read_attempts(found: Any) -> tuple[Attempt, ...]:
+    """Attempts, from what stands there.
+
+    Raises:
+        KeyError, TypeError, ValueError: They are none.
+    """
+    if found is None:
+        return ()
+    attempts = tuple(map(Attempt.from_dict, found))
+    for attempt in attempts:
+        if type(attempt.number) is not int:
+            raise TypeError("the number of an attempt is no number")
+        for text in (attempt.worker, attempt.error, attempt.traceback):
+            _text_or_none("attempt", text)
+    return attempts[-MAX_ATTEMPTS:]
+
+
+def _text_or_none(name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"its {name} is no text")
+    return value
+
+
 def encode_record(record: TaskResult, call: str | None = None) -> EncodedRecord:
     """A record as a result backend keeps it.
 
@@ -301,18 +357,30 @@ def encode_record(record: TaskResult, call: str | None = None) -> EncodedRecord:
         call = encode_call(record.args, record.kwargs, record.task_name)
     what = f"The record of task '{record.task_name}'"
     rest = "" if record.traceback is None else f',"traceback":{_quoted(record.traceback)}'
+    if record.worker is not None:
+        rest += f',"worker":{_quoted(record.worker)}'
+    if record.attempts:
+        rest += f',"attempts":{_attempts(record.attempts)}'
+    if record.retry_of is not None:
+        rest += f',"retry_of":{_quoted(record.retry_of)}'
+    if record.progress is not None:
+        rest += f',"progress":{_encode(record.progress.to_dict())}'
+    if record.queue != DEFAULT_QUEUE:
+        rest += f',"queue":{_quoted(record.queue)}'
+    status = str(record.status)  # quicker than its value
+    error = "null" if record.error is None else _encoded(record.error, what)
     text = _checked(
-        f'{{"task_id":{_quoted(record.task_id)},"status":"{record.status.value}",'
+        f'{{"task_id":{_quoted(record.task_id)},"status":"{status}",'
         f'"task_name":{_encoded(record.task_name, what)},"result":{_encoded(record.result, what)},'
-        f'"error":{_encoded(record.error, what)},"submitted_at":{_time(record.submitted_at)},'
+        f'"error":{error},"submitted_at":{_time(record.submitted_at)},'
         f'"started_at":{_time(record.started_at)},"finished_at":{_time(record.finished_at)},'
         f'"retries":{record.retries},{call}{rest}}}',
         what,
     )
     moment = record.submitted_at
     # A naive one is local time, as flowrra 0.1.8 wrote it.
-    submitted = 0 if moment is None else round((moment.astimezone(UTC) - _EPOCH).total_seconds() * 1e6)
-    return EncodedRecord(text, record.status.value, submitted)
+    submitted = 0 if moment is None else round(moment.timestamp() * 1e6)
+    return EncodedRecord(text, status, submitted, record.task_name or "")
 
 
 def decode_record(data: bytes) -> TaskResult:
@@ -326,13 +394,18 @@ def decode_record(data: bytes) -> TaskResult:
         for name, kind in _RECORD_TYPES:
             if not isinstance(fields.get(name), kind):
                 raise TypeError(f"its {name} is of the wrong type")
+        if not is_queue_name(fields.get("queue") or DEFAULT_QUEUE):
+            raise ValueError("no queue has the name of its queue")
         if _MARK_BYTES in data:
             args, kwargs, result = (fields.get(key) for key in ("args", "kwargs", "result"))
             args, kwargs, result = _untagged(
                 lambda: (tags.read(args), tags.read_values(kwargs or {}), tags.read(result))
             )
             fields.update(args=args, kwargs=kwargs, result=result)
-        return TaskResult.from_dict(fields)
+        attempts = _read_attempts(fields.pop("attempts", None))
+        record = TaskResult.from_dict(fields)
+        record.attempts = attempts
+        return record
     except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise BackendError(f"A task's record can't be read: {type(error).__name__}: {error}") from None
 
@@ -385,9 +458,18 @@ def _untagged(read: Callable[[], Any]) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def _read(data: str | bytes) -> Any:
+    # As json.loads does, which looks for white space on both sides first.
+    if isinstance(data, str) and data.startswith("{"):
+        value, end = _decoder.raw_decode(data)
+        if end == len(data):
+            return value
+    return json.loads(data)
+
+
 def _decoded(data: str | bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(data)
+        fields = _read(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(fields, dict):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from flowrra import ranges
 from flowrra.backends.base import BaseResultBackend
-from flowrra.backends.factory import get_backend
+from flowrra.backends.factory import cell_namespaces, get_backend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker, LeasingBroker
 from flowrra.brokers.factory import get_broker
+from flowrra.partitions import MAX_PARTITIONS
+from flowrra.queue_names import checked_queue
 from flowrra.ranges import MAX_DELAY, Range
 from flowrra.urls import quoted
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from flowrra.scheduler.backends.base import BaseSchedulerBackend
 
 Value = TypeVar("Value")
+# Names of queues, the preferred one first; or their shares by name.
+Queues = Sequence[str] | Mapping[str, int]
 
 DEFAULT_NAMESPACE = "flowrra"
 # Seconds: a lease must outlive a few renewals, and those a few moments in which the machine does something else.
@@ -50,6 +54,9 @@ _NUMBERS = {
     "lease": Range(MIN_LEASE, MAX_DELAY, unit="seconds"),
     "max_deliveries": ranges.COUNT,
     "unknown_ttl": ranges.SOME_SECONDS,
+    "min_replicas": ranges.RETRIES,
+    "replication_timeout": ranges.SOME_SECONDS,
+    "partitions": Range(1, MAX_PARTITIONS, is_whole=True),
     "ttl": Range(1, MAX_DELAY, unit="second"),
     "io_workers": ranges.COUNT,
     "num_workers": ranges.COUNT,
@@ -59,8 +66,28 @@ _NUMBERS = {
     "retry_delay": ranges.SECONDS,
     "max_tasks_per_child": ranges.COUNT,
     "check_interval": ranges.SOME_SECONDS,
+    "weight": Range(1, 1000, is_whole=True),
 }
 _OPTIONAL = ("ttl", "max_tasks_per_child")
+
+
+def _checked_queues(queues: Queues) -> Queues:
+    """A copy that the caller can't change.
+
+    Raises:
+        TypeError: They are no sequence, or no dict, of names.
+        ValueError: None is named, one twice, or a name or a share can't be.
+    """
+    if isinstance(queues, str) or not isinstance(queues, Sequence | Mapping):
+        raise TypeError(f"queues must be a tuple of names or a dict of their shares, not {ranges.shown(queues)}")
+    names = [checked_queue(name) for name in queues]
+    _require(bool(names), "queues must name at least one queue")
+    _require(len(set(names)) == len(names), f"queues must name each queue once, not {ranges.shown(queues)}")
+    if not isinstance(queues, Mapping):
+        return tuple(names)
+    for name, weight in queues.items():
+        _NUMBERS["weight"].check(f"the share of queue '{name}'", weight)
+    return dict(queues)
 
 
 def _check_numbers(config: object, *names: str) -> None:
@@ -86,6 +113,13 @@ class BrokerConfig:
         max_deliveries: How often a task is given to a worker that is not heard of any more before it is put aside as
             dead.
         unknown_ttl: Seconds for which a task whose name no worker that lives knows is kept for one that does.
+        min_replicas: Replicas that must have a submission before it is accepted, and an outcome before it is settled,
+            so that a failover loses neither; 0 waits for none.
+        replication_timeout: Seconds that they may take; then a submission raises NotReplicatedError, and an outcome is
+            told again.
+        partitions: Over how many parts the queues are spread, at most 64, each of which may lie on another node of a
+            cluster. Order and priorities hold within one, and a task's id says in which it is. All processes must have
+            the same number, and so should the result backend. With 1 there are none, but on a cluster.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -97,12 +131,17 @@ class BrokerConfig:
     lease: float = 20.0
     max_deliveries: int = 5
     unknown_ttl: float = 24 * 3600.0
+    min_replicas: int = 0
+    replication_timeout: float = 1.0
+    partitions: int = 1
 
     def __post_init__(self) -> None:
         _text("Broker URL", self.url, required="Broker URL is required")
         _text("namespace", self.namespace, required="namespace must not be empty")
         _text("queue_key", self.queue_key)
         _check_numbers(self, "max_connections", "socket_timeout", "lease", "max_deliveries", "unknown_ttl")
+        _check_numbers(self, "min_replicas", "replication_timeout", "partitions")
+        cell_namespaces(self.url, self.namespace, self.partitions)
         _switch("retry_on_timeout", self.retry_on_timeout)
 
     def create_broker(self, queue_suffix: str = "") -> BaseBroker:
@@ -124,6 +163,9 @@ class BrokerConfig:
             lease=self.lease,
             max_deliveries=self.max_deliveries,
             unknown_ttl=self.unknown_ttl,
+            min_replicas=self.min_replicas,
+            replication_timeout=self.replication_timeout,
+            partitions=self.partitions,
         )
         assert broker is not None  # noqa: S101 - only None gives None, and the URL is not empty
         return broker
@@ -136,7 +178,8 @@ class BackendConfig:
     Attributes:
         url: Such as ``redis://host:6379/1``.
         ttl: Seconds that a finished result is kept; None is one day. Unfinished ones are kept for as long as they last.
-        max_connections, socket_timeout, retry_on_timeout, namespace: As in :class:`BrokerConfig`.
+        max_connections, socket_timeout, retry_on_timeout, namespace, partitions: As in :class:`BrokerConfig`. With the
+            broker's namespace and partitions, on the same server, records are kept in the same step as tasks.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -145,11 +188,13 @@ class BackendConfig:
     socket_timeout: float = 5.0
     retry_on_timeout: bool = True
     namespace: str = DEFAULT_NAMESPACE
+    partitions: int = 1
 
     def __post_init__(self) -> None:
         _text("Backend URL", self.url, required="Backend URL is required")
         _text("namespace", self.namespace, required="namespace must not be empty")
-        _check_numbers(self, "ttl", "max_connections", "socket_timeout")
+        _check_numbers(self, "ttl", "max_connections", "socket_timeout", "partitions")
+        cell_namespaces(self.url, self.namespace, self.partitions)
         _switch("retry_on_timeout", self.retry_on_timeout)
 
     def create_backend(self) -> BaseResultBackend:
@@ -165,6 +210,7 @@ class BackendConfig:
             socket_timeout=self.socket_timeout,
             retry_on_timeout=self.retry_on_timeout,
             namespace=self.namespace,
+            partitions=self.partitions,
         )
 
 
@@ -180,6 +226,11 @@ class ExecutorConfig:
         max_tasks_per_child: Tasks after which a process is replaced, such as for a library that leaks; None is never.
         consume: Whether this process runs tasks from the broker; False in one that only submits and waits, such as a
             web server. Without a broker tasks are run where they are submitted.
+        queues: The names of the queues that this process takes tasks from. A sequence is an order of preference: a
+            queue is taken from only while those before it have nothing that is due. A dict gives each one's share of
+            what is taken while several have work, such as ``{"mail": 3, "default": 1}``. None is ``default`` and those
+            that its own tasks name, in equal shares. Without a broker all queues are served where tasks are submitted,
+            those that are not named here last.
     """
 
     io_workers: int = 4
@@ -189,6 +240,7 @@ class ExecutorConfig:
     retry_delay: float = 1.0
     max_tasks_per_child: int | None = None
     consume: bool = True
+    queues: Queues | None = None
 
     # Written out rather than generated, for the sake of the old name `num_workers`.
     def __init__(
@@ -200,6 +252,7 @@ class ExecutorConfig:
         retry_delay: float = 1.0,
         max_tasks_per_child: int | None = None,
         consume: bool = True,
+        queues: Queues | None = None,
         *,
         num_workers: int | None = None,
     ) -> None:
@@ -216,6 +269,7 @@ class ExecutorConfig:
         _check_numbers(self, "io_workers", "cpu_workers", "max_queue_size", "max_retries", "retry_delay")
         _check_numbers(self, "max_tasks_per_child")
         _switch("consume", consume)
+        self.queues = None if queues is None else _checked_queues(queues)
 
     @property
     def num_workers(self) -> int:
@@ -324,6 +378,7 @@ class Config:
             retry_delay=float,
             max_tasks_per_child=int,
             consume=_boolean,
+            queues=read_queues,
         )
         if "io_workers" in executor:  # the present name wins over the former one
             executor.pop("num_workers", None)
@@ -333,8 +388,18 @@ class Config:
             "socket_timeout": float,
             "retry_on_timeout": _boolean,
             "namespace": str,
+            "partitions": int,
         }
-        broker = env.section("BROKER_", **connection, queue_key=str, lease=float, max_deliveries=int, unknown_ttl=float)
+        broker = env.section(
+            "BROKER_",
+            **connection,
+            queue_key=str,
+            lease=float,
+            max_deliveries=int,
+            unknown_ttl=float,
+            min_replicas=int,
+            replication_timeout=float,
+        )
         backend = env.section("BACKEND_", **connection, ttl=int)
         scheduler = env.section("SCHEDULER_", database_url=str, check_interval=float, enabled=_boolean, timezone=str)
         return cls(
@@ -347,6 +412,24 @@ class Config:
 
 def _boolean(text: str) -> bool:
     return text.strip().lower() in {"true", "1", "yes", "on"}
+
+
+QUEUES_AS_TEXT = "names of queues, such as 'mail,default', or their shares, such as 'mail=3,default=1',"
+
+
+def read_queues(text: str) -> Queues:
+    """What :attr:`ExecutorConfig.queues` is, from a text.
+
+    Raises:
+        ValueError: It is neither of its forms.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if "=" not in text:
+        return _checked_queues(parts)
+    shares = [part.split("=") for part in parts]
+    if len({name for name, *_ in shares}) != len(shares):
+        raise ValueError("a queue is named twice")
+    return _checked_queues({name.strip(): int(weight) for name, weight in shares})
 
 
 class _Environment:
@@ -369,7 +452,9 @@ class _Environment:
         try:
             value = parse(text)
         except ValueError:
-            expected = {"int": "an integer", "float": "a number"}.get(parse.__name__, "a value")
+            expected = {"int": "an integer", "float": "a number", "read_queues": QUEUES_AS_TEXT}.get(
+                parse.__name__, "a value"
+            )
             raise ValueError(f"{variable} must be {expected}, not {quoted(text)}") from None
         if name in _NUMBERS:
             _NUMBERS[name].check(f"{variable}: {name}", value)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
+from flowrra.changes import Change, Changes
+from flowrra.outage import Outage
+from flowrra.ranges import shown
 from flowrra.supervision import Supervised
 from flowrra.task import TaskResult
 
@@ -19,6 +24,8 @@ Subscriber = Callable[[Event], Any]
 
 MAILBOX_SIZE = 10_000
 FLUSH_TIMEOUT = 2.0
+# Seconds for which changes are remembered after the last who watched has gone.
+WATCH_LINGER = 30.0
 REPLACEMENT_DELAY = 0.05
 
 
@@ -81,6 +88,8 @@ class _Mailbox:
     def __init__(self, subscriber: Subscriber, publisher: EventPublisher) -> None:
         self._subscriber = subscriber
         self._publisher = publisher
+        about = f"subscriber={shown(subscriber)}"
+        self._failing = Outage(logger, "event subscriber failed", about, level=logging.ERROR)
         self._events: deque[Event] = deque()
         self._arrival = asyncio.Event()
         self._empty = asyncio.Event()
@@ -115,9 +124,11 @@ class _Mailbox:
     async def _hand_over(self, event: Event) -> None:
         try:
             await _deliver(self._subscriber, event)
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - a subscriber is user code
             self._publisher.errors += 1
-            logger.exception("event subscriber failed subscriber=%r", self._subscriber)
+            self._failing.failed(type(error).__name__, error)
+        else:
+            self._failing.over()
 
     async def flush(self) -> None:
         """Return once everything was handed over."""
@@ -133,6 +144,50 @@ class _Mailbox:
         return left
 
 
+class Watchers(Changes):
+    """Takes the changes of one app's tasks at once, without a mailbox. It is among the subscribers only while somebody
+    watches, and for a while after, so that whoever comes back has missed nothing."""
+
+    def __init__(self, bus: EventBus, app: str | None) -> None:
+        super().__init__(app)
+        self._bus = bus
+        self._leaves_at = 0.0
+        self._is_closed = False
+
+    async def __call__(self, event: Event) -> None:
+        """An event that was put on the bus by hand: none of its business."""
+
+    def add(self, record: TaskResult) -> None:
+        self._is_closed = False
+        if self.watchers or time.monotonic() < self._leaves_at:
+            super().add(record)
+        else:
+            self.leave()
+
+    async def watch(self, after: str | None) -> AsyncGenerator[Change, None]:
+        self._leaves_at = time.monotonic() + WATCH_LINGER
+        self._bus.subscribe(self)
+        try:
+            async with aclosing(super().watch(after)) as changes:
+                async for change in changes:
+                    yield change
+        finally:
+            self._leaves_at = time.monotonic() + WATCH_LINGER
+            if self._is_closed:
+                self.leave()
+
+    def close(self) -> None:
+        """The app stops: whoever watches still is the last to take changes."""
+        self._is_closed = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Take no more changes, unless somebody watches."""
+        if not self.watchers:
+            self.forget()
+            self._bus.subscribers = tuple(each for each in self._bus.subscribers if each is not self)
+
+
 class EventPublisher:
     """Publishes the changes of an app's tasks to a bus: each subscriber has a bounded mailbox and its own pace.
 
@@ -141,11 +196,13 @@ class EventPublisher:
         app: The id of the app, which each event says.
         dropped: Events that a subscriber was too slow for, be it while the app ran or at its stop.
         errors: Events that a subscriber failed on.
+        watchers: Who watches the app's tasks.
     """
 
     def __init__(self, bus: EventBus = event_bus, app: str | None = None) -> None:
         self.bus = bus
         self.app = app
+        self.watchers = Watchers(bus, app)
         self._mailboxes: dict[Subscriber, _Mailbox] = {}
         self.dropped = 0
         self.errors = 0
@@ -156,6 +213,10 @@ class EventPublisher:
         To be called on the event loop.
         """
         for subscriber in self.bus.subscribers:
+            if isinstance(subscriber, Watchers):
+                if subscriber is self.watchers:
+                    subscriber.add(record)
+                continue
             try:
                 event = {"type": "task.update", "app": self.app, "task": record.copy().to_dict}
                 self._mailbox(subscriber).put(event)
@@ -212,3 +273,4 @@ class EventPublisher:
                 flush.cancel()
             for subscriber in list(self._mailboxes):
                 self._close_mailbox(subscriber)
+            self.watchers.close()

@@ -98,14 +98,22 @@ class RequestTimeoutError(ServerUnavailableError):
     """A server did not answer a request in time."""
 
 
+class NotReplicatedError(ServerUnavailableError):
+    """A server wrote what it was asked to write, and fewer replicas than wanted have confirmed it in time.
+
+    It may be lost with the server, and it may stay: a task may run. Submitted again with its id
+    (``app.options(task_id=…)``) it is queued once.
+    """
+
+
 class PartialSubmissionError(BackendError):
     """Only some of many tasks were queued.
 
     Args:
         reason: What went wrong.
-        queued: Ids of the tasks that are queued, in the order of the calls; they are the first ones.
-        unsure: Ids of those that come next, and may be queued: the server's answer was lost. Submitted again with their
-            ids (``app.options(task_id=…)``) each is queued once. What is in neither list was not sent.
+        queued: Ids of the tasks that are queued, in the order of the calls; without partitions they are the first ones.
+        unsure: Ids of those that may be queued: the server's answer was lost. Submitted again with their ids
+            (``app.options(task_id=…)``) each is queued once. What is in neither list was not sent.
     """
 
     def __init__(self, reason: str, queued: list[str], unsure: list[str]) -> None:

@@ -8,7 +8,8 @@ from flowrra.task import current_task
 
 
 class TaskLogFilter(logging.Filter):
-    """Adds ``task_id``, ``task_name`` and ``attempt`` to every record; None outside of a task.
+    """Adds ``task_id``, ``task_name`` and ``attempt`` to every record; None outside of a task, and for Flowrra's own
+    lines, which name their task in the message.
 
     Add it to a handler, and use the attributes in the handler's format::
 
@@ -17,7 +18,7 @@ class TaskLogFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        task = current_task()
+        task = None if record.name.startswith("flowrra.") else current_task()
         record.task_id = None if task is None else task.id
         record.task_name = None if task is None else task.name
         record.attempt = None if task is None else task.attempt

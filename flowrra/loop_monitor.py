@@ -57,14 +57,17 @@ class LoopMonitor:
 
     Args:
         name_task: The ``id`` and ``name`` of the Flowrra task that runs in an asyncio task; None if there is none.
+        on_watch: Called four times a second while a loop is watched, in the watching thread; it must not refer to
+            the monitor, or to the loop.
 
     Attributes:
         stalls: How often the loop was late by more than a second.
         last_stall: What held it up the last time; None if nothing has.
     """
 
-    def __init__(self, name_task: Callable[[asyncio.Task[Any]], TaskName | None]) -> None:
+    def __init__(self, name_task: Callable[[asyncio.Task[Any]], TaskName | None], on_watch: Callable[[], None]) -> None:
         self._name_task = name_task
+        self.on_watch = on_watch
         self._bounds: tuple[float, ...] = ()
         self.set_bounds(LAG_BOUNDS)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -207,6 +210,7 @@ def _watch(
         if own is None or watched is None or watched.is_closed():
             return
         own.count_time(now - last)
+        own.on_watch()
         last = now
         del own, watched
 

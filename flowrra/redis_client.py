@@ -11,9 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from hashlib import sha1
-from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
@@ -22,20 +20,29 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
-    ClusterDownError,
     DataError,
+    ExecAbortError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
-    TryAgainError,
 )
 from redis.retry import Retry
 from redis.utils import HIREDIS_AVAILABLE
 
 from flowrra.backoff import Backoff
-from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError, ServerUnavailableError
+from flowrra.exceptions import (
+    BackendError,
+    NotReplicatedError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    ServerUnavailableError,
+)
 from flowrra.per_loop import PerLoop
-from flowrra.redis_address import Address
+from flowrra.redis_address import Address, Place
+from flowrra.redis_cluster import ClusterNodes, code_of, guard_of, slot_with
+from flowrra.redis_primary import Primary, thread_pool
+from flowrra.redis_script import Script
 
 if HIREDIS_AVAILABLE:
     from hiredis import pack_command
@@ -53,27 +60,34 @@ MAX_BLOCK = 10.0
 SLOWEST_LINK = 1e6
 # Seconds that a request waits for a connection when all of them are in use.
 POOL_TIMEOUT = 20.0
+# How often a request goes at once where a node of a cluster says that its keys are.
+MOST_MOVES = 3
 
 
-class Script:
-    """A Lua script that runs as one atomic step on the server, and is sent in full only to one that doesn't know it.
+class Replication(NamedTuple):
+    """How many replicas must have what a script wrote before it counts.
 
-    Args:
-        *names: Files in ``flowrra/lua``, without the ending; the last one may use what the others define.
+    Attributes:
+        replicas: At least 1.
+        timeout: Seconds that they may take.
     """
 
-    def __init__(self, *names: str) -> None:
-        folder = files("flowrra") / "lua"
-        self.text = "\n".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
-        # The name by which the server knows a script; nothing is guarded by it.
-        self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    replicas: int
+    timeout: float
+
+
+class TooFewReplicasError(Exception):
+    """What a script wrote is written, and may be lost with the server."""
 
 
 class RedisServer:
-    """One database of one server.
+    """One database of one server, or of the one that is the primary just now.
 
     Args:
-        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and options as redis-py reads them.
+        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and options as redis-py reads them;
+            ``redis+sentinel://`` or ``rediss+sentinel://`` for the primary that sentinels name; ``redis+cluster://`` or
+            ``rediss+cluster://`` for the primary of one slot of a cluster.
+        slot_of: What all keys begin with: on a cluster it must have a hash tag.
         max_connections: Most connections of one event loop; a request that finds all in use waits for one.
         socket_timeout: Seconds to wait for an answer or a connection; 0 or None waits for as long as it takes.
         retry_on_timeout: Whether a request that was not answered in time is tried again.
@@ -82,16 +96,19 @@ class RedisServer:
     Attributes:
         name: Which server and database this is, for comparing and for messages: without user and password.
         database: The number of the database.
+        primary: Where the primary was when sentinels, or a cluster, were last asked; None before that, or without them.
+        slot: The slot of a cluster in which all keys lie; None elsewhere.
 
     Raises:
         BackendError: The URL can't be read, or an option of it contradicts what the app needs.
-        ValueError: ``max_connections`` or ``socket_timeout`` is out of range.
+        ValueError: ``max_connections`` or ``socket_timeout`` is out of range, or ``slot_of`` has no hash tag.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        slot_of: str,
         max_connections: int = 50,
         socket_timeout: float | None = 5.0,
         retry_on_timeout: bool = True,
@@ -111,6 +128,14 @@ class RedisServer:
         }
         self._address = Address(url, options, limits)
         self.name, self.database = self._address.name, self._address.database
+        self.primary: Place | None = None
+        self._nodes: ClusterNodes | None = None
+        self.slot: int | None = None
+        if self._address.cluster is not None:
+            self.slot = slot_with(slot_of)
+            self._nodes = ClusterNodes(self._address, self.slot, guard_of(slot_of))
+        self._follows = self._nodes is not None or self._address.sentinels is not None
+        self._primaries = PerLoop(lambda: Primary(self._address, self._nodes, self._found), Primary.close)
         self._clients = PerLoop(self._new_client, _close)
         self._lines: PerLoop[Line] = PerLoop(Line)
 
@@ -120,35 +145,41 @@ class RedisServer:
         """The client of the running event loop. It is closed with that loop, or by :meth:`close` there."""
         return self._clients.get()
 
+    def _found(self, place: Place) -> None:
+        self.primary = place
+
     def _new_client(self) -> redis.asyncio.Redis:
-        pool = BlockingConnectionPool(
-            max_connections=self._max_connections,
-            timeout=POOL_TIMEOUT,
-            connection_class=self._address.connection_class,
+        options = {
+            "max_connections": self._max_connections,
+            "timeout": POOL_TIMEOUT,
             # The time limit is on a whole request, see call(): redis-py's own would cost an asyncio task each time.
             **self._connection_options(None),
-            retry=AsyncRetry(NoBackoff(), 0),
+            "retry": AsyncRetry(NoBackoff(), 0),
+        }
+        if self._follows:
+            return redis.asyncio.Redis.from_pool(self._primaries.get().blocking_pool(**options))
+        return redis.asyncio.Redis.from_pool(
+            BlockingConnectionPool(connection_class=self._address.connection_class, **options)
         )
-        return redis.asyncio.Redis.from_pool(pool)
 
     def dedicated_client(self) -> redis.asyncio.Redis:
         """A client of its own, for requests that wait on the server up to ``MAX_BLOCK``. The caller closes it."""
         timeout = None if self._socket_timeout is None else self._socket_timeout + MAX_BLOCK
-        pool = redis.asyncio.ConnectionPool(
-            connection_class=self._address.connection_class,
-            **self._connection_options(timeout),
-            retry=AsyncRetry(NoBackoff(), 0),
+        options = {**self._connection_options(timeout), "retry": AsyncRetry(NoBackoff(), 0)}
+        if self._follows:
+            return redis.asyncio.Redis.from_pool(self._primaries.get().pool(**options))
+        return redis.asyncio.Redis.from_pool(
+            redis.asyncio.ConnectionPool(connection_class=self._address.connection_class, **options)
         )
-        return redis.asyncio.Redis.from_pool(pool)
 
     def thread_client(self) -> redis.Redis:
         """A client without an event loop, for a thread. The caller closes it."""
-        pool = redis.ConnectionPool(
-            connection_class=self._address.thread_connection_class,
-            **self._connection_options(self._socket_timeout),
-            retry=Retry(NoBackoff(), 0),
+        options = {**self._connection_options(self._socket_timeout), "retry": Retry(NoBackoff(), 0)}
+        if self._follows:
+            return redis.Redis.from_pool(thread_pool(self._address, self._nodes, **options))
+        return redis.Redis.from_pool(
+            redis.ConnectionPool(connection_class=self._address.thread_connection_class, **options)
         )
-        return redis.Redis.from_pool(pool)
 
     def _connection_options(self, socket_timeout: float | None) -> dict[str, Any]:
         limits = {"socket_timeout": socket_timeout, "socket_connect_timeout": self._socket_timeout}
@@ -158,6 +189,20 @@ class RedisServer:
         """Close the running loop's connections; they are made anew when they are needed."""
         self._lines.pop()
         await self._clients.close()
+        await self._primaries.close()
+
+    def is_same_as(self, other: RedisServer) -> bool:
+        """Whether one script can touch the keys of both."""
+        return (self.name, self.slot) == (other.name, other.slot)
+
+    def guard(self, key: str) -> str | None:
+        """The key by which a node of a cluster tells that the slot is being moved, see
+        :func:`flowrra.redis_cluster.guard_of`; None elsewhere."""
+        return None if self.slot is None else guard_of(key)
+
+    def keys(self, key: str) -> tuple[int | str, ...]:
+        """The keys of a script, which uses only the first, and before them how many they are."""
+        return (1, key) if self.slot is None else (2, key, guard_of(key))
 
     def time_for(self, size: int) -> float | None:
         """Seconds to wait for the answer to a request of so many bytes; None waits for as long as it takes."""
@@ -186,7 +231,7 @@ class RedisServer:
             RequestRefusedError: The server refused what was in the request.
             BackendError: The server could not be reached, or refused.
         """
-        deadline, backoff = time.monotonic() + retry_for, Backoff()
+        deadline, backoff, primary, moves = time.monotonic() + retry_for, Backoff(), self.primary, MOST_MOVES
         while True:
             try:
                 async with asyncio.timeout(timeout or self._socket_timeout):
@@ -194,6 +239,13 @@ class RedisServer:
             except Exception as error:  # of a connection that breaks at the wrong moment, the driver raises anything
                 if isinstance(error, ReadOnlyError):
                     await self._leave_replica()
+                if self.slot is not None and code_of(error) in ("MOVED", "CLUSTERDOWN"):
+                    await self._find_primary()
+                    if moves and code_of(error) == "MOVED":  # it was not carried out, whatever it was
+                        moves -= 1
+                        continue
+                if self.primary != primary:  # what was tried so far, was tried with the former one
+                    deadline, primary = time.monotonic() + retry_for, self.primary
                 pause = backoff.next()
                 if not self._is_worth_a_retry(error) or time.monotonic() + pause > deadline:
                     raise self.failure(what, error) from error
@@ -211,16 +263,34 @@ class RedisServer:
         *args: Any,
         retry_for: float = RETRY_FOR,
         timeout: float | None = None,
+        replication: Replication | None = None,
     ) -> Any:
-        """What a script returns; see :meth:`call`."""
+        """What a script returns; see :meth:`call`.
+
+        Args:
+            replication: Which replicas must have what it wrote; None waits for none. The time that they may take is not
+                a part of ``timeout``. The script must write something each time: of one that doesn't, the server knows
+                nothing that it could wait for.
+
+        Raises:
+            NotReplicatedError: They didn't have it in time.
+        """
 
         async def request(client: Client) -> Any:
             # It keeps a connection to itself, so there must be another one for all the rest.
             line = None if self._max_connections == 1 else self._lines.get()
-            if line is None or line.is_busy:
-                return await run_script(client.execute_command, script, key, *args)
-            return await line.run(client, script, key, *args)
+            if line is not None and not line.is_busy:
+                return await line.run(client, script, self.keys(key), *args, replication=replication)
+            if replication is None:
+                return await run_script(client.execute_command, script, self.keys(key), *args)
+            line = Line()
+            try:
+                return await line.run(client, script, self.keys(key), *args, replication=replication)
+            finally:
+                await line.release(client)
 
+        if replication is not None and (timeout := timeout or self._socket_timeout) is not None:
+            timeout += replication.timeout
         return await self.call(what, request, retry_for=retry_for, timeout=timeout)
 
     def _is_worth_a_retry(self, error: Exception) -> bool:
@@ -230,10 +300,19 @@ class RedisServer:
             return self._retry_on_timeout
         if isinstance(error, ResponseError):
             # Refusals that pass, of requests that were not carried out: it was made a replica (its address may lead to
-            # the new primary), it has no primary just now (MASTERDOWN, too), or somebody's script occupies it.
-            passing = isinstance(error, ReadOnlyError | TryAgainError | ClusterDownError)
-            return passing or str(error).startswith("BUSY ")
+            # the new primary), it has no primary just now (MASTERDOWN, too), its slot is being moved, or somebody's
+            # script occupies it.
+            code = code_of(error)
+            passing = isinstance(error, ReadOnlyError) or code in ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "BUSY")
+            return passing or (self.slot is not None and code in ("ASK", "MOVED"))
         return True  # it is loading its data, or the connection is broken, in whatever way the driver says so
+
+    async def _find_primary(self) -> None:
+        """Ask the cluster anew where the slot is, and leave the node that no longer has it."""
+        primary = self._primaries.get()
+        primary.doubt()
+        with contextlib.suppress(Exception):  # whoever makes a connection meets the same error, with its text
+            await primary.find()
 
     async def _leave_replica(self) -> None:
         """Have the running loop's idle connections made anew: those there are lead to what is now a replica."""
@@ -247,19 +326,33 @@ class RedisServer:
             self._address.without_secrets(each) if isinstance(each, str) else each for each in error.args
         )
         kind: type[BackendError] = ServerUnavailableError
-        if isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
+        if isinstance(error, TooFewReplicasError):
+            kind = NotReplicatedError
+        elif isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
             kind = RequestTimeoutError
         elif _is_refusal(error):
             kind = RequestRefusedError
-        text = self._address.without_secrets(str(error))
+        text = self._address.without_secrets(str(error)) + self._explanation(error)
         return kind(f"Redis {self.name} could not {what}: {type(error).__name__}: {text}")
 
+    def _explanation(self, error: Exception) -> str:
+        """What is behind an answer about the slots of a cluster, which says no more than numbers."""
+        if self.slot is None:
+            is_of_cluster = code_of(error) in ("ASK", "MOVED", "CROSSSLOT") or _ELSEWHERE in str(error)
+            return "; it is a node of a cluster: begin the URL with redis+cluster://" if is_of_cluster else ""
+        is_moving = code_of(error) in ("ASK", "TRYAGAIN")
+        return f"; slot {self.slot} is being moved to another node" if is_moving else ""
 
+
+# Said by a node of a cluster of keys that it doesn't have.
+_ELSEWHERE = "non local key"
 # What a server answers for reasons of its own, whatever it was asked: it is full, loads, follows another one, is in
 # other hands. A script's error has it anywhere in its text.
 _OWN_REASONS = (
     *("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"),
+    *("MOVED", "ASK "),
     *("NOAUTH", "NOPERM", "WRONGPASS", "NOSCRIPT", "UNKILLABLE", "max number of clients"),
+    *(_ELSEWHERE, "while the cluster is down"),
 )
 
 
@@ -282,22 +375,62 @@ class Line:
         self._connection: AbstractConnection | None = None
         self.is_busy = False
 
-    async def run(self, client: Client, script: Script, key: str, *args: Any) -> Any:
+    async def run(
+        self,
+        client: Client,
+        script: Script,
+        keys: tuple[int | str, ...],
+        *args: Any,
+        replication: Replication | None = None,
+    ) -> Any:
         """What a script returns; see :func:`run_script`.
 
         Args:
             client: The running loop's client, which gives the connection when there is none.
+            keys: As :meth:`RedisServer.keys` has them.
+            replication: Which replicas must have what it wrote; None waits for none.
+
+        Raises:
+            TooFewReplicasError: They didn't have it in time.
         """
         self.is_busy = True
         try:
             if self._connection is None:
                 self._connection = await client.connection_pool.get_connection()
-            return await run_script(self._send, script, key, *args)
+            answer = await run_script(self._send, script, keys, *args)
+            if replication is not None:
+                await self._wait_for_replicas(replication)
+            return answer
         except ReadOnlyError:
             await self._connection.disconnect()  # type: ignore[union-attr]  # it was answered on it
             raise
         finally:
             self.is_busy = False
+
+    async def release(self, client: Client) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await client.connection_pool.release(connection)
+
+    async def _wait_for_replicas(self, replication: Replication) -> None:
+        """Return when they have confirmed what was written last on this connection."""
+        wanted, seconds = replication
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - the script was sent on it
+        # On another connection, perhaps to another server, there would be nothing to wait for.
+        if not connection.is_connected:
+            raise TooFewReplicasError("the connection was lost before its replicas could confirm it; it may be written")
+        try:
+            confirmed = int(await self._send("WAIT", wanted, max(1, round(seconds * 1e3))))
+        except ResponseError as error:
+            if type(error) is not ResponseError:  # those derived from it say what is wrong by themselves
+                raise
+            raise TooFewReplicasError(f"no replica has confirmed it: {error}") from error
+        if confirmed < wanted:
+            raise TooFewReplicasError(
+                f"it is written, and {confirmed} of {wanted} replicas have confirmed that within {seconds:g} s"
+            )
 
     async def _send(self, *command: Any) -> Any:
         connection = self._connection
@@ -322,24 +455,46 @@ def one_by_one(answers: Sequence[Any]) -> Sequence[Any]:
     return answers
 
 
-async def run_script(send: Callable[..., Awaitable[Any]], script: Script, key: str, *args: Any) -> Any:
+async def read_at_once(client: Client, fill: Callable[[Client], None]) -> Sequence[Any]:
+    """The answers of commands that only read, in one step; see :func:`one_by_one`.
+
+    Args:
+        client: Who asks.
+        fill: Adds the commands to a pipeline.
+    """
+    try:
+        return await _read(client, fill, is_one_step=True)
+    except (OutOfMemoryError, ExecAbortError):  # a server without free memory takes no transactions, even to read
+        return await _read(client, fill, is_one_step=False)
+
+
+async def _read(client: Client, fill: Callable[[Client], None], *, is_one_step: bool) -> Sequence[Any]:
+    async with client.pipeline(transaction=is_one_step) as pipeline:
+        fill(pipeline)
+        return one_by_one(await pipeline.execute(raise_on_error=False))
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: Script, keys: tuple[int | str, ...], *args: Any
+) -> Any:
     """What a script returns; by digest, and in full if the server has forgotten it.
 
     Args:
         send: Sends a command, and returns the answer.
+        keys: As :meth:`RedisServer.keys` has them.
     """
     try:
-        return await send("EVALSHA", script.digest, 1, key, *args)
+        return await send("EVALSHA", script.digest, *keys, *args)
     except NoScriptError:
-        return await send("EVAL", script.text, 1, key, *args)
+        return await send("EVAL", script.text, *keys, *args)
 
 
-def run_script_in_thread(client: Client, script: Script, key: str, *args: Any) -> Any:
+def run_script_in_thread(client: Client, script: Script, keys: tuple[int | str, ...], *args: Any) -> Any:
     """:func:`run_script` for a client without an event loop."""
     try:
-        return client.execute_command("EVALSHA", script.digest, 1, key, *args)
+        return client.execute_command("EVALSHA", script.digest, *keys, *args)
     except NoScriptError:
-        return client.execute_command("EVAL", script.text, 1, key, *args)
+        return client.execute_command("EVAL", script.text, *keys, *args)
 
 
 async def _close(client: redis.asyncio.Redis) -> None:

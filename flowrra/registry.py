@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from flowrra import ranges
 from flowrra.exceptions import TaskNotFoundError
+from flowrra.queue_names import DEFAULT_QUEUE, checked_queue
 from flowrra.signatures import HOW_TO_GIVE_BOTH, TAKEN_BY_SUBMIT, Signature
 
 TaskFunction = TypeVar("TaskFunction", bound=Callable[..., Any])
@@ -37,6 +38,7 @@ class TaskDefinition:
         jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
         retry_on: The exceptions that are worth another attempt. An exception group is, if it is one of them or if one
             of the exceptions in it is; but :class:`flowrra.Reject` never is, nor a group that holds nothing else.
+        queue: The name of the queue that it is submitted to, unless a submission names another one.
         signature: What it can be called with.
     """
 
@@ -50,6 +52,7 @@ class TaskDefinition:
     backoff: float = 1.0
     jitter: float = 0.0
     retry_on: ExceptionTypes = Exception
+    queue: str = DEFAULT_QUEUE
     signature: Signature = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +65,7 @@ class TaskDefinition:
         if self.timeout is not None:
             ranges.SOME_SECONDS.check("timeout", self.timeout)
         _check_exception_types(self.retry_on)
+        object.__setattr__(self, "queue", checked_queue(self.queue))
         object.__setattr__(self, "signature", Signature(self.func))
 
     @property
@@ -114,6 +118,7 @@ class TaskRegistry:
 
     Attributes:
         by_name, by_function: The definitions, for reading only.
+        queues: The names of the queues that its tasks are submitted to, in order, by whether they are CPU-bound.
 
     Args:
         strict_cpu_checks: Require that CPU-bound functions are at module level, where a worker process can import them.
@@ -123,6 +128,7 @@ class TaskRegistry:
         self.strict_cpu_checks = strict_cpu_checks
         self.by_name: dict[str, TaskDefinition] = {}
         self.by_function: dict[Callable[..., Any], TaskDefinition] = {}
+        self.queues: dict[bool, tuple[str, ...]] = {False: (), True: ()}
 
     def task(
         self,
@@ -169,6 +175,8 @@ class TaskRegistry:
         self._check_function(definition)
         self.by_function[func] = definition
         self.by_name[definition.name] = definition
+        if definition.queue not in (queues := self.queues[definition.cpu_bound]):
+            self.queues[definition.cpu_bound] = (*queues, definition.queue)
         mark(
             func,
             task_name=definition.name,

@@ -20,6 +20,7 @@ class Runner:
 
     Args:
         start: Starts the app; cancelled, it cleans up what it has started.
+        is_up: Whether the app has started. Its start may yet have a line to log; a signal stops it then, as later.
         stop: Stops it, and waits for its tasks.
         stop_now: Stops it, and waits for nothing.
     """
@@ -27,10 +28,12 @@ class Runner:
     def __init__(
         self,
         start: Callable[[], Coroutine[Any, Any, None]],
+        is_up: Callable[[], bool],
         stop: Callable[[], Coroutine[Any, Any, None]],
         stop_now: Callable[[], Awaitable[None]],
     ) -> None:
         self._start = start
+        self._is_up = is_up
         self._stop = stop
         self._stop_now = stop_now
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -51,20 +54,23 @@ class Runner:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._has_signal and not self._starting.done():
+        if self._has_signal and not self._has_ended_start():
             # Whatever its start is stuck in: no task has begun yet, and none is lost.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._has_signal = True
         self._loop.call_soon_threadsafe(self._take, signal.Signals(number))
-        if asyncio.current_task(self._loop) is self._starting:
+        if asyncio.current_task(self._loop) is self._starting and not self._is_up():
             raise asyncio.CancelledError  # a start that blocks the loop just now can't be cancelled by it
 
     def _take(self, number: signal.Signals) -> None:
         self._signals.put_nowait(number)
-        if not self._starting.done() or self._starting.cancelled():
+        if not self._has_ended_start() or self._starting.cancelled():
             logger.warning("%s while the app starts: its start is cancelled", number.name)
             self._starting.cancel()
+
+    def _has_ended_start(self) -> bool:
+        return self._starting.done() or self._is_up()
 
     async def _has_started(self) -> bool:
         await asyncio.wait({self._starting})

@@ -43,11 +43,14 @@ class Signature:
         return parameter is not None and parameter.kind in NAMED
 
     def check(self, task_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Refuse a call that doesn't fit, and remember the shape of one that does.
+        """Refuse a call that doesn't fit, and remember the shape of one that does: the next one is not looked at.
 
         Raises:
             TypeError: It doesn't fit.
         """
+        shape = (len(args), *kwargs) if kwargs else len(args)
+        if shape in self.fitting:
+            return
         if self._signature is not None:
             try:
                 bound = self._signature.bind(*args, **kwargs)
@@ -55,7 +58,7 @@ class Signature:
             except TypeError as error:
                 raise TypeError(f"Task '{task_name}' takes {self}: {error}{self._hint(kwargs)}") from None
         if len(self.fitting) < MAX_SHAPES:
-            self.fitting.add((len(args), *kwargs) if kwargs else len(args))
+            self.fitting.add(shape)
 
     def _require_by_position(self, bound: inspect.BoundArguments) -> None:
         # Python 3.13.0 overlooks one whose name is given to the function's **.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flowrra import ranges
+from flowrra.queue_names import checked_queue
 
 MAX_HEADERS_SIZE = 8192
 
@@ -25,6 +26,8 @@ class SubmitOptions:
         headers: Text that travels with the task; at most 8192 bytes in all.
         max_retries, retry_delay: None is the task's own.
         remember: Seconds for which a broker refuses the same ``task_id``, even when its result has gone.
+        retry_of: The id of the task that this one is another run of.
+        queue: The name of the queue; None is the task's own.
 
     Raises:
         TypeError, ValueError: A value is of the wrong type or out of range.
@@ -39,6 +42,8 @@ class SubmitOptions:
     max_retries: int | None = None
     retry_delay: float | None = None
     remember: float = 0.0
+    retry_of: str | None = None
+    queue: str | None = None
 
     def __post_init__(self) -> None:
         if self.priority is not None:
@@ -61,6 +66,8 @@ class SubmitOptions:
         if self.retry_delay is not None:
             ranges.SECONDS.check("retry_delay", self.retry_delay)
         ranges.SECONDS.check("remember", self.remember)
+        if self.queue is not None:
+            checked_queue(self.queue)
 
     @property
     def delay(self) -> float:

@@ -32,12 +32,20 @@ async def see_through(coroutine: Coroutine[Any, Any, Value]) -> Value:
 
 
 async def cancel_until_ended(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks until they have ended: a driver may lose a cancellation that comes while it connects."""
+    """Cancel tasks until they have ended: a driver may lose a cancellation that comes while it connects. Whoever is
+    cancelled while it waits for that waits no more, and they are cancelled all the same."""
     left = {task for task in tasks if not task.done()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait({spawn(_cancel_again(left))})
+
+
+async def _cancel_again(left: set[asyncio.Task[Any]]) -> None:
     while left:
+        _, left = await asyncio.wait(left, timeout=CANCEL_REPEAT)
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_REPEAT)
 
 
 class Supervised:

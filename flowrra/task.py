@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, Protocol
 
 from flowrra.copying import SCALARS, copied
+from flowrra.queue_names import DEFAULT_QUEUE
 
 
 class TaskStatus(StrEnum):
@@ -35,6 +38,118 @@ CANCELLED: Final = TaskStatus.CANCELLED
 COMPLETE_STATUSES: Final = (SUCCESS, FAILED, CANCELLED)
 
 
+# So many attempts of a task are remembered; of those before the last one, so much of what they failed with.
+MAX_ATTEMPTS: Final = 10
+MAX_KEPT_ERROR: Final = 1_024
+MAX_KEPT_TRACEBACK: Final = 4_096
+
+
+class AttemptEnd(StrEnum):
+    """How an attempt ended: as a task does; or it was given back by a worker that stopped; or its worker was not heard
+    of any more."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+class Attempt(NamedTuple):
+    """An attempt that has ended.
+
+    Attributes:
+        number: Which one it was, from 1.
+        worker: The id of the app that ran it; None if that is unknown.
+        started_at, finished_at: Timezone-aware UTC; None if that is unknown.
+        outcome: How it ended.
+        error: ``"ExceptionType: message"``, bounded in length; None if there was none.
+        traceback: The text of its traceback, bounded in length; None if there was none.
+    """
+
+    number: int
+    worker: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    outcome: AttemptEnd
+    error: str | None = None
+    traceback: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attempt as plain values: the outcome as text, times in ISO 8601."""
+        return {
+            **self._asdict(),
+            "outcome": self.outcome.value,
+            "started_at": _to_iso(self.started_at),
+            "finished_at": _to_iso(self.finished_at),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Attempt:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            KeyError: ``number`` or ``outcome`` is missing.
+            ValueError: The outcome or a time is not one.
+        """
+        return cls(
+            data["number"],
+            data.get("worker"),
+            _from_iso(data.get("started_at")),
+            _from_iso(data.get("finished_at")),
+            AttemptEnd(data["outcome"]),
+            data.get("error"),
+            data.get("traceback"),
+        )
+
+
+# Letters of what a task says of its progress.
+MAX_PROGRESS_MESSAGE: Final = 200
+# Greater numbers are no longer exact.
+LARGEST_PROGRESS: Final = 2**53
+
+
+class Progress(NamedTuple):
+    """How far a running task is.
+
+    Attributes:
+        done: How much it has done, in whatever it counts.
+        total: Of how much; None if that is unknown.
+        message: For people; at most 200 letters.
+        at: When it said so; timezone-aware UTC.
+    """
+
+    done: float
+    total: float | None
+    message: str
+    at: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """The progress as plain values: the time in ISO 8601."""
+        return {**self._asdict(), "at": self.at.isoformat()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Progress:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError, ValueError: One is not what it should be.
+        """
+        return cls(*_checked_progress(data["done"], data["total"], data["message"]), datetime.fromisoformat(data["at"]))
+
+
+def _checked_progress(done: Any, total: Any, message: Any) -> tuple[float, float | None, str]:
+    for what, number in (("done", done), ("total", 0 if total is None else total)):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TypeError(f"{what} must be a number, not a {type(number).__name__}")
+        if not 0 <= number <= LARGEST_PROGRESS:
+            raise ValueError(f"{what} must be between 0 and {LARGEST_PROGRESS:g}, not {number}")
+    if not isinstance(message, str):
+        raise TypeError(f"message must be a text, not a {type(message).__name__}")
+    return done, total, message[:MAX_PROGRESS_MESSAGE].encode(errors="replace").decode()
+
+
 @dataclass(slots=True, init=False)
 class TaskResult:
     """The record of one task, from its submission on.
@@ -49,6 +164,11 @@ class TaskResult:
         retries: How many attempts have been repeated.
         args, kwargs: What the task was submitted with.
         traceback: The text of the last failed attempt's traceback, bounded in length.
+        worker: The id of the app that runs, or ran, the latest attempt; None before the first.
+        attempts: Those before the latest, oldest first, at most nine.
+        retry_of: The id of the task that this one is another run of.
+        progress: What the latest attempt has told of its progress; None if it has not.
+        queue: The name of the queue that it was submitted to.
     """
 
     task_id: str
@@ -63,6 +183,11 @@ class TaskResult:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     traceback: str | None = None
+    worker: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    retry_of: str | None = None
+    progress: Progress | None = None
+    queue: str = DEFAULT_QUEUE
 
     # Written out rather than generated: `kwargs=None` means none, and every task makes one of these.
     def __init__(
@@ -79,6 +204,11 @@ class TaskResult:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
         traceback: str | None = None,
+        worker: str | None = None,
+        attempts: tuple[Attempt, ...] = (),
+        retry_of: str | None = None,
+        progress: Progress | None = None,
+        queue: str = DEFAULT_QUEUE,
     ) -> None:
         self.task_id = task_id
         self.status = status
@@ -92,6 +222,11 @@ class TaskResult:
         self.args = args
         self.kwargs = {} if kwargs is None else kwargs
         self.traceback = traceback
+        self.worker = worker
+        self.attempts = attempts
+        self.retry_of = retry_of
+        self.progress = progress
+        self.queue = queue
 
     @property
     def is_complete(self) -> bool:
@@ -112,7 +247,8 @@ class TaskResult:
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values: the status as text, times in ISO 8601.
 
-        ``traceback`` is there only when there is one. A property, as existing callers read it.
+        ``traceback``, ``worker``, ``attempts``, ``retry_of`` and ``progress`` are there only when there is one. A
+        property, as existing callers read it.
         """
         data = {
             "task_id": self.task_id,
@@ -126,9 +262,18 @@ class TaskResult:
             "retries": self.retries,
             "args": self.args,
             "kwargs": self.kwargs,
+            "queue": self.queue,
         }
         if self.traceback is not None:
             data["traceback"] = self.traceback
+        if self.worker is not None:
+            data["worker"] = self.worker
+        if self.attempts:
+            data["attempts"] = [attempt.to_dict() for attempt in self.attempts]
+        if self.retry_of is not None:
+            data["retry_of"] = self.retry_of
+        if self.progress is not None:
+            data["progress"] = self.progress.to_dict()
         return data
 
     @classmethod
@@ -152,7 +297,32 @@ class TaskResult:
             args=tuple(data.get("args") or ()),
             kwargs=data.get("kwargs"),
             traceback=data.get("traceback"),
+            worker=data.get("worker"),
+            attempts=tuple(map(Attempt.from_dict, data.get("attempts") or ())),
+            retry_of=data.get("retry_of"),
+            progress=None if data.get("progress") is None else Progress.from_dict(data["progress"]),
+            queue=data.get("queue") or DEFAULT_QUEUE,
         )
+
+    @property
+    def attempt_number(self) -> int:
+        """The number of the latest attempt, from 1; of the first one, before it begins."""
+        return self.attempts[-1].number + 1 if self.attempts else 1
+
+    def end_attempt(self, outcome: AttemptEnd, finished_at: datetime | None) -> None:
+        """Remember the latest attempt among those before: another one follows."""
+        error, traceback = self.error, self.traceback
+        ended = Attempt(
+            self.attempt_number,
+            self.worker,
+            self.started_at,
+            finished_at,
+            outcome,
+            error if error is None or len(error) <= MAX_KEPT_ERROR else error[:MAX_KEPT_ERROR] + "…",
+            # The end of it says most.
+            traceback if traceback is None else traceback[-MAX_KEPT_TRACEBACK:],
+        )
+        self.attempts = (*self.attempts, ended)[1 - MAX_ATTEMPTS :]
 
     def copy(self) -> TaskResult:
         """A snapshot that later changes of this record, its arguments and its result don't reach."""
@@ -168,19 +338,21 @@ class TaskResult:
         copy.started_at = self.started_at
         copy.finished_at = self.finished_at
         copy.retries = self.retries
-        args, kwargs = self.args, self.kwargs
-        for value in args:
-            if type(value) not in SCALARS:
-                args = copied(args)
-                break
-        copy.args = args
-        kwargs = kwargs.copy() if kwargs else {}
-        for value in kwargs.values() if kwargs else ():
-            if type(value) not in SCALARS:
-                kwargs = copied(kwargs)
-                break
-        copy.kwargs = kwargs
+        args = self.args
+        copy.args = args if not args or SCALARS.issuperset(map(type, args)) else copied(args)
+        kwargs = self.kwargs
+        if not kwargs:
+            copy.kwargs = {}
+        elif SCALARS.issuperset(map(type, kwargs.values())):
+            copy.kwargs = kwargs.copy()
+        else:
+            copy.kwargs = copied(kwargs)
         copy.traceback = self.traceback
+        copy.worker = self.worker
+        copy.attempts = self.attempts
+        copy.retry_of = self.retry_of
+        copy.progress = self.progress
+        copy.queue = self.queue
         return copy
 
 
@@ -211,6 +383,7 @@ class Task:
         backoff: Each further delay is this many times the one before.
         jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
         headers: Text that travels with the task, such as a trace context.
+        queue: The name of the queue that it was submitted to.
     """
 
     id: str
@@ -226,14 +399,47 @@ class Task:
     backoff: float = 1.0
     jitter: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    queue: str = DEFAULT_QUEUE
 
     @property
     def attempt(self) -> int:
         """The number of the current attempt, from 1."""
         return self.current_retry + 1
 
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far the task is that the calling code runs in; see :func:`current_task`.
+
+        It is seen in the task's record, in events and on pages. It costs next to nothing: at most two reports of a task
+        are kept each second, the latest at the end of each half.
+
+        Args:
+            done: How much it has done, in whatever it counts.
+            total: Of how much; None if that is unknown.
+            message: For people; what is beyond 200 letters is cut off.
+
+        Raises:
+            RuntimeError: The calling code runs in no task. A thread that it started does so only with its context, as
+                in ``asyncio.to_thread``.
+            TypeError, ValueError: A number is none, or not between 0 and 2**53; or the message is no text.
+        """
+        running, report = running_task.get(), progress_report.get()
+        if running is None or report is None:
+            raise RuntimeError("Only code that runs in a task can tell its progress, in the context of that task")
+        progress = Progress(*_checked_progress(done, total, message), datetime.now(UTC))
+        shown = running if isinstance(running, Task) else running.shown()
+        # A thread may outlive its attempt, and tell of it while the next one runs.
+        if self.id != shown.id or self.current_retry == shown.current_retry:
+            report(running, progress)
+
     def __lt__(self, other: Task) -> bool:
         return self.priority < other.priority
+
+    def __reduce__(self) -> tuple[Callable[..., Task], tuple[Any, ...]]:
+        # Without the names of the fields, which take most of the time: each call of a worker process is pickled.
+        return Task, _values_of(self)
+
+
+_values_of: Callable[[Task], tuple[Any, ...]] = attrgetter(*(each.name for each in fields(Task)))
 
 
 class RunningTask(Protocol):
@@ -244,6 +450,10 @@ class RunningTask(Protocol):
 
 
 running_task: ContextVar[Task | RunningTask | None] = ContextVar("flowrra_running_task", default=None)
+# Takes what the running task tells of its progress.
+progress_report: ContextVar[Callable[[Task | RunningTask, Progress], None] | None] = ContextVar(
+    "flowrra_progress_report", default=None
+)
 
 
 def current_task() -> Task | None:
@@ -259,13 +469,17 @@ class _TaskIds:
     # What RFC 9562 fixes of byte 6, the version, and of byte 8, the variant.
     _VERSION = bytes(0x40 | byte & 0x0F for byte in range(256))
     _VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
+    _LINE = b"........-....-....-....-............\n"
+    # Where the digits stand in it.
+    _PLACES = tuple(place for place, letter in enumerate(_LINE) if letter == ord("."))
 
     def __init__(self) -> None:
         self._ready: list[str] = []
         # A forked child must not hand out its parent's ids again.
         os.register_at_fork(after_in_child=self._ready.clear)
 
-    def __call__(self) -> str:
+    def take(self) -> str:
+        """The next one."""
         try:
             return self._ready.pop()
         except IndexError:
@@ -278,12 +492,13 @@ class _TaskIds:
         data = bytearray(os.urandom(16 * self._BATCH))
         data[6::16] = data[6::16].translate(self._VERSION)
         data[8::16] = data[8::16].translate(self._VARIANT)
-        # Eight groups of four digits each; a UUID has a hyphen after the second, third, fourth and fifth of them.
-        text = data.hex("-", 2)
-        return [
-            f"{text[i : i + 4]}{text[i + 5 : i + 29]}{text[i + 30 : i + 34]}{text[i + 35 : i + 39]}"
-            for i in range(0, len(text), 40)
-        ]
+        digits = data.hex().encode()
+        lines = bytearray(self._LINE * self._BATCH)
+        # A digit of all of them at once: one by one they would take three times as long.
+        for column, place in enumerate(self._PLACES):
+            lines[place :: len(self._LINE)] = digits[column::32]
+        return lines.decode().split()
 
 
-new_task_id = _TaskIds()
+# A method, as an instance that is called takes longer.
+new_task_id: Final = _TaskIds().take

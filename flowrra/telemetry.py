@@ -7,12 +7,14 @@ copies the whole list in one step that the interpreter lock makes atomic, so tha
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import pairwise
 from math import isfinite
-from typing import Any, Final, TypedDict
+from operator import add, sub
+from typing import Any, Final, NamedTuple, TypedDict
 
 # Upper bounds, in seconds; a bucket holds what is at most its bound (Prometheus' `le`).
 RUN_DURATION_BOUNDS: Final = (
@@ -51,6 +53,9 @@ CANCELLED_BEFORE_START: Final = 7
 RETRYING: Final = 8
 _COUNTERS: Final = 9
 
+# Places of the counters in a tally; the attempts that ended by duration follow them, then those that began by wait.
+_TALLIED: Final = 4
+
 
 class Histogram(TypedDict):
     """Observations by size, cumulative since the start of the process.
@@ -67,32 +72,56 @@ class Histogram(TypedDict):
     sum: float
 
 
+class Activity(NamedTuple):
+    """What happened to the tasks of one name between two tallies.
+
+    Attributes:
+        started: Attempts that began.
+        finished: Attempts that ended in any way, but for those that were given back to the queue.
+        succeeded, failed, retried, cancelled: How they ended.
+        run_counts: Of those that succeeded, failed or were retried, how many lie in each bucket of run times.
+        wait_counts: Of those that began, how many lie in each bucket of waiting times.
+    """
+
+    started: int
+    finished: int
+    succeeded: int
+    failed: int
+    retried: int
+    cancelled: int
+    run_counts: tuple[int, ...]
+    wait_counts: tuple[int, ...]
+
+
 class TaskTelemetry:
     """The numbers of one task name in this process.
 
     Args:
         executor: Where its attempts run: ``io`` or ``cpu``.
         run_bounds, wait_bounds: Bucket bounds in seconds.
+
+    Attributes:
+        run_bounds, wait_bounds: The same.
     """
 
     __slots__ = (
         "_error",
         "_error_sum",
-        "_run_bounds",
         "_success",
         "_success_sum",
         "_wait",
-        "_wait_bounds",
         "_wait_sum",
         "cells",
         "exceptions",
         "executor",
+        "run_bounds",
+        "wait_bounds",
     )
 
     def __init__(self, executor: str, run_bounds: tuple[float, ...], wait_bounds: tuple[float, ...]) -> None:
         self.executor = executor
-        self._run_bounds = run_bounds
-        self._wait_bounds = wait_bounds
+        self.run_bounds = run_bounds
+        self.wait_bounds = wait_bounds
         # Each histogram takes one cell for every bound, one for what is above, and one for the sum.
         self._success = _COUNTERS
         self._success_sum = self._success + len(run_bounds) + 1
@@ -106,13 +135,13 @@ class TaskTelemetry:
     def count_start(self, waited: float) -> None:
         """Count an attempt that starts, and the seconds for which its task, when due, waited for a free worker."""
         cells = self.cells
-        cells[self._wait + bisect_left(self._wait_bounds, waited)] += 1
+        cells[self._wait + bisect_left(self.wait_bounds, waited)] += 1
         cells[self._wait_sum] += waited
 
     def count_success(self, seconds: float) -> None:
         """Count an attempt that returned, and how long it took."""
         cells = self.cells
-        cells[self._success + bisect_left(self._run_bounds, seconds)] += 1
+        cells[self._success + bisect_left(self.run_bounds, seconds)] += 1
         cells[self._success_sum] += seconds
 
     def count_failed(self, seconds: float, exception: str | None, timed_out: bool) -> None:
@@ -127,7 +156,7 @@ class TaskTelemetry:
     def _count_error(self, counter: int, seconds: float, exception: str | None, timed_out: bool) -> None:
         cells = self.cells
         cells[counter] += 1
-        cells[self._error + bisect_left(self._run_bounds, seconds)] += 1
+        cells[self._error + bisect_left(self.run_bounds, seconds)] += 1
         cells[self._error_sum] += seconds
         cells[TIMED_OUT] += timed_out
         if exception is not None:
@@ -164,6 +193,16 @@ class TaskTelemetry:
         """Count a task that begins (1) or ends (-1) to wait here for its next attempt."""
         self.cells[RETRYING] += change
 
+    def longest_run(self) -> float:
+        """Seconds that no attempt which has finished took more of; 0 before the first.
+
+        As exact as the histogram, so that counting costs nothing more: the bound of the highest bucket that has any,
+        and where they are fewer, the seconds of all of them.
+        """
+        cells = self.cells.copy()
+        success = _longest(cells[self._success : self._success_sum + 1], self.run_bounds)
+        return max(success, _longest(cells[self._error : self._error_sum + 1], self.run_bounds))
+
     def snapshot(self, oldest_running_at: datetime | None = None) -> dict[str, Any]:
         """The numbers as one consistent picture.
 
@@ -172,8 +211,8 @@ class TaskTelemetry:
             by class; and the histograms ``run_duration`` (by outcome, ``success`` and ``error``) and ``queue_wait``.
         """
         cells = self.cells.copy()
-        wait = _histogram(cells, self._wait, self._wait_bounds)
-        success = _histogram(cells, self._success, self._run_bounds)
+        wait = _histogram(cells, self._wait, self.wait_bounds)
+        success = _histogram(cells, self._success, self.run_bounds)
         started, succeeded = sum(wait["counts"]), sum(success["counts"])
         running = started - succeeded - cells[FAILED] - cells[RETRIED] - cells[CANCELLED] - cells[RELEASED]
         return {
@@ -194,15 +233,59 @@ class TaskTelemetry:
             "exceptions": self.exceptions.copy(),
             "run_duration": {
                 "success": success,
-                "error": _histogram(cells, self._error, self._run_bounds),
+                "error": _histogram(cells, self._error, self.run_bounds),
             },
             "queue_wait": wait,
         }
+
+    def started(self) -> int:
+        """How many attempts began."""
+        return sum(self.cells[self._wait : self._wait_sum])
+
+    def tally(self) -> array[int]:
+        """What a window of time is measured by, in few bytes: finished, failed, retried and cancelled attempts, those
+        that ended by duration, and those that began by wait."""
+        cells = self.cells.copy()
+        successes, errors = cells[self._success : self._success_sum], cells[self._error : self._error_sum]
+        runs = list(map(add, successes, errors))
+        finished = sum(runs) + cells[CANCELLED]
+        waits = cells[self._wait : self._wait_sum]
+        return array("Q", (finished, cells[FAILED], cells[RETRIED], cells[CANCELLED], *runs, *waits))
+
+    def activity_since(self, tally: array[int] | None) -> Activity:
+        """What happened since a tally was made; since the first task if None."""
+        counts = self.tally() if tally is None else array("Q", map(sub, self.tally(), tally))
+        finished, failed, retried, cancelled = counts[:_TALLIED]
+        waits_begin = _TALLIED + len(self.run_bounds) + 1
+        runs, waits = tuple(counts[_TALLIED:waits_begin]), tuple(counts[waits_begin:])
+        return Activity(
+            started=sum(waits),
+            finished=finished,
+            succeeded=finished - failed - retried - cancelled,
+            failed=failed,
+            retried=retried,
+            cancelled=cancelled,
+            run_counts=runs,
+            wait_counts=waits,
+        )
+
+
+def ended(tally: array[int]) -> tuple[int, int, int]:
+    """How many attempts finished, failed for good, and were retried, by a tally."""
+    return tally[0], tally[1], tally[2]
 
 
 def _histogram(cells: list[Any], start: int, bounds: tuple[float, ...]) -> Histogram:
     overflow = start + len(bounds)
     return {"bounds": bounds, "counts": tuple(cells[start : overflow + 1]), "sum": float(cells[overflow + 1])}
+
+
+def _longest(histogram: list[Any], bounds: tuple[float, ...]) -> float:
+    *counts, added_up = histogram
+    highest = max((place for place, count in enumerate(counts) if count), default=None)
+    if highest is None:
+        return 0.0
+    return float(added_up if highest == len(bounds) else min(bounds[highest], added_up))
 
 
 def check_bounds(bounds: Iterable[float]) -> tuple[float, ...]:

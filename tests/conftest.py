@@ -1,4 +1,5 @@
-"""What holds for every test: nothing hangs, and asyncio never has to report a mistake that nobody handled."""
+"""What holds for every test: nothing hangs, asyncio never has to report a mistake that nobody handled, and no
+connection outlives its event loop."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ import inspect
 import logging
 import os
 import signal
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 
 HERE = Path(__file__).parent
 # Seconds that one test may take, by folder: a hanging test must fail by itself and say where it hung.
@@ -69,3 +72,30 @@ def asyncio_has_nothing_to_report(caplog: pytest.LogCaptureFixture) -> Iterator[
         if record.name == "asyncio" and record.levelno >= logging.ERROR
     ]
     assert not reports, reports
+
+
+_connections: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
+_connect = AbstractConnection.connect
+
+
+async def _note_and_connect(connection: AbstractConnection) -> None:
+    _connections.add(connection)
+    await _connect(connection)  # type: ignore[no-untyped-call]
+
+
+AbstractConnection.connect = _note_and_connect  # type: ignore[method-assign]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    """A connection that is open on a closed loop is told of by whichever test runs when it is collected; here the one
+    that left it fails."""
+    yield
+    left = [connection for connection in _connections if connection.is_connected and _is_loop_closed(connection)]
+    _connections.difference_update(left)
+    assert not left, f"open on event loops that are closed: {left}"
+
+
+def _is_loop_closed(connection: AbstractConnection) -> bool:
+    writer = connection._writer
+    return writer is not None and writer.transport._loop.is_closed()  # type: ignore[attr-defined]

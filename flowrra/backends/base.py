@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
+from flowrra.backends.listing import Page, TaskFilter, page_of, place_of
+from flowrra.changes import Change
 from flowrra.exceptions import ResultNotFoundError
 from flowrra.setting_aside import SetAside
 from flowrra.task import TaskResult, TaskStatus
@@ -71,6 +74,73 @@ class BaseResultBackend(ABC):
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
         """The records with that status, the latest ``submitted_at`` first, those without one last."""
         raise NotImplementedError(f"{type(self).__name__} does not list records")
+
+    async def find(self, wanted: TaskFilter, limit: int, cursor: str | None = None) -> Page:
+        """A page of the records that are meant, the latest submitted first.
+
+        What stands behind a cursor stays there whatever finishes, begins and goes meanwhile. A page may be shorter than
+        it could be, and even empty, before the last one: where no list of just those records is kept, only so many
+        others are looked at for one page.
+
+        Args:
+            wanted: Which records are meant.
+            limit: Most records of the page.
+            cursor: Of the page before; None is the first page.
+
+        Raises:
+            BackendError: The records could not be read.
+            ValueError: The cursor is none.
+        """
+        records = [each for status in wanted.statuses for each in await self.list_by_status(status)]
+        first, last = wanted.first(cursor), wanted.last
+        places = sorted(((place_of(record), record) for record in records), key=lambda each: each[0], reverse=True)
+        return page_of(
+            (each for each in places if (first is None or each[0] < first) and each[0][0] >= last), wanted, limit
+        )
+
+    async def count(self) -> Mapping[tuple[TaskStatus, str | None], int]:
+        """How many records there are of each status and name; what is 0 may be left out.
+
+        Raises:
+            BackendError: The records could not be read.
+        """
+        counts: Counter[tuple[TaskStatus, str | None]] = Counter()
+        for status in TaskStatus:
+            counts.update((status, record.task_name) for record in await self.list_by_status(status))
+        return counts
+
+    async def claim_retry(self, task_id: str, new_id: str) -> str:
+        """Say under which id a task is run anew, if nobody has said so before: of several calls the first counts.
+
+        Returns:
+            The id that counts.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+        return new_id
+
+    async def retried_as(self, task_id: str) -> str | None:
+        """The id under which a task was run anew; None if it was not.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+        return None
+
+    def watch(self, after: str | None) -> AsyncGenerator[Change, None] | None:
+        """The changes of tasks of all processes, from now on or after one; None if it knows of none.
+
+        Raises:
+            BackendError: The server could not be reached at first.
+            ValueError: ``after`` is no id of a change.
+        """
+        return None
+
+    @property
+    def watchers(self) -> int:
+        """How many watch from this process."""
+        return 0
 
     async def ping(self) -> None:
         """Return if the server answers.

@@ -6,9 +6,14 @@ import asyncio
 import heapq
 import threading
 import time
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import islice, takewhile
 
 from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.listing import Page, Place, TaskFilter, page_of, place_of
+from flowrra.backends.memory_lists import LISTED_AT_ONCE, FinishedLists
 from flowrra.backends.record_size import RECORD_SIZE, SMALL, is_small, record_size
 from flowrra.copying import SCALARS, copied
 from flowrra.exceptions import BackendError
@@ -51,11 +56,19 @@ class InMemoryBackend(BaseResultBackend):
         self._max_results = max_results
         self._max_age = max_age
         self._max_bytes = max_bytes
+        # Those of unfinished tasks, in the order of their submission, and of finished ones.
+        self._unfinished: dict[str, TaskResult] = {}
         self._records: dict[str, TaskResult] = {}
+        # The places of the unfinished ones when a first page was asked for.
+        self._sorted_unfinished: list[Place] = []
         # Takes on the record of a new task: what store() does, without a coroutine, as it is on every task's way.
-        self.hold = self._records.__setitem__
+        self.hold = self._unfinished.__setitem__
         # When each finished one was finished (monotonic), in that order.
         self._finished: dict[str, float] = {}
+        # The ids under which finished ones were run anew.
+        self._retried: dict[str, str] = {}
+        self._lists = FinishedLists(self._records)
+        self._latest = self._lists.latest
         # By how much those of them that aren't small are larger. Their sum may go astray when two threads change it at
         # once, and is made anew from time to time.
         self._excess: dict[str, int] = {}
@@ -72,9 +85,9 @@ class InMemoryBackend(BaseResultBackend):
     def forked(self) -> None:
         """In a forked child: what has not finished is the parent's, and nobody would ever complete it here."""
         self._lock = threading.Lock()
+        self._lists.forked()
         self._waiters.clear()
-        for task_id in self._records.keys() - self._finished.keys():
-            del self._records[task_id]
+        self._unfinished.clear()
 
     async def store(self, task_id: str, result: TaskResult) -> None:
         self.keep(task_id, result)
@@ -85,18 +98,27 @@ class InMemoryBackend(BaseResultBackend):
             if task_id in self._finished:
                 self._forget_finished(task_id)
             # Asked here first, as a call takes longer: most tasks return a number or nothing.
-            if (type(result.result) not in SMALL or result.args or result.kwargs or result.error) and not is_small(
-                result
-            ):
+            if (
+                type(result.result) not in SMALL or result.args or result.kwargs or result.error or result.attempts
+            ) and not is_small(result):
                 self._take_in(task_id, result)
             self._records[task_id] = result
+            # Before it leaves the unfinished, lest another thread find it nowhere.
+            self._latest.append(result)
+            self._unfinished.pop(task_id, None)
+            if len(self._latest) >= LISTED_AT_ONCE:
+                self._lists.list_latest()
             now = self._finished[task_id] = time.monotonic()
             if len(self._finished) > self._room or now >= self._expires_at:
                 self._expire()
             if task_id in self._waiters:
                 self._wake(task_id, result)
         else:
-            self._records[task_id] = result
+            if task_id in self._finished:
+                self._drop([task_id])
+                # Whoever goes through the pages may still come there.
+                insort(self._sorted_unfinished, place_of(result))
+            self._unfinished[task_id] = result
 
     def _take_in(self, task_id: str, record: TaskResult) -> None:
         """Make the result the record's own, and weigh the record."""
@@ -110,8 +132,13 @@ class InMemoryBackend(BaseResultBackend):
     async def get(self, task_id: str) -> TaskResult | None:
         if time.monotonic() >= self._expires_at:
             self._expire()
-        record = self._records.get(task_id)
+        # As _record() does, without a call: every result that is waited for is read here.
+        record = self._unfinished.get(task_id) or self._records.get(task_id)
         return None if record is None else record.copy()
+
+    def _record(self, task_id: str) -> TaskResult | None:
+        # A finished one is there before it is among the unfinished no more.
+        return self._unfinished.get(task_id) or self._records.get(task_id)
 
     async def wait_for(self, task_id: str, timeout: float | None) -> TaskResult:
         waiter: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
@@ -119,7 +146,7 @@ class InMemoryBackend(BaseResultBackend):
         try:
             # Looked up after the waiter is in place: whatever completes from here on wakes it.
             record = self._records.get(task_id)
-            if record is not None and record.is_complete:
+            if record is not None:
                 return record.copy()
             async with asyncio.timeout(timeout):
                 return (await waiter).copy()
@@ -169,7 +196,7 @@ class InMemoryBackend(BaseResultBackend):
             oldest: list[str] = []
             left = size
             try:
-                for task_id in islice(self._finished, len(self._finished) - 1):
+                for task_id in islice(self._finished, max(0, len(self._finished) - 1)):
                     if len(oldest) >= count and left <= 0:
                         break
                     oldest.append(task_id)
@@ -179,11 +206,17 @@ class InMemoryBackend(BaseResultBackend):
             return oldest
 
     def _drop(self, task_ids: list[str]) -> None:
+        # The latest are held by more than their id.
+        self._lists.list_latest()
         for task_id in task_ids:
             self._forget_finished(task_id)
-            self._records.pop(task_id, None)
 
     def _forget_finished(self, task_id: str) -> None:
+        record = self._records.pop(task_id, None)
+        if record is not None:
+            self._lists.forget(record)
+        if self._retried:
+            self._retried.pop(task_id, None)
         self._finished.pop(task_id, None)
         if (excess := self._excess.pop(task_id, 0)) > 0:
             self._excess_sum -= excess
@@ -193,25 +226,77 @@ class InMemoryBackend(BaseResultBackend):
         self._room = min(self._max_results, (self._max_bytes - self._excess_sum) // RECORD_SIZE)
 
     async def delete(self, task_id: str) -> bool:
-        self._forget_finished(task_id)
-        return self._records.pop(task_id, None) is not None
+        was_there = task_id in self._records
+        self._drop([task_id])
+        return self._unfinished.pop(task_id, None) is not None or was_there
 
     async def clear(self) -> int:
-        count = len(self._records)
+        count = len(self)
         self._records.clear()
+        self._unfinished.clear()
+        self._retried.clear()
         self._finished.clear()
         self._excess.clear()
         self._excess_sum = 0
         self._make_room()
+        self._lists.clear()
         return count
 
+    # ── lists ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def find(self, wanted: TaskFilter, limit: int, cursor: str | None = None) -> Page:
+        if cursor is None:
+            self._sort_unfinished()
+        page = page_of(self._behind(wanted.first(cursor), wanted), wanted, limit)
+        return page._replace(records=[record.copy() for record in page.records])
+
+    async def count(self) -> Mapping[tuple[TaskStatus, str | None], int]:
+        counts = Counter((record.status, record.task_name) for record in self._unfinished.copy().values())
+        counts.update(self._lists.counts())
+        return counts
+
+    async def claim_retry(self, task_id: str, new_id: str) -> str:
+        return self._retried.setdefault(task_id, new_id)
+
+    async def retried_as(self, task_id: str) -> str | None:
+        return self._retried.get(task_id)
+
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
+        wanted = TaskFilter(status=TaskStatus(status))
+        self._sort_unfinished()
+        records = (record for _, record in self._behind(None, wanted) if wanted.matches(record))
+        return [record.copy() for record in islice(records, offset, None if limit is None else offset + limit)]
+
+    def _behind(self, first: Place | None, wanted: TaskFilter) -> Iterator[tuple[Place, TaskResult]]:
+        """The records behind a place, the latest submitted first, of what may be wanted."""
         if time.monotonic() >= self._expires_at:
             self._expire()
-        records = [record for record in self._records.copy().values() if record.status == status]
-        wanted = len(records) if limit is None else offset + limit
-        newest = heapq.nlargest(wanted, records, key=_submitted)
-        return [record.copy() for record in newest[offset:]]
+        before = None
+        for place in heapq.merge(
+            self._unfinished_behind(first, wanted), self._lists.behind(first, wanted), reverse=True
+        ):
+            record = self._record(place[1])
+            # One may have finished meanwhile, and stand twice, or have gone, or its id may stand for another by now.
+            if record is not None and place != before and place == place_of(record):
+                before = place
+                yield place, record
+
+    def _unfinished_behind(self, first: Place | None, wanted: TaskFilter) -> Iterator[Place]:
+        if set(wanted.statuses) <= set(COMPLETE_STATUSES):
+            return
+        sorted_places = self._sorted_unfinished
+        behind = len(sorted_places) if first is None else bisect_left(sorted_places, first)
+        for at in range(behind - 1, -1, -1):
+            place = sorted_places[at]
+            if place[0] < wanted.last:
+                return
+            record = self._record(place[1])
+            if record is not None and wanted.matches(record):
+                yield place
+
+    def _sort_unfinished(self) -> None:
+        """Put the unfinished in their places, once for all pages: those that come later are on none of them."""
+        self._sorted_unfinished = sorted(map(place_of, self._unfinished.copy().values()))
 
     async def close(self) -> None:
         """Fail whoever still waits: nothing will complete any more."""
@@ -221,12 +306,7 @@ class InMemoryBackend(BaseResultBackend):
                 _settle_waiter(waiter, BackendError(f"The app stopped while task '{task_id}' was waited for"))
 
     def __len__(self) -> int:
-        return len(self._records)
-
-
-def _submitted(record: TaskResult) -> float:
-    # Records of user code may be naive; timestamp() takes either kind.
-    return float("-inf") if record.submitted_at is None else record.submitted_at.timestamp()
+        return len(self._records) + len(self._unfinished)
 
 
 def _settle_waiter(waiter: asyncio.Future[TaskResult], outcome: TaskResult | BackendError) -> None:

@@ -36,7 +36,7 @@ _FOREIGN = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionTyp
 
 def is_small(record: TaskResult) -> bool:
     """Whether a record is of ``RECORD_SIZE``; to be asked first, as most are."""
-    if record.error is not None:
+    if record.error is not None or record.attempts:
         return False
     result = record.result
     if type(result) not in SMALL and (type(result) not in _TEXTS or len(result) > SHORT_LENGTH):
@@ -49,10 +49,12 @@ def is_small(record: TaskResult) -> bool:
 
 
 def record_size(record: TaskResult) -> int:
-    """About how many bytes a record takes, with its arguments, its result and its error."""
+    """About how many bytes a record takes, with its arguments, its result, its error and its attempts."""
     size = RECORD_SIZE
     for value in (record.result, *record.args, *record.kwargs.values()):
         size += value_size(value)
+    for attempt in record.attempts:
+        size += SMALL_SIZE + getsizeof(attempt) + getsizeof(attempt.error) + getsizeof(attempt.traceback)
     return size + (0 if record.error is None else getsizeof(record.error) + getsizeof(record.traceback))
 
 

@@ -6,24 +6,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from functools import lru_cache, partial
 from typing import Any
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.listing import Page, Place, TaskFilter
+from flowrra.backends.redis_changes import RedisChanges
 from flowrra.backends.redis_completions import Completions
+from flowrra.backends.redis_lists import MAX_BATCH, Listed, RecordLists, read_page
 from flowrra.batcher import Batcher, in_batches
+from flowrra.changes import Change
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
 from flowrra.ranges import MAX_DELAY
-from flowrra.redis_client import Client, RedisServer, Script, one_by_one
+from flowrra.redis_client import Client, RedisServer, one_by_one
+from flowrra.redis_script import Script
 from flowrra.setting_aside import SetAside
 from flowrra.task import TaskResult, TaskStatus
 
 # Seconds that a finished record is kept if nothing else is said: one day, as in memory.
 DEFAULT_TTL = 24 * 3600
-MAX_BATCH = 250
 # Bytes of the records that a list has read in one step.
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 
@@ -35,14 +40,17 @@ class RedisBackend(BaseResultBackend):
     """Records on Redis or Valkey.
 
     Args:
-        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+        url: As in :class:`flowrra.brokers.RedisBroker`.
         ttl: Seconds that a finished record is kept; one day if None. Unfinished ones are kept for as long as they last.
         max_connections, socket_timeout, retry_on_timeout, **options: As in :class:`flowrra.brokers.RedisBroker`.
-        namespace: The beginning of the names of all its keys.
+        namespace: The beginning of the names of all its keys; on a cluster, with a hash tag.
+
+    Attributes:
+        lists: Its lists of records.
 
     Raises:
         BackendError: The URL can't be read, or an option of it contradicts what the app needs.
-        ValueError: ``ttl`` or a limit is out of range.
+        ValueError: ``ttl`` or a limit is out of range; or, on a cluster, ``namespace`` has no hash tag.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class RedisBackend(BaseResultBackend):
             max_connections=max_connections,
             socket_timeout=socket_timeout,
             retry_on_timeout=retry_on_timeout,
+            slot_of=namespace,
             **options,
         )
         self.namespace = namespace
@@ -71,6 +80,8 @@ class RedisBackend(BaseResultBackend):
         self._reads = Batcher(self._read, MAX_BATCH)
         self.unreadable = SetAside("record")
         self.set_aside = (self.unreadable,)
+        self._changes = RedisChanges(self.server, namespace)
+        self.lists = RecordLists(self.server, namespace)
         self._completions = Completions(self.server, f"{namespace}:complete:", self.get)
 
     def _key(self, task_id: str) -> str:
@@ -87,8 +98,9 @@ class RedisBackend(BaseResultBackend):
 
     async def _store_all(self, batch: Sequence[tuple[bytes, EncodedRecord]]) -> list[bool]:
         args: list[Any] = [self.ttl_ms]
-        for task_id, (text, status, submitted) in batch:
-            args += (f"{status} {submitted} ".encode() + task_id, text)
+        for task_id, (text, status, submitted, name) in batch:
+            line = f"{status} {submitted} {label(name)} ".encode(errors="surrogateescape")
+            args += (line + task_id, text)
         return [bool(kept) for kept in await self.server.run(_STORE, "store records", self.namespace, *args)]
 
     async def get(self, task_id: str) -> TaskResult | None:
@@ -126,7 +138,13 @@ class RedisBackend(BaseResultBackend):
         return count
 
     async def _scan(self, cursor: int, client: Client) -> Any:
-        return await client.scan(cursor, match=_escaped(f"{self.namespace}:task:") + "*", count=1000)
+        pattern, guard = _escaped(f"{self.namespace}:task:") + "*", self.server.guard(self.namespace)
+        if guard is None:
+            return await client.scan(cursor, match=pattern, count=1000)
+        # While the slot is being moved, a part of it is elsewhere: then this is refused.
+        async with client.pipeline(transaction=True) as pipeline:
+            pipeline.exists(guard).scan(cursor, match=pattern, count=1000)
+            return (await pipeline.execute())[-1]
 
     async def _forget(self, task_ids: Sequence[bytes]) -> int:
         return int(await self.server.run(_FORGET, "delete records", self.namespace, *task_ids))
@@ -145,6 +163,59 @@ class RedisBackend(BaseResultBackend):
             # One that has expired, or has moved on since, is not among them.
             found += [record for record in await self._read_listed(ids) if record.status == status]
         return found[offset:wanted]
+
+    async def find(self, wanted: TaskFilter, limit: int, cursor: str | None = None) -> Page:
+        async with aclosing(self.lists.behind(wanted.first(cursor), wanted, limit + 1)) as listed:
+            return await read_page(listed, self.records_at, wanted, limit)
+
+    async def count(self) -> Mapping[tuple[TaskStatus, str | None], int]:
+        return await self.lists.counts()
+
+    # ── changes ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def watch(self, after: str | None) -> AsyncGenerator[Change, None]:
+        return self._changes.watch(after)
+
+    async def latest_change(self) -> str:
+        """The id of the latest change, so that all that comes after it can be watched: it is told from now on.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+        return await self._changes.latest()
+
+    @property
+    def watchers(self) -> int:
+        return self._changes.watchers
+
+    # ── runs anew ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def claim_retry(self, task_id: str, new_id: str) -> str:
+        key = self._retried_key(task_id)
+
+        async def ask(client: Client) -> Any:
+            # As long as its record: another task of that id, which is submitted when that has gone, is another matter.
+            left = await client.pttl(self._key("").encode() + _wire_id(task_id))
+            async with client.pipeline(transaction=False) as pipeline:
+                pipeline.set(key, _wire_id(new_id), nx=True, px=left if left > 0 else self.ttl_ms)
+                pipeline.get(key)
+                return (await pipeline.execute())[-1]
+
+        claimed = await self.server.call("claim a retry", ask)
+        return new_id if claimed is None else _text(claimed)
+
+    async def retried_as(self, task_id: str) -> str | None:
+        key = self._retried_key(task_id)
+        found = await self.server.call("read a retry", lambda client: client.get(key))
+        return None if found is None else _text(found)
+
+    def _retried_key(self, task_id: str) -> bytes:
+        return f"{self.namespace}:retried:".encode() + _wire_id(task_id)
+
+    async def records_at(self, listed: Sequence[Listed]) -> list[tuple[Place, TaskResult]]:
+        """The records of what its lists have, each with its place; without those that have gone, or can't be read."""
+        records = {record.task_id: record for record in await self._read_listed([task_id for _, task_id in listed])}
+        return [(place, records[place[1]]) for place, _ in listed if place[1] in records]
 
     async def _read_listed(self, ids: Sequence[bytes]) -> list[TaskResult]:
         """The records of these tasks. One that can't be read costs itself alone; their sizes are asked first."""
@@ -175,6 +246,12 @@ class RedisBackend(BaseResultBackend):
         """Close the running loop's connections, and fail whoever still waits there."""
         await self._completions.close()
         await self.server.close()
+
+
+@lru_cache(maxsize=1024)
+def label(name: str) -> str:
+    """A task's name as the scripts read it, with the number of its bytes before it."""
+    return f"{len(name.encode(errors='surrogateescape'))}:{name}"
 
 
 def _size_to_read(found: tuple[bytes, Any]) -> int:

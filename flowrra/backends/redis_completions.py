@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from redis.asyncio.connection import AbstractConnection
 
 from flowrra.backoff import Backoff
-from flowrra.exceptions import BackendError, ResultNotFoundError
+from flowrra.exceptions import BackendError, ResultNotFoundError, ServerUnavailableError
+from flowrra.outage import Outage
 from flowrra.per_loop import PerLoop
 from flowrra.redis_client import MAX_BLOCK, RedisServer
 from flowrra.supervision import cancel_until_ended, spawn
@@ -43,6 +44,10 @@ class _Listener:
     def __init__(self, server: RedisServer, prefix: str) -> None:
         self._server = server
         self._prefix = prefix
+        # On a cluster the channels are those of a shard.
+        sharded = "" if server.slot is None else "S"
+        self._subscribe, self._unsubscribe = f"{sharded}SUBSCRIBE", f"{sharded}UNSUBSCRIBE"
+        self._deafness = Outage(logger, "not listening for results", f"server={server.name}")
         self._waiters: dict[str, list[_Waiter]] = {}
         self._connection: AbstractConnection | None = None
         # Channels to be listened on, or no longer, as soon as the connection can be written to.
@@ -109,9 +114,9 @@ class _Listener:
                 added, self._added = self._added, set()
                 removed, self._removed = self._removed, set()
                 if added:
-                    await connection.send_command("SUBSCRIBE", *map(self._channel, added))
+                    await connection.send_command(self._subscribe, *map(self._channel, added))
                 if removed and connection.is_connected:
-                    await connection.send_command("UNSUBSCRIBE", *map(self._channel, removed))
+                    await connection.send_command(self._unsubscribe, *map(self._channel, removed))
 
     async def _listen(self) -> None:
         backoff = Backoff()
@@ -128,13 +133,14 @@ class _Listener:
                     channels = [self._channel(""), *map(self._channel, self._waiters)]
                     self._added.clear()
                     self._removed.clear()
-                    await connection.send_command("SUBSCRIBE", *channels)
+                    await connection.send_command(self._subscribe, *channels)
                     self._connection = connection
+                    self._deafness.over()
                     backoff.reset()
                     self._write_soon()
                     await self._read(connection)
                 except Exception as error:  # noqa: BLE001 - of a connection that breaks, the driver raises anything
-                    logger.warning("listening interrupted: %s", self._server.failure("listen for results", error))
+                    self._deafness.failed(str(self._server.failure("listen for results", error)))
                     await asyncio.sleep(backoff.next())
                 finally:
                     self._connection = None
@@ -155,12 +161,14 @@ class _Listener:
             message = await connection.read_response(timeout=MAX_BLOCK)
             if message is None:
                 continue
-            kind, channel = message[0], message[1]
+            kind, channel = message[0].decode(), message[1]
             task_id = channel.decode(errors="surrogateescape")[len(self._prefix) :]
+            if not task_id and kind == "sunsubscribe":
+                raise ServerUnavailableError("the channels have gone to another node with their slot")
             for waiter in self._waiters.get(task_id, ()):
-                if kind == b"subscribe":
+                if kind == self._subscribe.lower():
                     waiter.is_listened_for.set()
-                elif kind == b"message":
+                elif kind.endswith("message"):
                     waiter.was_told = True
                 waiter.news.set()
 
@@ -193,6 +201,7 @@ class Completions:
         self._server = server
         self._prefix = prefix
         self._read = read
+        self._reading = Outage(logger, "results not readable, still waited for", f"server={server.name}")
         self._listeners = PerLoop(lambda: _Listener(server, prefix))
 
     async def wait_for(self, task_id: str, *, must_exist: bool = False) -> TaskResult:
@@ -237,10 +246,12 @@ class Completions:
 
     async def _read_patiently(self, task_id: str) -> TaskResult | None:
         try:
-            return await self._read(task_id)
+            record = await self._read(task_id)
         except BackendError as error:  # the server is away for a while: it will be looked for again
-            logger.warning("result not readable, still waited for id=%s error=%s", task_id, error)
+            self._reading.failed(str(error))
             return TaskResult(task_id, TaskStatus.PENDING)
+        self._reading.over()
+        return record
 
     async def close(self) -> None:
         """Fail whoever waits on the running loop: nothing will complete any more."""

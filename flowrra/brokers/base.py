@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +11,42 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.codec import EncodedRecord
+from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.setting_aside import SetAside
-from flowrra.task import Task, TaskResult, TaskStatus
+from flowrra.task import SUCCESS, Attempt, Task, TaskResult, TaskStatus
 
 # Tasks, and bytes of theirs, of one step: a server does nothing else meanwhile, and the network has its limits.
 MAX_BATCH = 250
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+# Seconds for which a broker is asked at most to wait for tasks.
+MAX_WAIT = 10.0
+
+
+class ServerFigures(NamedTuple):
+    """What a broker's server said of itself; None is what it doesn't tell.
+
+    Attributes:
+        clock_offset: Seconds by which its clock is ahead of this host's.
+        memory_used: Bytes that its data takes.
+        memory_limit: Bytes that it may take; None also if there is no limit.
+    """
+
+    clock_offset: float | None = None
+    memory_used: int | None = None
+    memory_limit: int | None = None
 
 
 class BaseBroker(ABC):
-    """A shared queue. Lower ``task.priority`` first is the broker's business; so is durability."""
+    """A shared queue. Lower ``task.priority`` first is the broker's business; so is durability.
+
+    Attributes:
+        address: Which server and database it is on, without user and password; empty if it doesn't say.
+    """
+
+    address: str = ""
 
     @abstractmethod
     async def push(self, task: Task) -> None:
@@ -59,6 +85,11 @@ class BaseBroker(ABC):
             BackendError: It doesn't.
         """
 
+    @property
+    def server_figures(self) -> ServerFigures:
+        """What its server said of itself when :meth:`unfitness` asked it last; nothing is known if it didn't answer."""
+        return ServerFigures()
+
     async def unfitness(self) -> dict[str, str | None]:
         """What makes its server unfit to keep tasks: by a short name of each reason, what to do about it; empty if the
         server is fit, None if that can't be known. Nothing for a broker without a server.
@@ -82,6 +113,7 @@ class QueuedTask(NamedTuple):
         text: The task, encoded.
         record: Its record, if that is to be kept in the same step.
         remember: Seconds for which the same id is refused, even if nothing else is known of it any more.
+        queue: The name of its queue.
     """
 
     task_id: str
@@ -90,6 +122,7 @@ class QueuedTask(NamedTuple):
     text: str
     record: EncodedRecord | None
     remember: float = 0.0
+    queue: str = DEFAULT_QUEUE
 
     def size(self) -> int:
         """About how many bytes are sent."""
@@ -109,6 +142,10 @@ class Delivery:
         deliveries: How often it was given to a worker that was not heard of any more.
         waited: Seconds since it has been due, by the broker's clock.
         is_cancelled: Whether it is to be cancelled rather than run.
+        attempts: Those that have ended, oldest first.
+        retry_of: The id of the task that it is another run of.
+        queue: The name of the queue that it was taken from.
+        is_paused: Whether tasks of its name are not to be begun.
     """
 
     task_id: str
@@ -119,6 +156,10 @@ class Delivery:
     deliveries: int
     waited: float
     is_cancelled: bool
+    attempts: tuple[Attempt, ...] = ()
+    retry_of: str | None = None
+    queue: str = DEFAULT_QUEUE
+    is_paused: bool = False
 
 
 class Verb(StrEnum):
@@ -137,7 +178,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         verb: ``RUNNING`` changes only its record; ``COMPLETE`` ends it; ``RETRY`` has it run again after ``delay``, as
-            ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place; ``NACK`` leaves it to
+            ``text`` (the encoded task) says; ``RELEASE`` gives it back unrun, to its place, or as ``text`` says
+            if an attempt had begun; ``NACK`` leaves it to
             workers that know its name, which is ``text``; ``DEAD_LETTER`` gives it up, for the reason in ``text``.
         task_id: Its id.
         delay: Seconds.
@@ -145,6 +187,7 @@ class Outcome(NamedTuple):
         record: Its record, if that is to be kept in the same step.
         priority: The task's, for ``RETRY``.
         status: How an attempt ended that is ``COMPLETE``.
+        queue: The name of the queue that the task was taken from.
     """
 
     verb: Verb
@@ -154,6 +197,7 @@ class Outcome(NamedTuple):
     record: EncodedRecord | None = None
     priority: float = 0
     status: TaskStatus | None = None
+    queue: str = DEFAULT_QUEUE
 
     def size(self) -> int:
         """About how many bytes are sent."""
@@ -185,6 +229,8 @@ class QueueFigures(NamedTuple):
         dead: Given up.
         oldest_pending_at: Since when the longest waiting one has been due.
         unknown: Waiting for a worker that knows their names.
+        taken: Taken by workers so far, since the queue was made.
+        paused: Whether none of its tasks is given out, by request.
     """
 
     pending: int
@@ -193,6 +239,28 @@ class QueueFigures(NamedTuple):
     dead: int | None
     oldest_pending_at: datetime | None
     unknown: int | None
+    taken: int | None = None
+    paused: bool | None = None
+
+
+def sum_of(figures: Sequence[QueueFigures]) -> QueueFigures:
+    """The figures of a queue whose tasks lie in several places; what one place doesn't tell is not known of all."""
+    pending, delayed, in_flight, dead, oldest, unknown, taken, paused = zip(*figures, strict=True)
+    return QueueFigures(
+        sum(pending),
+        _sum(delayed),
+        _sum(in_flight),
+        _sum(dead),
+        min((moment for moment in oldest if moment is not None), default=None),
+        _sum(unknown),
+        _sum(taken),
+        None if None in paused else any(paused),
+    )
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 class Renewal(NamedTuple):
@@ -221,6 +289,20 @@ class Announcement(NamedTuple):
     overdue: list[str]
 
 
+class Requests(NamedTuple):
+    """What operators want of a worker.
+
+    Attributes:
+        paused_queues: Those of its queues whose tasks are not to be begun.
+        paused_names: Of tasks that are not to be begun, whatever queue they are in.
+        orders: What was said to this worker alone, in order, since it was asked the last time.
+    """
+
+    paused_queues: frozenset[str]
+    paused_names: frozenset[str]
+    orders: list[dict[str, Any]]
+
+
 class Cancellation(StrEnum):
     """What :meth:`LeasingBroker.cancel` did."""
 
@@ -231,8 +313,11 @@ class Cancellation(StrEnum):
 
 
 class LeasingBroker(BaseBroker):
-    """A queue whose workers hold tasks for a limited time, renew their hold, and say what became of them: whatever
+    """Queues whose workers hold tasks for a limited time, renew their hold, and say what became of them: whatever
     happens to a worker, its tasks are run by another one.
+
+    There is a default queue, and any number of others beside it, each with a name; where a method takes none, it is
+    about the default one. A queue is there as soon as a task is submitted to it.
 
     Attributes:
         lease: Seconds for which a task is held unless the hold is renewed.
@@ -249,9 +334,51 @@ class LeasingBroker(BaseBroker):
     namespace: str
     unknown_ttl: float
 
+    @property
+    def cells(self) -> Sequence[LeasingBroker]:
+        """The brokers of its partitions, each with the tasks whose ids belong to it; itself alone if it has none."""
+        return (self,)
+
     @abstractmethod
     def with_suffix(self, suffix: str) -> LeasingBroker:
         """The same broker for the queue of that suffix, such as ``:io``: each kind of task has one of its own."""
+
+    async def agree(self) -> None:
+        """Return if all processes have the same partitions; at once if that is known already.
+
+        Raises:
+            BackendError: They have others, or that could not be found out.
+        """
+
+    # ── as any broker ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def push(self, task: Task) -> None:
+        """Queue a task. Its record is the caller's business."""
+        call = codec.encode_call(task.args, task.kwargs, task.name)
+        text = codec.encode_task(task, None, call)
+        await self.submit([QueuedTask(task.id, task.priority, 0.0, text, None, queue=task.queue)])
+
+    async def pop(self, timeout: float | None = None) -> Task | None:
+        """Take the next task for good: if the caller fails, it is lost. An app's workers take leases instead.
+
+        Raises:
+            BackendError: The queue could not be read.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            deliveries, due_in = await self.take(1)
+            for delivery in deliveries:
+                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS)])
+                if delivery.task is not None:
+                    return delivery.task
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            if not deliveries:
+                await self.wait(min(left, MAX_WAIT if due_in is None else due_in))
+
+    async def size(self) -> int:
+        return (await self.figures()).pending
 
     # ── on an event loop ────────────────────────────────────────────────────────────────────────────────────
 
@@ -272,13 +399,20 @@ class LeasingBroker(BaseBroker):
 
     @abstractmethod
     async def take(
-        self, limit: int, max_bytes: int = MAX_BATCH_BYTES, *, name: str = "", timeout: float | None = None
+        self,
+        limit: int,
+        max_bytes: int = MAX_BATCH_BYTES,
+        *,
+        queue: str = DEFAULT_QUEUE,
+        name: str = "",
+        timeout: float | None = None,
     ) -> tuple[list[Delivery], float | None]:
         """Take up to ``limit`` tasks.
 
         Args:
-            limit: Most tasks.
+            limit: Most tasks; none are given out while the queue is paused.
             max_bytes: Most bytes of them together; a single task may have more.
+            queue: The queue's name.
             name: Of the tasks that are wanted, among those that wait for a worker that knows them; "" for the next ones
                 of those that are due or wait for this worker.
             timeout: Seconds to wait for the answer; None is the broker's own limit.
@@ -292,19 +426,22 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    async def recover(self, held: Sequence[str]) -> int:
-        """Give back what this worker was given without hearing of it: all but the tasks ``held``.
+    async def recover(self, held: Sequence[str], queue: str = DEFAULT_QUEUE) -> int:
+        """Give back what this worker was given of a queue without hearing of it: all but the tasks ``held``.
 
         Raises:
             BackendError: The server could not be reached.
         """
 
     @abstractmethod
-    async def wait(self, seconds: float) -> None:
-        """Return when there may be something to take, at the latest after that time.
+    async def wait(self, seconds: float, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> str | None:
+        """Return when there may be something to take from one of these queues, at the latest after that time.
+
+        Returns:
+            The queue's name; None if there was nothing in time.
 
         Raises:
-            BackendError: The queue could not be read.
+            BackendError: The queues could not be read.
         """
 
     @abstractmethod
@@ -317,19 +454,39 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    async def cancel(self, record: TaskResult) -> Cancellation:
-        """Cancel the task with that (cancelled) record, or ask whoever holds it to.
+    async def cancel(self, record: TaskResult, *, is_only_if_waiting: bool = False) -> Cancellation:
+        """Cancel the task with that (cancelled) record, in the queue that the record names, or ask whoever holds it to,
+        unless it is to be cancelled only if nobody does: then the answer is ``ASKED``.
 
         Raises:
             BackendError: The server could not be reached.
         """
 
     @abstractmethod
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
-        """Call ``on_cancel`` with the id of each task whose holder is asked to cancel it, until this is cancelled."""
+    async def list_waiting(self, queue: str, name: str | None, limit: int) -> list[str]:
+        """The ids of tasks of that name, or any, that wait in a queue: due, delayed, or for a worker that knows them.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
 
     @abstractmethod
-    async def has(self, task_id: str) -> bool:
+    async def listen(
+        self,
+        on_cancel: Callable[[str], None],
+        queue_of: Callable[[str], str | None] = lambda _: DEFAULT_QUEUE,
+        on_request: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hear what is asked of this worker, until this is cancelled.
+
+        Args:
+            on_cancel: Called with the id of each task whose holder is asked to cancel it.
+            queue_of: Returns the name of the queue of a task that is held here, by its id; None if it isn't.
+            on_request: Called whenever :meth:`requests` may have changed.
+        """
+
+    @abstractmethod
+    async def has(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
         """Whether a task waits or is held: whether anything is still to come of it.
 
         Raises:
@@ -345,15 +502,23 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    async def figures(self) -> QueueFigures:
-        """The queue's figures.
+    async def figures(self, queue: str = DEFAULT_QUEUE) -> QueueFigures:
+        """A queue's figures.
 
         Raises:
             BackendError: The queue could not be read.
         """
 
     @abstractmethod
-    async def list_dead(self, limit: int | None = None) -> list[dict[str, Any]]:
+    async def queues(self) -> list[str]:
+        """The names of all queues, the default one's first, the others sorted.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def list_dead(self, limit: int | None = None, queue: str = DEFAULT_QUEUE) -> list[dict[str, Any]]:
         """The tasks that were given up, the latest first: ``task_id, task_name, reason, dead_since`` (aware UTC
         datetime), ``deliveries, args, kwargs``; what can't be read of one is None.
 
@@ -362,7 +527,15 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    async def requeue_dead(self, task_id: str, record: TaskResult | None) -> bool:
+    async def get_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> dict[str, Any] | None:
+        """One task that was given up, as in :meth:`list_dead`; None if there is none of that id.
+
+        Raises:
+            BackendError: The queue could not be read.
+        """
+
+    @abstractmethod
+    async def requeue_dead(self, task_id: str, record: TaskResult | None, queue: str = DEFAULT_QUEUE) -> bool:
         """Make a dead task due again, with that record; False if no dead task has that id.
 
         Raises:
@@ -370,7 +543,7 @@ class LeasingBroker(BaseBroker):
         """
 
     @abstractmethod
-    async def delete_dead(self, task_id: str) -> bool:
+    async def delete_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
         """Forget a dead task; False if there was none.
 
         Raises:
@@ -385,33 +558,86 @@ class LeasingBroker(BaseBroker):
             BackendError: The server could not be reached.
         """
 
-    # ── blocking, for a thread: a blocked event loop must not cost a worker its tasks ───────────────────────────
+    # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
-    def renew(self, task_ids: Sequence[str]) -> Renewal:
-        """Hold these tasks for another ``lease`` seconds.
+    async def pause_queue(self, queue: str, is_paused: bool) -> bool:
+        """Give out no task of a queue any more, or do so again. Returns whether that changed anything.
 
         Raises:
             BackendError: The server could not be reached.
         """
 
     @abstractmethod
-    def announce(self, worker: dict[str, Any] | None, names: Sequence[str] | None, seconds: float) -> Announcement:
-        """Let others know that this worker lives, for that time.
+    async def pause_name(self, name: str, is_paused: bool) -> bool:
+        """Let workers begin no task of a name any more, in whatever queue, or let them again. Returns whether that
+        changed anything.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def order(self, worker_id: str, order: dict[str, Any]) -> None:
+        """Leave an order for the worker whose process has that id. One that doesn't ask within a minute misses it.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def requests(self, worker_id: str | None, queues: Sequence[str]) -> Requests:
+        """What is wanted of a worker that takes from these queues.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    # ── blocking, for a thread: a blocked event loop must not cost a worker its tasks ───────────────────────────
+
+    @abstractmethod
+    def renew(self, task_ids: Sequence[str], queue: str = DEFAULT_QUEUE) -> Renewal:
+        """Hold these tasks of a queue for another ``lease`` seconds.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    def announce(
+        self,
+        worker: dict[str, Any] | None,
+        names: Sequence[str] | None,
+        seconds: float,
+        queue: str = DEFAULT_QUEUE,
+    ) -> Announcement:
+        """Let others know that this worker of a queue lives, for that time.
 
         Args:
             worker: What they are to know of its process, by its ``id``; None announces only the worker.
             names: Of the tasks that it knows; None if they are what they were.
             seconds: For how long it counts.
+            queue: The queue's name.
 
         Raises:
             BackendError: The server could not be reached.
         """
 
+    def look_for_gone(self) -> float | None:
+        """End the holds of workers of which the server knows that they are gone, and let it know the same of this one.
+
+        Returns:
+            Seconds until it is to be called again; None if the broker has no such knowledge, and only the leases tell.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+        return None
+
     @abstractmethod
-    def withdraw(self, worker_id: str | None) -> None:
-        """Let others know that this worker has ended, and its process if that was announced, and close what the thread
-        had open.
+    def withdraw(self, worker_id: str | None, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> None:
+        """Let others know that this worker of these queues has ended, and its process if that was announced, and close
+        what the thread had open.
 
         Raises:
             BackendError: The server could not be reached.

@@ -5,22 +5,22 @@ Each operation is one script, hence one atomic step, of ``flowrra/lua``; ``queue
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
-from redis.exceptions import ExecAbortError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
-from flowrra.backends.redis import RedisBackend
+from flowrra.backends.redis import RedisBackend, label
 from flowrra.batcher import in_batches
 from flowrra.brokers.base import (
     MAX_BATCH,
@@ -33,42 +33,65 @@ from flowrra.brokers.base import (
     QueuedTask,
     QueueFigures,
     Renewal,
+    Requests,
+    ServerFigures,
     Verb,
     Verdict,
 )
-from flowrra.brokers.redis_fitness import unfitness
+from flowrra.brokers.redis_connections import Connections
+from flowrra.brokers.redis_fitness import look
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
 from flowrra.per_loop import PerLoop
+from flowrra.queue_names import DEFAULT_QUEUE, MAX_QUEUES, is_queue_name
 from flowrra.ranges import MAX_DELAY
-from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Script, one_by_one, run_script_in_thread
+from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Replication, one_by_one, run_script_in_thread
+from flowrra.redis_cluster import code_of, slot_with
+from flowrra.redis_script import Script
 from flowrra.setting_aside import SetAside
-from flowrra.task import SUCCESS, Task, TaskResult
+from flowrra.task import TaskResult
 
 DEFAULT_QUEUE_KEY = "flowrra:queue"
-# A worker that is killed is noticed when its leases end: its tasks run again within 30 s, also on an idle queue.
+# A worker of which no connection tells that it is gone is noticed when its leases end: its tasks run again within 30 s,
+# also on an idle queue.
 DEFAULT_LEASE = 20.0
 DEFAULT_MAX_DELIVERIES = 5
 DEFAULT_UNKNOWN_TTL = 24 * 3600.0
+DEFAULT_REPLICATION_TIMEOUT = 1.0
+# Tasks that are read at once, before those that run have their turn.
+READ_AT_ONCE = 50
 # Ids of one step of the lease keeper.
 MAX_RENEWALS = 1000
 MAX_REASON = 1000
 # Of what others have written, so much is read: workers, and bytes of what one of them says of itself.
 MAX_WORKERS = 10_000
 MAX_WORKER_SIZE = 8 * 1024
-NO_RECORD = EncodedRecord("", "-", 0)
+# Digits of the largest number that the server counts to.
+COUNTER_LENGTH = 19
+# Names of tasks that are paused, of those that are kept.
+MAX_NAMES = 10_000
+# Orders of operators that wait for a worker, and milliseconds for which they do.
+MAX_ORDERS = 100
+ORDERS_TTL = 60_000
+# What is answered on a connection that may lead to what is no longer the primary: the next one is made anew.
+LEFT = ("READONLY", "MOVED", "CLUSTERDOWN")
+NO_RECORD = EncodedRecord("", "-", 0, "")
+_Entry = TypeVar("_Entry", QueuedTask, Outcome)
+_Answer = TypeVar("_Answer")
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
-_SUBMIT = Script("clock", "queue", "submit")
+_SUBMIT = Script("clock", "records", "queue", "submit")
 _TAKE = Script("clock", "queue", "take")
 _SETTLE = Script("clock", "records", "queue", "settle")
 _RENEW = Script("clock", "queue", "renew")
-_ANNOUNCE = Script("clock", "queue", "announce")
+_ANNOUNCE = Script("clock", "records", "queue", "announce")
 _WITHDRAW = Script("clock", "queue", "withdraw")
 _RECOVER = Script("clock", "queue", "recover")
+_WAITING = Script("clock", "queue", "waiting")
 _CANCEL = Script("clock", "records", "queue", "cancel")
 _REQUEUE = Script("clock", "records", "queue", "requeue")
+_PAUSE = Script("clock", "queue", "pause")
 
 
 class RedisBroker(LeasingBroker):
@@ -77,21 +100,30 @@ class RedisBroker(LeasingBroker):
     Nothing is connected before it is used, and a client is made for each event loop that uses it.
 
     Args:
-        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+        url: ``redis://``, ``rediss://`` (TLS), ``unix://``; ``redis+sentinel://`` and ``rediss+sentinel://`` for the
+            primary that sentinels name; or ``redis+cluster://`` and ``rediss+cluster://`` for a cluster, where
+            ``queue_key`` and ``namespace`` must have the same hash tag.
         max_connections: Most connections of one event loop.
         socket_timeout: Seconds to wait for the server; 0 waits for as long as it takes.
         retry_on_timeout: Whether to try again when it did not answer in time.
-        queue_key: Name of the queue, and the beginning of the names of all its keys.
+        queue_key: Key of the default queue, and the beginning of all its keys; a queue beside it has this key, ``@``
+            and its name.
         namespace: The beginning of the names that the queues of an app share, such as those of its processes.
         lease: Seconds after which a task is given to another worker if its holder is not heard of.
         max_deliveries: How often a task is given to a worker that is not heard of any more before it is put aside as
             dead.
         unknown_ttl: Seconds for which a task whose name no worker that lives knows is kept for one that does.
-        **options: Passed on to redis-py's connections.
+        min_replicas: Replicas that must have a submission before it is accepted, and an outcome before it is settled; 0
+            waits for none.
+        replication_timeout: Seconds that they may take; then a submission raises NotReplicatedError, and an outcome is
+            told again.
+        **options: Passed on to redis-py's connections; ``sentinel_username`` and ``sentinel_password`` to those to
+            sentinels.
 
     Raises:
         BackendError: The URL can't be read, or an option of it contradicts what the app needs.
-        ValueError: ``lease``, ``max_deliveries``, ``unknown_ttl`` or a limit is out of range.
+        ValueError: ``lease``, ``max_deliveries``, ``unknown_ttl``, ``min_replicas``, ``replication_timeout`` or a limit
+            is out of range; or, on a cluster, ``queue_key`` and ``namespace`` don't have the same hash tag.
     """
 
     def __init__(
@@ -106,6 +138,8 @@ class RedisBroker(LeasingBroker):
         lease: float = DEFAULT_LEASE,
         max_deliveries: int = DEFAULT_MAX_DELIVERIES,
         unknown_ttl: float = DEFAULT_UNKNOWN_TTL,
+        min_replicas: int = 0,
+        replication_timeout: float = DEFAULT_REPLICATION_TIMEOUT,
         **options: Any,
     ) -> None:
         if not 0 < lease <= MAX_DELAY:
@@ -114,6 +148,10 @@ class RedisBroker(LeasingBroker):
             raise ValueError(f"max_deliveries must be at least 1, not {max_deliveries!r}")
         if not 0 < unknown_ttl <= MAX_DELAY:
             raise ValueError(f"unknown_ttl must be positive (seconds), and at most 100 years, not {unknown_ttl!r:.100}")
+        if min_replicas < 0:
+            raise ValueError(f"min_replicas must be non-negative, not {min_replicas!r:.100}")
+        if not 0 < replication_timeout <= MAX_DELAY:
+            raise ValueError(f"replication_timeout must be positive (seconds), not {replication_timeout!r:.100}")
         self._connection = {
             "url": url,
             "max_connections": max_connections,
@@ -121,24 +159,36 @@ class RedisBroker(LeasingBroker):
             "retry_on_timeout": retry_on_timeout,
             **options,
         }
-        self.server = RedisServer(**self._connection)
+        self.server = RedisServer(**self._connection, slot_of=queue_key)
+        if self.server.slot is not None and self.server.slot != slot_with(namespace):
+            raise ValueError(
+                f"on a cluster queue_key and namespace must have the same hash tag, not {queue_key!r:.100} and "
+                f"{namespace!r:.100}"
+            )
+        self.address = self.server.name
         self.queue_key = queue_key
         self.namespace = namespace
         self.lease = lease
         self.max_deliveries = max_deliveries
         self.unknown_ttl = unknown_ttl
+        self.min_replicas = min_replicas
+        self.replication_timeout = replication_timeout
+        self._replication = Replication(min_replicas, replication_timeout) if min_replicas else None
+        self._server_figures = ServerFigures()
         # By it the server knows whose hold a lease is.
         self.forked()
         tell_of_forks(self)
         self._results: RedisBackend | None = None
         self._waiters = PerLoop(self.server.dedicated_client, redis.asyncio.Redis.aclose)
         self._thread_client: redis.Redis | None = None
+        self._thread_primary = self.server.primary
         self.unreadable_workers, self.unreadable_dead = SetAside("worker"), SetAside("dead task")
         self.set_aside = (self.unreadable_workers, self.unreadable_dead)
 
     def forked(self) -> None:
         """Leases are held by this name: not by that of the parent, nor by that of another child."""
         self._token = secrets.token_hex(8)
+        self._connections = Connections(self.queue_key, self._key, self.server.keys)
 
     def with_suffix(self, suffix: str) -> RedisBroker:
         return RedisBroker(
@@ -148,13 +198,16 @@ class RedisBroker(LeasingBroker):
             lease=self.lease,
             max_deliveries=self.max_deliveries,
             unknown_ttl=self.unknown_ttl,
+            min_replicas=self.min_replicas,
+            replication_timeout=self.replication_timeout,
         )
 
     # ── records ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def keeps_records_of(self, results: BaseResultBackend) -> bool:
-        """Whether it can keep the records of that backend in the same step as the tasks: on the same database."""
-        if type(results) is RedisBackend and results.server.name == self.server.name:
+        """Whether it can keep the records of that backend in the same step as the tasks: on the same database, and in
+        the same slot of a cluster."""
+        if type(results) is RedisBackend and results.server.is_same_as(self.server):
             self._results = results
             return True
         return False
@@ -167,121 +220,150 @@ class RedisBroker(LeasingBroker):
     def _ttl(self) -> int:
         return 0 if self._results is None else self._results.ttl_ms
 
+    def _key(self, queue: str) -> str:
+        return self.queue_key if queue == DEFAULT_QUEUE else f"{self.queue_key}@{queue}"
+
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         added: list[bool] = []
         for batch in in_batches(entries, QueuedTask.size, MAX_BATCH, MAX_BATCH_BYTES):
-            added += await self._submit(batch)
+            added += await _for_each_queue(batch, self._submit)
         return added
 
-    async def _submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
+    async def _submit(self, queue: str, entries: Sequence[QueuedTask]) -> list[bool]:
         args: list[Any] = [self._records]
-        for task_id, priority, delay, text, record, remember in entries:
-            kept, _, submitted = NO_RECORD if record is None else record
+        for task_id, priority, delay, text, record, remember, _ in entries:
+            kept, _, submitted, name = NO_RECORD if record is None else record
             # As a float: the text of an enumeration's member, or of True, is no number.
-            line = f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {task_id}"
+            line = (
+                f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {label(name)} {task_id}"
+            )
             args += (_wire(line), _wire(text), kept)
         timeout = self.server.time_for(sum(map(QueuedTask.size, entries)))
-        answer = await self.server.run(_SUBMIT, "queue tasks", self.queue_key, *args, timeout=timeout)
+        answer = await self.server.run(
+            _SUBMIT, "queue tasks", self._key(queue), *args, timeout=timeout, replication=self._replication
+        )
         return [bool(each) for each in answer]
-
-    async def push(self, task: Task) -> None:
-        """Queue a task. Its record is the caller's business."""
-        call = codec.encode_call(task.args, task.kwargs, task.name)
-        await self.submit([QueuedTask(task.id, task.priority, 0.0, codec.encode_task(task, None, call), None)])
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def take(
-        self, limit: int, max_bytes: int = MAX_BATCH_BYTES, *, name: str = "", timeout: float | None = None
+        self,
+        limit: int,
+        max_bytes: int = MAX_BATCH_BYTES,
+        *,
+        queue: str = DEFAULT_QUEUE,
+        name: str = "",
+        timeout: float | None = None,
     ) -> tuple[list[Delivery], float | None]:
         args = (min(limit, MAX_BATCH), max_bytes, self._token, round(self.lease * 1e6), _wire(name))
         # Not tried again: the worker first gives back what a lost answer had taken; see recover().
-        answer = await self.server.run(_TAKE, "give out tasks", self.queue_key, *args, retry_for=0.0, timeout=timeout)
-        deliveries = [_delivery(*answer[i : i + 5]) for i in range(1, len(answer), 5)]
-        return deliveries, None if answer[0] < 0 else answer[0] / 1e6
+        key = self._key(queue)
+        due_in, paused, *found = await self.server.run(
+            _TAKE, "give out tasks", key, *args, retry_for=0.0, timeout=timeout
+        )
+        names = {_text(each) for each in paused}
+        deliveries = []
+        for first in range(0, len(found), 5):
+            deliveries.append(_delivery(queue, names, *found[first : first + 5]))
+            if len(deliveries) % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return deliveries, None if due_in < 0 else due_in / 1e6
 
-    async def recover(self, held: Sequence[str]) -> int:
-        return int(await self.server.run(_RECOVER, "give tasks back", self.queue_key, self._token, *map(_wire, held)))
+    async def recover(self, held: Sequence[str], queue: str = DEFAULT_QUEUE) -> int:
+        key = self._key(queue)
+        return int(await self.server.run(_RECOVER, "give tasks back", key, self._token, *map(_wire, held)))
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> str | None:
         waiter = self._waiters.get()
+        queue_of: dict[bytes | str, str] = {}
+        for queue in queues:
+            key = self._key(queue)
+            queue_of[f"{key}:wake".encode()] = queue_of[f"{key}:wake:{self._token}".encode()] = queue
         try:
-            keys = [f"{self.queue_key}:wake", f"{self.queue_key}:wake:{self._token}"]
-            await waiter.blpop(keys, timeout=max(0.01, min(seconds, MAX_BLOCK)))
+            woken = await waiter.blpop(list(queue_of), timeout=max(0.01, min(seconds, MAX_BLOCK)))
+            return queue_of[woken[0]] if woken else None
         except Exception as error:  # of a connection that breaks, the driver raises anything
-            if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
+            if code_of(error) in LEFT:
                 await self._waiters.close()
             raise self.server.failure("wait for tasks", error) from error
-
-    async def pop(self, timeout: float | None = None) -> Task | None:
-        """Take the next task for good: if the caller fails, it is lost. An app's workers take leases instead.
-
-        Raises:
-            BackendError: The queue could not be read.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            deliveries, due_in = await self.take(1)
-            for delivery in deliveries:
-                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS)])
-                if delivery.task is not None:
-                    return delivery.task
-            left = MAX_BLOCK if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return None
-            if not deliveries:
-                await self.wait(min(left, MAX_BLOCK if due_in is None else due_in))
 
     # ── settling ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         verdicts: list[Verdict] = []
         for batch in in_batches(outcomes, Outcome.size, MAX_BATCH, MAX_BATCH_BYTES):
-            verdicts += await self._settle(batch)
+            verdicts += await _for_each_queue(batch, self._settle)
         return verdicts
 
-    async def _settle(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
+    async def _settle(self, queue: str, outcomes: Sequence[Outcome]) -> list[Verdict]:
         args: list[Any] = [self._records, self._token, self._ttl]
-        for verb, task_id, delay, text, record, priority, ended in outcomes:
+        for verb, task_id, delay, text, record, priority, ended, _ in outcomes:
             if verb is Verb.DEAD_LETTER:
                 text = " ".join(text.split())[:MAX_REASON]
-            kept, status, submitted = NO_RECORD if record is None else record
-            status = status if ended is None else ended.value
-            line = f"{verb.value} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {task_id}"
+            kept, status, submitted, name = NO_RECORD if record is None else record
+            status = status if ended is None else str(ended)
+            line = f"{verb} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {label(name)} {task_id}"
             args += (_wire(line), _wire(text), kept)
         timeout = self.server.time_for(sum(map(Outcome.size, outcomes)))
-        answer = await self.server.run(_SETTLE, "settle tasks", self.queue_key, *args, retry_for=0.0, timeout=timeout)
+        key = self._key(queue)
+        answer = await self.server.run(
+            _SETTLE, "settle tasks", key, *args, retry_for=0.0, timeout=timeout, replication=self._replication
+        )
         return [_VERDICTS[each] for each in answer]
 
     # ── cancelling ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def cancel(self, record: TaskResult) -> Cancellation:
+    async def list_waiting(self, queue: str, name: str | None, limit: int) -> list[str]:
+        meant = "" if name is None else json.dumps(name)
+        found = await self.server.run(_WAITING, "list what waits", self._key(queue), limit, meant)
+        return [_text(task_id) for task_id in found]
+
+    async def cancel(self, record: TaskResult, *, is_only_if_waiting: bool = False) -> Cancellation:
         kept = NO_RECORD if self._results is None else codec.encode_record(record)
-        args = (self._records, _wire(record.task_id), *kept, self._ttl, self._control)
-        answer = await self.server.run(_CANCEL, "cancel a task", self.queue_key, *args)
+        text, status, submitted, name = kept
+        ttl, control = self._ttl, "" if is_only_if_waiting else self._control
+        args = (self._records, _wire(record.task_id), text, status, submitted, _wire(name), ttl, control)
+        answer = await self.server.run(_CANCEL, "cancel a task", self._key(record.queue), *args)
         return Cancellation(answer.decode())
 
     @property
     def _control(self) -> str:
-        """The channel on which holders are told; channels know no databases."""
+        """The channel on which holders are told, of all queues; channels know no databases."""
         return f"{self.queue_key}:control:{self.server.database}"
 
-    async def _is_to_cancel(self, task_id: bytes) -> bool:
-        asked = f"{self.queue_key}:cancelled"
+    @property
+    def _requested(self) -> str:
+        """The channel on which workers are told to look at their requests."""
+        return f"{self.queue_key}:requested:{self.server.database}"
+
+    async def _is_to_cancel(self, task_id: bytes, queue: str | None) -> bool:
+        if queue is None:
+            return False
+        asked = f"{self._key(queue)}:cancelled"
         return bool(await self.server.call("read cancellations", lambda client: client.sismember(asked, task_id)))
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+    async def listen(
+        self,
+        on_cancel: Callable[[str], None],
+        queue_of: Callable[[str], str | None] = lambda _: DEFAULT_QUEUE,
+        on_request: Callable[[], None] = lambda: None,
+    ) -> None:
         client = self.server.dedicated_client()
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
-                await pubsub.subscribe(self._control)
+                await pubsub.subscribe(self._control, self._requested)
                 while True:
                     message = await pubsub.get_message(timeout=MAX_BLOCK)
+                    if message is None:
+                        continue
                     # A channel is the whole server's, and anybody may speak there: the queue itself is asked.
-                    if message is not None and await self._is_to_cancel(message["data"]):
-                        on_cancel(_text(message["data"]))
+                    task_id = message["data"]
+                    if message["channel"] == self._requested.encode():
+                        on_request()
+                    elif await self._is_to_cancel(task_id, queue_of(_text(task_id))):
+                        on_cancel(_text(task_id))
         except BackendError:
             raise
         except Exception as error:  # of a connection that breaks, the driver raises anything
@@ -291,32 +373,51 @@ class RedisBroker(LeasingBroker):
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def figures(self) -> QueueFigures:
-        """The queue's figures: eight commands of O(1) or O(log n), and two for the oldest, in one step. They only read,
-        so that one who may do no more can ask."""
-        now, *answers = await self.server.call("count tasks", self._ask_figures)
-        ready, left, due, delayed, leased, dead, unknown, since, first = answers
+    async def figures(self, queue: str = DEFAULT_QUEUE) -> QueueFigures:
+        """A queue's figures: some commands of O(1) or O(log n), in one step. They only read, so that one who may do no
+        more can ask."""
+        now, *answers = await self.server.call("count tasks", partial(self._ask_figures, self._key(queue)))
+        ready, left, due, delayed, leased, dead, unknown, taken, since, first, paused, names = answers
+        # They wait where those wait whose names no worker knows.
+        parked = await self._count_parked(queue, names) if unknown and names else 0
         # What became due and was not moved yet, as workers do that, waits like the rest.
         # A score may be anything that another client wrote.
         moments = [entry[0][1] for entry in (since, first) if entry and 0 <= entry[0][1] <= now]
         oldest = _moment(min(moments)) if moments else None
-        return QueueFigures(ready + left + due, delayed - due, leased, dead, oldest, unknown)
+        pending, unknown = ready + left + due + parked, unknown - parked
+        return QueueFigures(pending, delayed - due, leased, dead, oldest, unknown, _counter(taken), bool(paused))
 
-    async def _ask_figures(self, client: Client) -> list[Any]:
+    async def _ask_figures(self, key: str, client: Client) -> list[Any]:
         now = round(1e6 * await self._ask_clock(client))
         try:
-            return [now, *await self._count(client, now, is_one_step=True)]
+            return [now, *await self._count(client, key, now, is_one_step=True)]
         except (OutOfMemoryError, ExecAbortError):  # a server without free memory takes no transactions, even to read
-            return [now, *await self._count(client, now, is_one_step=False)]
+            return [now, *await self._count(client, key, now, is_one_step=False)]
 
-    async def _count(self, client: Client, now: int, *, is_one_step: bool) -> list[Any]:
-        key = self.queue_key
+    async def _count(self, client: Client, key: str, now: int, *, is_one_step: bool) -> list[Any]:
         async with client.pipeline(transaction=is_one_step) as pipeline:
             pipeline.zcard(f"{key}:ready").llen(key).zcount(f"{key}:delayed", "-inf", now)
             pipeline.zcard(f"{key}:delayed").zcard(f"{key}:leases").zcard(f"{key}:dead").hlen(f"{key}:unknown")
+            pipeline.getrange(f"{key}:taken", 0, COUNTER_LENGTH)
             pipeline.zrange(f"{key}:since", 0, 0, withscores=True)
             pipeline.zrange(f"{key}:delayed", 0, 0, withscores=True)
+            pipeline.exists(f"{key}:paused").srandmember(self._paused_names, MAX_NAMES)
             return await pipeline.execute()  # type: ignore[no-any-return]
+
+    async def _count_parked(self, queue: str, names: Sequence[bytes]) -> int:
+        async def ask(client: Client) -> int:
+            async with client.pipeline(transaction=False) as pipeline:
+                for name in names:
+                    pipeline.zcard(f"{self._key(queue)}:unknown:of:".encode() + name)
+                return sum(await pipeline.execute())
+
+        return int(await self.server.call("count tasks", ask))
+
+    async def queues(self) -> list[str]:
+        registered = f"{self.queue_key}:queues"
+        found = await self.server.call("list queues", lambda client: client.zrange(registered, 0, MAX_QUEUES - 1))
+        names = {_text(each) for each in found} - {DEFAULT_QUEUE}
+        return [DEFAULT_QUEUE, *sorted(filter(is_queue_name, names))]
 
     async def _ask_clock(self, client: Client) -> float:
         seconds, microseconds = await client.time()
@@ -325,24 +426,22 @@ class RedisBroker(LeasingBroker):
     async def clock(self) -> float:
         return float(await self.server.call("tell its time", self._ask_clock))
 
-    async def has(self, task_id: str) -> bool:
-        tasks = f"{self.queue_key}:tasks"
+    async def has(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
+        tasks = f"{self._key(queue)}:tasks"
         return bool(await self.server.call("look for a task", lambda client: client.hexists(tasks, _wire(task_id))))
-
-    async def size(self) -> int:
-        return (await self.figures()).pending
 
     # ── dead tasks ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def list_dead(self, limit: int | None = None) -> list[dict[str, Any]]:
+    async def list_dead(self, limit: int | None = None, queue: str = DEFAULT_QUEUE) -> list[dict[str, Any]]:
         last = -1 if limit is None else limit - 1
         if last < -1 or limit == 0:
             return []
 
-        texts = f"{self.queue_key}:dead:tasks"
+        key = self._key(queue)
+        texts = f"{key}:dead:tasks"
 
         async def ask(client: Client) -> list[tuple[bytes, float, int]]:
-            found = await client.zrange(f"{self.queue_key}:dead", 0, last, desc=True, withscores=True)
+            found = await client.zrange(f"{key}:dead", 0, last, desc=True, withscores=True)
             async with client.pipeline(transaction=False) as pipeline:
                 for task_id, _ in found:
                     pipeline.hstrlen(texts, task_id)
@@ -361,6 +460,19 @@ class RedisBroker(LeasingBroker):
                     dead += self._dead_task(task_id, since, text)
         return dead
 
+    async def get_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> dict[str, Any] | None:
+        key, wire = f"{self._key(queue)}:dead", _wire(task_id)
+
+        async def ask(client: Client) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipeline:
+                pipeline.zscore(key, wire).hget(f"{key}:tasks", wire)
+                return await pipeline.execute()  # type: ignore[no-any-return]
+
+        since, text = await self.server.call("read a dead task", ask)
+        if since is None or text is None:
+            return None
+        return next(iter(self._dead_task(_bytes(task_id), since, text)), None)
+
     def _dead_task(self, task_id: bytes, since: float, text: bytes) -> list[dict[str, Any]]:
         try:
             return [_dead_task(task_id, since, text)]
@@ -368,21 +480,72 @@ class RedisBroker(LeasingBroker):
             self.unreadable_dead.add(_text(task_id), str(error))
             return []
 
-    async def requeue_dead(self, task_id: str, record: TaskResult | None) -> bool:
-        text, submitted = "", 0
+    async def requeue_dead(self, task_id: str, record: TaskResult | None, queue: str = DEFAULT_QUEUE) -> bool:
+        kept = NO_RECORD
         if record is not None and self._results is not None:
-            text, _, submitted = codec.encode_record(record)
-        args = (self._records, _wire(task_id), text, submitted)
-        return bool(await self.server.run(_REQUEUE, "requeue a dead task", self.queue_key, *args))
+            kept = codec.encode_record(record)
+        args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name))
+        return bool(await self.server.run(_REQUEUE, "requeue a dead task", self._key(queue), *args))
 
-    async def delete_dead(self, task_id: str) -> bool:
+    async def delete_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
+        key = self._key(queue)
+
         async def ask(client: Client) -> list[Any]:
             async with client.pipeline(transaction=True) as pipeline:
-                pipeline.zrem(f"{self.queue_key}:dead", task_id).hdel(f"{self.queue_key}:dead:tasks", task_id)
+                pipeline.zrem(f"{key}:dead", task_id).hdel(f"{key}:dead:tasks", task_id)
                 removed: list[Any] = await pipeline.execute()
                 return removed
 
         return any(await self.server.call("delete a dead task", ask))
+
+    # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _paused_names(self) -> str:
+        return f"{self.queue_key}:paused:names"
+
+    def _orders(self, worker_id: str) -> str:
+        return f"{self.queue_key}:orders:{worker_id}"
+
+    async def pause_queue(self, queue: str, is_paused: bool) -> bool:
+        return await self._pause("pause a queue" if is_paused else "resume a queue", self._key(queue), is_paused, "")
+
+    async def pause_name(self, name: str, is_paused: bool) -> bool:
+        return await self._pause("pause a task" if is_paused else "resume a task", self.queue_key, is_paused, name)
+
+    async def _pause(self, what: str, key: str, is_paused: bool, name: str) -> bool:
+        return bool(await self.server.run(_PAUSE, what, key, int(is_paused), self._requested, _wire(name)))
+
+    async def order(self, worker_id: str, order: dict[str, Any]) -> None:
+        key, channel = self._orders(worker_id), self._requested
+
+        async def ask(client: Client) -> None:
+            async with client.pipeline(transaction=True) as pipeline:
+                pipeline.rpush(key, json.dumps(order)).ltrim(key, -MAX_ORDERS, -1).pexpire(key, ORDERS_TTL)
+                pipeline.publish(channel, "")
+                await pipeline.execute()
+
+        # Obeyed twice, an order does no harm.
+        await self.server.call("leave an order", ask)
+
+    async def requests(self, worker_id: str | None, queues: Sequence[str]) -> Requests:
+        async def ask(client: Client) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipeline:
+                for queue in queues:
+                    pipeline.exists(f"{self._key(queue)}:paused")
+                pipeline.srandmember(self._paused_names, MAX_NAMES)
+                pipeline.lrange(self._orders(worker_id or ""), 0, -1)
+                return await pipeline.execute()  # type: ignore[no-any-return]
+
+        *paused, names, orders = await self.server.call("tell what is wanted", ask)
+        if orders:
+            key = self._orders(worker_id or "")
+            await self.server.call("take orders", lambda client: client.ltrim(key, len(orders), -1))
+        return Requests(
+            frozenset(queue for queue, is_paused in zip(queues, paused, strict=True) if is_paused),
+            frozenset(map(_text, names)),
+            [order for text in orders for order in _order(text)],
+        )
 
     # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -411,7 +574,7 @@ class RedisBroker(LeasingBroker):
             for worker_id, text in zip(some, texts, strict=True):
                 try:
                     workers += [] if text is None else [_worker(text)]
-                except (ValueError, AttributeError, TypeError, RecursionError) as error:
+                except (LookupError, ValueError, ArithmeticError, AttributeError, TypeError, RecursionError) as error:
                     self.unreadable_workers.add(_text(worker_id), str(error))
         return workers
 
@@ -421,51 +584,103 @@ class RedisBroker(LeasingBroker):
     # ── blocking, for a thread ──────────────────────────────────────────────────────────────────────────────
 
     def _in_thread(self, what: str, request: Callable[[Client], Any]) -> Any:
-        if self._thread_client is None:
-            self._thread_client = self.server.thread_client()
+        if self._thread_primary != (primary := self.server.primary):  # the loop has found another one
+            self._close_thread_client()
+            self._thread_primary = primary
         try:
-            return request(self._thread_client)
+            try:
+                return request(self._client_of_thread())
+            except ResponseError as error:
+                if code_of(error) != "MOVED":
+                    raise
+                # It was not carried out: the next connection leads where it is.
+                self._close_thread_client()
+                return request(self._client_of_thread())
         except Exception as error:  # of a connection that breaks, the driver raises anything
-            if isinstance(error, ReadOnlyError):  # its connection leads to what is now a replica
-                self._thread_client.close()
-                self._thread_client = None
+            if code_of(error) in LEFT:
+                self._close_thread_client()
             raise self.server.failure(what, error) from error
 
-    def _run_in_thread(self, script: Script, what: str, *args: Any) -> Any:
-        return self._in_thread(what, lambda client: run_script_in_thread(client, script, self.queue_key, *args))
+    def _client_of_thread(self) -> redis.Redis:
+        if self._thread_client is None:
+            self._thread_client = self.server.thread_client()
+        return self._thread_client
 
-    def renew(self, task_ids: Sequence[str]) -> Renewal:
+    def _close_thread_client(self) -> None:
+        client, self._thread_client = self._thread_client, None
+        if client is not None:
+            client.close()
+
+    def _run_in_thread(self, script: Script, what: str, queue: str, *args: Any) -> Any:
+        keys = self.server.keys(self._key(queue))
+        return self._in_thread(what, lambda client: run_script_in_thread(client, script, keys, *args))
+
+    def renew(self, task_ids: Sequence[str], queue: str = DEFAULT_QUEUE) -> Renewal:
         renewal = Renewal([], [], [])
         for first in range(0, max(1, len(task_ids)), MAX_RENEWALS):
             ids = map(_wire, task_ids[first : first + MAX_RENEWALS])
-            answer = self._run_in_thread(_RENEW, "renew leases", self._token, round(self.lease * 1e6), *ids)
+            answer = self._run_in_thread(_RENEW, "renew leases", queue, self._token, round(self.lease * 1e6), *ids)
             for found, told in zip(renewal, answer, strict=True):
                 found += map(_text, told)
         return renewal
 
-    def announce(self, worker: dict[str, Any] | None, names: Sequence[str] | None, seconds: float) -> Announcement:
+    def announce(
+        self,
+        worker: dict[str, Any] | None,
+        names: Sequence[str] | None,
+        seconds: float,
+        queue: str = DEFAULT_QUEUE,
+    ) -> Announcement:
         process, text = "", ""
         if worker is not None:
             process = worker["id"]
             text = json.dumps({key: _as_json(value) for key, value in worker.items()})
         counts, patience = round(seconds * 1e3), round(self.unknown_ttl * 1e6)
         args = (self._token, counts, patience, self.namespace, process, text, *map(_wire, names or ()))
-        are_names_known, overdue = self._run_in_thread(_ANNOUNCE, "announce a worker", *args)
+        are_names_known, overdue = self._run_in_thread(_ANNOUNCE, "announce a worker", queue, *args)
         return Announcement(bool(are_names_known) or names == [], [_text(name) for name in overdue])
 
-    def withdraw(self, worker_id: str | None) -> None:
+    def look_for_gone(self) -> float | None:
+        return self._in_thread(  # type: ignore[no-any-return]
+            "look for workers", lambda client: self._connections.look(client, self._token)
+        )
+
+    def withdraw(self, worker_id: str | None, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> None:
         try:
-            self._run_in_thread(_WITHDRAW, "withdraw a worker", self._token, self.namespace, worker_id or "")
+            for queue in queues:
+                self._run_in_thread(_WITHDRAW, "withdraw a worker", queue, self._token, self.namespace, worker_id or "")
         finally:
-            if self._thread_client is not None:
-                self._thread_client.close()
-                self._thread_client = None
+            self._close_thread_client()
+            self._connections = Connections(self.queue_key, self._key, self.server.keys)
+
+    async def has_tasks_at(self, queue_key: str) -> bool:
+        """Whether there are tasks in the default queue with that key, or in one beside it.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+        async def ask(client: Client) -> bool:
+            names = await client.zrange(f"{queue_key}:queues", 0, MAX_QUEUES - 1)
+            keys = [queue_key.encode(), *(f"{queue_key}@".encode() + name for name in names)]
+            return bool(await client.exists(*(key + b":tasks" for key in keys)))
+
+        return bool(await self.server.call("look for tasks", ask))
 
     async def ping(self) -> None:
         await self.server.ping()
 
+    @property
+    def server_figures(self) -> ServerFigures:
+        return self._server_figures
+
     async def unfitness(self) -> dict[str, str | None]:
-        return await unfitness(self.server, self.lease)
+        figures = ServerFigures()
+        try:
+            unfitness, figures = await look(self.server, self.lease)
+        finally:
+            self._server_figures = figures
+        return unfitness
 
     async def close(self) -> None:
         """Close the running loop's connections."""
@@ -473,27 +688,63 @@ class RedisBroker(LeasingBroker):
         await self.server.close()
 
 
+async def _for_each_queue(
+    entries: Sequence[_Entry], work: Callable[[str, list[_Entry]], Awaitable[list[_Answer]]]
+) -> list[_Answer]:
+    """What is answered for each entry, in their order, where one request carries those of one queue."""
+    queue = entries[0].queue
+    if all(entry.queue == queue for entry in entries):
+        return await work(queue, list(entries))
+    places: dict[str, list[int]] = {}
+    for place, entry in enumerate(entries):
+        places.setdefault(entry.queue, []).append(place)
+    answers: dict[int, _Answer] = {}
+    for queue, of_queue in places.items():
+        answers.update(zip(of_queue, await work(queue, [entries[place] for place in of_queue]), strict=True))
+    return [answers[place] for place in range(len(entries))]
+
+
 def _wire(text: str) -> str | bytes:
     """Text as it is sent; ids that were no text come and go unchanged."""
     return text if text.isascii() else text.encode(errors="surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def _text(data: bytes) -> str:
     return data.decode(errors="surrogateescape")
 
 
-def _delivery(task_id: bytes, deliveries: int, waited: int, is_cancelled: int, payload: bytes) -> Delivery:
+def _delivery(
+    queue: str, paused: set[str], task_id: bytes, deliveries: int, waited: int, is_cancelled: int, payload: bytes
+) -> Delivery:
     name = _text(task_id)
     try:
         if payload.startswith(b"!"):
             raise ValueError(f"it has {int(payload[1:]):,} bytes, at most {codec.MAX_SIZE:,} are read")
-        task, submitted_at, call = codec.decode_task(payload)
+        task, submitted_at, call, attempts, retry_of = codec.decode_task(payload)
         if task.id != name:  # what is done under one would never be settled under the other
             raise ValueError(f"its id is {task.id!r:.100}, and it is queued as {name!r:.100}")
     except ValueError as error:
         reason = f"what was queued can't be read: {error}"
-        return Delivery(name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled))
-    return Delivery(name, task, submitted_at, call, None, deliveries, waited / 1e6, bool(is_cancelled))
+        return Delivery(name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled), queue=queue)
+    task.queue = queue  # where it is, whatever its text says
+    return Delivery(
+        name,
+        task,
+        submitted_at,
+        call,
+        None,
+        deliveries,
+        waited / 1e6,
+        bool(is_cancelled),
+        attempts,
+        retry_of,
+        queue,
+        task.name in paused,
+    )
 
 
 def _size_to_read(found: tuple[bytes, float, int]) -> int:
@@ -527,11 +778,29 @@ def _dead_task(task_id: bytes, since: float, text: bytes) -> dict[str, Any]:
     }
 
 
+def _counter(text: bytes) -> int | None:
+    """A counter of the server's; None if somebody wrote there what is none."""
+    if not text:
+        return 0
+    return int(text) if text.isdigit() and len(text) <= COUNTER_LENGTH else None
+
+
 def _moment(microseconds: float) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
 
 
-_TIMES = ("started_at", "heartbeat_at")
+def _order(text: bytes) -> list[dict[str, Any]]:
+    """What was ordered; nothing if it is of nobody's making."""
+    try:
+        order = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [order] if isinstance(order, dict) else []
+
+
+_KINDS = ("io", "cpu")
+# A process id, or a number of slots, is smaller.
+_MOST_COUNTED = 2**53
 
 
 def _as_json(value: Any) -> Any:
@@ -539,9 +808,43 @@ def _as_json(value: Any) -> Any:
 
 
 def _worker(text: bytes) -> dict[str, Any]:
-    worker: dict[str, Any] = json.loads(text)
-    return {key: _from_json(key, value) for key, value in worker.items()}
+    """What a process has announced, as ``Flowrra.announcement`` has it.
+
+    Raises:
+        Exception: Another program wrote it, as it is unlike that in a place.
+    """
+    found = json.loads(text)
+    started_at = found["started_at"]
+    return {
+        "id": _checked(found["id"], str),
+        "host": _checked(found["host"], str),
+        "pid": _number(found["pid"]),
+        "started_at": None if started_at is None else _aware(started_at),
+        "heartbeat_at": _aware(found["heartbeat_at"]),
+        "version": _checked(found["version"], str),
+        "executors": {
+            kind: {"slots": _number(slots["slots"]), "busy": _number(slots["busy"])}
+            for kind, slots in found["executors"].items()
+            if kind in _KINDS
+        },
+        "draining": _checked(found.get("draining", False), bool),
+    }
 
 
-def _from_json(key: str, value: Any) -> Any:
-    return datetime.fromisoformat(value) if key in _TIMES and value is not None else value
+def _checked(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"a {type(value).__name__}; expected a {kind.__name__}")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _MOST_COUNTED:
+        raise ValueError("a number that can't be one; expected a whole one from 0 on")
+    return value
+
+
+def _aware(text: Any) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError("a time without an offset")
+    return found.astimezone(UTC)

@@ -22,16 +22,32 @@ from flowrra.brokers.base import BaseBroker
 from flowrra.config import Config
 from flowrra.events import EventPublisher
 from flowrra.exceptions import ExecutorNotRunningError, TaskNotFoundError, TaskTimeoutError
-from flowrra.executors import outcomes
+from flowrra.executors import attempt_log, outcomes
+from flowrra.executors.hangs import Hanging, HangMonitor
 from flowrra.executors.job import Interrupt, Job
+from flowrra.executors.leftovers import Leftovers
+from flowrra.executors.leftovers import State as Found
+from flowrra.executors.progress import ProgressReports
+from flowrra.executors.queue_order import QueueOrder
 from flowrra.executors.sources import source_for
 from flowrra.executors.waits import Waits
 from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
-from flowrra.ranges import PRIORITY
+from flowrra.queue_names import DEFAULT_QUEUE
+from flowrra.ranges import COUNT, PRIORITY
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
-from flowrra.task import PENDING, RUNNING, SUCCESS, Task, TaskResult, new_task_id, running_task
+from flowrra.task import (
+    CANCELLED,
+    PENDING,
+    RUNNING,
+    SUCCESS,
+    Task,
+    TaskResult,
+    new_task_id,
+    progress_report,
+    running_task,
+)
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -49,6 +65,7 @@ class BaseTaskExecutor(ABC):
         registry: Where its tasks are registered; one of its own if None.
         results, telemetry, publisher, middlewares: Shared with the other parts of an app; its own if None.
         announcement: Returns what other processes are to know of this one; None announces nothing.
+        worker: The id of the app, which the records of its attempts name.
 
     Attributes:
         registry: The task registry.
@@ -69,14 +86,23 @@ class BaseTaskExecutor(ABC):
         publisher: EventPublisher | None = None,
         middlewares: Sequence[Middleware] = (),
         announcement: Callable[[], dict[str, Any]] | None = None,
+        worker: str | None = None,
     ) -> None:
         config = Config() if config is None else config
         self.registry = TaskRegistry() if registry is None else registry
         self.results = config.create_backend() if results is None else results
         self._telemetry = Telemetry() if telemetry is None else telemetry
         self._middlewares = middlewares
+        self._worker_id = worker
         self._state: State = "stopped"
-        self._workers = Workers(self.kind, self._slots_of(config), self._attempt, self._on_worker_death)
+        self._workers = Workers(
+            self.kind,
+            self._slots_of(config),
+            self._attempt,
+            self._on_worker_death,
+            self._worker_id,
+            QueueOrder(config.executor.queues),
+        )
         self._queue, self._running = self._workers.queue, self._workers.running
         self.source = source_for(
             config.create_broker(f":{self.kind}"),
@@ -87,13 +113,19 @@ class BaseTaskExecutor(ABC):
             publisher=EventPublisher() if publisher is None else publisher,
             config=config.executor,
             announcement=announcement,
+            obey=self._obey,
         )
         self.takes_tasks = self.source.consumes
         self._records = self.source.records
         self._can_release = self.source.shared
         # Both are looked at for every task, to spare it calls that would do nothing.
         self._hears_of_starts, self._bus = self.source.hears_of_starts, self._records.bus
+        self._progress = ProgressReports(self._workers, self.source)
         self._waits = Waits(self._workers, self._records, self.registry)
+        self._leftovers = Leftovers(self.kind)
+        self._hangs = HangMonitor(self._workers, self.source)
+        # Looked at once, when it opens: to ask the logger for every task would cost.
+        self._logs_each = False
 
     @staticmethod
     @abstractmethod
@@ -130,6 +162,17 @@ class BaseTaskExecutor(ABC):
     def worker_restarts(self) -> int:
         """How many workers, or what brings them tasks, died and were replaced."""
         return self._workers.restarts + self.source.restarts
+
+    def hanging(self) -> list[Hanging]:
+        """The attempts that hold all of its slots, although they should have ended long ago, while tasks wait; by task
+        name. Empty if it is not stuck."""
+        return self._hangs.hanging()
+
+    @property
+    def lost_at_stop(self) -> dict[str, int]:
+        """How many tasks its stops cancelled since the start of the process, by how they found them: ``waiting``,
+        ``delayed`` (a retry is, too) or ``running``."""
+        return self._leftovers.lost.copy()
 
     @property
     def broker_errors(self) -> Counter[str]:
@@ -249,25 +292,34 @@ class BaseTaskExecutor(ABC):
     ) -> Job:
         if priority is None:
             priority = definition.priority if options.priority is None else options.priority
+        queue = definition.queue if options is NO_OPTIONS else options.queue or definition.queue
         # By position, as this is on every task's way: keywords cost.
         task = Task(
-            options.task_id or new_task_id(),
+            new_task_id(),
             definition.name,
             args,
             kwargs,
-            definition.max_retries if options.max_retries is None else options.max_retries,
-            definition.retry_delay if options.retry_delay is None else options.retry_delay,
+            definition.max_retries,
+            definition.retry_delay,
             0,
             priority,
             definition.cpu_bound,
-            options.timeout or definition.timeout,
+            definition.timeout,
             definition.backoff,
             definition.jitter,
-            options.headers.copy(),
+            {},
+            queue,
         )
+        if options is not NO_OPTIONS:
+            _apply(options, task)
         if self._middlewares:
             tell_of_submission(self._middlewares, task)
         record = TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
+        if queue is not DEFAULT_QUEUE and queue != DEFAULT_QUEUE:
+            record.queue = queue
+            self._workers.tell_queues_apart()
+        if options is not NO_OPTIONS:
+            record.retry_of = options.retry_of
         telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)
         return Job(task, record, definition, telemetry, time.monotonic() + delay)
 
@@ -332,8 +384,6 @@ class BaseTaskExecutor(ABC):
         try:
             with self.waiting_for(task_id):
                 record = await self.results.wait_for(task_id, timeout)
-        except TaskTimeoutError:
-            raise
         except TimeoutError:
             raise TaskTimeoutError(task_id, timeout) from None
         self._records.rebuild(record, self.registry)
@@ -364,16 +414,19 @@ class BaseTaskExecutor(ABC):
         running_task.set(job)
         if job.awaits_retry:
             job.end_wait()
-        self._running[task.id] = job
         job.interrupt, job.settled, job.view = None, False, None
         job.started_at = time.monotonic()
+        # Last: another thread that sees it there sees when it began.
+        self._running[task.id] = job
         # A timer may come a little early, and no wait is negative.
         waited = job.started_at - job.ready_at
         job.telemetry.count_start(waited if waited > 0 else 0.0)
-        record.status, record.started_at = RUNNING, datetime.now(UTC)
-        record.error = record.traceback = None
+        record.status, record.started_at, record.worker = RUNNING, datetime.now(UTC), self._worker_id
+        record.error = record.traceback = record.progress = None
         value: Any = None
         error: BaseException | None = None
+        if self._logs_each:
+            attempt_log.started(job, self._worker_id)
         try:
             if self._hears_of_starts and (starting := self.source.started(job)) is not None:
                 await starting
@@ -400,7 +453,8 @@ class BaseTaskExecutor(ABC):
         settling = self._settle(job, value, error)
         if settling is not None:
             await settling
-        if error is not None and isinstance(error, KeyboardInterrupt):
+        # By its own class: what it says of itself is user code.
+        if error is not None and issubclass(type(error), KeyboardInterrupt):
             raise error
 
     async def _call_in_middlewares(self, func: Callable[..., Any], job: Job) -> Any:
@@ -443,7 +497,7 @@ class BaseTaskExecutor(ABC):
             return None
         job.settled = True
         seconds = time.monotonic() - job.started_at
-        outcomes.decide(job, value, error, self._can_release)
+        outcomes.decide(job, value, error, self._can_release, self._worker_id)
         finishing = self.source.finished(job)
         if finishing is not None:
             return self._close_after(finishing, job, seconds)
@@ -460,8 +514,12 @@ class BaseTaskExecutor(ABC):
         """Count an attempt whose outcome is recorded, free its slot, and tell of it."""
         if job.record.status is SUCCESS:  # without a call more, as most do
             job.telemetry.count_success(seconds)
+            if self._logs_each:
+                attempt_log.succeeded(job, seconds, self._worker_id)
         else:
             outcomes.count_unsuccessful(job, seconds)
+            if job.interrupt is Interrupt.STOP:
+                self._leave("running", job)
         del self._running[job.task.id]
         if self._bus.subscribers:
             self._records.publish(job.record)
@@ -473,6 +531,39 @@ class BaseTaskExecutor(ABC):
         settling = self._settle(job, None, error)
         if settling is not None:
             self._workers.spawn(settling)
+
+    # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it begins nothing more, by request."""
+        return self._workers.is_draining
+
+    async def resize(self, slots: int) -> None:
+        """Run so many tasks at once from now on. What runs beyond that goes on to its end.
+
+        Raises:
+            ValueError: ``slots`` is out of range.
+        """
+        COUNT.check("slots", slots)
+        self._workers.resize(slots)
+        await self.source.slots_changed()
+        logger.info("executor resized executor=%s workers=%d", self.kind, slots)
+
+    async def drain(self, is_draining: bool = True) -> None:
+        """Begin nothing more, and give back what was taken ahead; or go on with tasks. What runs goes on to its end."""
+        self._workers.set_draining(is_draining)
+        await self.source.slots_changed()
+        logger.info("executor %s executor=%s", "drains" if is_draining else "takes tasks again", self.kind)
+
+    async def _obey(self, order: dict[str, Any]) -> None:
+        try:
+            if "slots" in order:
+                await self.resize(order["slots"])
+            elif order.get("draining") in (True, False):
+                await self.drain(order["draining"])
+        except (TypeError, ValueError) as error:  # a server's data may be anybody's
+            logger.warning("order not understood executor=%s error=%s", self.kind, error)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -495,16 +586,20 @@ class BaseTaskExecutor(ABC):
         self._loop = asyncio.get_running_loop()
         self._workers.prepare(self.source.max_waiting)
         self._waits.open()
+        self._progress.open()
         self._records.open()
         self.source.open()
+        self._logs_each = attempt_log.logger.isEnabledFor(logging.DEBUG)
         self._state = "running"
 
     def begin(self) -> None:
         """Run tasks from now on. Their attempts see the context variables that are set here."""
         context = contextvars.copy_context()
         context.run(running_task.set, None)
+        context.run(progress_report.set, self._progress.report)
         self._workers.open(context)
         self.source.start()
+        self._hangs.start()
         logger.info("executor started executor=%s workers=%d", self.kind, self.workers)
 
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
@@ -526,19 +621,39 @@ class BaseTaskExecutor(ABC):
         self._state = "stopping"
         deadline = float("inf") if timeout is None else self._loop.time() + timeout
         self._queue.release_waiting()
-        await self.source.stop_fetching()
+        await asyncio.gather(self.source.stop_fetching(), self._hangs.stop())
         if wait:
             await self._workers.drain(deadline)
         self._records.give_up()
         self._workers.close()
+        waiting = self._found_waiting()
         await self._workers.interrupt(self.running_jobs(), Interrupt.STOP)
         await self._abandon_unresponsive()
         while jobs := self._queue.clear():
             for job in jobs:
                 await self.source.release(job)
+                self._leave(waiting.get(job, "delayed"), job)
         await self.source.close(deadline - self._loop.time())
         self._state = "stopped"
+        self._leftovers.tell()
         logger.info("executor stopped executor=%s", self.kind)
+
+    def _found_waiting(self) -> dict[Job, Found]:
+        """What waits, and is not begun any more, by whether it is due. What nobody can take back is lost: that is
+        counted at once, as what still runs may take longer than this process has."""
+        found: dict[Job, Found] = dict.fromkeys((*self._queue.ready(), *self._queue.aside()), "waiting")
+        found |= dict.fromkeys(self._queue.delayed_items(), "delayed")
+        if not self._can_release:
+            for job, state in found.items():
+                self._leftovers.lose(state, job.task.id)
+        return found
+
+    def _leave(self, found: Found, job: Job) -> None:
+        """Count a task that the stop ended, by what its record says it did with it."""
+        if job.record.status is CANCELLED:
+            self._leftovers.lose(found, job.task.id)
+        elif not job.record.is_complete:
+            self._leftovers.give_back(found, job.task.id)
 
     async def _abandon_closed_loop(self) -> None:
         """Its loop was closed without stop(): what it had can't run any more, and must not look as if it did."""
@@ -547,7 +662,14 @@ class BaseTaskExecutor(ABC):
         for job in running:
             job.settled = True
         self._running.clear()
+        self._hangs.abandon()
+        waiting = self._found_waiting()
         await self.source.abandon(running, self._queue.clear())
+        for job in running:
+            self._leave("running", job)
+        for job, found in waiting.items():
+            self._leave(found, job)
+        self._leftovers.tell()
         self._state = "stopped"
 
     async def _abandon_unresponsive(self) -> None:
@@ -564,3 +686,16 @@ class BaseTaskExecutor(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def _apply(options: SubmitOptions, task: Task) -> None:
+    """Give a task what its submission says otherwise than its definition."""
+    if options.task_id is not None:
+        task.id = options.task_id
+    if options.max_retries is not None:
+        task.max_retries = options.max_retries
+    if options.retry_delay is not None:
+        task.retry_delay = options.retry_delay
+    if options.timeout is not None:
+        task.timeout = options.timeout
+    task.headers = options.headers.copy()

@@ -48,7 +48,8 @@ class CPUExecutor(BaseTaskExecutor):
         return super().worker_restarts + self._pool.deaths
 
     async def _call(self, func: Callable[..., Any], job: Job) -> Any:
-        frame = await self._pool.run(messages.encode_call(func, job.task), partial(self._begin_function, job))
+        begin, progress = partial(self._begin_function, job), partial(self._progress.report, job)
+        frame = await self._pool.run(messages.encode_call(func, job.task), begin, progress)
         return messages.decode_outcome(frame)
 
     def _limit(self, job: Job) -> None:
@@ -59,6 +60,11 @@ class CPUExecutor(BaseTaskExecutor):
         job.started_at = time.monotonic()
         if job.interrupt is None:
             super()._limit(job)
+
+    async def resize(self, slots: int) -> None:
+        """Run so many tasks at once from now on; see :meth:`BaseTaskExecutor.resize`."""
+        await super().resize(slots)
+        self._pool.trim(slots)
 
     def open(self) -> None:
         """Accept tasks from now on, on the running event loop; none of them runs before :meth:`begin`."""

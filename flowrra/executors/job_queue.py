@@ -11,8 +11,8 @@ import contextvars
 import heapq
 from bisect import insort
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -29,6 +29,8 @@ class JobQueue(Generic[Item]):
         max_size: Items that may wait before :meth:`wait_for_room` waits. Delayed items don't count, and neither
             :meth:`put` nor a delayed item that falls due is ever refused, so that a retry can't be stuck behind it.
         on_due: Called without arguments whenever delayed items have become ready.
+
+    Items wait in lanes, the smallest lane first. A lane is a priority, unless :meth:`use_lanes` says more.
     """
 
     def __init__(self, max_size: int, on_due: Callable[[], None]) -> None:
@@ -36,8 +38,10 @@ class JobQueue(Generic[Item]):
         self.reserved = 0
         self._on_due = on_due
         # An OrderedDict takes from its front, and from anywhere by key, in constant time.
-        self._lanes: dict[int, OrderedDict[str, Item]] = {}
-        self._priorities: list[int] = []
+        self._lanes: dict[Any, OrderedDict[str, Item]] = {}
+        self._order: list[Any] = []
+        # What is ready, and not to be taken for now.
+        self._aside: dict[str, Item] = {}
         self.size = 0
         self._delayed: dict[str, tuple[float, int, Item]] = {}
         self._due_times: list[tuple[float, int, str]] = []
@@ -53,29 +57,45 @@ class JobQueue(Generic[Item]):
         """How many items wait for their time."""
         return len(self._delayed)
 
-    def put(self, key: str, priority: int, item: Item) -> None:
-        """Add an item that is ready now."""
-        lane = self._lanes.get(priority)
-        if lane is None:
-            lane = self._lanes[priority] = OrderedDict()
-            insort(self._priorities, priority)
-        lane[key] = item
+    def put(self, key: str, lane: Any, item: Item) -> None:
+        """Add an item that is ready now, at the end of a lane."""
+        items = self._lanes.get(lane)
+        if items is None:
+            items = self._lanes[lane] = OrderedDict()
+            insort(self._order, lane)
+        items[key] = item
         self.size += 1
 
     def take(self) -> Item | None:
         """Remove and return the next ready item; None if there is none."""
-        if not self._priorities:
+        if not self._order:
             return None
-        priority = self._priorities[0]
-        lane = self._lanes[priority]
-        _, item = lane.popitem(last=False)
+        lane = self._order[0]
+        items = self._lanes[lane]
+        _, item = items.popitem(last=False)
         self.size -= 1
-        if not lane:
-            del self._lanes[priority]
-            del self._priorities[0]
+        if not items:
+            del self._lanes[lane]
+            del self._order[0]
         if self._room:
             self.offer_room()
         return item
+
+    def take_first_of(self, choose: Callable[[list[Any]], Any]) -> Item | None:
+        """:meth:`take`, but from the lane that ``choose`` returns; it is given those that have items, in order."""
+        if not self._order:
+            return None
+        lane = choose(self._order)
+        _, item = self._lanes[lane].popitem(last=False)
+        self._taken_from(lane)
+        return item
+
+    def _taken_from(self, lane: Any) -> None:
+        self.size -= 1
+        if not self._lanes[lane]:
+            del self._lanes[lane]
+            self._order.remove(lane)
+        self.offer_room()
 
     def remove(self, key: str) -> Item | None:
         """Remove and return an item, ready or delayed; None if it isn't here."""
@@ -83,14 +103,12 @@ class JobQueue(Generic[Item]):
         if delayed is not None:
             self._drop_stale_due_times()
             return delayed[2]
-        for priority, lane in self._lanes.items():
-            if key in lane:
-                item = lane.pop(key)
-                self.size -= 1
-                if not lane:
-                    del self._lanes[priority]
-                    self._priorities.remove(priority)
-                self.offer_room()
+        if key in self._aside:
+            return self._aside.pop(key)
+        for lane, items in self._lanes.items():
+            if key in items:
+                item = items.pop(key)
+                self._taken_from(lane)
                 return item
         return None
 
@@ -99,6 +117,8 @@ class JobQueue(Generic[Item]):
         items = []
         while (item := self.take()) is not None:
             items.append(item)
+        items.extend(self._aside.values())
+        self._aside.clear()
         items.extend(item for _, _, item in sorted(self._delayed.values(), key=lambda entry: entry[:2]))
         self._delayed.clear()
         self._due_times.clear()
@@ -107,11 +127,48 @@ class JobQueue(Generic[Item]):
 
     def ready(self) -> list[Item]:
         """Every ready item, in order."""
-        return [item for priority in self._priorities for item in self._lanes[priority].values()]
+        return [item for lane in self._order for item in self._lanes[lane].values()]
+
+    def waiting(self) -> Iterator[Item]:
+        """Every item: the ready ones in order, those that were set aside, and the delayed ones. One by one: nothing may
+        be put, nor taken, meanwhile."""
+        for lane in self._order:
+            yield from self._lanes[lane].values()
+        yield from self._aside.values()
+        for _, _, item in self._delayed.values():
+            yield item
 
     def oldest(self) -> list[Item]:
-        """The longest waiting ready item of each priority. From another thread: a moment's picture."""
-        return [item for lane in self._lanes.copy().values() if (item := _first(lane)) is not None]
+        """The longest waiting ready item of each lane. From another thread: a moment's picture."""
+        return [item for items in self._lanes.copy().values() if (item := _first(items)) is not None]
+
+    def lanes(self) -> list[tuple[int, Item]]:
+        """How many items are in each lane, and the longest waiting one. From another thread: a moment's picture."""
+        lanes = self._lanes.copy().values()
+        return [(len(items), item) for items in lanes if (item := _first(items)) is not None]
+
+    def use_lanes(self, lane_of: Callable[[Item], Any]) -> None:
+        """Sort what is ready into other lanes: into those of which :meth:`put` is given one from now on."""
+        items = [(key, item) for lane in self._order for key, item in self._lanes[lane].items()]
+        self._lanes.clear()
+        self._order.clear()
+        self.size = 0
+        for key, item in items:
+            self.put(key, lane_of(item), item)
+
+    # ── what is not to be taken ─────────────────────────────────────────────────────────────────────────────
+
+    def set_aside(self, key: str, item: Item) -> None:
+        """Keep an item that is not to be taken for now; :meth:`remove` takes it out again. It takes up no room."""
+        self._aside[key] = item
+
+    def aside(self) -> list[Item]:
+        """What was set aside, in order. From any thread."""
+        return list(self._aside.copy().values())
+
+    def delayed_items(self) -> list[Item]:
+        """Every delayed item, in order of arrival. From any thread."""
+        return [item for _, _, item in self._delayed.copy().values()]
 
     # ── room ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,10 +1,9 @@
-"""Decides what became of an attempt, writes it on the task's record, and counts it. Nothing here waits, and whatever a
-task's errors and data do, there is an outcome."""
+"""Decides what became of an attempt, writes it on the task's record, says it in the log, and counts it. Nothing here
+waits, and whatever a task's errors and data do, there is an outcome."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import traceback
 from datetime import UTC, datetime
@@ -12,20 +11,19 @@ from types import TracebackType
 from typing import Any
 
 from flowrra.exceptions import Reject, SerializationError, TaskNotFoundError, TaskTimeoutError
+from flowrra.executors import attempt_log
 from flowrra.executors.job import Interrupt, Job
 from flowrra.middleware import AttemptOutcome
 from flowrra.ranges import MAX_DELAY
 from flowrra.registry import ExceptionTypes
-from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, SUCCESS, Task
-
-logger = logging.getLogger(__name__)
+from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, SUCCESS, AttemptEnd, Task
 
 MAX_BACKOFF_DELAY = 24 * 3600.0
 MAX_ERROR_LENGTH = 4_096
 MAX_TRACEBACK_LENGTH = 16_384
 
 
-def decide(job: Job, value: Any, error: BaseException | None, can_release: bool) -> None:
+def decide(job: Job, value: Any, error: BaseException | None, can_release: bool, worker: str | None) -> None:
     """Write on the record what became of an attempt, and on the job when the next one is, if there is to be one.
 
     Args:
@@ -33,73 +31,68 @@ def decide(job: Job, value: Any, error: BaseException | None, can_release: bool)
         value: What it returned.
         error: What it ended with; None if it returned.
         can_release: Whether a stopping worker can return the task, for another one to run it.
+        worker: The id of this process, for the log.
     """
     if error is None:
         record = job.record
         record.status, record.result, record.finished_at = SUCCESS, value, datetime.now(UTC)
         return
     try:
-        _judge(job, error, can_release)
+        seen = _judge(job, error, can_release)
     except BaseException as failure:  # noqa: BLE001 - its class, and what the task did to itself, are user code
-        fail_unwritable(job, failure, "its failure could not be judged")
+        fail_unwritable(job, failure, "its failure could not be judged", worker)
+        return
+    if job.record.status is RETRYING:
+        attempt_log.retrying(job, worker)
+    elif job.record.status is FAILED:
+        attempt_log.failed(job, seen, worker)
 
 
-def fail_unwritable(job: Job, error: BaseException, what: str) -> None:
+def fail_unwritable(job: Job, error: BaseException, what: str, worker: str | None) -> None:
     """Make an outcome that can't be written down a failure that says so.
 
     Args:
         job: Whose attempt it was.
         error: Why it can't be written.
         what: What can't be written, as the beginning of a sentence.
+        worker: The id of this process, for the log.
     """
     record = job.record
-    logger.error(
-        "outcome not stored as it was task=%s id=%s: %s: %s", record.task_name, job.task.id, what, describe(error)
-    )
     if record.status is RETRYING:
         record.retries -= 1
+        record.attempts = record.attempts[:-1]
     record.status, record.result, record.finished_at = FAILED, None, datetime.now(UTC)
     record.error = describe(SerializationError(f"{what}: {describe(error)}"))
     job.exception, job.timed_out = SerializationError.__name__, False
+    attempt_log.failed(job, error, worker)
 
 
-def _judge(job: Job, error: BaseException, can_release: bool) -> None:
+def _judge(job: Job, error: BaseException, can_release: bool) -> BaseException:
+    """Write on the record what an error makes of its task. Returns the error as the user should see it."""
     record, now = job.record, datetime.now(UTC)
     if job.interrupt is Interrupt.STOP and can_release:
-        record.status, record.started_at = PENDING, None
-        return
+        record.end_attempt(AttemptEnd.RELEASED, now)
+        record.status, record.started_at, record.worker = PENDING, None, None
+        return error
     if job.interrupt in (Interrupt.CANCEL, Interrupt.STOP):
         reason = "by request" if job.interrupt is Interrupt.CANCEL else "the app stopped"
         record.status, record.finished_at = CANCELLED, now
         record.error = f"cancelled while running: {reason}"
-        return
+        return error
     seen = _as_seen(job, error)
     job.exception, job.timed_out = class_name(seen), seen is not error
     record.error, record.traceback = describe(seen), format_traceback(seen)
     if _is_worth_a_retry(job, seen):
         _plan_retry(job)
-        return
-    record.status, record.finished_at = FAILED, now
-    logger.warning(
-        "task failed task=%s id=%s attempts=%d error=%r",
-        record.task_name,
-        job.task.id,
-        record.retries + 1,
-        record.error,
-    )
+    else:
+        record.status, record.finished_at = FAILED, now
+    return seen
 
 
 def _plan_retry(job: Job) -> None:
     task, record = job.task, job.record
     delay = min(retry_delay(task), MAX_DELAY)
-    logger.info(
-        "task failed, will be retried task=%s id=%s attempt=%d delay=%.3f error=%r",
-        record.task_name,
-        job.task.id,
-        task.attempt,
-        delay,
-        record.error,
-    )
+    record.end_attempt(AttemptEnd.FAILED, datetime.now(UTC))
     task.current_retry += 1
     record.status, record.retries = RETRYING, task.current_retry
     job.retry_after = delay

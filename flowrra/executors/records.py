@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
@@ -21,9 +21,10 @@ from flowrra.exceptions import ServerUnavailableError
 from flowrra.executors.job import Job
 from flowrra.executors.outcomes import describe, fail_unwritable
 from flowrra.executors.workers import Workers
+from flowrra.outage import Outage
 from flowrra.rebuilding import rebuild_result
 from flowrra.registry import TaskRegistry
-from flowrra.task import CANCELLED, SUCCESS, Task, TaskResult, TaskStatus
+from flowrra.task import CANCELLED, RUNNING, SUCCESS, Task, TaskResult, TaskStatus
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class RecordStore(ABC):
         self.errors: Counter[str] = Counter(dict.fromkeys(("get", "store"), 0))
         self._publisher = publisher
         self.bus = publisher.bus
+        self._reading = Outage(logger, "records not readable")
 
     def open(self) -> None:
         """Begin on the running event loop."""
@@ -84,6 +86,10 @@ class RecordStore(ABC):
     @abstractmethod
     def started(self, record: TaskResult) -> Coroutine[Any, Any, Any] | None:
         """Keep the record of an attempt that begins. None if there is nothing to wait for."""
+
+    def progressed(self, record: TaskResult) -> Coroutine[Any, Any, Any] | None:
+        """Keep the record of a running attempt that has told of its progress. None if there is nothing to wait for."""
+        return None
 
     @abstractmethod
     def finished(self, job: Job, on_stored: OnStored) -> Coroutine[Any, Any, None] | None:
@@ -130,12 +136,7 @@ class RecordStore(ABC):
 
     async def of(self, task: Task) -> TaskResult:
         """The record of a task that came from a broker; a new one if there is none, or it can't be read."""
-        record = None
-        try:
-            record = await self.results.get(task.id)
-        except Exception:
-            self.errors["get"] += 1
-            logger.exception("record not readable, starting a new one task=%s id=%s", task.name, task.id)
+        record = await self.known(task.id)
         return record or TaskResult(
             task.id, TaskStatus.PENDING, task.name, retries=task.current_retry, args=task.args, kwargs=task.kwargs
         )
@@ -143,11 +144,13 @@ class RecordStore(ABC):
     async def known(self, task_id: str) -> TaskResult | None:
         """The record of a task; None if there is none, or it can't be read, which is counted."""
         try:
-            return await self.results.get(task_id)
-        except Exception as error:  # noqa: BLE001 - counted, and the next request tells why
+            record = await self.results.get(task_id)
+        except Exception as error:  # noqa: BLE001 - a backend is user code
             self.errors["get"] += 1
-            logger.warning("record not readable id=%s error=%s", task_id, describe(error))
+            self._reading.failed(f"{describe(error)} id={task_id}", error)
             return None
+        self._reading.over()
+        return record
 
     def rebuild(self, record: TaskResult, registry: TaskRegistry) -> None:
         """Make of a result that was read as text what its task's annotations say."""
@@ -164,10 +167,11 @@ class InPlaceRecords(RecordStore):
         self.hold, self.keep = results.hold, results.keep
 
     def accepted(self, record: TaskResult) -> None:
-        self._memory.hold(record.task_id, record)
+        # Not held: there may be the record of a try before, under the same id, that was never queued.
+        self._memory.keep(record.task_id, record)
 
     def taken(self, record: TaskResult) -> None:
-        self._memory.hold(record.task_id, record)
+        self._memory.keep(record.task_id, record)
 
     def started(self, record: TaskResult) -> None:
         pass
@@ -215,12 +219,14 @@ class StoredRecords(RecordStore):
     def __init__(self, results: BaseResultBackend, publisher: EventPublisher, workers: Workers) -> None:
         super().__init__(results, publisher)
         self._workers = workers
+        self._storing = Outage(logger, "records not stored", f"executor={workers.kind}", level=logging.ERROR)
+        # What stores the progress of a running attempt, by the task's id: its outcome is stored after that.
+        self._progressing: dict[str, asyncio.Task[None]] = {}
+
+    def open(self) -> None:
         # How many attempts have ended whose outcome waits for the backend.
         self._late = 0
         self._is_giving_up = False
-
-    def open(self) -> None:
-        self._late, self._is_giving_up = 0, False
 
     def give_up(self) -> None:
         self._is_giving_up = True
@@ -230,6 +236,17 @@ class StoredRecords(RecordStore):
 
     def started(self, record: TaskResult) -> Coroutine[Any, Any, bool]:
         return self.store(record)
+
+    def progressed(self, record: TaskResult) -> Coroutine[Any, Any, None] | None:
+        return self._store_progress(record) if record.task_id not in self._progressing else None
+
+    async def _store_progress(self, record: TaskResult) -> None:
+        self._progressing[record.task_id] = cast("asyncio.Task[None]", asyncio.current_task())
+        try:
+            if record.status is RUNNING:
+                await self.store(record)
+        finally:
+            del self._progressing[record.task_id]
 
     def finished(self, job: Job, on_stored: OnStored) -> Coroutine[Any, Any, None]:
         return self._finish(job, on_stored)
@@ -242,6 +259,7 @@ class StoredRecords(RecordStore):
         except BaseException as error:  # noqa: BLE001 - a backend is user code, and must not end a worker
             self._failed(record, error)
             return False
+        self._storing.over()
         return True
 
     # ── outcomes ────────────────────────────────────────────────────────────────────────────────────────────
@@ -274,7 +292,10 @@ class StoredRecords(RecordStore):
         record = job.record
         for attempt in range(OUTCOME_ATTEMPTS):
             try:
+                if (progressing := self._progressing.get(job.task.id)) is not None:
+                    await asyncio.wait({progressing})
                 await self.results.store(job.task.id, record)
+                self._storing.over()
                 return True
             except asyncio.CancelledError:
                 continue
@@ -284,11 +305,11 @@ class StoredRecords(RecordStore):
                 self._failed(record, error)
                 return False
             except BaseException as error:  # noqa: BLE001 - a backend is user code, and must not end a worker
-                self._failed(record, error)
+                self.errors["store"] += 1
                 if attempt > 0:
                     break
                 kept = "result" if record.status is SUCCESS else "record"
-                fail_unwritable(job, error, f"its {kept} could not be stored")
+                fail_unwritable(job, error, f"its {kept} could not be stored", self._workers.worker_id)
         logger.error(
             "outcome not stored, given up task=%s id=%s status=%s", record.task_name, job.task.id, record.status
         )
@@ -301,12 +322,13 @@ class StoredRecords(RecordStore):
             await asyncio.sleep(backoff.next())
             try:
                 await self.results.store(job.task.id, job.record)
+                self._storing.over()
                 return True
-            except PASSING:  # the first failure was logged, and the end of it will be
-                self.errors["store"] += 1
-            except Exception as error:  # noqa: BLE001 - logged, and what says so is stored instead
+            except PASSING as error:
                 self._failed(job.record, error)
-                fail_unwritable(job, error, "its record could not be stored")
+            except Exception as error:  # noqa: BLE001 - logged, and what says so is stored instead
+                self.errors["store"] += 1
+                fail_unwritable(job, error, "its record could not be stored", self._workers.worker_id)
         logger.error(
             "outcome not stored, given up task=%s id=%s status=%s", job.definition.name, job.task.id, job.record.status
         )
@@ -314,13 +336,8 @@ class StoredRecords(RecordStore):
 
     def _failed(self, record: TaskResult, error: BaseException) -> None:
         self.errors["store"] += 1
-        logger.error(
-            "record not stored task=%s id=%s status=%s",
-            record.task_name,
-            record.task_id,
-            record.status,
-            exc_info=error,
-        )
+        last = f"task={record.task_name} id={record.task_id} status={record.status}"
+        self._storing.failed(f"{describe(error)} {last}", error)
 
 
 def records_for(

@@ -5,6 +5,9 @@ work. It runs waiting jobs one after the other, each attempt in a context of its
 ever being suspended, which makes short tasks cheap. An attempt that is suspended keeps the worker to itself, and the
 worker ends with it: whatever user code does to the asyncio task that it was suspended in (cancel it later, from
 elsewhere) can't reach another attempt.
+
+So how many workers a number of waiting jobs needs is seen only when they run. The first one is started alone; each one
+that is suspended lets twice as many be started at once, and each attempt that wasn't, half as many.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import logging
 import sys
 import time
 import types
+from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Generator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,9 +26,13 @@ from typing import Any
 
 from flowrra.executors.job import Interrupt, Job
 from flowrra.executors.job_queue import JobQueue
+from flowrra.executors.queue_order import QueueOrder
 from flowrra.task import CANCELLED
 
 logger = logging.getLogger(__name__)
+
+# Where a job waits once queues are told apart: the rank of its queue, the queue's name, and its priority there.
+Lane = tuple[int, str, float]
 
 # How long all workers of an executor together hold the event loop in one turn, in seconds.
 TURN = 0.002
@@ -45,10 +53,16 @@ class Workers:
         slots: How many there may be.
         attempt: Makes the coroutine that runs one attempt of a job and settles it.
         on_death: Called with a job that a worker died over without settling it, and the error it died of.
+        worker_id: Names the process in the log.
+        order: Whose turn it is when jobs of several queues wait.
 
     Attributes:
         queue: The jobs that wait, for a free slot or for their time.
+        slots: How many attempts may run at once.
         running: The jobs in an attempt, by id, the longest running first.
+        has_queues: Whether there were jobs of another queue than the default one.
+        is_draining: Whether nothing more is begun by request.
+        paused_queues, paused_names: Of which queues, and of which tasks, nothing is begun by request.
         restarts: How many workers died and were replaced.
         is_waking: Whether :meth:`wake` was called, and has no effect until the loop's next turn.
     """
@@ -59,20 +73,36 @@ class Workers:
         slots: int,
         attempt: Callable[[Job], Coroutine[Any, Any, None]],
         on_death: Callable[[Job, BaseException], None],
+        worker_id: str | None,
+        order: QueueOrder,
     ) -> None:
         self.kind = kind
+        self.worker_id = worker_id
+        self._worker_name = f"flowrra-{kind}-worker"
         self.slots = slots
         self.queue: JobQueue[Job] = JobQueue(sys.maxsize, self._start_due)
+        self._take: Callable[[], Job | None] = self.queue.take
         self.running: dict[str, Job] = {}
         self._attempt = attempt
         self._on_death = on_death
+        self._order = order
+        self.has_queues = False
+        self.is_draining = False
+        self.paused_queues: set[str] = set()
+        self.paused_names: set[str] = set()
+        # Whether a job's lane is its priority, and nothing is paused: nearly always.
+        self._is_plain = True
         self._jobs: dict[asyncio.Task[None], Job | None] = {}
+        # Those of them that were not suspended yet, and how many there may be.
+        self._unsuspended: set[asyncio.Task[None]] = set()
+        self._at_once = 1
         self._background: set[asyncio.Task[None]] = set()
         self.is_waking = False
         self._is_turn_over = False
         self._turn_ends = 0.0
         self.restarts = 0
         # None may start before open(), nor after close().
+        self._is_open = False
         self._open_slots = 0
 
     def prepare(self, max_waiting: int) -> None:
@@ -83,6 +113,7 @@ class Workers:
         """
         self._loop = asyncio.get_running_loop()
         self.queue.max_size = max_waiting
+        self.is_draining = False
         self._background.clear()
 
     def open(self, context: contextvars.Context) -> None:
@@ -90,18 +121,21 @@ class Workers:
         self._context = context
         self._changed = asyncio.Event()
         self._jobs.clear()
+        self._unsuspended.clear()
         self.is_waking = self._is_turn_over = False
-        self._open_slots = self.slots
+        self._is_open = True
+        self._open_slots = 0 if self.is_draining else self.slots
         self.start()
 
     def close(self) -> None:
         """Start nothing more; what runs goes on."""
+        self._is_open = False
         self._open_slots = 0
 
     @property
     def is_open(self) -> bool:
-        """Whether it starts what waits."""
-        return self._open_slots > 0
+        """Whether it starts what waits, unless it drains."""
+        return self._is_open
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Do something beside the attempts; :meth:`drain` waits for it."""
@@ -117,7 +151,10 @@ class Workers:
 
     def put(self, job: Job) -> None:
         """Run a job in the next free slot."""
-        self.queue.put(job.task.id, job.task.priority, job)
+        if self._is_plain:
+            self.queue.put(job.task.id, job.task.priority, job)
+        else:
+            self._sort_in(job)
         if not self.is_waking:
             self.wake()
 
@@ -136,6 +173,10 @@ class Workers:
         """What runs now, the longest running first; from any thread."""
         return list(self.running.copy().values())
 
+    def taken_from(self, queue: str) -> int:
+        """How many jobs of a queue workers have taken since :meth:`tell_queues_apart`; from any thread."""
+        return self._order.taken[queue]
+
     def oldest_waiting_at(self) -> datetime | None:
         """Since when the longest waiting job has been due; None if none waits. From any thread."""
         oldest = min((job.ready_at for job in self.queue.oldest()), default=None)
@@ -143,8 +184,70 @@ class Workers:
 
     def _start_due(self) -> None:
         for job in self.queue.take_due():
-            self.queue.put(job.task.id, job.task.priority, job)
+            self._sort_in(job)
         self.start()
+
+    # ── queues and pauses ───────────────────────────────────────────────────────────────────────────────────
+
+    def tell_queues_apart(self) -> None:
+        """From now on there are jobs of several queues."""
+        if not self.has_queues:
+            self.has_queues, self._is_plain = True, False
+            self.queue.use_lanes(self._lane_of)
+            self._take = partial(self.queue.take_first_of, self._next_lane)
+
+    def _lane_of(self, job: Job) -> Lane | float:
+        task = job.task
+        return (self._order.rank(task.queue), task.queue, task.priority) if self.has_queues else task.priority
+
+    def _next_lane(self, lanes: list[Lane]) -> Lane:
+        """The first lane of the queue whose turn it is; the lanes of a queue are neighbours."""
+        rank, at, first_of = lanes[0][0], 0, {}
+        while at < len(lanes) and lanes[at][0] == rank:
+            queue = lanes[at][1]
+            first_of[queue] = lanes[at]
+            at = bisect_right(lanes, (rank, queue, float("inf")), at)
+        queue = self._order.next_first(first_of)[0]
+        self._order.took(queue)
+        return first_of[queue]
+
+    def _sort_in(self, job: Job) -> None:
+        if self._is_paused(job):
+            self.queue.set_aside(job.task.id, job)
+        else:
+            self.queue.put(job.task.id, self._lane_of(job), job)
+
+    def _is_paused(self, job: Job) -> bool:
+        return job.task.queue in self.paused_queues or job.task.name in self.paused_names
+
+    def sort_anew(self) -> None:
+        """``paused_queues`` or ``paused_names`` were changed: set aside what is paused now, and take up what isn't."""
+        self._is_plain = not (self.has_queues or self.paused_queues or self.paused_names)
+        for job in self.queue.ready():
+            if self._is_paused(job):
+                self.queue.remove(job.task.id)
+                self.queue.set_aside(job.task.id, job)
+        for job in self.queue.aside():
+            if not self._is_paused(job):
+                self.queue.remove(job.task.id)
+                self.put(job)
+
+    # ── slots ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def resize(self, slots: int) -> None:
+        """Run so many attempts at once from now on. What runs goes on, and what waits begins if there is room."""
+        self.slots = slots
+        self._reopen()
+
+    def set_draining(self, is_draining: bool) -> None:
+        """Begin nothing more, or go on with what waits."""
+        self.is_draining = is_draining
+        self._reopen()
+
+    def _reopen(self) -> None:
+        if self._is_open:
+            self._open_slots = 0 if self.is_draining else self.slots
+            self.start()
 
     # ── the end of jobs ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,6 +298,8 @@ class Workers:
                 continue
 
     def _has_work_within(self, seconds: float) -> bool:
+        if not self._open_slots:  # it begins nothing
+            return bool(self.running or self._background)
         due_in = self.queue.next_due_in()
         is_busy = bool(self.running or self._background) or self.queue.size > 0
         return is_busy or (due_in is not None and due_in < seconds)
@@ -208,32 +313,65 @@ class Workers:
             self._loop.call_soon(self.start, context=self._context)
 
     def start(self) -> None:
-        """Start as many workers as there are jobs waiting and slots free."""
+        """Start workers for the jobs that wait, where slots are free, in addition to those that were not suspended yet:
+        one of them may do for all of the jobs."""
         self.is_waking = False
-        for _ in range(min(self._open_slots - len(self._jobs), self.queue.size)):
-            worker = self._loop.create_task(self._work(), name=f"flowrra-{self.kind}-worker", context=self._context)
-            self._jobs.setdefault(worker, None)  # an eager task factory has run it already
+        wanted = min(self.queue.size, self._at_once) - len(self._unsuspended)
+        for _ in range(min(self._open_slots - len(self._jobs), wanted)):
+            # In a copy, as a task that begins at once can't enter the context that this runs in.
+            worker = self._loop.create_task(self._work(), name=self._worker_name, context=self._context.copy())
+            if worker.done() or worker in self._jobs:  # an eager task factory has run it already
+                continue
+            self._jobs[worker] = None
+            self._unsuspended.add(worker)
             worker.add_done_callback(self._ended, context=self._context)
 
     async def _work(self) -> None:
         worker = asyncio.current_task()
         assert worker is not None  # noqa: S101 - this is one
-        while len(self._jobs) <= self._open_slots and (job := self.queue.take()) is not None:
-            self._jobs[worker] = job
-            job.worker = worker
-            attempt = self._attempt(job)
-            context = self._context.copy()
-            try:
-                awaited = context.run(attempt.send, None)
-            except StopIteration:
-                if worker.cancelling():  # by the task's own code; the cancellation is not for the next one
-                    return
-                self._jobs[worker] = None
-                if time.monotonic() > self._turn_ends:
-                    await self._yield_turn()
+        # From here on it sees to its end by itself, which is cheaper, unless something goes wrong.
+        worker.remove_done_callback(self._ended)
+        is_well = False
+        try:
+            while len(self._jobs) <= self._open_slots and (job := self._take()) is not None:
+                self._jobs[worker] = job
+                job.worker = worker
+                attempt = self._attempt(job)
+                context = self._context.copy()
+                try:
+                    awaited = context.run(attempt.send, None)
+                except StopIteration:
+                    if worker.cancelling():  # by the task's own code; the cancellation is not for the next one
+                        break
+                    self._jobs[worker] = None
+                    if self._at_once > 1:
+                        self._at_once //= 2
+                    if time.monotonic() > self._turn_ends:
+                        await self._yield_turn()
+                else:
+                    self._hand_on(worker)
+                    await _resume(attempt, context, awaited)
+                    break
+            is_well = not worker.cancelling()
+        finally:
+            if is_well:
+                self._free_slot(worker)
             else:
-                await _resume(attempt, context, awaited)
-                return
+                worker.add_done_callback(self._ended, context=self._context)
+
+    def _hand_on(self, worker: asyncio.Task[None]) -> None:
+        """A worker's attempt is suspended: what waits is for others."""
+        self._unsuspended.discard(worker)
+        self._at_once = min(2 * self._at_once, self.slots)
+        if self.queue.size and not self.is_waking:
+            self.wake()
+
+    def _free_slot(self, worker: asyncio.Task[None]) -> None:
+        self._jobs.pop(worker, None)
+        self._unsuspended.discard(worker)
+        if self.queue.size and not self.is_waking:
+            self.wake()
+        self._changed.set()
 
     async def _yield_turn(self) -> None:
         if not self._is_turn_over:
@@ -247,7 +385,8 @@ class Workers:
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         """Free a worker's slot, hand over what it died over, if it died, and go on with what waits."""
-        job = self._jobs.pop(worker)
+        self._unsuspended.discard(worker)
+        job = self._jobs.pop(worker, None)
         error = asyncio.CancelledError() if worker.cancelled() else worker.exception()
         was_told = job is not None and job.interrupt is not None
         if error is not None and not was_told:
@@ -263,11 +402,11 @@ class Workers:
     def _count_death(self, job: Job | None, error: BaseException) -> None:
         self.restarts += 1
         logger.error(
-            "worker died, replaced executor=%s task=%s id=%s error=%r",
+            "worker died, replaced executor=%s task=%s id=%s error=%s",
             self.kind,
             job and job.definition.name,
             job and job.task.id,
-            error,
+            type(error).__name__,
         )
 
 
@@ -285,18 +424,18 @@ def _resume(
     coroutine: Coroutine[Any, Any, None], context: contextvars.Context, awaited: Any
 ) -> Generator[Any, Any, None]:
     """Go on with a coroutine that awaits something, each of its steps inside its own context."""
+    step: Callable[[Any], Any]
     while True:
-        step: Callable[[], Any]
         try:
             sent = yield awaited
         except GeneratorExit:
             coroutine.close()
             raise
         except BaseException as error:  # noqa: BLE001 - whatever the loop throws in is for the coroutine
-            step = partial(coroutine.throw, error)
+            step, sent = coroutine.throw, error
         else:
-            step = partial(coroutine.send, sent)
+            step = coroutine.send
         try:
-            awaited = context.run(step)
+            awaited = context.run(step, sent)
         except StopIteration:
             return

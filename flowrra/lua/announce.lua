@@ -12,6 +12,7 @@ local FIRST_NAME = 7
 local names = key('names:' .. token)
 -- Names that are looked at in one go; the next time others are.
 local BATCH = 50
+local MOST_UNLISTED = 2000
 
 redis.call('ZADD', key('workers'), as_text(now), token)
 -- A clock that was put back must not make one that is gone count for ever.
@@ -24,6 +25,9 @@ if process ~= '' then
   redis.call('ZADD', ns .. ':workers', now / 1000000, process)
   redis.call('ZREMRANGEBYSCORE', ns .. ':workers', '-inf', now / 1000000 - 3600)
 end
+
+-- What has expired is counted no more though nothing is written any more; much of it, as this comes every few seconds.
+unlist_expired(ns, MOST_UNLISTED, now)
 
 if #ARGV >= FIRST_NAME then
   redis.call('DEL', names)
@@ -39,7 +43,7 @@ local is_known = redis.call('PEXPIRE', names, counts)
 
 local overdue = {}
 for _, name in ipairs(redis.call('SRANDMEMBER', key('unknown:names'), BATCH)) do
-  local is_wanted = false
+  local is_wanted = is_name_paused(name)
   for _, worker in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do
     is_wanted = is_wanted or knows(worker, name)
   end

@@ -1,8 +1,9 @@
 -- Cancel a task, or ask its holder to.
 --
 -- KEYS[1]: the queue. ARGV: namespace of the records, id, record or "" if it is kept elsewhere, status, time of
--- submission, ttl, channel of the holders. Returns "cancelled"; "running" if its holder was asked; "asked" if it had
--- been asked before; "unknown" if it isn't in the queue.
+-- submission, name, ttl, channel of the holders or "" if it is cancelled only while nobody holds it. Returns "cancelled";
+-- "running" if its holder was asked; "asked" if it had been asked before, or is not to be; "unknown" if it isn't in the
+-- queue.
 
 write_even_if_full()
 local ns, id, record = ARGV[1], ARGV[2], ARGV[3]
@@ -11,10 +12,10 @@ if not entry then return 'unknown' end
 if take_from_waiting(id, entry.place) then
   forget_task(id)
   if record ~= '' then
-    keep_records(ns, {{id, record, ARGV[4], ARGV[5]}}, tonumber(ARGV[6]), server_now())
+    keep_records(ns, {{id, record, ARGV[4], ARGV[5], ARGV[6]}}, tonumber(ARGV[7]), server_now())
   end
   return 'cancelled'
 end
-if redis.call('SADD', key('cancelled'), id) == 0 then return 'asked' end
-redis.call('PUBLISH', ARGV[7], id)
+if ARGV[8] == '' or redis.call('SADD', key('cancelled'), id) == 0 then return 'asked' end
+redis.call('PUBLISH', ARGV[8], id)
 return 'running'

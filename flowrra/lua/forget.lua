@@ -1,9 +1,12 @@
 -- Forget records. KEYS[1]: the namespace. ARGV: ids. Returns how many there were.
 
-local count = 0
+local ns, count = KEYS[1], 0
 for _, id in ipairs(ARGV) do
-  count = count + redis.call('DEL', KEYS[1] .. ':task:' .. id)
-  for _, status in ipairs(UNFINISHED) do redis.call('ZREM', KEYS[1] .. ':status:' .. status, id) end
-  for status in pairs(FINISHED) do redis.call('ZREM', KEYS[1] .. ':status:' .. status, id) end
+  local name = name_of(ns, id, '')
+  count = count + redis.call('DEL', ns .. ':task:' .. id)
+  for _, status in ipairs(UNFINISHED) do unlist(ns, status, name, {id}) end
+  for status in pairs(FINISHED) do unlist(ns, status, name, {id}) end
+  forget_empty_lists(ns, name)
+  redis.call('DEL', ns .. ':retried:' .. id)
 end
 return count

@@ -1,4 +1,5 @@
--- A queue of tasks. KEYS[1], `queue`, is its name, such as "flowrra:queue:io"; everything of it is below that name.
+-- A queue of tasks. KEYS[1], `queue`, is its key, such as "flowrra:queue:io"; everything of it is below that key. That is
+-- the default queue; one beside it, with a name of its own, is "<default queue>@<name>", such as "flowrra:queue:io@mail".
 --
 --   <queue>                 list in which flowrra 0.1.8 leaves tasks
 --   <queue>:tasks           hash, id to entry: "<priority>|<deliveries>|<place>|<since>|<payload>"
@@ -9,7 +10,7 @@
 --   <queue>:holders         hash, id to "<token><lease>" of its worker; "?" before it says that the hold is doubted
 --   <queue>:unknown         hash, id to name: tasks that wait for a worker that knows them
 --   <queue>:unknown:names   set of their names
---   <queue>:unknown:<name>  sorted set, "<place><id>" by priority, of one name
+--   <queue>:unknown:of:<n>  sorted set, "<place><id>" by priority, of the name <n>
 --   <queue>:unknown:since   hash, name to the time at which a worker that lives was last known to know it
 --   <queue>:workers         sorted set, tokens of workers by the last sign of life
 --   <queue>:names:<token>   set of the names that a worker knows; expires with it
@@ -19,13 +20,29 @@
 --   <queue>:once:<id>       says that this id was accepted, for longer than its record is kept; expires
 --   <queue>:lapsed:<id>     says that a worker which has lost its hold may still tell an outcome; expires
 --   <queue>:place           counter that gives each ready task its place
+--   <queue>:taken           counter of the tasks that workers were given
 --   <queue>:wake            list of at most one element, on which idle workers wait
 --   <queue>:wake:<token>    the same for one of them
+--   <queue>:paused          says that nothing is given out
+--
+-- and for all of them, of the default queue alone:
+--
+--   <queue>:queues          sorted set of the names of the queues beside it: the first ones are always the same
+--   <queue>:paused:names    set of names of tasks that are not to be begun; they wait where those of unknown names do
+--   <queue>:orders:<id>     list of what a process of workers is told to do; expires
+--   <queue>:connections     hash, token to "<run of the server> <client id>": the connection by which a worker is seen
+--   <queue>:missing         hash, token to "<time> <connection>": since when that one has not been there
+--   <queue>:looked          "<time> <cursor>": when connections are looked at again, and from where on
 --
 -- A task is in exactly one of ready, delayed, leases, unknown and dead. `deliveries` counts those whose worker was not
 -- heard of any more.
 
 local queue = KEYS[1]
+local home, queue_name = queue, nil
+if string.find(queue, '@', 1, true) then
+  home, queue_name = string.match(queue, '^(.+)@([%w_.-]+)$')
+  home = home or queue
+end
 local PLACE_LENGTH = 16
 local NO_PLACE = string.rep('0', PLACE_LENGTH)
 local TOKEN_LENGTH = 16
@@ -43,6 +60,11 @@ local function key(part)
   return queue .. ':' .. part
 end
 
+-- So that all who look find it.
+local function register_queue()
+  if queue_name then redis.call('ZADD', home .. ':queues', 0, queue_name) end
+end
+
 -- A server without free memory refuses a script that may take more, unless it has written something already. What
 -- frees memory in the end, or says that work was done, must go through.
 local function write_even_if_full()
@@ -50,7 +72,7 @@ local function write_even_if_full()
 end
 
 local function entry_of(priority, deliveries, place, since, payload)
-  return table.concat({priority, deliveries, place, since, payload}, '|')
+  return priority .. '|' .. deliveries .. '|' .. place .. '|' .. since .. '|' .. payload
 end
 
 local function write_entry(id, ...)
@@ -83,17 +105,10 @@ local function new_place()
   return place_text(reserve_places(1))
 end
 
--- Without a table for its arguments: this is on every task's way.
-local function append(list, one, other)
-  local length = #list
-  list[length + 1] = one
-  list[length + 2] = other
-end
-
 -- Idle workers wait for the list to have an element. One is enough: whoever takes it looks for work, and passes it on
--- if there is more than it can do.
+-- if there is more than it can do. Of a queue that is paused there is nothing to be had.
 local function wake()
-  if redis.call('EXISTS', key('wake')) == 0 then redis.call('LPUSH', key('wake'), '1') end
+  if redis.call('EXISTS', key('wake'), key('paused')) == 0 then redis.call('LPUSH', key('wake'), '1') end
 end
 
 -- ── what is due, and what is not yet ─────────────────────────────────────────────────────────────────────────
@@ -141,18 +156,33 @@ local function end_hold(id)
   redis.call('SET', key('lapsed:' .. id), '1', 'PX', LAPSED_TTL)
 end
 
+-- Queue a task that a worker held, in the place that it had. If that worker is gone, it counts as delivered in vain.
+local function give_back(id, is_gone, since)
+  local entry = read_entry(id)
+  end_hold(id)
+  if not entry then return end
+  local deliveries = entry.deliveries + (is_gone and 1 or 0)
+  make_ready(id, entry.priority, deliveries, entry.place, as_text(since), entry.payload)
+end
+
 -- ── what waits for a worker that knows it ────────────────────────────────────────────────────────────────────
+
+-- A name may be any text, such as "names" or "since".
+local function unknown_of(name)
+  return key('unknown:of:' .. name)
+end
 
 local function knows(token, name)
   return redis.call('SISMEMBER', key('names:' .. token), name) == 1
 end
 
--- Leave `id` to the workers that know its name, and wake those.
-local function park(id, entry, name, now)
-  redis.call('HSET', key('unknown'), id, name)
-  redis.call('ZADD', key('unknown:' .. name), entry.priority, entry.place .. id)
-  redis.call('SADD', key('unknown:names'), name)
-  redis.call('HSETNX', key('unknown:since'), name, as_text(now))
+local function is_name_paused(name)
+  return redis.call('SISMEMBER', home .. ':paused:names', name) == 1
+end
+
+-- Have the workers that know a name look whether tasks of it wait for them.
+local function wake_who_knows(name)
+  if redis.call('EXISTS', unknown_of(name)) == 0 or is_name_paused(name) then return end
   for _, token in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do
     local wake_one = key('wake:' .. token)
     if knows(token, name) and redis.call('EXISTS', wake_one) == 0 then
@@ -162,13 +192,22 @@ local function park(id, entry, name, now)
   end
 end
 
+-- Leave `id` to the workers that know its name, and wake those; while the name is paused, to nobody.
+local function park(id, entry, name, now)
+  redis.call('HSET', key('unknown'), id, name)
+  redis.call('ZADD', unknown_of(name), entry.priority, entry.place .. id)
+  redis.call('SADD', key('unknown:names'), name)
+  redis.call('HSETNX', key('unknown:since'), name, as_text(now))
+  wake_who_knows(name)
+end
+
 -- Whether `id` waited for a worker that knows it, and no longer does.
 local function take_from_unknown(id, place)
   local name = redis.call('HGET', key('unknown'), id)
   if not name then return false end
   redis.call('HDEL', key('unknown'), id)
-  redis.call('ZREM', key('unknown:' .. name), place .. id)
-  if redis.call('EXISTS', key('unknown:' .. name)) == 0 then
+  redis.call('ZREM', unknown_of(name), place .. id)
+  if redis.call('EXISTS', unknown_of(name)) == 0 then
     redis.call('SREM', key('unknown:names'), name)
     redis.call('HDEL', key('unknown:since'), name)
   end

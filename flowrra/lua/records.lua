@@ -1,12 +1,24 @@
 -- Keeping a task's record. `ns` is the namespace, such as "flowrra".
 --
---   <ns>:task:<id>          the record, JSON; a finished one expires
---   <ns>:status:<status>    ids by time of submission (sorted set), for listing
---   <ns>:finished           "<expiry> <status> <id>" of finished ones, in the order of their end, for unlisting
---   <ns>:complete:<id>      channel on which its end is told
+--   <ns>:task:<id>                the record, JSON; a finished one expires
+--   <ns>:status:<status>          ids by time of submission (sorted set), for listing
+--   <ns>:status:<status>:<name>   the same of the tasks of one name
+--   <ns>:listed                   set of "<status> <name>" for which there may be such a list
+--   <ns>:finished                 "<expiry> <status> <label> <id>" of finished ones, in the order of their end, for
+--                                 unlisting; without a label before there were lists by name
+--   <ns>:retried:<id>             the id under which it was run anew; expires with its record
+--   <ns>:complete:<id>            channel on which its end is told; on a cluster to who listens in its shard, as else all
+--                                 nodes would have to be told
+--   <ns>:watched                  says that somebody watches; expires
+--   <ns>:changes                  stream of changes while somebody watches: number, and the task as JSON without its
+--                                 arguments and result; none where nothing was told before
+--   <ns>:changes:number           number of the last one, by which a reader knows what it has missed
 --
--- Times are microseconds of the server's clock.
+-- A label is a name with the number of its bytes before it, "<bytes>:<name>", so that it may contain anything. Times are
+-- microseconds of the server's clock.
 
+-- A second key is that of a cluster, see redis_cluster.py.
+local PUBLISH = KEYS[2] and 'SPUBLISH' or 'PUBLISH'
 local UNFINISHED = {'pending', 'running', 'retrying'}
 local FINISHED = {success = true, failed = true, cancelled = true}
 -- More expired entries are unlisted than new ones are listed, so that none are left over.
@@ -15,49 +27,197 @@ local UNLIST_MORE = 20
 -- was unlisted while it is still there would stay in the index of its status for good.
 local UNLIST_LATER = 10000
 
+-- The name and the id at the end of a line, "<label> <id>", of which a pattern with (%d+):(.*)$ took both parts.
+local function read_label(bytes, rest, line)
+  if not bytes then error('no label: ' .. string.sub(line, 1, 200)) end
+  bytes = tonumber(bytes)
+  return string.sub(rest, 1, bytes), string.sub(rest, bytes + 2)
+end
+
+local function label_of(name)
+  return #name .. ':' .. name
+end
+
+-- ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+local function status_list(ns, status)
+  return ns .. ':status:' .. status
+end
+
+local function name_list(ns, status, name)
+  return ns .. ':status:' .. status .. ':' .. name
+end
+
+local function forget_list_if_empty(ns, status, name)
+  if redis.call('EXISTS', name_list(ns, status, name)) == 0 then
+    redis.call('SREM', ns .. ':listed', status .. ' ' .. name)
+  end
+end
+
+-- Take tasks off the lists of that status by all names but one.
+local function unlist_by_other_names(ns, status, name, ids)
+  for _, listed in ipairs(redis.call('SMEMBERS', ns .. ':listed')) do
+    local its_status, its_name = string.match(listed, '^(%l+) (.*)$')
+    if its_status == status and its_name ~= name then
+      redis.call('ZREM', name_list(ns, status, its_name), unpack(ids))
+      forget_list_if_empty(ns, status, its_name)
+    end
+  end
+end
+
+local function forget_empty_lists(ns, name)
+  for _, status in ipairs(UNFINISHED) do forget_list_if_empty(ns, status, name) end
+  for status in pairs(FINISHED) do forget_list_if_empty(ns, status, name) end
+end
+
+-- List tasks of one name; `scored` is times of submission, each followed by an id.
+local function list(ns, status, name, scored)
+  local added = redis.call('ZADD', status_list(ns, status), unpack(scored))
+  if redis.call('ZADD', name_list(ns, status, name), unpack(scored)) ~= added then
+    local ids = {}
+    for i = 2, #scored, 2 do ids[#ids + 1] = scored[i] end
+    unlist_by_other_names(ns, status, name, ids)
+  end
+  redis.call('SADD', ns .. ':listed', status .. ' ' .. name)
+end
+
+-- Take tasks off the lists: what is in one by name is in that of its status. One whose name is unknown, or was another
+-- before, is found by that.
+local function unlist(ns, status, name, ids)
+  local removed = redis.call('ZREM', status_list(ns, status), unpack(ids))
+  if removed == 0 then return end
+  if redis.call('ZREM', name_list(ns, status, name), unpack(ids)) ~= removed then
+    unlist_by_other_names(ns, status, name, ids)
+  end
+end
+
+-- ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+local MOST_CHANGES = 10000
+local CHANGES_TTL = 3600 * 1000
+-- Of a record that is larger, only what is known without reading it is told.
+local MOST_READ = 256 * 1024
+local MOST_ERROR = 1000
+local TOLD = {'submitted_at', 'started_at', 'finished_at', 'retries', 'error', 'worker', 'queue', 'retry_of', 'progress'}
+
+local function keep_changes(ns)
+  redis.call('PEXPIRE', ns .. ':changes', CHANGES_TTL)
+  redis.call('PEXPIRE', ns .. ':changes:number', CHANGES_TTL)
+end
+
+local function add_change(ns, fields)
+  local number = redis.call('INCR', ns .. ':changes:number')
+  redis.call('XADD', ns .. ':changes', 'MAXLEN', '~', MOST_CHANGES, '*', 'number', number, unpack(fields))
+end
+
+-- What is told of a task, as JSON.
+local function change_of(id, record, status, name)
+  local change = {task_id = id, task_name = name, status = status}
+  local is_readable, fields = false, nil
+  if #record <= MOST_READ then is_readable, fields = pcall(cjson.decode, record) end
+  if is_readable and type(fields) == 'table' then
+    for _, key in ipairs(TOLD) do change[key] = fields[key] end
+    if type(change.error) == 'string' and #change.error > MOST_ERROR then
+      -- Without the last letter, which may be cut.
+      change.error = string.gsub(string.sub(change.error, 1, MOST_ERROR), '[\194-\244]?[\128-\191]*$', '')
+    end
+  end
+  return cjson.encode(change)
+end
+
+local function is_watched(ns)
+  return redis.call('EXISTS', ns .. ':watched') == 1
+end
+
+-- Tell who watches of records that were kept, each as in `keep_records`.
+local function tell(ns, records)
+  for _, each in ipairs(records) do
+    add_change(ns, {'task', change_of(each[1], each[2], each[3], each[5])})
+  end
+end
+
+-- ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- A task's name: that one, or, if it is unknown, as the record has it that is kept now.
+local function name_of(ns, id, name)
+  if name ~= '' then return name end
+  local is_readable, fields = pcall(cjson.decode, redis.call('GET', ns .. ':task:' .. id) or '')
+  return is_readable and type(fields) == 'table' and type(fields.task_name) == 'string' and fields.task_name or ''
+end
+
+-- The status, name and id of an entry of `finished`, and when its record expires.
+local function read_finished(entry)
+  local expiry, status, rest = string.match(entry, '^(%d+) (%l+) (.*)$')
+  if not expiry then return end
+  local bytes, labelled = string.match(rest, '^(%d+):(.*)$')
+  if bytes then
+    local name, id = read_label(bytes, labelled, entry)
+    return tonumber(expiry), status, name, id
+  end
+  return tonumber(expiry), status, '', rest
+end
+
+-- Whether a record says that status; one that can't be read may say any.
+local function says(record, status)
+  local is_readable, fields = pcall(cjson.decode, record)
+  return not is_readable or type(fields) ~= 'table' or fields.status == status
+end
+
 -- Unlist what has expired; `count` is how many records were just listed.
 local function unlist_expired(ns, count, now)
   for _ = 1, count + UNLIST_MORE do
     local oldest = redis.call('LINDEX', ns .. ':finished', 0)
     if not oldest then return end
-    local expiry, status, id = string.match(oldest, '^(%d+) (%l+) (.*)$')
-    if expiry and tonumber(expiry) + UNLIST_LATER > now then return end
+    local expiry, status, name, id = read_finished(oldest)
+    if expiry and expiry + UNLIST_LATER > now then return end
     redis.call('LPOP', ns .. ':finished')
-    -- A task of that id that was submitted anew, or whose record was written again, is still there.
-    if expiry and redis.call('EXISTS', ns .. ':task:' .. id) == 0 then
-      redis.call('ZREM', ns .. ':status:' .. status, id)
+    -- A record that was written again is still there. That of a task which was submitted anew is on another list.
+    local record = expiry and redis.pcall('GET', ns .. ':task:' .. id)
+    if expiry and not (record and says(record, status)) then
+      unlist(ns, status, name, {id})
+      if name == '' and not record then
+        -- Whoever wrote it left the task on the list by name that it was on before its end.
+        for _, other in ipairs(UNFINISHED) do unlist_by_other_names(ns, other, name, {id}) end
+      end
+      if redis.call('EXISTS', name_list(ns, status, name)) == 0 then forget_empty_lists(ns, name) end
     end
   end
 end
 
--- Keep records in place of what was known of their tasks. Each is {id, record, status, submitted}: `submitted` orders the
--- lists. `ttl` is in milliseconds, and counts for finished ones only.
+-- Keep records in place of what was known of their tasks. Each is {id, record, status, submitted, name}: `submitted`
+-- orders the lists. `ttl` is in milliseconds, and counts for finished ones only.
 local function keep_records(ns, records, ttl, now)
   local last, groups = {}, {}
   for _, each in ipairs(records) do last[each[1]] = each end
   for _, each in ipairs(records) do
     local id, record, status, submitted = each[1], each[2], each[3], each[4]
     if last[id] == each then
-      groups[status] = groups[status] or {ids = {}, scored = {}, entries = {}}
-      local group = groups[status]
+      local name = name_of(ns, id, each[5])
+      local group_name = status .. ' ' .. name
+      local group = groups[group_name]
+      if not group then
+        group = {status = status, name = name, ids = {}, scored = {}, entries = {}}
+        group.ending = table.concat({as_text(now + ttl * 1000), status, label_of(name), ''}, ' ')
+        groups[group_name] = group
+      end
       group.ids[#group.ids + 1] = id
-      group.scored[#group.scored + 1] = submitted
-      group.scored[#group.scored + 1] = id
+      append(group.scored, submitted, id)
       if FINISHED[status] then
         redis.call('SET', ns .. ':task:' .. id, record, 'PX', ttl)
-        group.entries[#group.entries + 1] = as_text(now + ttl * 1000) .. ' ' .. status .. ' ' .. id
-        redis.call('PUBLISH', ns .. ':complete:' .. id, 'done')
+        group.entries[#group.entries + 1] = group.ending .. id
+        redis.call(PUBLISH, ns .. ':complete:' .. id, 'done')
       else
         redis.call('SET', ns .. ':task:' .. id, record)
       end
     end
   end
-  for status, group in pairs(groups) do
+  for _, group in pairs(groups) do
     for _, other in ipairs(UNFINISHED) do
-      if other ~= status then redis.call('ZREM', ns .. ':status:' .. other, unpack(group.ids)) end
+      if other ~= group.status then unlist(ns, other, group.name, group.ids) end
     end
-    redis.call('ZADD', ns .. ':status:' .. status, unpack(group.scored))
-    if FINISHED[status] then redis.call('RPUSH', ns .. ':finished', unpack(group.entries)) end
+    list(ns, group.status, group.name, group.scored)
+    if FINISHED[group.status] then redis.call('RPUSH', ns .. ':finished', unpack(group.entries)) end
   end
+  if is_watched(ns) then tell(ns, records) end
   unlist_expired(ns, #records, now)
 end

@@ -1,7 +1,7 @@
 -- Make a dead task due again, as if it had never been delivered.
 --
--- KEYS[1]: the queue. ARGV: namespace of the records, id, record or "" if there is none to write, time of submission.
--- Returns 1, or 0 if no dead task has that id.
+-- KEYS[1]: the queue. ARGV: namespace of the records, id, record or "" if there is none to write, time of submission,
+-- name. Returns 1, or 0 if no dead task has that id.
 
 local ns, id, record, now = ARGV[1], ARGV[2], ARGV[3], as_text(server_now())
 local dead = redis.call('HGET', key('dead:tasks'), id)
@@ -12,7 +12,7 @@ redis.call('ZREM', key('dead'), id)
 make_ready(id, priority, 0, new_place(), now, payload)
 wake()
 if record ~= '' then
-  redis.call('ZREM', ns .. ':status:failed', id)
-  keep_records(ns, {{id, record, 'pending', ARGV[4]}}, 0, tonumber(now))
+  unlist(ns, 'failed', ARGV[5], {id})
+  keep_records(ns, {{id, record, 'pending', ARGV[4], ARGV[5]}}, 0, tonumber(now))
 end
 return 1

@@ -1,13 +1,13 @@
 -- Say what became of tasks that this worker was given. Each task is settled once.
 --
 -- KEYS[1]: the queue. ARGV: the namespace of the records, token of the worker, ttl of finished records in milliseconds.
--- Then 3 for each task: "<verb> <delay in microseconds> <status> <time of submission> <priority> <id>", payload, reason
--- or name, record or "" if it is kept elsewhere. A task without a record has the status "-", but with "complete" its own.
+-- Then 3 for each task: "<verb> <delay in microseconds> <status> <time of submission> <priority> <label> <id>", payload,
+-- reason or name, record or "" if it is kept elsewhere. A task without a record has the status "-", but with "complete" its own.
 --
 --   running      it is being run: nothing but its record changes
 --   complete     nothing more happens to it
 --   retry        it is run again after the delay, with that payload
---   release      the worker gives it back unrun, to the place it had
+--   release      the worker gives it back unrun, to the place it had, or with that payload if an attempt had begun
 --   nack         the worker doesn't know that name; another one may
 --   dead_letter  it is given up, for that reason
 --
@@ -57,16 +57,16 @@ local function is_recorded(id)
 end
 
 -- Whether it was given up, and now is not any more.
-local function take_from_dead(id)
+local function take_from_dead(id, name)
   if redis.call('ZREM', key('dead'), id) == 0 then return false end
   redis.call('HDEL', key('dead:tasks'), id)
-  if ns ~= '' then redis.call('ZREM', ns .. ':status:failed', id) end
+  if ns ~= '' then unlist(ns, 'failed', name_of(ns, id, name), {id}) end
   return true
 end
 
 -- Of an outcome for which there is no task any more.
-local function judge_missing(id, verb, status, record)
-  if verb == 'complete' and status == 'success' and take_from_dead(id) then return 'settled' end
+local function judge_missing(id, verb, status, record, name)
+  if verb == 'complete' and status == 'success' and take_from_dead(id, name) then return 'settled' end
   if redis.call('HEXISTS', key('dead:tasks'), id) == 1 then return 'over' end
   if record ~= '' and redis.call('GET', ns .. ':task:' .. id) == record then return 'known' end
   if is_recorded(id) or redis.call('EXISTS', key('lapsed:' .. id)) == 1 then return 'over' end
@@ -74,9 +74,9 @@ local function judge_missing(id, verb, status, record)
 end
 
 -- Of an outcome whose worker does not hold the task; if it is settled, it takes effect as if it did.
-local function judge(id, verb, status, text, record)
+local function judge(id, verb, status, text, record, name)
   local entry = read_entry(id)
-  if not entry then return judge_missing(id, verb, status, record) end
+  if not entry then return judge_missing(id, verb, status, record, name) end
   if verb == 'running' then return 'late' end
   local is_held = redis.call('HEXISTS', key('holders'), id) == 1
   if verb == 'complete' and status == 'success' then
@@ -101,7 +101,8 @@ local function settle(verb, id, delay, text)
   if verb == 'retry' then
     run_again(id, entry, delay, text)
   elseif verb == 'release' then
-    make_ready(id, entry.priority, entry.deliveries, entry.place, entry.since, entry.payload)
+    local payload = text ~= '' and text or entry.payload
+    make_ready(id, entry.priority, entry.deliveries, entry.place, entry.since, payload)
     wake()
   elseif verb == 'nack' then
     park(id, entry, text, now)
@@ -120,19 +121,21 @@ end
 local outcomes, ids = {}, {}
 for i = 4, #ARGV, 3 do
   local line = ARGV[i]
-  local verb, delay, status, submitted, priority, id = string.match(line, '^([%l_]+) (%d+) (%S+) (%d+) (%S+) (.*)$')
+  local verb, delay, status, submitted, priority, bytes, rest =
+    string.match(line, '^([%l_]+) (%d+) (%S+) (%d+) (%S+) (%d+):(.*)$')
+  local name, id = read_label(bytes, rest, line)
   number_in(submitted, line, MOST)
   number_in(priority, line, LARGEST)
   local place = (i - 1) / 3
   ids[place] = id
-  outcomes[place] = {verb, number_in(delay, line, MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2]}
+  outcomes[place] = {verb, number_in(delay, line, MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2], name}
 end
 
 local holders, records, done, let_go, answers = redis.call('HMGET', key('holders'), unpack(ids)), {}, {}, {}, {}
 for i, outcome in ipairs(outcomes) do
-  local verb, delay, status, submitted, priority, id, text, record = unpack(outcome)
+  local verb, delay, status, submitted, priority, id, text, record, name = unpack(outcome)
   local is_ours = holders[i] and is_holder(token, holders[i])
-  local answer = is_ours and 'settled' or judge(id, verb, status, text, record)
+  local answer = is_ours and 'settled' or judge(id, verb, status, text, record, name)
   if answer == 'lost' and verb == 'retry' then
     run_again(id, {priority = priority}, delay, text)
   elseif answer == 'settled' and verb == 'complete' then
@@ -142,7 +145,7 @@ for i, outcome in ipairs(outcomes) do
   end
   if is_ours and verb ~= 'running' then let_go[#let_go + 1] = id end
   if record ~= '' and (answer == 'settled' or answer == 'lost') then
-    records[#records + 1] = {id, record, status, submitted}
+    records[#records + 1] = {id, record, status, submitted, name}
   end
   answers[i] = answer
 end
@@ -156,4 +159,10 @@ if #done > 0 then
   redis.call('SREM', key('cancelled'), unpack(done))
 end
 if #records > 0 then keep_records(ns, records, ttl, now) end
+-- A server waits for its replicas only for who has written something, and what was said again may not have reached them.
+-- This goes to them, and leaves nothing.
+if #let_go + #done + #records == 0 then
+  redis.call('SET', key('again'), '')
+  redis.call('DEL', key('again'))
+end
 return answers

@@ -1,15 +1,19 @@
 -- Add tasks, each once: an id that is known already stays as it is.
 --
 -- KEYS[1]: the queue. ARGV[1]: the namespace of the records. Then 3 for each task: "<priority> <delay in microseconds>
--- <time of submission> <milliseconds for which its id is remembered> <id>", payload, record or "" if it is kept
--- elsewhere. Returns 1 for each task that was added, 0 for one that was known.
+-- <time of submission> <milliseconds for which its id is remembered> <label> <id>", payload, record or "" if it is kept
+-- elsewhere. The label is as in records.lua. Returns 1 for each task that was added, 0 for one that was known.
 
 local ns, now, added = ARGV[1], as_text(server_now()), {}
-local pending, ready, since = {}, {}, {}
+local listed, ready, since = {}, {}, {}
+local changes = ns ~= '' and is_watched(ns) and {}
 local first_place = reserve_places((#ARGV - 1) / 3)
 
 for i = 2, #ARGV, 3 do
-  local priority, delay, submitted, remembered, id = string.match(ARGV[i], '^(%S+) (%d+) (%d+) (%d+) (.*)$')
+  local line = ARGV[i]
+  local priority, delay, submitted, remembered, bytes, rest =
+    string.match(line, '^(%S+) (%d+) (%d+) (%d+) (%d+):(.*)$')
+  local name, id = read_label(bytes, rest, line)
   local payload, record, is_ready = ARGV[i + 1], ARGV[i + 2], delay == '0'
   local place = is_ready and place_text(first_place + (i - 2) / 3) or NO_PLACE
   local due = is_ready and now or as_text(tonumber(now) + tonumber(delay))
@@ -17,7 +21,15 @@ for i = 2, #ARGV, 3 do
     and (record == '' or redis.call('SET', ns .. ':task:' .. id, record, 'NX'))
     and redis.call('HSETNX', key('tasks'), id, entry_of(priority, 0, place, due, payload)) == 1
   if is_new and remembered ~= '0' then redis.call('SET', key('once:' .. id), '1', 'PX', remembered) end
-  if is_new and record ~= '' then append(pending, submitted, id) end
+  if is_new and record ~= '' then
+    local scored = listed[name]
+    if not scored then
+      scored = {}
+      listed[name] = scored
+    end
+    append(scored, submitted, id)
+    if changes then changes[#changes + 1] = {id, record, 'pending', submitted, name} end
+  end
   if is_new and is_ready then
     append(ready, priority, place .. id)
     append(since, due, id)
@@ -27,7 +39,9 @@ for i = 2, #ARGV, 3 do
   added[#added + 1] = is_new and 1 or 0
 end
 
-if #pending > 0 then redis.call('ZADD', ns .. ':status:pending', unpack(pending)) end
+register_queue()
+for name, scored in pairs(listed) do list(ns, 'pending', name, scored) end
+if changes then tell(ns, changes) end
 if #ready > 0 then
   redis.call('ZADD', key('ready'), unpack(ready))
   redis.call('ZADD', key('since'), unpack(since))

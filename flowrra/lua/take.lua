@@ -3,9 +3,10 @@
 -- KEYS[1]: the queue. ARGV: most tasks to take, most bytes of theirs (one task may have more), token of the worker,
 -- length of the lease in microseconds, name of the tasks that are wanted: "" for what is due and what waits for this
 -- worker to know it, or a name for which tasks wait, whoever knows it.
--- Returns: microseconds until more may be due or lapse, -1 if nothing is foreseen; then for each task taken: id,
--- deliveries before this one that ended without an outcome, microseconds since it has been due, whether it is to be
--- cancelled, payload. The payload of one that is too large is "!" and its bytes.
+-- Of a queue that is paused, nothing is given out that is due.
+-- Returns: microseconds until more may be due or lapse, -1 if nothing is foreseen; the names of tasks that are not to be
+-- begun; then for each task taken: id, deliveries before this one that ended without an outcome, microseconds since it
+-- has been due, whether it is to be cancelled, payload. The payload of one that is too large is "!" and its bytes.
 
 local limit, most_bytes, token, lease, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = server_now()
@@ -58,15 +59,10 @@ local function give_back_lapsed()
       redis.call('HSET', key('holders'), id, '?' .. holder)
       redis.call('ZADD', key('leases'), as_text(now + its_lease * (1 - UNDOUBTED)), id)
     else
-      local entry = read_entry(id)
-      end_hold(id)
-      if entry then
-        -- A worker that is there, and doesn't hold it, never heard that it was given it.
-        local seen = redis.call('ZSCORE', key('workers'), holder_token)
-        local is_gone = not seen or tonumber(seen) < now - its_lease * UNDOUBTED
-        local since = as_text(tonumber(lapsed[i + 1]))
-        make_ready(id, entry.priority, entry.deliveries + (is_gone and 1 or 0), entry.place, since, entry.payload)
-      end
+      -- A worker that is there, and doesn't hold it, never heard that it was given it.
+      local seen = redis.call('ZSCORE', key('workers'), holder_token)
+      local is_gone = not seen or tonumber(seen) < now - its_lease * UNDOUBTED
+      give_back(id, is_gone, tonumber(lapsed[i + 1]))
     end
   end
   -- A clock that was put back leaves holds that would outlast any lease.
@@ -92,10 +88,16 @@ local function next_members()
     end
     if #found > 0 then sources = sources + 1 end
   end
-  local unknown = wanted == '' and redis.call('SINTER', key('unknown:names'), key('names:' .. token)) or {wanted}
+  local unknown = {wanted}
+  if wanted == '' then
+    unknown = {}
+    for _, name in ipairs(redis.call('SINTER', key('unknown:names'), key('names:' .. token))) do
+      if not is_name_paused(name) then unknown[#unknown + 1] = name end
+    end
+  end
   if #unknown == 0 then return redis.call('ZRANGE', key('ready'), 0, limit - 1), names end
   if wanted == '' then offer(key('ready')) end
-  for _, name in ipairs(unknown) do offer(key('unknown:' .. name), name) end
+  for _, name in ipairs(unknown) do offer(unknown_of(name), name) end
   if sources > 1 then
     table.sort(members, function(one, other)
       if priorities[one] ~= priorities[other] then return priorities[one] < priorities[other] end
@@ -130,6 +132,7 @@ local function lease_next(answer)
   end
   redis.call('ZADD', key('leases'), unpack(leases))
   redis.call('HSET', key('holders'), unpack(holders))
+  redis.pcall('INCRBY', key('taken'), #ids)  -- whatever another client wrote there, tasks are given out
   local cancelled = redis.call('SMISMEMBER', key('cancelled'), unpack(ids))
   local asked = {}
   for _, id in ipairs(ids) do
@@ -160,8 +163,9 @@ take_over_old_tasks()
 move_what_became_due()
 give_back_lapsed()
 
-local answer = {-1}
-if limit > 0 then lease_next(answer) end
+local is_paused = redis.call('EXISTS', key('paused')) == 1
+local answer = {-1, redis.call('SMEMBERS', home .. ':paused:names')}
+if limit > 0 and (wanted ~= '' or not is_paused) then lease_next(answer) end
 
 -- There is more than this worker takes: another one may be idle.
 if redis.call('EXISTS', key('ready')) == 1 then wake() end

@@ -42,12 +42,16 @@ class ExecutorStats(TypedDict):
         workers: Slots: how many tasks it can run at a time; 0 in a process that leaves them to others.
         busy: Slots that run a task.
         waiting: Tasks that are in this process already and wait for a free slot: with a broker, what was taken ahead.
+        stuck: Whether each slot is held by a task that should have ended long ago, while others wait.
+        draining: Whether it begins no more tasks, by request.
     """
 
     running: bool
     workers: int
     busy: int
     waiting: int
+    stuck: bool
+    draining: bool
 
 
 class Executors(TypedDict):
@@ -96,6 +100,18 @@ class SchedulerSummary(TypedDict):
     error: NotRequired[str]
 
 
+class PausedWork(TypedDict):
+    """Of what nothing is begun, by request.
+
+    Attributes:
+        queues: The names of the queues, of either kind of task.
+        tasks: The names of the tasks, in whatever queue.
+    """
+
+    queues: list[str]
+    tasks: list[str]
+
+
 class Stats(TypedDict):
     """The app at a glance.
 
@@ -103,12 +119,14 @@ class Stats(TypedDict):
         app: The app itself.
         executors: What runs its tasks in this process.
         tasks: How many there are.
+        paused: What is paused; None if the broker didn't tell within half a second.
         scheduler: Its schedules; None if it has no scheduler.
     """
 
     app: AppStats
     executors: Executors
     tasks: TaskCounts
+    paused: PausedWork | None
     scheduler: SchedulerSummary | None
 
 
@@ -116,38 +134,69 @@ class Stats(TypedDict):
 
 
 class QueueStats(TypedDict):
-    """The queue of one kind of task.
+    """A queue of one kind of task.
 
     Attributes:
         pending: Tasks that are due and wait for a worker.
         delayed: Tasks that are not due yet: a retry, a countdown, an eta.
         in_flight: Tasks that a worker holds.
+        taken: Tasks that workers have taken so far, since the queue was made or the process started; None if that isn't
+            known.
         dead: Tasks that were given up.
         unknown: Tasks that wait for a worker that knows their names, such as during a deploy.
-        oldest_pending_at: Since when the longest waiting task has been due; None if none waits.
+        oldest_pending_at: Since when the longest waiting task has been due, of those whose names aren't paused; None
+            if none waits.
         paused: Whether no task is taken from it.
         broker: ``memory``, or the class of the broker.
         namespace: The prefix of its keys in the broker.
+        server: Host, port and database of the broker as its URL has them, without user and password; empty in memory.
         shared: Whether other processes see the same queue: then take the maximum of what they tell, else the sum.
+        drain_seconds: Seconds until workers have taken all that is pending, at the rate at which all of them took tasks
+            in the last five minutes, or since the queue was last seen empty; 0.0 if nothing is pending, None if it is
+            paused, more is than a minute ago, nothing was taken, or the figures were not asked for at least 10 s ago.
         unfit: Whether the broker's server is unfit to keep tasks, by reason: ``eviction``, ``no_persistence``,
             ``replica``, ``old_version`` and ``clock``, looked at every 3 minutes; only there with a broker.
+        clock_offset: Seconds by which the clock of the broker's server is ahead of this host's, looked at every 3
+            minutes; only there with a broker, as what follows; None is what isn't known.
+        memory_used: Bytes that the data of the broker's server takes, looked at as often.
+        memory_limit: Bytes that it may take; None also if it has no limit.
+        lease: Seconds after which a task runs elsewhere whose worker was not heard of.
     """
 
     pending: int | None
     delayed: int | None
     in_flight: int | None
+    taken: int | None
     dead: int | None
     unknown: int | None
     oldest_pending_at: datetime | None
     paused: bool | None
     broker: str
     namespace: str
+    server: str
     shared: bool
+    drain_seconds: float | None
     unfit: NotRequired[dict[str, bool | None] | None]
+    clock_offset: NotRequired[float | None]
+    memory_used: NotRequired[int | None]
+    memory_limit: NotRequired[int | None]
+    lease: NotRequired[float | None]
+
+
+class NamedQueueStats(QueueStats):
+    """One queue of a list of all.
+
+    Attributes:
+        queue: Its name.
+        executor: The kind of its tasks: ``io`` or ``cpu``.
+    """
+
+    queue: str
+    executor: str
 
 
 class Queues(TypedDict):
-    """The queues by kind of task.
+    """The default queues by kind of task.
 
     Attributes:
         io: Of tasks that run on the event loop; None if there is no such task.
@@ -181,6 +230,7 @@ class Worker(TypedDict):
         heartbeat_at: When it last told that it lives.
         version: The version of Flowrra that it runs.
         executors: Its slots, by kind: ``io``, ``cpu``.
+        draining: Whether it begins no more tasks, by request.
     """
 
     id: str
@@ -190,6 +240,20 @@ class Worker(TypedDict):
     heartbeat_at: datetime
     version: str
     executors: dict[str, WorkerSlots]
+    draining: bool
+
+
+class BulkResult(TypedDict):
+    """What one call did to many tasks.
+
+    Attributes:
+        done: For how many tasks it worked.
+        left: How many are meant besides: those beyond the limit, and those that came to an end by themselves or would
+            not end.
+    """
+
+    done: int
+    left: int
 
 
 class DeadTask(TypedDict):
@@ -204,6 +268,7 @@ class DeadTask(TypedDict):
         deliveries: How often workers were given it.
         args: What it was submitted with.
         kwargs: What it was submitted with by name.
+        queue: The name of its queue.
     """
 
     executor: str
@@ -214,6 +279,7 @@ class DeadTask(TypedDict):
     deliveries: int | None
     args: tuple[Any, ...] | None
     kwargs: dict[str, Any] | None
+    queue: str
 
 
 # ── counters ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -276,6 +342,82 @@ class TaskStats(TypedDict):
     queue_wait: Histogram
 
 
+class Quantiles(TypedDict):
+    """Durations in seconds, estimated from a histogram as Prometheus' ``histogram_quantile`` does: interpolated within
+    a bucket. What lies above all bounds is given as the highest bound. None without observations.
+
+    Attributes:
+        p50: Half of them were no longer.
+        p95: 95 % of them were no longer.
+        p99: 99 % of them were no longer.
+    """
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class TaskWindowStats(TypedDict):
+    """What happened to the tasks of one name in this process within the last seconds; attempts are counted.
+
+    Attributes:
+        executor: The kind of task: ``io`` or ``cpu``.
+        window: Seconds that the figures cover: up to 10 s more than was asked for, or 60 s beyond five minutes; less if
+            the app is younger.
+        started: Attempts that began.
+        finished: Attempts that ended: succeeded + failed + retried + cancelled.
+        succeeded: Attempts that returned.
+        failed: Attempts that failed for good.
+        retried: Attempts that failed, and that another one follows.
+        cancelled: Attempts that were cancelled.
+        rate: Finished attempts a second.
+        failure_ratio: failed / (succeeded + failed); None if there are none.
+        run_duration: How long the attempts ran that succeeded, failed or were retried.
+        queue_wait: How long the attempts that began had been due.
+    """
+
+    executor: str
+    window: float
+    started: int
+    finished: int
+    succeeded: int
+    failed: int
+    retried: int
+    cancelled: int
+    rate: float
+    failure_ratio: float | None
+    run_duration: Quantiles
+    queue_wait: Quantiles
+
+
+class RankedTask(TaskWindowStats):
+    """A name in a list of those that are the slowest, or that fail the most.
+
+    Attributes:
+        task_name: The name.
+    """
+
+    task_name: str
+
+
+class ThroughputPoint(TypedDict):
+    """What happened to tasks in this process in one of several periods that follow each other; attempts a second.
+
+    Attributes:
+        at: The end of the period.
+        seconds: Its length.
+        finished: Attempts that ended.
+        failed: Attempts that failed for good.
+        retried: Attempts that failed, and that another one follows.
+    """
+
+    at: datetime
+    seconds: float
+    finished: float
+    failed: float
+    retried: float
+
+
 class TaskName(TypedDict):
     """A task that held the event loop.
 
@@ -304,6 +446,20 @@ class Stall(TypedDict):
     stack: str
 
 
+class AbandonedTasks(TypedDict):
+    """The tasks of one executor that its stops cancelled, by how they found them.
+
+    Attributes:
+        waiting: They were due, and had not begun.
+        delayed: They were not due yet: a retry, a countdown, an eta.
+        running: They were in an attempt.
+    """
+
+    waiting: int
+    delayed: int
+    running: int
+
+
 class RuntimeStats(TypedDict):
     """How the app fares in this process.
 
@@ -312,10 +468,16 @@ class RuntimeStats(TypedDict):
         stalls: How often it was late by more than 1 s.
         blocking: What holds it up now; None if nothing does.
         last_stall: What held it up the last time; None if nothing has.
+        heartbeat_at: When this worker last renewed its leases at the broker, by executor; empty without a broker that
+            leases tasks, and in a process that takes none.
         worker_restarts: Workers that had to be replaced, by executor.
+        stuck: Whether each slot is held by a task that should have ended long ago, while others wait; by executor.
+        abandoned_at_stop: Tasks that were cancelled as the app stopped, by executor; what was given back to a broker is
+            not among them.
         broker_errors: Operations of the broker that failed, by operation; ``list`` counts what was left out of lists,
             as it could not be read.
         backend_errors: Operations of the result backend that failed, in the same way.
+        watchers: How many watch tasks from this process; see :meth:`FlowrraManager.watch`.
         subscriber_dropped: Events that a subscriber was too slow for.
         subscriber_errors: Events that a subscriber raised on.
     """
@@ -324,9 +486,13 @@ class RuntimeStats(TypedDict):
     stalls: int
     blocking: Stall | None
     last_stall: Stall | None
+    heartbeat_at: dict[str, datetime]
     worker_restarts: dict[str, int]
+    stuck: dict[str, bool]
+    abandoned_at_stop: dict[str, AbandonedTasks]
     broker_errors: dict[str, int]
     backend_errors: dict[str, int]
+    watchers: int
     subscriber_dropped: int
     subscriber_errors: int
 
@@ -361,6 +527,7 @@ class TaskInfo(RegisteredTask):
         priority: Used by submissions that name none; lower ones run first.
         backoff: Each further delay is this many times the one before.
         jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
+        queue: The name of the queue that they are submitted to, unless a submission names another one.
     """
 
     module: str
@@ -370,6 +537,7 @@ class TaskInfo(RegisteredTask):
     priority: int
     backoff: float
     jitter: float
+    queue: str
 
 
 class TaskOutcome(TypedDict):
@@ -386,6 +554,7 @@ class TaskOutcome(TypedDict):
         started_at: When its latest attempt began; None before the first.
         retries: How many attempts were repeated.
         traceback: Of its last failed attempt, bounded in length.
+        queue: The name of the queue that it was submitted to.
     """
 
     task_id: str
@@ -398,6 +567,7 @@ class TaskOutcome(TypedDict):
     started_at: datetime | None
     retries: int
     traceback: str | None
+    queue: str
 
 
 class SubmittedTask(TypedDict):
@@ -411,6 +581,7 @@ class SubmittedTask(TypedDict):
         args: What it was submitted with.
         kwargs: What it was submitted with by name.
         retries: How many attempts were repeated.
+        queue: The name of the queue that it was submitted to.
     """
 
     task_id: str
@@ -420,6 +591,7 @@ class SubmittedTask(TypedDict):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     retries: int
+    queue: str
 
 
 class TaskRecord(SubmittedTask):
@@ -438,6 +610,161 @@ class TaskRecord(SubmittedTask):
     error: str | None
 
 
+class TaskProgress(TypedDict):
+    """How far a task is, as it told by ``current_task().progress(done, total, message)``.
+
+    Attributes:
+        done: How much it has done, in whatever it counts.
+        total: Of how much; None if that is unknown.
+        message: For people.
+        at: When it said so.
+    """
+
+    done: float
+    total: float | None
+    message: str
+    at: datetime
+
+
+class ListedTask(TaskRecord):
+    """A task in a page of :meth:`FlowrraManager.list_tasks`.
+
+    Attributes:
+        queue: Its queue.
+        worker: The id of the app that runs, or ran, its latest attempt; None before the first.
+        progress: What that attempt has told of its progress; None if it has not.
+    """
+
+    queue: str
+    worker: str | None
+    progress: TaskProgress | None
+
+
+class WatchedTask(TypedDict):
+    """A task as it was at a change.
+
+    Attributes:
+        task_id: Its id.
+        task_name: The name that it was submitted by.
+        status: As in :class:`TaskOutcome`.
+        queue: Its queue.
+        submitted_at: When it was submitted.
+        started_at: When its latest attempt began; None before the first.
+        finished_at: When that ended; None until then.
+        retries: How many attempts were repeated.
+        error: Type and text of the exception of its last failed attempt; None if there is none.
+        worker: The id of the app that runs, or ran, its latest attempt; None before the first.
+        progress: What that attempt has told of its progress; None if it has not.
+        retry_of: The id of the task that it is another run of; None if it is none.
+    """
+
+    task_id: str
+    task_name: str | None
+    status: str
+    queue: str
+    submitted_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    retries: int
+    error: str | None
+    worker: str | None
+    progress: TaskProgress | None
+    retry_of: str | None
+
+
+class TaskEvent(TypedDict):
+    """A change of a task, or that changes were missed.
+
+    Attributes:
+        id: What :meth:`FlowrraManager.watch` goes on after.
+        type: ``change`` or ``missed``.
+        task: The task; None if changes were missed.
+        missed: How many changes were missed before, of whatever tasks: 0 with a change; None if nobody knows how many.
+    """
+
+    id: str
+    type: str
+    task: WatchedTask | None
+    missed: int | None
+
+
+class TaskPage(TypedDict):
+    """A page of tasks.
+
+    Attributes:
+        tasks: The tasks, the latest submitted first.
+        next: The ``cursor`` of the next page; None if this is the last.
+    """
+
+    tasks: list[ListedTask]
+    next: str | None
+
+
+class TaskAttempt(TypedDict):
+    """An attempt of a task.
+
+    Attributes:
+        number: Which one it is, from 1.
+        worker: The id of the app that runs, or ran, it; None if that is unknown.
+        started_at: When it began; None if that is unknown.
+        finished_at: When it ended; None while it runs, and if that is unknown.
+        outcome: ``success``, ``failed`` or ``cancelled``; ``released``, if a worker that stopped gave it back;
+            ``lost``, if its worker was not heard of any more; None while it runs.
+        error: Type and text of the exception that it failed with; None if there is none.
+        traceback: Of that exception, bounded in length.
+    """
+
+    number: int
+    worker: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    outcome: str | None
+    error: str | None
+    traceback: str | None
+
+
+class TaskDetails(ListedTask):
+    """All about one submitted task.
+
+    Attributes:
+        traceback: Of its last failed attempt, bounded in length.
+        attempts: Its attempts, oldest first; the last ten.
+        retry_of: The id of the task that it is another run of; None if it is none.
+        retried_as: The id of the task that is another run of it; None if there is none.
+    """
+
+    traceback: str | None
+    attempts: list[TaskAttempt]
+    retry_of: str | None
+    retried_as: str | None
+
+
+class RunningAttempt(TypedDict):
+    """An attempt that runs in this process now.
+
+    Attributes:
+        task_id: The id of its task.
+        task_name: The name that it is registered under.
+        executor: The kind of task: ``io`` or ``cpu``.
+        attempt: Its number, 1 for the first.
+        started_at: When it began.
+        elapsed: Seconds since then.
+        timeout: Seconds that it may take; None is no limit.
+        worker: The id of this process; see :class:`Worker`.
+        queue: The name of its queue.
+    """
+
+    task_id: str
+    task_name: str
+    executor: str
+    attempt: int
+    started_at: datetime
+    elapsed: float
+    timeout: float | None
+    worker: str
+    queue: str
+
+
 # ── health ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -446,11 +773,14 @@ class Component(TypedDict):
 
     Attributes:
         healthy: Whether it can make progress.
-        message: What it does, or what is wrong.
+        message: What it does, or what is wrong; begins with ``degraded:`` if it is.
+        degraded: True while it is healthy, and does not get on: each slot of an executor is held by a task that should
+            have ended long ago, and others wait. Only there while it is so.
     """
 
     healthy: bool
     message: str
+    degraded: NotRequired[bool]
 
 
 class Health(TypedDict):
@@ -458,12 +788,14 @@ class Health(TypedDict):
 
     Attributes:
         healthy: Whether each component is.
+        degraded: Whether a component is, which is healthy all the same.
         timestamp: When that was found.
         components: By name: ``app``, ``io_executor``, ``cpu_executor`` and ``scheduler``, None if the app has none;
             ``broker`` and ``backend`` are there if they are configured and not in memory.
     """
 
     healthy: bool
+    degraded: bool
     timestamp: datetime
     components: dict[str, Component | None]
 
@@ -487,6 +819,9 @@ class Schedule(TypedDict):
         created_at: When it was made.
         updated_at: When it was last changed.
         broken: Why it can't run; None if it can.
+        timezone: The zone that its cron expression is read in; None is the scheduler's.
+        period: Seconds between its due times: of a cron expression the longer of the times before and after
+            ``next_run_at``; None if it doesn't repeat, or isn't due any more.
     """
 
     id: str
@@ -501,6 +836,8 @@ class Schedule(TypedDict):
     created_at: datetime
     updated_at: datetime
     broken: str | None
+    timezone: str | None
+    period: float | None
 
 
 class ScheduleDetails(Schedule):
@@ -511,7 +848,6 @@ class ScheduleDetails(Schedule):
         kwargs: What its task is called with by name.
         max_retries: Of its tasks.
         retry_delay: Of its tasks, in seconds.
-        timezone: The zone that its cron expression is read in; None is the scheduler's.
         misfire_grace: Seconds by which a run may be late and still happen.
         misfire: Which of the runs that came due meanwhile happen: ``latest`` or ``all``.
         max_running: How many of its tasks may be unfinished at a time; None is any number.
@@ -521,7 +857,6 @@ class ScheduleDetails(Schedule):
     kwargs: dict[str, Any]
     max_retries: int
     retry_delay: float
-    timezone: str | None
     misfire_grace: float
     misfire: str
     max_running: int | None

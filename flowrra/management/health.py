@@ -43,6 +43,7 @@ async def health(app: Flowrra) -> Health:
     components = await _check_components(app)
     return {
         "healthy": all(component["healthy"] for component in components.values() if component is not None),
+        "degraded": any("degraded" in component for component in components.values() if component is not None),
         "timestamp": datetime.now(UTC),
         "components": components,
     }
@@ -96,12 +97,17 @@ def _check_executor(executor: BaseTaskExecutor | None) -> Component | None:
         return {"healthy": False, "message": executor.state if executor.state == "stopping" else "not running"}
     if not executor.takes_tasks:
         return {"healthy": True, "message": "running, leaves its tasks to other processes"}
+    if executor.is_draining:
+        return {"healthy": True, "message": f"draining by request, {executor.busy_workers} attempts still run"}
     free = executor.workers - executor.busy_workers
     oldest = executor.oldest_pending_at()
     waited = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
     if free > 0 and waited > STUCK_AFTER:
         message = f"a task has waited for {waited:.1f} s although {free} of {executor.workers} workers are free"
         return {"healthy": False, "message": message}
+    if hanging := executor.hanging():
+        message = f"degraded: tasks wait, and all {executor.workers} workers are in tasks that hang: "
+        return {"healthy": True, "message": message + ", ".join(map(str, hanging)), "degraded": True}
     return {"healthy": True, "message": f"running, {executor.busy_workers} of {executor.workers} workers busy"}
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import tzinfo
+
 from flowrra.app import Flowrra
 from flowrra.management.answers import Schedule, ScheduleDetails, SchedulerSummary
 from flowrra.management.health import in_time
+from flowrra.scheduler.due_times import period
 from flowrra.scheduler.models import ScheduledTask
 
 
-def schedule(task: ScheduledTask) -> Schedule:
-    """A schedule in a list."""
+def schedule(task: ScheduledTask, zone: tzinfo) -> Schedule:
+    """A schedule in a list; ``zone`` is the scheduler's."""
     return {
         "id": task.id,
         "task_name": task.task_name,
@@ -23,18 +26,19 @@ def schedule(task: ScheduledTask) -> Schedule:
         "created_at": task.created_at,
         "updated_at": task.updated_at,
         "broken": task.broken,
+        "timezone": task.timezone,
+        "period": period(task, zone),
     }
 
 
-def schedule_details(task: ScheduledTask) -> ScheduleDetails:
-    """All about a schedule."""
+def schedule_details(task: ScheduledTask, zone: tzinfo) -> ScheduleDetails:
+    """All about a schedule; ``zone`` is the scheduler's."""
     return {
-        **schedule(task),
+        **schedule(task, zone),
         "args": task.args,
         "kwargs": task.kwargs,
         "max_retries": task.max_retries,
         "retry_delay": task.retry_delay,
-        "timezone": task.timezone,
         "misfire_grace": task.misfire_grace,
         "misfire": task.misfire,
         "max_running": task.max_running,

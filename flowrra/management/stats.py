@@ -14,13 +14,22 @@ from flowrra.app import Flowrra
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import LeasingBroker
 from flowrra.executors.base import BaseTaskExecutor
-from flowrra.management.answers import ExecutorStats, RuntimeStats, Stall, Stats, TaskCounts, TaskStats
+from flowrra.executors.sources.base import Pauses
+from flowrra.executors.workers import wall_clock
+from flowrra.management.answers import (
+    AbandonedTasks,
+    ExecutorStats,
+    PausedWork,
+    RuntimeStats,
+    Stall,
+    Stats,
+    TaskCounts,
+    TaskStats,
+)
 from flowrra.management.health import in_time
 from flowrra.management.queues import leasing_brokers
 from flowrra.management.schedules import scheduler_summary
-
-# How many names are read before other threads, such as the app's, get the interpreter lock: about half a millisecond.
-_NAMES_IN_ONE_GO = 128
+from flowrra.task_history import NAMES_IN_ONE_GO
 
 
 async def stats(app: Flowrra) -> Stats:
@@ -28,14 +37,16 @@ async def stats(app: Flowrra) -> Stats:
     executors = app.executors
     # Before anything is waited for, so that what is counted here is of one moment.
     io, cpu = _executor_stats(executors.get("io")), _executor_stats(executors.get("cpu"))
-    counts, scheduler = await asyncio.gather(
+    counts, pauses, scheduler = await asyncio.gather(
         asyncio.gather(*(in_time(executor.source.size()) for executor in executors.values())),
+        asyncio.gather(*(in_time(executor.source.pauses()) for executor in executors.values())),
         scheduler_summary(app),
     )
     return {
         "app": {"running": app.is_running},
         "executors": {"io": io, "cpu": cpu},
         "tasks": _task_counts(len(app.registry), counts),
+        "paused": _paused([found for found, _ in pauses]),
         "scheduler": scheduler,
     }
 
@@ -48,6 +59,8 @@ def _executor_stats(executor: BaseTaskExecutor | None) -> ExecutorStats | None:
         "workers": executor.workers,
         "busy": executor.busy_workers,
         "waiting": executor.pending_count(),
+        "stuck": bool(executor.hanging()),
+        "draining": executor.is_draining,
     }
 
 
@@ -59,6 +72,16 @@ def _task_counts(registered: int, counts: Sequence[tuple[int | None, str]]) -> T
     return {"registered": registered, "pending": None, "pending_error": errors}
 
 
+def _paused(found: Sequence[Pauses | None]) -> PausedWork | None:
+    known = [pauses for pauses in found if pauses is not None]
+    if len(known) < len(found):
+        return None
+    return {
+        "queues": sorted({queue for each in known for queue in each.queues}),
+        "tasks": sorted({name for each in known for name in each.names}),
+    }
+
+
 def task_stats(app: Flowrra) -> dict[str, TaskStats]:
     """What happened to the tasks of each registered name."""
     oldest: dict[str, datetime] = {}
@@ -67,7 +90,7 @@ def task_stats(app: Flowrra) -> dict[str, TaskStats]:
     found: dict[str, TaskStats] = {}
     for name, telemetry in app.telemetry.tasks.copy().items():
         found[name] = cast(TaskStats, telemetry.snapshot(oldest.get(name)))
-        if len(found) % _NAMES_IN_ONE_GO == 0:
+        if len(found) % NAMES_IN_ONE_GO == 0:
             time.sleep(0)  # releases the interpreter lock; waits for nothing
     return found
 
@@ -80,6 +103,15 @@ def runtime_stats(app: Flowrra) -> RuntimeStats:
         "stalls": app.loop_monitor.stalls,
         "blocking": _stall(app.loop_monitor.current_stall()),
         "last_stall": _stall(app.loop_monitor.last_stall),
+        "stuck": {kind: bool(executor.hanging()) for kind, executor in executors.items()},
+        "abandoned_at_stop": {
+            kind: cast(AbandonedTasks, executor.lost_at_stop) for kind, executor in executors.items()
+        },
+        "heartbeat_at": {
+            kind: wall_clock(renewed_at)
+            for kind, executor in executors.items()
+            if (renewed_at := executor.source.renewed_at) is not None
+        },
         "worker_restarts": {kind: executor.worker_restarts for kind, executor in executors.items()},
         "broker_errors": {
             **_add_up(executor.broker_errors for executor in executors.values()),
@@ -89,6 +121,7 @@ def runtime_stats(app: Flowrra) -> RuntimeStats:
             **_add_up(executor.backend_errors for executor in executors.values()),
             **_left_out([app.results]),
         },
+        "watchers": app.events.watchers.watchers + app.results.watchers,
         "subscriber_dropped": app.events.dropped,
         "subscriber_errors": app.events.errors,
     }

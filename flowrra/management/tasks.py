@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Awaitable, Mapping
+from typing import TypeVar, cast
+
 from flowrra.app import Flowrra
+from flowrra.backends.listing import Page, TaskFilter
 from flowrra.exceptions import BackendError
-from flowrra.management.answers import RegisteredTask, SubmittedTask, TaskInfo, TaskOutcome, TaskRecord
+from flowrra.executors.workers import wall_clock
+from flowrra.management.answers import (
+    ListedTask,
+    RegisteredTask,
+    RunningAttempt,
+    SubmittedTask,
+    TaskAttempt,
+    TaskDetails,
+    TaskInfo,
+    TaskOutcome,
+    TaskPage,
+    TaskProgress,
+    TaskRecord,
+)
 from flowrra.registry import TaskDefinition
-from flowrra.task import TaskResult, TaskStatus
+from flowrra.task import Attempt, TaskResult, TaskStatus
+
+Answer = TypeVar("Answer")
 
 
 def check_limit(limit: int | None) -> None:
@@ -40,6 +61,7 @@ def task_info(definition: TaskDefinition) -> TaskInfo:
         "priority": definition.priority,
         "backoff": definition.backoff,
         "jitter": definition.jitter,
+        "queue": definition.queue,
     }
 
 
@@ -56,7 +78,32 @@ def task_outcome(record: TaskResult) -> TaskOutcome:
         "started_at": record.started_at,
         "retries": record.retries,
         "traceback": record.traceback,
+        "queue": record.queue,
     }
+
+
+def running_attempts(app: Flowrra, limit: int | None) -> list[RunningAttempt]:
+    """What runs in this process, the longest running first."""
+    check_limit(limit)
+    running = [
+        (job.started_at, kind, job) for kind, executor in app.executors.items() for job in executor.running_jobs()
+    ]
+    running.sort(key=lambda each: each[0])
+    now = time.monotonic()
+    return [
+        {
+            "task_id": job.task.id,
+            "task_name": job.definition.name,
+            "executor": kind,
+            "attempt": job.task.attempt,
+            "started_at": wall_clock(started_at),
+            "elapsed": max(0.0, now - started_at),
+            "timeout": job.task.timeout,
+            "worker": app.id,
+            "queue": job.task.queue,
+        }
+        for started_at, kind, job in running[:limit]
+    ]
 
 
 async def list_submitted(app: Flowrra, limit: int | None) -> list[SubmittedTask]:
@@ -71,14 +118,102 @@ async def list_records(app: Flowrra, status: TaskStatus, limit: int | None) -> l
 
 async def _records(app: Flowrra, status: TaskStatus, limit: int | None) -> list[TaskResult]:
     check_limit(limit)
+    return await _answer("listed", app.results.list_by_status(status, limit), [])
+
+
+async def _answer(done: str, asking: Awaitable[Answer], nothing: Answer) -> Answer:
+    """What a result backend answers; nothing, if it doesn't do that, as lists are optional.
+
+    Raises:
+        BackendError: The results could not be read, whatever a backend of a user's own raises.
+    """
     try:
-        return await app.results.list_by_status(status, limit)
-    except NotImplementedError:  # listing is optional for a result backend
-        return []
+        return await asking
+    except NotImplementedError:
+        return nothing
     except BackendError:
         raise
     except Exception as error:
-        raise BackendError(f"The tasks could not be listed: {type(error).__name__}: {error}") from error
+        raise BackendError(f"The tasks could not be {done}: {type(error).__name__}: {error}") from error
+
+
+async def list_tasks(app: Flowrra, wanted: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
+    """A page of the tasks that are meant."""
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, it is {limit}")
+    page = await find(app, wanted, limit, cursor)
+    return {"tasks": [_listed_task(record) for record in page.records], "next": page.cursor}
+
+
+async def find(app: Flowrra, wanted: TaskFilter, limit: int, cursor: str | None) -> Page:
+    """A page of the records that are meant.
+
+    Raises:
+        BackendError: The results could not be read.
+        ValueError: The cursor is none.
+    """
+    wanted.first(cursor)  # what is no cursor is the caller's mistake, and no failure of the backend
+    return await _answer("listed", app.results.find(wanted, limit, cursor), Page([], None))
+
+
+async def count_tasks(app: Flowrra, by: str) -> dict[str, int]:
+    """How many tasks are known, by status or by name."""
+    if by not in ("status", "name"):
+        raise ValueError(f"by must be 'status' or 'name', not {by!r:.100}")
+    counts: Counter[str] = Counter() if by == "name" else Counter(dict.fromkeys(map(str, TaskStatus), 0))
+    found: Mapping[tuple[TaskStatus, str | None], int] = await _answer("counted", app.results.count(), {})
+    for (status, name), count in found.items():
+        counts[str(status) if by == "status" else name or ""] += count
+    return dict(counts)
+
+
+async def task_details(app: Flowrra, task_id: str) -> TaskDetails | None:
+    """All about a submitted task; None if it is unknown."""
+    record = await app.get_result(task_id)
+    if record is None:
+        return None
+    return {
+        **_listed_task(record),
+        "traceback": record.traceback,
+        "attempts": [_attempt(attempt) for attempt in record.attempts] + _latest_attempt(record),
+        "retry_of": record.retry_of,
+        "retried_as": await app.results.retried_as(task_id),
+    }
+
+
+def _attempt(attempt: Attempt) -> TaskAttempt:
+    return cast(TaskAttempt, {**attempt._asdict(), "outcome": attempt.outcome.value})
+
+
+def _latest_attempt(record: TaskResult) -> list[TaskAttempt]:
+    """The attempt that a record itself tells of, unless it is among those that have ended, or never began."""
+    if record.started_at is None or record.status in (TaskStatus.PENDING, TaskStatus.RETRYING):
+        return []
+    return [
+        {
+            "number": record.attempt_number,
+            "worker": record.worker,
+            "started_at": record.started_at,
+            "finished_at": record.finished_at,
+            "outcome": record.status.value if record.is_complete else None,
+            "error": record.error,
+            "traceback": record.traceback,
+        }
+    ]
+
+
+def _listed_task(record: TaskResult) -> ListedTask:
+    return {
+        **_task_record(record),
+        "queue": record.queue,
+        "worker": record.worker,
+        "progress": task_progress(record),
+    }
+
+
+def task_progress(record: TaskResult) -> TaskProgress | None:
+    """What its latest attempt has told of its progress."""
+    return None if record.progress is None else cast(TaskProgress, record.progress._asdict())
 
 
 def _submitted_task(record: TaskResult) -> SubmittedTask:
@@ -90,6 +225,7 @@ def _submitted_task(record: TaskResult) -> SubmittedTask:
         "args": record.args,
         "kwargs": record.kwargs,
         "retries": record.retries,
+        "queue": record.queue,
     }
 
 

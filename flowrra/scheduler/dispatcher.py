@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable
 from datetime import tzinfo
 from typing import Any
 
+from flowrra.outage import Outage
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
 from flowrra.scheduler.due_times import first_run
 from flowrra.scheduler.figures import RunFigures
+from flowrra.scheduler.models import named
 from flowrra.scheduler.submissions import Submissions, describe
 from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
 
@@ -69,6 +71,10 @@ class Dispatcher:
         self._zone = zone
         self._sleep = sleep
         self._submissions = Submissions(backend, registry, target, self.figures, clock.micros, self.wake)
+        self._claiming = Outage(logger, "schedules could not be read or claimed", level=logging.ERROR)
+        self._settling = Outage(logger, "runs could not be settled", level=logging.ERROR)
+        # By task and what became of its due times, as long as none of them was submitted.
+        self._left_out: dict[tuple[str, str], Outage] = {}
         self._changed = asyncio.Event()
         self._stopping = False
         self._refresh_at = 0.0
@@ -131,11 +137,12 @@ class Dispatcher:
                 is_more = await self._fire_due()
                 is_recorded = await self._recorded(self._submissions.record()) and is_recorded
                 delay = 0.0 if is_more else await self._next_due_in()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a store may be a user's own; logged as an outage
             self.figures.store_errors["claim"] += 1
             self.store_error = describe(error)
-            logger.exception("schedules could not be read or claimed")
+            self._claiming.failed(self.store_error, error)
             return STORE_RETRY
+        self._claiming.over()
         if not is_recorded:
             return min(delay, STORE_RETRY)
         self.store_error = None
@@ -173,7 +180,7 @@ class Dispatcher:
             except (ValueError, TypeError, KeyError, OverflowError, OSError):
                 continue  # as before; the reason is in its row
             if await self._backend.repair(task.id, next_run):
-                logger.info("broken schedule was repaired schedule=%s", task.id)
+                logger.info("broken schedule was repaired %s", named(task))
         self._refresh_at = time.monotonic() + self.check_interval
 
     async def _fire_due(self) -> bool:
@@ -184,9 +191,21 @@ class Dispatcher:
         for result in ("missed", "collapsed", "skipped"):
             for name, count in getattr(claims, result).items():
                 self.figures.count(name, result, count)
-                logger.warning("due times were %s task=%s count=%d", result, name, count)
+                self._tell_of_left_out(name, result, count)
+        left_out = {*claims.missed, *claims.collapsed, *claims.skipped}
+        self._end_left_out({run.schedule.task_name for run in claims.runs} - left_out)
         await self._submissions.start(claims.runs)
         return claims.more
+
+    def _tell_of_left_out(self, name: str, result: str, count: int) -> None:
+        key = name, result
+        if key not in self._left_out:
+            self._left_out[key] = Outage(logger, f"due times were {result}", f"task={name}")
+        self._left_out[key].failed(times=count)
+
+    def _end_left_out(self, names: set[str]) -> None:
+        for key in [key for key in self._left_out if key[0] in names]:
+            self._left_out.pop(key).over()
 
     async def _next_due_in(self) -> float:
         due = await self._backend.next_due(self._submissions.tasks_with_room())
@@ -196,9 +215,10 @@ class Dispatcher:
         """Whether runs could be recorded. If not, that is tried again, or they are submitted again and found known."""
         try:
             await recording
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a store may be a user's own; logged as an outage
             self.figures.store_errors["settle"] += 1
             self.store_error = describe(error)
-            logger.exception("runs could not be settled")
+            self._settling.failed(self.store_error, error)
             return False
+        self._settling.over()
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from flowrra.ranges import SOME_SECONDS
@@ -56,9 +57,35 @@ def following(task: ScheduledTask, after: int, zone: tzinfo = LOCAL) -> int | No
         if (step := round(interval * 1_000_000)) == 0:
             raise ValueError(f"interval must be a microsecond at least, not {interval!r} s")
         return after + step
-    zone = ZoneInfo(task.timezone) if task.timezone else zone
+    return _next_of_cron(task.schedule, task.timezone, zone, after)
+
+
+def period(task: ScheduledTask, zone: tzinfo = LOCAL) -> float | None:
+    """Seconds between the due times of a schedule; None if it doesn't repeat, is not due any more or can't be read.
+
+    Those of a cron expression differ, as over a weekend: it is the longer of the times before and after the next one.
+    """
+    if task.next_run_at is None:
+        return None
+    due = micros(task.next_run_at)
+    try:
+        if (after := following(task, due, zone)) is None:
+            return None
+        longest = after - due
+        if task.schedule_type is ScheduleType.CRON and task.last_run_at is not None:
+            last = micros(task.last_run_at)
+            # Unless it missed a run in between.
+            if (following(task, last, zone) or 0) >= due:
+                longest = max(longest, due - last)
+    except ValueError:
+        return None
+    return longest / 1_000_000
+
+
+@lru_cache(maxsize=4096)  # schedules are listed again and again, and change with each run
+def _next_of_cron(expression: str, timezone: str | None, zone: tzinfo, after: int) -> int:
     instant = datetime.fromtimestamp(after / 1_000_000, UTC)
-    return micros(CronExpression(task.schedule).next_after(instant, zone))
+    return micros(CronExpression(expression).next_after(instant, ZoneInfo(timezone) if timezone else zone))
 
 
 def first_run(task: ScheduledTask, now: int, zone: tzinfo) -> datetime | None:

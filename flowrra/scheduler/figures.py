@@ -24,6 +24,9 @@ class SchedulerStats(TypedDict):
         overdue_schedules: Enabled ones that are due and that no scheduler has taken yet.
         broken_schedules: Those that can't run: their rows can't be read, or this process doesn't know their tasks.
         next_run_at: When the next one is due, aware, in the server's zone; None if none is.
+        timezone: The zone that cron expressions are read in; None is the server's.
+        store: Where the schedules are: host, port and database, or host and path of a file, without user and password;
+            empty in memory. Of one store all processes tell the same figures.
     """
 
     running: bool
@@ -34,6 +37,8 @@ class SchedulerStats(TypedDict):
     overdue_schedules: int
     broken_schedules: int
     next_run_at: datetime | None
+    timezone: str | None
+    store: str
 
 
 class ScheduleRunStats(TypedDict):

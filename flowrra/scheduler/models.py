@@ -151,6 +151,12 @@ def call_arguments(args: object, kwargs: object) -> tuple[tuple[Any, ...], dict[
     return tuple(args), dict(kwargs)
 
 
+def named(task: ScheduledTask) -> str:
+    """Which schedule it is, for the log: its task, its description if it has one, its id."""
+    description = "" if task.description is None else f" description={shown(task.description)}"
+    return f"task={task.task_name} schedule={task.id}{description}"
+
+
 def definition_key(task: ScheduledTask) -> str:
     """A text that is equal for schedules that mean the same, however they are written."""
     if task.schedule_type is ScheduleType.CRON:

@@ -356,6 +356,8 @@ class Scheduler:
             "overdue_schedules": found["overdue"],
             "broken_schedules": found["broken"] + unknown,
             "next_run_at": None if found["next"] is None else local(found["next"]).astimezone(),
+            "timezone": None if self.zone is LOCAL else str(self.zone),
+            "store": self.backend.address,
         }
 
     def run_stats(self) -> ScheduleRunStats:

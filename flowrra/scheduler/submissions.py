@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from flowrra.outage import Outage
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.due_times import retry_at
 from flowrra.scheduler.figures import RunFigures
-from flowrra.scheduler.models import Run
+from flowrra.scheduler.models import Run, named
 from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ class Submissions:
         self._figures = figures
         self._now = now
         self._on_end = on_end
+        self._refusal = Outage(logger, "runs were not submitted")
+        # By id, the schedules whose last run was skipped.
+        self._skipping: dict[str, Outage] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -168,18 +172,26 @@ class Submissions:
                 self._tell_of_error(run, errors[run.id], retry_at(run, now))
             elif run.id in skipped:
                 self._figures.count(run.schedule.task_name, "skipped")
-                logger.warning("run was skipped: max_running=%d schedule=%s", run.schedule.max_running, run.schedule.id)
-            elif run.attempts > 1:
-                logger.info("run was submitted schedule=%s attempt=%d", run.schedule.id, run.attempts)
+                self._tell_of_skip(run)
+            elif (skipping := self._skipping.pop(run.schedule.id, None)) is not None:
+                skipping.over()
+        if len(errors) + len(skipped) < len(ended) and not errors:
+            self._refusal.over()
 
     def _tell_of_error(self, run: Run, error: str, again: int | None) -> None:
         if again is None:
             self._figures.count(run.schedule.task_name, "failed")
-            text = "run failed: it can't be submitted in time schedule=%s attempts=%d error=%s"
-            logger.error(text, run.schedule.id, run.attempts, error)
-        elif run.attempts.bit_count() == 1:  # a broker that is away for long is told of now and then
-            text = "run was not submitted, trying again schedule=%s attempt=%d error=%s"
-            logger.warning(text, run.schedule.id, run.attempts, error)
+            text = "run failed: it can't be submitted in time %s attempts=%d error=%s"
+            logger.error(text, named(run.schedule), run.attempts, error)
+        else:
+            self._refusal.failed(f"{error} {named(run.schedule)}")
+
+    def _tell_of_skip(self, run: Run) -> None:
+        schedule = run.schedule
+        if schedule.id not in self._skipping:
+            about = f"max_running={schedule.max_running} {named(schedule)}"
+            self._skipping[schedule.id] = Outage(logger, "run was skipped", about)
+        self._skipping[schedule.id].failed()
 
     async def beat(self) -> None:
         """Give a sign of life, if it is time: what is under way is not taken over, what runs in memory still does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from flowrra import Config, ExecutorConfig, Flowrra, TaskResult
@@ -56,6 +56,17 @@ class RemoteBackend(BaseResultBackend):
 
 
 BACKENDS: dict[str, Callable[[], BaseResultBackend]] = {"memory": InMemoryBackend, "remote": RemoteBackend}
+
+
+def watchers_of(app: Flowrra) -> int:
+    """How many watch changes of the app's tasks in this process."""
+    return app.results.watchers + app.events.watchers.watchers
+
+
+async def comes_true(condition: Callable[[], Awaitable[object]], within: float = 8.0) -> None:
+    async with asyncio.timeout(within):
+        while not await condition():
+            await asyncio.sleep(0.01)
 
 
 async def until(condition: Callable[[], object], *, within: float = 10.0) -> None:
@@ -122,6 +133,7 @@ class LoopThread:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.run(self.loop.shutdown_asyncgens())  # as asyncio.run() does: clients are closed with their loop
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=5)
         assert not self._thread.is_alive(), "the loop of the other thread didn't stop"

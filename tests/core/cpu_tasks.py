@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import multiprocessing
 import os
 import signal
@@ -390,6 +391,22 @@ def _raise_elsewhere(process: int, error: type[BaseException], is_exception: boo
     return FailsElsewhere(process, error) if is_exception else RaisesElsewhere(process, error)
 
 
+class SleepsElsewhere:
+    """Takes its time, in any process but that one, to be made anew from its pickle."""
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _sleep_elsewhere, (self.process,)
+
+
+def _sleep_elsewhere(process: int) -> SleepsElsewhere:
+    if os.getpid() != process:
+        time.sleep(PATIENCE)
+    return SleepsElsewhere(process)
+
+
 def return_what_raises(error: type[BaseException]) -> RaisesElsewhere:
     return RaisesElsewhere(os.getpid(), error)
 
@@ -414,3 +431,21 @@ def take(value: object) -> None:
 
 def add_up(one: int, other: int) -> int:
     return one + other
+
+
+def count_to(total: int, seconds: float) -> int:
+    """Tell of each step; also from a thread that goes on for a while after the function."""
+    task = current_task()
+    assert task is not None
+    for step in range(1, total + 1):
+        task.progress(step, total, f"step {step}")
+        time.sleep(seconds)
+    context = contextvars.copy_context()
+
+    def go_on() -> None:
+        time.sleep(0.2)  # until the function has returned, for certain
+        for _ in range(200):
+            context.run(task.progress, 0, None, "too late")
+
+    threading.Thread(target=go_on).start()
+    return total

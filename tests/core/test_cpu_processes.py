@@ -191,6 +191,16 @@ class TestDeath:
         assert (record.error or "").startswith("WorkerLostError: ")
         assert "if __name__ == '__main__'" in (record.error or "")
 
+    async def test_one_that_does_not_begin_in_time_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("flowrra.executors.processes.worker.START_TIMEOUT", 0.1)
+        app = with_tasks(cpu_app(), cpu_tasks.take, max_retries=0)
+        async with app:
+            task_id = await app.submit(cpu_tasks.take, cpu_tasks.SleepsElsewhere(os.getpid()))
+            record = await final(app, task_id, within=cpu_tasks.PATIENCE / 2)
+
+        why = "was ended as it had not begun after 0 s before it could run the task"
+        assert (record.error or "").startswith(f"WorkerLostError: The worker process {why}")
+
     async def test_a_process_is_replaced_after_so_many_tasks(self) -> None:
         app = with_tasks(cpu_app(max_tasks_per_child=2), cpu_tasks.pid)
         async with app:
@@ -518,7 +528,7 @@ async def test_what_a_process_sent_before_it_ended_is_not_lost() -> None:
     process = WorkerProcess("flowrra-worker-process-test", gone.append)
     look_away = partial(asyncio.get_running_loop().remove_reader, process._socket)
     call = messages.encode_call(cpu_tasks.burn, Task("an-id", "burn", (0.05,), {}))
-    running = asyncio.create_task(process.run(call, look_away))
+    running = asyncio.create_task(process.run(call, look_away, lambda _: None))
     await until(lambda: process.has_begun, within=10)
     process.retire()
     frame = await running

@@ -322,7 +322,8 @@ class TestNumbers:
             (tmp_path / "b").touch()
             await final(app, task_id)
 
-        assert stats["executors"] == {"io": None, "cpu": {"running": True, "workers": 2, "busy": 1, "waiting": 0}}
+        cpu = {"running": True, "workers": 2, "busy": 1, "waiting": 0, "stuck": False, "draining": False}
+        assert stats["executors"] == {"io": None, "cpu": cpu}
         assert (numbers["executor"], numbers["running"], numbers["started"]) == ("cpu", 1, 1)
         assert numbers["oldest_running_at"] is not None
         assert queues["cpu"] is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -418,6 +419,34 @@ class TestAgain:
         assert not UNFINISHED & left
         assert_counts_add_up(numbers_of(app, "endless"), running=0)
         caplog.clear()  # asyncio may well complain about what such a loop leaves behind
+
+    def test_what_was_in_a_loop_that_was_closed_at_once_is_cancelled(self, caplog: pytest.LogCaptureFixture) -> None:
+        app = working_app(io_workers=1)
+
+        async def leave() -> list[str]:
+            await app.start()
+            ids = [await app.submit("endless"), await app.submit("quick")]
+            ids.append(await app.options(countdown=3600).submit("quick"))
+            await until(lambda: numbers_of(app, "endless")["running"] == 1)
+            return ids
+
+        async def come_back() -> Any:
+            async with app:
+                return (await final(app, await app.submit("quick", 1))).result
+
+        loop = asyncio.new_event_loop()
+        ids = loop.run_until_complete(leave())
+        loop.close()  # unlike asyncio.run(), which ends what runs first
+        assert asyncio.run(come_back()) == 1
+        records = [asyncio.run(record_of(app, task_id)) for task_id in ids]
+        why = "the event loop was closed without stopping the app"
+        before = "cancelled before it ran: "
+        assert [record.error for record in records] == [f"cancelled while running: {why}", before + why, before + why]
+        assert {record.status for record in records} == {"cancelled"}
+        assert numbers_of(app, "endless")["cancelled"] == 1
+        assert_counts_add_up(numbers_of(app, "endless"), running=0)
+        gc.collect()
+        caplog.clear()  # asyncio complains about what such a loop leaves behind, when it is collected
 
     async def test_an_app_runs_on_one_loop_at_a_time(self) -> None:
         app = working_app()

@@ -224,8 +224,12 @@ class TestInMemoryBackend:
         assert await backend.delete("a") is True
         assert await backend.delete("a") is False
         assert await backend.get("a") is None
+        assert sum((await backend.count()).values()) == 1
         assert await backend.clear() == 1
         assert len(backend) == 0
+        assert not await backend.count()
+        await backend.store("c", record("c"))
+        assert sum((await backend.count()).values()) == 1
 
     async def test_an_id_may_be_waited_for_before_it_exists(self) -> None:
         backend = InMemoryBackend()

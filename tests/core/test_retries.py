@@ -16,7 +16,16 @@ from flowrra.executors.outcomes import retry_delay
 from flowrra.management import FlowrraManager
 from flowrra.ranges import MAX_BACKOFF, MAX_DELAY, MAX_RETRIES
 from tests.core import cpu_tasks
-from tests.core.apps import assert_counts_add_up, cpu_app, final, memory_app, numbers_of, record_of, until
+from tests.core.apps import (
+    RemoteBackend,
+    assert_counts_add_up,
+    cpu_app,
+    final,
+    memory_app,
+    numbers_of,
+    record_of,
+    until,
+)
 
 
 async def run(app: Flowrra, task: Any, *args: Any) -> TaskResult:
@@ -165,6 +174,13 @@ class TestWhen:
         task = Task("id", "name", (), {}, retry_delay=1, backoff=backoff, current_retry=MAX_RETRIES)
 
         assert retry_delay(task) == 24 * 3600
+
+    def test_jitter_is_as_much_more_as_less(self) -> None:
+        task = Task("id", "name", (), {}, retry_delay=10, jitter=0.2)
+        delays = [retry_delay(task) for _ in range(1000)]
+
+        assert 8 <= min(delays) < 8.2
+        assert 11.8 < max(delays) <= 12
 
     def test_no_delay_stays_none_however_often_it_is_multiplied(self) -> None:
         task = Task("id", "name", (), {}, retry_delay=0, backoff=MAX_BACKOFF, current_retry=MAX_RETRIES)
@@ -432,6 +448,18 @@ class TestWhatTheRecordSays:
         assert len(record.traceback) < 100_000
         assert len(error_of(record)) < 100_000
 
+    async def test_a_short_traceback_is_whole(self) -> None:
+        app = memory_app()
+
+        @app.task(max_retries=0)
+        async def job() -> None:
+            raise ValueError("boom")
+
+        traceback = (await run(app, job)).traceback or ""
+        assert traceback.count("Traceback (most recent call last)") == 1
+        assert traceback.endswith("ValueError: boom\n")
+        assert "…" not in traceback
+
     async def test_the_exceptions_are_counted_by_class(self) -> None:
         app = memory_app()
         errors: list[Exception] = [ValueError(), KeyError(), ValueError(), StrRaises()]
@@ -443,6 +471,26 @@ class TestWhatTheRecordSays:
         await run(app, job)
 
         assert numbers_of(app, "job")["exceptions"] == {"ValueError": 2, "KeyError": 1, "StrRaises": 1}
+
+    async def test_a_retry_that_can_not_be_recorded_is_none(self) -> None:
+        class Refusing(RemoteBackend):
+            async def store(self, task_id: str, result: TaskResult) -> None:
+                if result.status == "retrying":
+                    raise ValueError("too large")
+                await super().store(task_id, result)
+
+        app, runs = memory_app(backend=Refusing()), 0
+
+        @app.task(max_retries=3, retry_delay=0)
+        async def failing() -> None:
+            nonlocal runs
+            runs += 1
+            raise KeyError("a")
+
+        record = await run(app, failing)
+        assert error_of(record) == "SerializationError: its record could not be stored: ValueError: too large"
+        assert (runs, record.status, record.retries) == (1, "failed", 0)
+        assert_counts_add_up(numbers_of(app, "failing"), running=0)
 
     async def test_a_success_after_failures_still_says_when_it_was_submitted(self) -> None:
         app = memory_app()

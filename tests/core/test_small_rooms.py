@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from itertools import pairwise
 
 import pytest
 
 from flowrra.backoff import Backoff
+from flowrra.gathering import gather_all
 from flowrra.per_loop import PerLoop
 from flowrra.supervision import Supervised, cancel_until_ended, spawn
 
@@ -122,21 +124,54 @@ class TestSupervised:
         assert await spawn(_read_token()) == "none"
 
     async def test_what_swallows_a_cancellation_is_cancelled_again(self) -> None:
-        swallowed = 0
-
-        async def stubborn() -> None:
-            nonlocal swallowed
-            while swallowed < 2:
-                try:
-                    await asyncio.Event().wait()
-                except asyncio.CancelledError:
-                    swallowed += 1
-
-        task = spawn(stubborn())
+        task = spawn(_swallow_cancellations(2))
         await asyncio.sleep(0)
         await cancel_until_ended(task)
+        assert task.result() == 2
+
+    async def test_it_is_so_too_when_the_one_who_cancels_waits_no_more(self) -> None:
+        task = spawn(_swallow_cancellations(2))
+        await asyncio.sleep(0)
+        cancelling = asyncio.create_task(cancel_until_ended(task))
+        await asyncio.sleep(0)
+        cancelling.cancel()
+        await asyncio.wait({cancelling, task}, timeout=5)
+        assert cancelling.cancelled()
         assert task.done()
-        assert swallowed == 2
+        assert task.result() == 2
+
+
+class TestGatherAll:
+    async def test_answers_in_the_order_of_the_requests(self) -> None:
+        assert await gather_all(asyncio.sleep(0.01 * n, n) for n in (3, 1, 2)) == [3, 1, 2]
+        assert await gather_all(()) == []
+
+    async def test_one_that_fails_is_what_all_fail_of_once_the_others_have_ended(self) -> None:
+        ended: list[int] = []
+
+        async def ask(number: int) -> None:
+            await asyncio.sleep(0.01 * number)
+            ended.append(number)
+            if number in (0, 1):
+                raise ValueError(f"request {number}")
+
+        with pytest.raises(ValueError, match="request 1"):
+            await gather_all(ask(number) for number in (3, 1, 0, 2))
+        assert sorted(ended) == [0, 1, 2, 3]
+
+    async def test_with_the_caller_all_are_cancelled(self) -> None:
+        tasks = [spawn(asyncio.sleep(60)) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await gather_all(tasks)
+        assert all(task.cancelled() for task in tasks)
+
+
+async def _swallow_cancellations(count: int) -> int:
+    for _ in range(count):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+    return count
 
 
 async def _read_token() -> str:

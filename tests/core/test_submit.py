@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from flowrra import ExecutorNotRunningError, Flowrra, TaskNotFoundError, TaskStatus, current_task
+from flowrra import ExecutorNotRunningError, Flowrra, TaskNotFoundError, TaskResult, TaskStatus, current_task
+from flowrra.exceptions import BackendError, PartialSubmissionError
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, memory_app, numbers_of, record_of, until
 
@@ -351,6 +352,28 @@ class TestFullQueue:
 
         assert bench.ran[-1] == "patient"
 
+    async def test_one_that_can_not_be_recorded_passes_its_place_on(self) -> None:
+        class Refusing(RemoteBackend):
+            async def store(self, task_id: str, result: TaskResult) -> None:
+                if task_id == "refused":
+                    await away.wait()
+                    raise BackendError("away")
+                await super().store(task_id, result)
+
+        away = asyncio.Event()
+        bench = Bench(max_queue_size=1, backend=Refusing())
+        async with bench.app as app:
+            refused = asyncio.ensure_future(app.options(task_id="refused").submit(bench.note, "refused"))
+            await asyncio.sleep(0.01)
+            waiting = asyncio.ensure_future(app.submit(bench.note, "next"))
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            away.set()
+            with pytest.raises(BackendError):
+                await refused
+            await final(app, await asyncio.wait_for(waiting, 5))
+        assert bench.ran == ["next"]
+
     async def test_retries_never_deadlock_with_a_full_queue(self) -> None:
         app = memory_app(io_workers=1, max_queue_size=1)
         attempts: dict[int, int] = {}
@@ -588,6 +611,24 @@ class TestMany:
             await app.submit_many([(bench.note, (), {"what": "quiet"}), (shout, ("loud",), {"times": 2})])
 
         assert bench.ran == ["quiet", "LOUDLOUD"]
+
+    @pytest.mark.parametrize(("refused", "accepted"), [(0, 0), (2, 2)])
+    async def test_what_was_accepted_before_one_that_is_not_is_told_and_runs(self, refused: int, accepted: int) -> None:
+        class Refusing(RemoteBackend):
+            async def store(self, task_id: str, result: TaskResult) -> None:
+                if result.args == (refused,):
+                    raise BackendError("away")
+                await super().store(task_id, result)
+
+        bench = Bench(backend=Refusing())
+        async with bench.app as app:
+            with pytest.raises(BackendError, match="away") as caught:
+                await app.submit_many((bench.note, (n,), {}) for n in range(4))
+            ids = caught.value.queued if isinstance(caught.value, PartialSubmissionError) else []
+            assert isinstance(caught.value, PartialSubmissionError) == (accepted > 0)
+            assert [(await final(app, task_id)).args for task_id in ids] == [(n,) for n in range(accepted)]
+
+        assert bench.ran == list(range(accepted))
 
     async def test_nothing_is_nothing(self) -> None:
         async with Bench().app as app:

@@ -337,6 +337,7 @@ class TestRun:
 SLOW_START = """
     import asyncio
     import contextlib
+    import logging
     import signal
     import sys
     import time
@@ -451,6 +452,24 @@ class TestASignalWhileItStarts:
             process.communicate(timeout=5)
 
         assert process.returncode == -number
+
+    def test_one_that_comes_as_it_says_that_it_has_started_stops_it(self) -> None:
+        signal_in_the_log = """
+    class Signal(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("app started"):
+                print("ready", flush=True)
+                signal.raise_signal(signal.SIGTERM)
+
+    logging.getLogger("flowrra").addHandler(Signal())
+    logging.getLogger("flowrra").setLevel("INFO")
+        """
+        with self.start(signal_in_the_log) as process:
+            output, errors = process.communicate(timeout=10)
+
+        assert output.splitlines() == ["closed", "pool closed", "left stopped"]
+        assert process.returncode == 0
+        assert errors == ""
 
     def test_one_that_comes_as_it_has_started_stops_it(self) -> None:
         last_hook = """

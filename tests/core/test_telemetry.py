@@ -409,7 +409,7 @@ class TestRuntime:
         assert set(numbers) == {
             "last_stall",
             "loop_lag", "stalls", "blocking", "worker_restarts", "broker_errors", "backend_errors",
-            "subscriber_dropped", "subscriber_errors",
+            "watchers", "subscriber_dropped", "subscriber_errors", "stuck", "abandoned_at_stop", "heartbeat_at",
         }  # fmt: skip
         assert numbers["worker_restarts"] == {"io": 0}
         assert numbers["broker_errors"] == numbers["backend_errors"] == {}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -149,7 +150,8 @@ async def test_a_random_storm_of_faults_costs_no_worker() -> None:
         await assert_works(app, fine)
         stats = await FlowrraManager(app).get_stats()
 
-    assert stats["executors"]["io"] == {"running": True, "workers": 3, "busy": 0, "waiting": 0}
+    idle = {"running": True, "workers": 3, "busy": 0, "waiting": 0, "stuck": False, "draining": False}
+    assert stats["executors"]["io"] == idle
     for fault in FAULTS:
         assert_counts_add_up(numbers_of(app, fault.__name__), running=0)
 
@@ -293,6 +295,91 @@ class TestAsyncioInsideOfATask:
             await until(lambda: numbers_of(app, "innocent")["running"] == 1)
             kept[0].cancel()
             assert (await final(app, task_id)).result == "fine"
+
+
+class TestManySlots:
+    """Slots cost only those who use them: tasks that are never suspended share a worker, and those that are have one
+    each, in few turns of the loop."""
+
+    SLOTS = 200
+
+    async def test_tasks_that_are_never_suspended_share_a_worker(self) -> None:
+        app = memory_app(io_workers=self.SLOTS, max_queue_size=2 * self.SLOTS)
+        workers: list[int] = []
+
+        @app.task()
+        async def short() -> None:
+            workers.append(sum("worker" in task.get_name() for task in asyncio.all_tasks()))
+
+        async with app:
+            ids = await app.submit_many((short, (), {}) for _ in range(2 * self.SLOTS))
+            for task_id in ids:
+                assert (await final(app, task_id)).is_success
+        assert max(workers) < self.SLOTS / 10
+
+    async def test_tasks_that_are_suspended_have_all_slots_at_once(self) -> None:
+        app = memory_app(io_workers=self.SLOTS, max_queue_size=2 * self.SLOTS)
+        go = asyncio.Event()
+
+        @app.task()
+        async def waits() -> None:
+            await go.wait()
+
+        async with app:
+            await app.submit_many((waits, (), {}) for _ in range(2 * self.SLOTS))
+            for _ in range(50):  # turns of the loop
+                await asyncio.sleep(0)
+            assert numbers_of(app, "waits")["running"] == self.SLOTS
+            go.set()
+        assert numbers_of(app, "waits")["succeeded"] == 2 * self.SLOTS
+
+    async def test_a_suspended_task_holds_up_no_other(self) -> None:
+        app = memory_app(io_workers=2)
+        go = asyncio.Event()
+
+        @app.task()
+        async def waits() -> None:
+            await go.wait()
+
+        @app.task()
+        async def fine() -> str:
+            return "fine"
+
+        async with app:
+            waiting = await app.submit(waits)
+            following = [await app.submit(fine) for _ in range(10)]
+            for task_id in following:
+                assert (await final(app, task_id)).result == "fine"
+            go.set()
+            assert (await final(app, waiting)).is_success
+
+
+if sys.version_info >= (3, 12):  # there are no eager tasks before
+
+    async def test_on_a_loop_whose_tasks_begin_at_once() -> None:
+        app = memory_app(io_workers=3)
+
+        @app.task()
+        async def short() -> str:
+            return "fine"
+
+        @app.task()
+        async def waits() -> str:
+            await asyncio.sleep(0.001)
+            return "fine"
+
+        @app.task(max_retries=0)
+        async def cancels_itself() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(60)
+
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with app:
+            ids = [await app.submit(task) for _ in range(20) for task in (short, waits, cancels_itself)]
+            results = [(await final(app, task_id)).result for task_id in ids]
+        assert results == ["fine", "fine", None] * 20
 
 
 async def test_very_many_short_tasks_leave_the_loop_its_turns() -> None:

@@ -21,7 +21,7 @@ def signature_of(method: str) -> str:
     """How a method is called, and the type of its answer, as it is written in its source."""
     found = inspect.signature(getattr(FlowrraManager, method))
     without_self = found.replace(parameters=list(found.parameters.values())[1:])
-    return method + str(without_self).replace("'", "")
+    return method + re.sub(r"(: |-> )'(.*?)'", r"\1\2", str(without_self))
 
 
 def type_of(method: str) -> Any:

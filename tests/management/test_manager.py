@@ -66,12 +66,13 @@ class TestStats:
             "app": {"running": False},
             "executors": {"io": None, "cpu": None},
             "tasks": {"registered": 0, "pending": 0},
+            "paused": {"queues": [], "tasks": []},
             "scheduler": None,
         }
 
     async def test_before_during_and_after_a_run(self) -> None:
         bench = Bench(io_workers=3)
-        idle = {"running": False, "workers": 3, "busy": 0, "waiting": 0}
+        idle = {"running": False, "workers": 3, "busy": 0, "waiting": 0, "stuck": False, "draining": False}
 
         assert (await bench.manager.get_stats())["executors"]["io"] == idle
         async with bench.app as app:
@@ -79,10 +80,12 @@ class TestStats:
             await app.options(countdown=3600, task_id="later").submit("echo", 1)
             for n in range(5):
                 await app.submit("echo", n)
+            busy = {"running": True, "workers": 3, "busy": 1, "waiting": 5, "stuck": False, "draining": False}
             assert await bench.manager.get_stats() == {
                 "app": {"running": True},
-                "executors": {"io": {"running": True, "workers": 3, "busy": 1, "waiting": 5}, "cpu": None},
+                "executors": {"io": busy, "cpu": None},
                 "tasks": {"registered": 4, "pending": 5},
+                "paused": {"queues": [], "tasks": []},
                 "scheduler": None,
             }
             bench.gate.set()
@@ -91,6 +94,7 @@ class TestStats:
             "app": {"running": False},
             "executors": {"io": idle, "cpu": None},
             "tasks": {"registered": 4, "pending": 0},
+            "paused": {"queues": [], "tasks": []},
             "scheduler": None,
         }
 
@@ -327,8 +331,8 @@ class TestLimitedBackends:
 
 
 QUEUE_KEYS = {
-    "pending", "delayed", "in_flight", "dead", "unknown", "oldest_pending_at",
-    "paused", "broker", "namespace", "shared",
+    "pending", "delayed", "in_flight", "taken", "dead", "unknown", "oldest_pending_at",
+    "paused", "broker", "namespace", "server", "shared", "drain_seconds",
 }  # fmt: skip
 
 

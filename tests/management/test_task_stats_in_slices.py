@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
+from tests.core.apps import without_a_loop
 
 NAMES = 4_000
 
@@ -25,10 +27,19 @@ def only_given_turns() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("only_given_turns")
-def test_another_thread_gets_turns_meanwhile() -> None:
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda app: without_a_loop(FlowrraManager(app).get_task_stats()),
+        lambda app: without_a_loop(FlowrraManager(app).get_task_stats(window=60)),
+        lambda app: app.task_history.now().tallies,
+    ],
+    ids=["cumulative", "of a window", "for the history"],
+)
+def test_another_thread_gets_turns_meanwhile(read: Callable[[Flowrra], Any]) -> None:
     app = Flowrra()
     for number in range(NAMES):
-        app.telemetry.register(f"task_{number}", "io")
+        app.telemetry.register(f"task_{number}", "io").count_start(0.0)
     turns, over = [0], threading.Event()
 
     def take_turns() -> None:
@@ -40,12 +51,11 @@ def test_another_thread_gets_turns_meanwhile() -> None:
     other.start()
     try:
         before = turns[0]
-        with pytest.raises(StopIteration) as answer:
-            FlowrraManager(app).get_task_stats().send(None)  # without a loop, which would give turns itself
+        answer = read(app)  # without a loop, which would give turns itself
         taken = turns[0] - before
     finally:
         over.set()
         other.join()
 
-    assert len(answer.value.value) == NAMES
+    assert len(answer) == NAMES
     assert taken > 5

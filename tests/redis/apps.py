@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import redis
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra
 from flowrra.backends.base import BaseResultBackend
+from flowrra.backends.partitioned import PartitionedBackend
+from flowrra.backends.redis import RedisBackend
+from flowrra.config import Queues
+from flowrra.exceptions import BackendError
 from flowrra.management import FlowrraManager
+from flowrra.partitions import cell_namespace
+from tests.core.apps import final
 from tests.core.cpu_tasks import hold, pid
 
 QUEUE = "flowrra:queue:io"
@@ -40,6 +47,7 @@ def redis_app(
     consume: bool = True,
     ttl: int | None = None,
     namespace: str = "flowrra",
+    queues: Queues | None = None,
     **broker: Any,
 ) -> Flowrra:
     """An app whose waiting tasks and results are at that address, not started yet."""
@@ -51,8 +59,15 @@ def redis_app(
         Config(
             broker=BrokerConfig(url=url, namespace=namespace, **broker),
             backend=backend,
-            executor=ExecutorConfig(io_workers=workers, cpu_workers=1, consume=consume),
+            executor=ExecutorConfig(io_workers=workers, cpu_workers=1, consume=consume, queues=queues),
         )
+    )
+
+
+def partitioned_backend(url: str, partitions: int = 4, **options: Any) -> PartitionedBackend:
+    """A result backend over partitions, all of which are at that address."""
+    return PartitionedBackend(
+        [RedisBackend(url, namespace=cell_namespace("flowrra", n, partitions), **options) for n in range(partitions)]
     )
 
 
@@ -125,22 +140,34 @@ def calls_of(client: redis.Redis) -> dict[str, int]:
 
 
 def leftovers(client: redis.Redis) -> set[str]:
-    """The names of all keys that are not bound to expire, without the index of workers and the counter of places."""
+    """The names of all keys that are not bound to expire, without the index of workers and the counters."""
     names = {key.decode() for key in client.scan_iter()}  # type: ignore[union-attr]
-    return {name for name in names if client.pttl(name) == -1 and not name.endswith((":place", ":wake", ":workers"))}
+    kept = (":place", ":taken", ":wake", ":workers")
+    return {name for name in names if client.pttl(name) == -1 and not name.endswith(kept)}
 
 
-def let_lapse(look: redis.Redis, *task_ids: str, at: float = 1) -> None:
+def let_lapse(look: redis.Redis, *task_ids: str, at: float = 1, queue: str = QUEUE) -> None:
     """As if the workers had not been heard of for longer than their leases; by default those of all tasks.
 
     Args:
         look: A client of the server.
         task_ids: The tasks.
         at: When their leases ended, in microseconds since 1970.
+        queue: The key of the queue that they are in.
     """
-    for task_id in task_ids or [each.decode() for each in look.zrange(f"{QUEUE}:leases", 0, -1)]:  # type: ignore[union-attr]
-        holder = look.hget(f"{QUEUE}:holders", task_id)
+    for task_id in task_ids or [each.decode() for each in look.zrange(f"{queue}:leases", 0, -1)]:  # type: ignore[union-attr]
+        holder = look.hget(f"{queue}:holders", task_id)
         assert isinstance(holder, bytes)
-        look.zadd(f"{QUEUE}:leases", {task_id: at})
-        look.hset(f"{QUEUE}:holders", task_id, b"?" + holder.lstrip(b"?"))
-    look.delete(f"{QUEUE}:workers")
+        look.zadd(f"{queue}:leases", {task_id: at})
+        look.hset(f"{queue}:holders", task_id, b"?" + holder.lstrip(b"?"))
+    look.delete(f"{queue}:workers")
+
+
+async def resumed(app: Flowrra) -> float:
+    """When a task that was submitted from now on was done, by the clock."""
+    while True:
+        try:
+            assert (await final(app, await app.submit("add", 1, 2), within=10)).result == 3
+            return time.time()
+        except BackendError:
+            await asyncio.sleep(0.01)

@@ -20,6 +20,13 @@ from tests.redis.apps import QUEUE, Gate, counts_of, leftovers, let_lapse, redis
 
 RACES = 60
 
+LISTED_AS_CANCELLED = {
+    "flowrra:status:cancelled",
+    "flowrra:status:cancelled:add",
+    "flowrra:listed",
+    "flowrra:finished",
+}
+
 
 class TestFromAnotherProcess:
     """The app that cancels is not the one that runs tasks."""
@@ -38,7 +45,7 @@ class TestFromAnotherProcess:
             assert await manager.cancel_task("unknown") is False
             assert await counts_of(app) == (0, 0, 0, 0)
             assert len(await manager.list_cancelled_tasks()) == 2
-        assert leftovers(look) == {"flowrra:status:cancelled", "flowrra:finished"}
+        assert leftovers(look) == LISTED_AS_CANCELLED
 
     async def test_waiting_for_a_retry(self, url: str) -> None:
         app = redis_app(url)
@@ -126,7 +133,7 @@ async def test_of_a_worker_that_died_is_carried_out_by_the_next(url: str, look: 
             assert await cancelling is True
             assert (await final(worker, task_id)).status is TaskStatus.CANCELLED
         assert numbers_of(worker, "add")["cancelled_before_start"] == 1
-    assert leftovers(look) == {"flowrra:status:cancelled", "flowrra:finished"}
+    assert leftovers(look) == LISTED_AS_CANCELLED
 
 
 async def test_of_what_is_to_be_retried_later_is_not_held_back(url: str, look: redis.Redis) -> None:

@@ -53,6 +53,20 @@ async def test_a_cancellation_stays_where_it_was_asked_for(url: str, which: int)
         assert (await final(other, "nightly@1")).status is TaskStatus.CANCELLED
 
 
+async def test_where_a_queue_is_is_told_without_user_and_password(url: str) -> None:
+    place = url.rsplit("/", 1)[0].removeprefix("redis://")
+    app = redis_app(f"redis://user:secret@{place}/3?socket_connect_timeout=1")
+    assert app.executors == {}
+    app.task(name="note")(_nothing)
+    assert app.executors["io"].source.server == f"{place}/3"
+    unix = BrokerConfig(url="unix:///run/valkey.sock?db=2&password=secret")
+    assert unix.create_broker().address == "/run/valkey.sock/2"
+
+
+async def _nothing() -> None:
+    """Do nothing."""
+
+
 async def test_what_anybody_says_on_the_channel_cancels_nothing(url: str, look: redis.Redis) -> None:
     gate = Gate()
     async with with_tasks(redis_app(url), gate) as app:

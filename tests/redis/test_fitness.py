@@ -163,6 +163,55 @@ class TestReasons:
         assert await unfit(url) == {**FIT, "clock": None}
 
 
+class TestFigures:
+    """What the server says of its clock and its memory."""
+
+    async def test_a_limit_is_told_beside_what_is_used(self, url: str, admin: redis.Redis) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            _, used, limit = await figures(app)
+        assert used == pytest.approx(admin.info("memory")["used_memory"], rel=0.5)
+        assert limit is None, "there is none"
+
+        admin.config_set("maxmemory", "100mb")
+        async with with_tasks(redis_app(url)) as app:
+            assert (await figures(app))[2] == 100 * 2**20
+
+    @pytest.mark.parametrize("behind", [0.0, 90.0, -90.0])
+    async def test_the_clock_is_told_as_far_as_it_is_ahead_of_the_hosts(
+        self, url: str, monkeypatch: pytest.MonkeyPatch, behind: float
+    ) -> None:
+        monkeypatch.setattr(redis_fitness, "host_clock", lambda: time.time() - behind)
+        async with with_tasks(redis_app(url)) as app:
+            assert (await figures(app))[0] == pytest.approx(behind, abs=1.0)
+
+    async def test_a_clock_that_was_read_too_slowly_is_not_known(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reading = iter([time.time(), time.time() + 100])
+        monkeypatch.setattr(redis_fitness, "host_clock", lambda: next(reading, 0.0))
+        broker = RedisBroker(url, lease=LEASE)
+        await broker.unfitness()
+        assert broker.server_figures.clock_offset is None
+        await broker.close()
+
+    async def test_the_lease_is_told_with_a_broker_alone(self, url: str) -> None:
+        async with with_tasks(redis_app(url, lease=7.0)) as app:
+            with_broker = (await FlowrraManager(app).get_queue_stats())["io"]
+        async with with_tasks(memory_app()) as app:
+            in_memory = (await FlowrraManager(app).get_queue_stats())["io"]
+        assert with_broker is not None
+        assert in_memory is not None
+        assert with_broker["lease"] == 7.0
+        assert not {"lease", "clock_offset", "memory_used", "memory_limit"} & in_memory.keys()
+
+
+async def figures(app: Flowrra) -> tuple[float | None, int | None, int | None]:
+    """What the Management API says of the server's clock and memory."""
+    found = (await FlowrraManager(app).get_queue_stats())["io"]
+    assert found is not None
+    return found["clock_offset"], found["memory_used"], found["memory_limit"]
+
+
 async def text_of(url: str) -> dict[str, str | None]:
     broker = RedisBroker(url, lease=LEASE)
     try:
@@ -295,22 +344,24 @@ class TestAnApp:
         caplog.set_level(logging.INFO, "flowrra.brokers.fitness")
         broken = False
 
-        async def inspect(*args: Any) -> dict[str, str | None]:
+        async def inspect(*args: Any) -> Any:
             if broken:
                 raise ConnectionError("away")
             return await usual(*args)
 
-        usual = redis_fitness.unfitness
-        monkeypatch.setattr("flowrra.brokers.redis.unfitness", inspect)
+        usual = redis_fitness.look
+        monkeypatch.setattr("flowrra.brokers.redis.look", inspect)
         async with with_tasks(redis_app(url)) as app:
             await until(lambda: bool(app.broker_fitness.known))
             broken = True
             await until(lambda: not app.broker_fitness.known)
             assert await shown(app) is None
+            assert await figures(app) == (None, None, None)
             broken = False
             await until(lambda: bool(app.broker_fitness.known))
 
-        assert [record.levelname for record in caplog.records].count("INFO") == 1
+        # It is said once; what the server may refuse at the end of the app is another matter.
+        assert [record.levelname for record in caplog.records if "away" in record.getMessage()] == ["INFO"]
 
     async def test_goes_on_looking_whatever_ends_it(self, url: str, admin: redis.Redis) -> None:
         async with with_tasks(redis_app(url)) as app:

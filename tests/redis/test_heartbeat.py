@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import redis
 
 from flowrra import BackendError
 from flowrra.brokers.base import Renewal
 from flowrra.brokers.redis import RedisBroker
 from flowrra.executors.sources.heartbeat import Heartbeat
+from flowrra.management import FlowrraManager
+from tests.core.apps import until
+from tests.redis.apps import QUEUE, redis_app, with_tasks
 
 
 def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
@@ -22,7 +29,14 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
         return {"id": "worker"}
 
     keeper = Heartbeat(
-        RedisBroker(url, lease=0.4), lambda: ["unknown"], lambda: ["add"], announcement, told.put, lambda _: None
+        RedisBroker(url, lease=0.4),
+        "io",
+        lambda: {"default": ["unknown"]},
+        lambda: ["default"],
+        lambda: ["add"],
+        announcement,
+        told.put,
+        lambda *_: None,
     )
     keeper.start()
     first, second, third = (told.get(timeout=5) for _ in range(3))
@@ -34,3 +48,41 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
     for renewal in (first, third):
         assert isinstance(renewal, Renewal)
         assert renewal.missing == ["unknown"]
+
+
+async def test_a_worker_that_has_stopped_leaves_no_sign_of_life(url: str, look: redis.Redis) -> None:
+    async with with_tasks(redis_app(url)):
+        await until(lambda: look.zcard(f"{QUEUE}:workers") and list(look.scan_iter(f"{QUEUE}:names:*")))
+    assert look.zcard(f"{QUEUE}:workers") == 0
+    assert list(look.scan_iter(f"{QUEUE}:names:*")) == []
+
+
+async def test_each_renewal_is_a_sign_of_life_of_its_executor(url: str) -> None:
+    async with with_tasks(redis_app(url, lease=1.0)) as app:
+        manager, began = FlowrraManager(app), datetime.now(UTC)
+
+        async def told() -> dict[str, datetime]:
+            return (await manager.get_runtime_stats())["heartbeat_at"]
+
+        first = await told()
+        assert first.keys() == {"io"}
+        assert abs((first["io"] - began).total_seconds()) < 1.0
+        while (await told())["io"] < first["io"] + timedelta(milliseconds=200):
+            await asyncio.sleep(0.02)
+    assert await told() == {}, "it has stopped, and is not late"
+
+
+async def test_a_process_that_takes_no_tasks_gives_no_sign_of_life(url: str) -> None:
+    async with with_tasks(redis_app(url, consume=False)) as app:
+        assert (await FlowrraManager(app).get_runtime_stats())["heartbeat_at"] == {}
+
+
+async def test_all_that_became_due_together_is_given_out_together(url: str) -> None:
+    async with with_tasks(redis_app(url, consume=False)) as app:
+        for n in range(5):
+            await app.options(countdown=0.05).submit("add", n, n)
+        await asyncio.sleep(0.1)
+        broker = RedisBroker(url, queue_key=QUEUE)
+        deliveries, _ = await broker.take(10)
+        assert len(deliveries) == 5
+        await broker.close()

@@ -96,7 +96,7 @@ async def test_one_that_ends_while_the_broker_is_asked_is_known(url: str, monkey
         await until(lambda: gate.begun)
         has = RedisBroker.has
 
-        async def has_later(self: RedisBroker, task_id: str) -> bool:
+        async def has_later(self: RedisBroker, task_id: str, queue: str) -> bool:
             gate.opened.set()
             await final(app, task_id)
             while await has(self, task_id):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,11 +15,11 @@ import redis
 
 from flowrra import Flowrra, TaskStatus, codec, current_task
 from flowrra.backends import InMemoryBackend
-from flowrra.brokers.base import Delivery, Outcome, Verb, Verdict
+from flowrra.brokers.base import Delivery, Outcome, Renewal, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from flowrra.redis_client import MAX_BLOCK
-from tests.core.apps import final, numbers_of, until
+from tests.core.apps import final, numbers_of, record_of, until
 from tests.redis.apps import (
     QUEUE,
     Gate,
@@ -151,6 +152,43 @@ class TestRenewal:
         assert sorted(gate.begun) == sorted(ids)
         assert numbers_of(app, "again")["redelivered"] == 0
 
+    async def test_a_task_that_ends_meanwhile_is_not_missed(
+        self, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gate, ended, asked = Gate(), threading.Event(), threading.Event()
+        renew, loop = RedisBroker.renew, asyncio.get_running_loop()
+
+        def renew_late(broker: RedisBroker, task_ids: Sequence[str], queue: str = "default") -> Renewal:
+            if task_ids:
+                loop.call_soon_threadsafe(gate.opened.set)
+                assert ended.wait(5)
+            answer = renew(broker, task_ids, queue)
+            if answer.missing:
+                loop.call_soon_threadsafe(loop.call_soon, asked.set)
+            return answer
+
+        monkeypatch.setattr(RedisBroker, "renew", renew_late)
+        async with with_tasks(redis_app(url, lease=1.0), gate) as app:
+            await final(app, await app.submit("hold"))
+            ended.set()
+            await until(asked.is_set)
+            await asyncio.sleep(0)
+        assert "does not know" not in caplog.text
+
+    async def test_a_task_that_the_server_has_lost_is_told_of_and_goes_on(
+        self, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gate = Gate()
+        with redis.Redis.from_url(url) as server:
+            async with with_tasks(redis_app(url, lease=1.0), gate) as app:
+                task_id = await app.submit("hold")
+                await until(lambda: gate.begun)
+                server.flushdb()
+                line = f"(lost writes?), they go on executor=io count=1 id={task_id}"
+                await until(lambda: line in caplog.text)
+                gate.opened.set()
+                assert (await final(app, task_id)).is_success
+
 
 async def watch(url: str, seconds: float) -> int:
     """How many tasks another worker gets in that time."""
@@ -241,6 +279,7 @@ class TestRedelivery:
                     "deliveries": 3,
                     "args": (1,),
                     "kwargs": {"key": "value"},
+                    "queue": "default",
                 }
 
                 assert await manager.requeue_dead_task(task_id) is True
@@ -383,3 +422,15 @@ async def test_results_in_memory_and_a_lost_worker(url: str) -> None:
     async with app:
         record = await app.executors["io"].wait_for_result(task_id, timeout=5)
     assert record.result == 3
+
+
+async def test_results_in_memory_of_a_task_that_another_process_submitted_are_there_while_it_runs(url: str) -> None:
+    async with with_tasks(redis_app(url, backend=InMemoryBackend(), consume=False)) as producer:
+        task_id = await producer.submit("hold", 7)
+    gate = Gate()
+    async with with_tasks(redis_app(url, backend=InMemoryBackend()), gate) as app:
+        await until(lambda: gate.begun)
+        record = await record_of(app, task_id)
+        assert (record.status, record.args) == ("running", (7,))
+        gate.opened.set()
+        assert (await final(app, task_id)).result == 7

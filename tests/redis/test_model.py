@@ -13,18 +13,18 @@ from datetime import UTC, datetime
 import pytest
 import redis
 
-from flowrra import codec
-from flowrra.backends.redis import RedisBackend
-from flowrra.brokers.base import Cancellation, Outcome, QueuedTask, Verb, Verdict
-from flowrra.brokers.redis import RedisBroker
+from flowrra import BackendConfig, BrokerConfig, codec
+from flowrra.brokers.base import Cancellation, LeasingBroker, Outcome, QueuedTask, Verb, Verdict
+from flowrra.partitions import cell_namespace, partition_of
 from flowrra.task import Task, TaskResult, TaskStatus
-from tests.redis.apps import QUEUE, leftovers, let_lapse
+from tests.redis.apps import leftovers, let_lapse
 
 SEEDS = int(os.environ.get("FLOWRRA_MODEL_SEEDS", "12"))
 STEPS = 150
 HOUR = 3600.0
 WORKERS = 3
 IDS = 12
+SORTED_SETS = {"ready", "since", "delayed", "leases", "unknown:of:work", "dead"}
 FINISHED = {TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED}
 
 
@@ -42,23 +42,48 @@ class Modelled:
 
 
 class Model:
-    """A queue with workers that crash, and the same in Python."""
+    """A queue with workers that crash, and the same in Python.
 
-    def __init__(self, url: str, look: redis.Redis, seed: int) -> None:
+    Args:
+        url: The server's address.
+        look: A client of it.
+        seed: What happens, and in which order.
+        partitions: How many the queue has; 1 is a queue without any.
+    """
+
+    def __init__(self, url: str, look: redis.Redis, seed: int, partitions: int) -> None:
         self.chance = random.Random(seed)
         self.look = look
-        self.results = RedisBackend(url)
+        self.namespaces = (
+            [cell_namespace("flowrra", n, partitions) for n in range(partitions)] if partitions > 1 else ["flowrra"]
+        )
+        self.results = BackendConfig(url=url, partitions=partitions).create_backend()
         self.workers = [self._broker(url) for _ in range(WORKERS)]
         self.url = url
         self.knowing: set[int] = set()
+        self.is_paused = self.is_name_paused = False
         self.tasks: dict[str, Modelled] = {}
         self.order = 0
         self.history: list[str] = []
 
-    def _broker(self, url: str) -> RedisBroker:
-        broker = RedisBroker(url, queue_key=QUEUE, lease=HOUR)
+    def _broker(self, url: str) -> LeasingBroker:
+        broker = BrokerConfig(url=url, partitions=len(self.namespaces), lease=HOUR).create_broker(":io")
+        assert isinstance(broker, LeasingBroker)
         assert broker.keeps_records_of(self.results)
         return broker
+
+    def cell_of(self, task_id: str) -> str:
+        """The key of the queue in which a task is."""
+        return f"{self.namespaces[partition_of(task_id, len(self.namespaces))]}:queue:io"
+
+    def members(self, part: str) -> list[str]:
+        """What is in a part of the queue, in all partitions."""
+        keys = [f"{namespace}:queue:io:{part}" for namespace in self.namespaces]
+        if part in SORTED_SETS:
+            found = [self.look.zrange(key, 0, -1) for key in keys]
+        else:
+            found = [(self.look.smembers if part == "unknown:names" else self.look.hkeys)(key) for key in keys]
+        return [member.decode() for members in found for member in members]  # type: ignore[union-attr]
 
     async def close(self) -> None:
         for each in (*self.workers, self.results):
@@ -80,8 +105,11 @@ class Model:
         task.place, task.holder, task.is_cancelled = place, -1, False
 
     def _due_order(self, number: int) -> list[str]:
-        """What a worker is given next: what is due, and what waits for one that knows it."""
-        ids = self.ids("pending", "unknown") if number in self.knowing else self.ids("pending")
+        """What a worker is given next: what is due, and what waits for one that knows it, unless it is paused."""
+        if self.is_paused:
+            return []
+        waits = number in self.knowing and not self.is_name_paused
+        ids = self.ids("pending", "unknown") if waits else self.ids("pending")
         return sorted(ids, key=lambda task_id: (self.tasks[task_id].priority, self.tasks[task_id].order))
 
     # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,12 +133,16 @@ class Model:
 
     async def take(self) -> None:
         number = self.chance.randrange(WORKERS)
-        expected = self._due_order(number)[: (limit := self.chance.randint(0, 4))]
+        due, limit = self._due_order(number), self.chance.randint(0, 4)
         deliveries, _ = await self.workers[number].take(limit)
-        assert [each.task_id for each in deliveries] == expected
+        assert len(deliveries) == min(limit, len(due))
+        for cell in {self.cell_of(task_id) for task_id in due}:  # the order of each holds
+            taken = [each.task_id for each in deliveries if self.cell_of(each.task_id) == cell]
+            assert taken == [each for each in due if self.cell_of(each) == cell][: len(taken)]
         for each in deliveries:
             task = self.tasks[each.task_id]
             assert (each.deliveries, each.is_cancelled) == (task.deliveries, task.is_cancelled)
+            assert each.is_paused is self.is_name_paused
             task.place, task.holder = "held", number
 
     async def settle(self) -> None:
@@ -195,12 +227,22 @@ class Model:
         answer = await asyncio.to_thread(self.workers[number].announce, None, names, HOUR)
         assert answer == (True, [])
 
+    async def pause(self) -> None:
+        """The queue, or the tasks' name, is paused or resumed, or was already."""
+        wanted = self.chance.random() < 0.5
+        if self.chance.random() < 0.5:
+            assert await self.workers[0].pause_queue("default", wanted) is (wanted is not self.is_paused)
+            self.is_paused = wanted
+        else:
+            assert await self.workers[0].pause_name("work", wanted) is (wanted is not self.is_name_paused)
+            self.is_name_paused = wanted
+
     async def lapse(self) -> None:
         """A worker crashes: all that it holds lapses, and is there for the next take."""
         number = self.chance.randrange(WORKERS)
         lost = [task_id for task_id in self.ids("held") if self.tasks[task_id].holder == number]
-        if lost:
-            let_lapse(self.look, *lost)
+        for task_id in lost:
+            let_lapse(self.look, task_id, queue=self.cell_of(task_id))
         await self.workers[number].take(0)
         for task_id in lost:
             self.tasks[task_id].deliveries += 1
@@ -208,9 +250,10 @@ class Model:
 
     async def jump(self) -> None:
         """The clock goes on by hours: everything that was delayed is due, in the order of its times."""
-        due = sorted(self.ids("delayed"), key=lambda each: (self.look.zscore(f"{QUEUE}:delayed", each), each))
+        times = {each: self.look.zscore(f"{self.cell_of(each)}:delayed", each) for each in self.ids("delayed")}
+        due = sorted(times, key=lambda each: (times[each], each))
         for n, task_id in enumerate(due):
-            self.look.zadd(f"{QUEUE}:delayed", {task_id: 1 + n}, xx=True)
+            self.look.zadd(f"{self.cell_of(task_id)}:delayed", {task_id: 1 + n}, xx=True)
         await self.workers[0].take(0)
         for task_id in due:
             self._make_ready(self.tasks[task_id])
@@ -224,7 +267,7 @@ class Model:
         assert len(renewal.lost) + len(renewal.missing) == len(others)
         # What is over may have been forgotten; what is somewhere in the queue never is.
         assert all(self.tasks[each].place == "finished" for each in renewal.missing)
-        assert renewal.cancelled == [each for each in asked if self.tasks[each].is_cancelled]
+        assert sorted(renewal.cancelled) == sorted(each for each in asked if self.tasks[each].is_cancelled)
 
     async def cancel(self) -> None:
         if not self.tasks:
@@ -264,10 +307,10 @@ class Model:
 
     async def check(self) -> None:
         where: dict[str, list[str]] = defaultdict(list)
-        for name, prefix in (("ready", 16), ("delayed", 0), ("leases", 0), ("unknown:work", 16), ("dead", 0)):
-            for member in self.look.zrange(f"{QUEUE}:{name}", 0, -1):  # type: ignore[union-attr]
-                where[member.decode()[prefix:]].append(name)
-        names = {"pending": "ready", "held": "leases", "unknown": "unknown:work"}
+        for name, prefix in (("ready", 16), ("delayed", 0), ("leases", 0), ("unknown:of:work", 16), ("dead", 0)):
+            for member in self.members(name):
+                where[member[prefix:]].append(name)
+        names = {"pending": "ready", "held": "leases", "unknown": "unknown:of:work"}
         expected = {
             task_id: [names.get(task.place, task.place)]
             for task_id, task in self.tasks.items()
@@ -275,27 +318,32 @@ class Model:
         }
         assert where == expected
         waiting = set(self.ids("pending", "delayed", "held", "unknown"))
-        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:holders")} == set(self.ids("held"))  # type: ignore[union-attr]
-        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:unknown")} == set(self.ids("unknown"))  # type: ignore[union-attr]
-        names_of_unknown = self.look.smembers(f"{QUEUE}:unknown:names")
-        assert names_of_unknown == set(self.look.hkeys(f"{QUEUE}:unknown:since"))  # type: ignore[arg-type]
-        assert names_of_unknown == ({b"work"} if self.ids("unknown") else set())
-        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:tasks")} == waiting  # type: ignore[union-attr]
-        assert {each.decode() for each in self.look.zrange(f"{QUEUE}:since", 0, -1)} == set(self.ids("pending"))  # type: ignore[union-attr]
-        assert {each.decode() for each in self.look.hkeys(f"{QUEUE}:dead:tasks")} == set(self.ids("dead"))  # type: ignore[union-attr]
-        assert self.look.llen(f"{QUEUE}:wake") <= 1
+        assert set(self.members("holders")) == set(self.ids("held"))
+        assert set(self.members("unknown")) == set(self.ids("unknown"))
+        assert set(self.members("unknown:names")) == set(self.members("unknown:since"))
+        assert set(self.members("unknown:names")) == ({"work"} if self.ids("unknown") else set())
+        assert set(self.members("tasks")) == waiting
+        assert set(self.members("since")) == set(self.ids("pending"))
+        assert set(self.members("dead:tasks")) == set(self.ids("dead"))
+        assert all(self.look.llen(f"{namespace}:queue:io:wake") <= 1 for namespace in self.namespaces)
         figures = await self.workers[0].figures()
-        counted = [len(self.ids(place)) for place in ("pending", "delayed", "held", "dead", "unknown")]
+        pending, delayed, held, dead, unknown = (
+            len(self.ids(place)) for place in ("pending", "delayed", "held", "dead", "unknown")
+        )
+        # What waits for the end of a pause is pending, wherever it waits.
+        pending, unknown = (pending + unknown, 0) if self.is_name_paused else (pending, unknown)
         found = [figures.pending, figures.delayed, figures.in_flight, figures.dead, figures.unknown]
-        assert found == counted
-        assert (figures.oldest_pending_at is not None) is bool(counted[0])
+        assert found == [pending, delayed, held, dead, unknown]
+        assert (figures.oldest_pending_at is not None) is bool(self.ids("pending"))
+        assert figures.paused is self.is_paused
         await self.check_records()
 
     async def check_records(self) -> None:
         """Each record is in the list of its status, and says finished exactly when the task is."""
         listed: dict[str, list[TaskStatus]] = defaultdict(list)
         for status in TaskStatus:
-            on_list = {each.decode() for each in self.look.zrange(f"flowrra:status:{status.value}", 0, -1)}  # type: ignore[union-attr]
+            lists = [self.look.zrange(f"{each}:status:{status.value}", 0, -1) for each in self.namespaces]
+            on_list = {each.decode() for listed in lists for each in listed}  # type: ignore[union-attr]
             assert on_list == {each.task_id for each in await self.results.list_by_status(status)}, status
             for record in await self.results.list_by_status(status):
                 listed[record.task_id].append(status)
@@ -307,6 +355,8 @@ class Model:
 
     async def finish(self) -> None:
         """Everything is run to its end: nothing stays behind."""
+        await self.workers[0].pause_queue("default", False)
+        await self.workers[0].pause_name("work", False)
         for task_id in self.ids("dead"):
             assert await self.workers[0].requeue_dead(task_id, None)
             self._make_ready(self.tasks[task_id])
@@ -329,7 +379,8 @@ class Model:
         assert set(await self.workers[0].settle(done)) <= {Verdict.SETTLED}
         for task_id in self.tasks:
             await self.results.delete(task_id)
-        assert leftovers(self.look) <= {"flowrra:finished"}
+        kept = {f"{namespace}:{part}" for namespace in self.namespaces for part in ("finished", "listed", "partitions")}
+        assert leftovers(self.look) <= kept
 
 
 STEPS_BY_WEIGHT = {
@@ -340,6 +391,7 @@ STEPS_BY_WEIGHT = {
     Model.jump: 1,
     Model.renew: 1,
     Model.announce: 1,
+    Model.pause: 1,
     Model.cancel: 2,
     Model.requeue: 2,
     Model.forget_finished: 1,
@@ -347,11 +399,13 @@ STEPS_BY_WEIGHT = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(SEEDS))
-async def test_every_task_is_in_exactly_one_place(url: str, look: redis.Redis, seed: int) -> None:
-    model = Model(url, look, seed)
+@pytest.mark.parametrize(
+    ("seed", "partitions"), [*((seed, 1) for seed in range(SEEDS)), *((seed, 4) for seed in range(max(1, SEEDS // 12)))]
+)
+async def test_every_task_is_in_exactly_one_place(url: str, look: redis.Redis, seed: int, partitions: int) -> None:
+    model = Model(url, look, seed, partitions)
     try:
-        for _ in range(STEPS):
+        for _ in range(STEPS if partitions == 1 else STEPS // 3):
             (step,) = model.chance.choices(list(STEPS_BY_WEIGHT), list(STEPS_BY_WEIGHT.values()))
             model.history.append(step.__name__)
             await step(model)

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from flowrra import BackendError, Config, ExecutorConfig, Flowrra, Task
+from flowrra.backends import InMemoryBackend
 from flowrra.backends.redis_completions import RECHECK
 from flowrra.brokers import BaseBroker
 from flowrra.management import FlowrraManager
@@ -82,7 +83,14 @@ class TestProducer:
             health = await manager.health_check()
             assert await manager.list_workers() == []
             for executor in stats["executors"].values():
-                assert executor == {"running": True, "workers": 0, "busy": 0, "waiting": 0}
+                assert executor == {
+                    "running": True,
+                    "workers": 0,
+                    "busy": 0,
+                    "waiting": 0,
+                    "stuck": False,
+                    "draining": False,
+                }
             assert stats["tasks"]["pending"] == 5
             assert health["healthy"] is True
             for kind in ("io_executor", "cpu_executor"):
@@ -296,13 +304,16 @@ class TestConnections:
                 with pytest.raises(BackendError, match="CERTIFICATE_VERIFY_FAILED"):
                     await app.submit("add", 1, 2)
 
-    async def test_of_a_user_with_few_rights(self, url: str, look: redis.Redis) -> None:
+    @pytest.mark.parametrize("is_elsewhere", [False, True])
+    async def test_of_a_user_with_few_rights(self, url: str, look: redis.Redis, is_elsewhere: bool) -> None:
+        results = InMemoryBackend() if is_elsewhere else ""
         rights = ("~shop:*", "&shop:*", "+@all", "-@admin", "-@dangerous", "+info")
         look.execute_command("ACL", "SETUSER", "worker", "on", ">s3cret:pass/", *rights)
         address = url.replace("redis://", "redis://worker:s3cret%3Apass%2F@")
         try:
-            async with with_tasks(redis_app(address, namespace="shop")) as app:
+            async with with_tasks(redis_app(address, namespace="shop", backend=results)) as app:
                 assert (await final(app, await app.submit("add", 1, 2))).result == 3
+                assert await app.cancel_task(await app.options(countdown=60).submit("add", 1, 2))
             async with with_tasks(redis_app(address, consume=False)) as app:
                 with pytest.raises(BackendError, match="NoPermission") as raised:
                     await app.submit("add", 1, 2)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from flowrra import BackendError, TaskResult, TaskStatus
-from flowrra.backends import get_backend
+from flowrra.backends import get_backend, redis_completions
 from flowrra.backends.redis import DEFAULT_TTL, RedisBackend
 from flowrra.backends.redis_completions import RECHECK
 from flowrra.brokers.redis import RedisBroker
@@ -130,6 +130,32 @@ class TestWaiting:
         assert time.monotonic() - began < RECHECK / 2
         assert sorted(record.result for record in records) == sorted(list(range(10)) * 20)
 
+    async def test_asks_nothing_again_and_again(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url)
+        wait = asyncio.create_task(backend.wait_for("later", 5))
+        await until(lambda: pubsub_connections(look) == 1)
+        await asyncio.sleep(0.05)
+        look.config_resetstat()
+        await asyncio.sleep(0.3)
+        assert sum(calls_of(look).values()) <= 3
+        await backend.store("later", finished("later"))
+        await wait
+        await backend.close()
+
+    async def test_again_after_nobody_has_waited_for_long(
+        self, url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_completions, "LINGER", 0.0)
+        monkeypatch.setattr(redis_completions, "MAX_BLOCK", 0.01)
+        backend = RedisBackend(url)
+        for task_id in ("one", "two"):
+            wait = asyncio.create_task(backend.wait_for(task_id, RECHECK / 2))
+            await until(lambda: pubsub_connections(look) == 1)
+            await backend.store(task_id, finished(task_id))
+            assert (await wait).task_id == task_id
+            await until(lambda: pubsub_connections(look) == 0)
+        await backend.close()
+
     async def test_for_an_id_that_comes_later(self, url: str) -> None:
         async with with_tasks(redis_app(url)) as app:
             wait = asyncio.create_task(app.results.wait_for("later", 5))
@@ -162,11 +188,11 @@ class TestWaiting:
 
         assert record.status is TaskStatus.SUCCESS
 
-    async def test_for_what_is_gone_when_it_is_told_is_an_error(self, url: str) -> None:
-        backend = RedisBackend(url, ttl=0.001)
+    async def test_for_what_is_gone_when_it_is_told_is_an_error(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url)
         wait = asyncio.create_task(backend.wait_for("t1", 3))
-        await asyncio.sleep(0.1)
-        await backend.store("t1", finished("t1"))
+        # As if its record had expired before anybody could read it.
+        await until(lambda: look.publish("flowrra:complete:t1", "done"))
         with pytest.raises(ValueError, match="not found"):
             await wait
         await backend.close()

@@ -50,6 +50,17 @@ async def test_one_of_four_workers_knows_them_and_none_dies(url: str, look: redi
     assert numbers_of(old, "leaving")["redelivered"] == 0
 
 
+async def test_they_are_purged_with_what_else_waits(url: str) -> None:
+    async with knows(redis_app(url, consume=False), "new") as producer, knows(redis_app(url), "old") as old:
+        ids = await producer.submit_many([("new", (n,), {}) for n in range(5)])
+        async with asyncio.timeout(5):
+            while await unknown_of(old) < 5:
+                await asyncio.sleep(0.01)
+        assert await FlowrraManager(producer).purge_queue(name="old") == {"done": 0, "left": 0}
+        assert await FlowrraManager(producer).purge_queue(name="new") == {"done": 5, "left": 0}
+        assert {(await final(producer, task_id)).status for task_id in ids} == {TaskStatus.CANCELLED}
+
+
 async def test_they_wait_are_counted_and_said(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with knows(redis_app(url, consume=False), "new") as producer, knows(redis_app(url), "old") as old:
         ids = await producer.submit_many([("new", (n,), {}) for n in range(50)])

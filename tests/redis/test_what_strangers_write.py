@@ -8,12 +8,14 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis
 
 from flowrra import Flowrra
 from flowrra.backends import RedisBackend
+from flowrra.backends.listing import TaskFilter
 from flowrra.brokers import RedisBroker
 from flowrra.brokers.base import QueuedTask
 from flowrra.codec import MAX_SIZE
@@ -47,12 +49,32 @@ BAD_RECORDS: dict[str, bytes | list[str]] = {
     "no time": json.dumps({**GOOD_RECORD, "submitted_at": "yesterday"}).encode(),
     "a key of another type": ["a list"],
 }
-GOOD_WORKER = {"id": "good", "started_at": "2026-01-01T00:00:00+00:00", "heartbeat_at": "2026-01-01T00:00:00+00:00"}
+GOOD_WORKER: dict[str, Any] = {
+    "id": "good",
+    "host": "shop",
+    "pid": 7,
+    "started_at": "2026-01-01T00:00:00+00:00",
+    "heartbeat_at": "2026-01-01T00:00:00+00:00",
+    "version": "0.2.0",
+    "executors": {"io": {"slots": 4, "busy": 1}},
+    "draining": False,
+}
 BAD_WORKERS: dict[str, bytes | list[str]] = {
     "no JSON": b"\x00\xff",
     "no object": b"7",
     "deep": DEEP.encode(),
     "no time": json.dumps({**GOOD_WORKER, "started_at": 5}).encode(),
+    "a time of no zone": json.dumps({**GOOD_WORKER, "heartbeat_at": "2026-01-01T00:00:00"}).encode(),
+    "a time before all": json.dumps({**GOOD_WORKER, "started_at": "0001-01-01T00:00:00+23:59"}).encode(),
+    "no heartbeat": json.dumps({**GOOD_WORKER, "heartbeat_at": None}).encode(),
+    "no id": json.dumps({key: value for key, value in GOOD_WORKER.items() if key != "id"}).encode(),
+    "an id of no text": json.dumps({**GOOD_WORKER, "id": ["x"]}).encode(),
+    "a process that is none": json.dumps({**GOOD_WORKER, "pid": "<b>"}).encode(),
+    "executors of no dict": json.dumps({**GOOD_WORKER, "executors": {"io": 7}}).encode(),
+    "slots of no number": json.dumps({**GOOD_WORKER, "executors": {"io": {"slots": None, "busy": "x"}}}).encode(),
+    "slots without end": json.dumps({**GOOD_WORKER, "executors": {"io": {"slots": 1, "busy": 10**400}}}).encode(),
+    "slots of no finite number": b'{"executors": {"io": {"slots": NaN, "busy": Infinity}}, '
+    + json.dumps({key: value for key, value in GOOD_WORKER.items() if key != "executors"}).encode()[1:],
     "too large": json.dumps({**GOOD_WORKER, "note": "x" * 1_000_000}).encode(),
     "a key of another type": ["a list"],
 }
@@ -244,6 +266,19 @@ async def test_an_id_of_no_text_comes_and_goes_unchanged(look: redis.Redis, url:
     assert (await waiting).result == 3
     assert look.exists(b"flowrra:task:\xff\xfe")
     assert await backend.clear() == 1
+    await backend.close()
+
+
+async def test_a_name_of_no_text_is_counted_and_listed(look: redis.Redis, url: str) -> None:
+    name, place = b"\xff\xfe".decode(errors="surrogateescape"), {"good": 1.0}
+    look.set("flowrra:task:good", json.dumps({**GOOD_RECORD, "task_name": name}))
+    look.zadd("flowrra:status:failed", place)
+    look.zadd(b"flowrra:status:failed:\xff\xfe", place)
+    look.sadd("flowrra:listed", b"failed \xff\xfe", b"unheard-of \xff")
+    backend = RedisBackend(url)
+    assert await backend.count() == {(TaskStatus.FAILED, name): 1}
+    found = await backend.find(TaskFilter(TaskStatus.FAILED, name), 10)
+    assert [record.task_id for record in found.records] == ["good"]
     await backend.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.support.servers import ValkeyServer
 
 LEASE = 1.0
-Spawn = Callable[[str], "subprocess.Popen[bytes]"]
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -38,8 +38,9 @@ def spawn() -> Iterator[Spawn]:
     """Starts worker processes; none of them outlives the test."""
     workers: list[subprocess.Popen[bytes]] = []
 
-    def start(url: str) -> subprocess.Popen[bytes]:
-        worker = subprocess.Popen([sys.executable, "-m", "tests.redis_faults.worker", url, str(LEASE)])
+    def start(url: str, partitions: int = 1) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "tests.redis_faults.worker"]
+        worker = subprocess.Popen([*program, url, str(LEASE), str(partitions)])
         workers.append(worker)
         return worker
 

@@ -25,14 +25,17 @@ async def until_ran(look: redis.Redis, count: int) -> dict[bytes, bytes]:
 
 
 @pytest.mark.slow
-async def test_none_of_the_tasks_is_lost_when_workers_are_killed_in_turn(url: str, spawn: Spawn) -> None:
+@pytest.mark.parametrize("partitions", [1, 4])
+async def test_none_of_the_tasks_is_lost_when_workers_are_killed_in_turn(
+    url: str, spawn: Spawn, partitions: int
+) -> None:
     count, kills = 600, 3
     with redis.Redis.from_url(url) as look:
-        async with make_app(url, LEASE, consume=False) as producer:
+        async with make_app(url, LEASE, consume=False, partitions=partitions) as producer:
             ids = await producer.submit_many(("note", (n, 0.02), {}) for n in range(count))
-            survivor = spawn(url)
+            survivor = spawn(url, partitions)
             for kill in range(1, kills + 1):
-                victim = spawn(url)
+                victim = spawn(url, partitions)
                 await until_ran(look, kill * 120)
                 victim.kill()
             records = [await producer.wait_for_result(task_id, timeout=20) for task_id in ids]

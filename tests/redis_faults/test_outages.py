@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from flowrra_exporter.settings import Address, Settings
 
 from flowrra import BackendConfig, BackendError, BrokerConfig, Config, ExecutorConfig, Flowrra
 from tests.core import cpu_tasks
+from tests.core.apps import until
 from tests.exporter.conftest import Answer, fetch
 from tests.redis_faults.conftest import LEASE, Spawn
 from tests.redis_faults.test_killed_workers import until_ran
@@ -56,6 +58,64 @@ async def test_work_resumes_soon_after_the_servers_return(url: str, server: Valk
             async with asyncio.timeout(RESUMED):
                 record = await app.wait_for_result(await app.submit("note", 2, 0))
             assert record.status == "success"
+            await app.stop()
+
+
+@pytest.mark.slow
+async def test_an_outage_is_a_few_lines_of_each_kind_however_often_it_is_tried(
+    url: str, server: ValkeyServer, data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrra.outage.SAID_EVERY", 1.5)
+    caplog.set_level(logging.INFO)
+
+    def lines_of(what: str) -> list[str]:
+        return [message for message in caplog.messages if f"{what} executor=io" in message]
+
+    kinds = ["broker not readable", "not listening for cancellations", "leases not renewed"]
+    async with make_app(url, LEASE) as app:
+        await app.wait_for_result(await app.submit("note", 1, 0), timeout=5)
+        kill_server(url)
+        await until(lambda: all(len(lines_of(what)) >= 2 for what in kinds))
+        for what in kinds:
+            begun, still = lines_of(what)[:2]
+            assert begun.startswith(f"{what} executor=io times=1 error=")
+            assert still.startswith(f"still: {what} executor=io times=")
+        with serve_again(server, data):
+            await until(lambda: all(lines_of(f"over: {what}") for what in kinds))
+            for what in kinds:
+                [over] = lines_of(f"over: {what}")
+                assert len(lines_of(what)) <= 5
+                assert float(over.rpartition("seconds=")[2]) > 1.5
+            await app.stop()
+
+
+@pytest.mark.slow
+async def test_outcomes_that_wait_for_the_server_are_said_when_they_begin_to_and_when_they_are_told(
+    url: str, server: ValkeyServer, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    gate = asyncio.Event()
+    app = make_app(url, LEASE)
+
+    @app.task()
+    async def wait_for_gate() -> None:
+        await gate.wait()
+
+    def lines() -> list[str]:
+        return [message for message in caplog.messages if "outcomes not told executor=io" in message]
+
+    async with app:
+        task_id = await app.submit(wait_for_gate)
+        await until(lambda: app.executors["io"].busy_workers == 1)
+        kill_server(url)
+        gate.set()
+        await until(lambda: app.executors["io"].broker_errors["settle"] > 3)
+        with serve_again(server, data):
+            assert (await app.wait_for_result(task_id, timeout=10)).status == "success"
+            await until(lambda: len(lines()) == 2)
+            begun, over = lines()
+            assert begun.startswith("outcomes not told executor=io times=1 error=")
+            assert over.startswith("over: outcomes not told executor=io times=")
             await app.stop()
 
 

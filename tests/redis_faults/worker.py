@@ -1,5 +1,5 @@
-"""`python -m tests.redis_faults.worker URL LEASE`: a worker process that can be killed. Each run of a task is written
-down on the server at once, so that it is known whatever happens to the process afterwards."""
+"""`python -m tests.redis_faults.worker URL LEASE PARTITIONS`: a worker process that can be killed. Each run of a task
+is written down on the server at once, so that it is known whatever happens to the process afterwards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.core import cpu_tasks
 RUNS = "test:runs"
 
 
-def make_app(url: str, lease: float, *, consume: bool = True) -> Flowrra:
+def make_app(url: str, lease: float, *, consume: bool = True, partitions: int = 1) -> Flowrra:
     """An app whose ``note`` writes down that it runs, and takes as long as it is told; ``hold`` is CPU-bound."""
     app = Flowrra(
         Config(
-            broker=BrokerConfig(url=url, lease=lease),
-            backend=BackendConfig(url=url),
+            broker=BrokerConfig(url=url, lease=lease, partitions=partitions),
+            backend=BackendConfig(url=url, partitions=partitions),
             executor=ExecutorConfig(io_workers=8, cpu_workers=1, consume=consume),
         )
     )
@@ -36,10 +36,10 @@ def make_app(url: str, lease: float, *, consume: bool = True) -> Flowrra:
     return app
 
 
-async def work(url: str, lease: float) -> None:
-    async with make_app(url, lease):
+async def work(url: str, lease: float, partitions: int) -> None:
+    async with make_app(url, lease, partitions=partitions):
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(work(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(work(sys.argv[1], float(sys.argv[2]), int(sys.argv[3])))

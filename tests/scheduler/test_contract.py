@@ -378,7 +378,12 @@ async def test_the_zone_of_a_scheduler_is_that_of_its_cron_expressions(tmp_path:
     assert other.next_run_at is not None
     assert found.next_run_at.astimezone(ZoneInfo("Asia/Tokyo")).hour == 3
     assert other.next_run_at.astimezone(UTC).hour == 4
+    assert [each["timezone"] for each in await FlowrraManager(app).list_schedules()] == [None, "UTC"]
+    assert (await scheduler.stats())["timezone"] == "Asia/Tokyo"
     await scheduler.backend.close()
+    local = app.create_scheduler("sqlite:///:memory:")
+    assert (await local.stats())["timezone"] is None
+    await local.backend.close()
 
 
 def test_three_slashes_are_relative_and_four_absolute() -> None:
@@ -608,7 +613,7 @@ async def test_a_schedule_that_cannot_be_read_goes_on_once_its_row_is_repaired(
         await asyncio.to_thread(write, "0.1")
         await shop.calls.get()
         assert await broken() == 0
-    assert caplog.text.count(f"broken schedule was repaired schedule={schedule_id}") == 1
+    assert caplog.text.count(f"broken schedule was repaired task=note schedule={schedule_id}") == 1
 
 
 async def test_a_scheduler_whose_loop_hangs_is_unhealthy(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from flowrra.scheduler.due_times import Firing, fire, first_run, following, latest_start, retry_at
+from flowrra.scheduler.due_times import Firing, fire, first_run, following, latest_start, period, retry_at
 from flowrra.scheduler.figures import LAG_BOUNDS, RunFigures, listed_run
 from flowrra.scheduler.local_time import LOCAL, local, micros
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, check, definition_key
@@ -168,3 +168,32 @@ def test_what_schedules_in_stores_are_found_by_stays_as_it_is(
 ) -> None:
     task = ScheduledTask("x", "note", kind, schedule, (1, "a"), {"b": 2}, timezone=zone)
     assert definition_key(task) == key
+
+
+HOUR = 3600.0
+# A Friday and the Monday after it.
+FRIDAY, MONDAY = datetime(2026, 5, 15, 9), datetime(2026, 5, 18, 9)  # noqa: DTZ001 - schedules are local
+WORKDAYS = "0 9 * * 1-5"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (every("90.5", next_run_at=FRIDAY), 90.5),
+        (cron("*/5 * * * *", next_run_at=FRIDAY), 300.0),
+        # The weekend lies before the next run, or after it.
+        (cron(WORKDAYS, timezone="UTC", next_run_at=MONDAY, last_run_at=FRIDAY), 72 * HOUR),
+        (cron(WORKDAYS, timezone="UTC", next_run_at=FRIDAY), 72 * HOUR),
+        # It has missed Friday's run: it is not the period that is twice as long.
+        (cron(WORKDAYS, timezone="UTC", next_run_at=MONDAY, last_run_at=FRIDAY - timedelta(days=1)), 24 * HOUR),
+        (once(), None),
+        (every("60"), None),
+        (every("nonsense", next_run_at=FRIDAY), None),
+        (every("nan", next_run_at=FRIDAY), None),
+        (cron("nonsense", next_run_at=FRIDAY), None),
+    ],
+)
+def test_the_period_is_the_longer_of_the_times_around_the_next_run(
+    schedule: ScheduledTask, expected: float | None
+) -> None:
+    assert period(schedule, UTC) == expected

@@ -70,6 +70,7 @@ def errors_of(world: World) -> dict[str, int]:
 async def test_a_store_that_can_not_be_read_is_asked_each_second_and_well_afterwards(
     world: World, store: Store, operation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     await world.scheduler.schedule_once("note", START + timedelta(seconds=1))
     store.fail(operation)
     await world.scheduler.start()
@@ -77,9 +78,13 @@ async def test_a_store_that_can_not_be_read_is_asked_each_second_and_well_afterw
     assert world.scheduler.store_error == "ConnectionError: as planned"
     assert errors_of(world) == {"claim": 6, "settle": 0}
     assert store.calls == 6
-    assert caplog.text.count("schedules could not be read or claimed") == 6
+    [begun] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "schedules could not be read or claimed" in begun.getMessage()
+    assert begun.exc_info is not None
     store.repair()
     await world.clock.run(timedelta(seconds=1))
+    [ended] = [message for message in caplog.messages if message.startswith("over: schedules could not be read")]
+    assert "times=6" in ended
     assert world.scheduler.store_error is None
     assert world.counts() == {"submitted": 1}
     await world.clock.run(timedelta(minutes=10))

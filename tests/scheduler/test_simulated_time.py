@@ -194,18 +194,24 @@ async def test_a_broker_that_was_away_when_a_run_was_due_gets_it_soon_after_it_i
     assert world.counts() == {"submitted": 1}
 
 
-async def test_an_outage_is_logged_now_and_then_and_not_with_each_try(
+async def test_an_outage_is_logged_at_its_beginning_and_its_end_and_not_with_each_try(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await world.scheduler.schedule_once("note", START)
+    schedules = [
+        await world.scheduler.schedule_once("note", START, [number], description=f"the {number}. note")
+        for number in range(20)
+    ]
     world.refusing = True
     await world.scheduler.start()
     await world.clock.run(timedelta(minutes=15))
-    assert 5 < len(caplog.records) < 12
+    [begun] = caplog.messages
+    assert begun.startswith("runs were not submitted times=1 error=")
+    assert any(f"task=note schedule={schedule} description='the {n}" in begun for n, schedule in enumerate(schedules))
     world.refusing = False
     with caplog.at_level("INFO"):
         await world.clock.run(timedelta(seconds=10))
-    assert "run was submitted" in caplog.messages[-1]
+    [ended] = caplog.messages[1:]
+    assert ended.startswith("over: runs were not submitted times=")
 
 
 async def test_a_submit_that_fails_at_first_is_one_run(world: World) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +19,7 @@ from flowrra.scheduler.backends.sql import LEASE, SqlSchedulerBackend
 from flowrra.scheduler.backends.sql_schema import RUNS, SCHEDULES
 from flowrra.scheduler.local_time import LOCAL, micros
 from flowrra.scheduler.models import ScheduledTask, ScheduleType
+from tests.support.forks import FORK_IS_MEANT
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 123456)  # noqa: DTZ001 - the stores' datetimes are local
 SECOND = 1_000_000
@@ -584,3 +587,46 @@ async def test_the_latest_hundred_runs_of_a_schedule_that_may_not_overlap_are_ke
     assert [due for name, due in kept if name == "limited"] == list(range(102, 2, -1))
     assert [due for name, due in kept if name == "free"][:1] == [micros(NOW)]
     assert len(kept) <= 102
+
+
+FORKED = """
+import asyncio, os, signal
+from flowrra.scheduler.backends.sqlite import SQLiteSchedulerBackend
+from tests.scheduler.test_stores import once
+
+async def names():
+    async with asyncio.timeout(10):
+        return [each.id for each in await store.list_all()]
+
+store = SQLiteSchedulerBackend(":memory:")
+with asyncio.Runner() as runner:
+    runner.run(store.create(once("parents")))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # should it hang, nobody else would end it
+        with asyncio.Runner() as own:
+            print(own.run(names()), flush=True)
+            own.run(store.create(once("childs")))
+            print(own.run(names()), flush=True)
+            own.run(store.close())
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(runner.run(names()))
+    runner.run(store.close())
+"""
+
+
+def test_what_is_in_memory_is_not_in_a_forked_child() -> None:
+    command = [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, "-c", FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n['childs']\n['parents']\n", "")
+
+
+async def test_what_is_in_memory_is_one_whoever_asks_at_once() -> None:
+    store = new_store("sqlite:///:memory:")
+    names = [f"s{n}" for n in range(20)]
+    await asyncio.gather(*(store.create(once(name)) for name in names))
+    found = await asyncio.gather(*(store.get(name) for name in names))
+    assert [each.id for each in found if each is not None] == names
+    assert {each.id for each in await store.list_all()} == set(names)
+    await store.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 
@@ -65,6 +68,13 @@ def made(url: str) -> SqlSchedulerBackend:
 def test_sslmode_is_called_as_the_driver_calls_it() -> None:
     assert made("postgres://user@host/db?sslmode=require")._url.query == {"ssl": "require"}
     assert made("postgresql://user@host/db?application_name=me")._url.query == {"application_name": "me"}
+
+
+def test_the_address_of_a_store_is_without_user_and_password(tmp_path: Path) -> None:
+    assert made("postgres://user:secret@db:5433/shop").address == "db:5433/shop"
+    assert made("mysql://user:secret@db/shop").address == "db/shop"
+    assert made(f"sqlite:///{tmp_path}/s.db").address == f"{socket.gethostname()}:{tmp_path}/s.db"
+    assert made("sqlite:///:memory:").address == "", "each process has its own"
 
 
 @pytest.mark.parametrize("size", ["many", "-1", "1.5", "²"])

@@ -27,8 +27,10 @@ from flowrra.executors.outcomes import format_stack
 from flowrra.executors.processes import messages, program_import
 from flowrra.executors.processes.program_metrics import Changes
 from flowrra.log import TaskLogFilter
-from flowrra.task import Task, running_task
+from flowrra.task import Progress, Task, progress_report, running_task
 
+# Seconds between two reports of progress that are told to the app.
+PROGRESS_INTERVAL: Final = 0.1
 PROCESS_NAME: Final = "flowrra-worker-process"
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s [%(process)d %(task_name)s %(task_id)s] %(message)s"
 
@@ -81,9 +83,11 @@ def _run(number: int, frame: bytes, line: Line, log_level: int) -> tuple[bytes, 
             raise Terminated(128 + signal.SIGTERM)
         line.send(number, messages.STARTED)
         _metric_changes.watch()
+        progress = _Progress(line, number)
         try:
-            value = contextvars.Context().run(_call, func, task)
+            value = contextvars.Context().run(_call, func, task, progress)
         finally:
+            progress.close()
             _report_metrics(number, line, task)
         return messages.RESULT, messages.encode_result(value)
     except Terminated as told:
@@ -106,8 +110,43 @@ def _report_metrics(number: int, line: Line, task: Task) -> None:
             line.send(number, messages.METRIC_CHANGED, task.name.encode(errors="backslashreplace"))
 
 
-def _call(func: Callable[..., Any], task: Task) -> Any:
+class _Progress:
+    """What the running function tells of its progress, on its way to the app: no more of it than is of use there."""
+
+    def __init__(self, line: Line, number: int) -> None:
+        self._line = line
+        self._number = number
+        self._latest: Progress | None = None
+        self._next = 0.0
+        self._is_over = False
+
+    def report(self, _: object, progress: Progress) -> None:
+        """Take a report, from any thread."""
+        self._latest = progress
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_INTERVAL
+            self._tell_latest()
+
+    def _tell_latest(self) -> None:
+        if not self._line.is_own():
+            return
+        with self._line.sending, contextlib.suppress(OSError):  # nobody is there any more
+            latest, self._latest = self._latest, None
+            # A thread that outlives the call must not answer the next one.
+            if latest is not None and not self._is_over:
+                self._line.send(self._number, messages.PROGRESS, messages.encode_progress(latest))
+
+    def close(self) -> None:
+        """Tell what was not told yet, and nothing more."""
+        if self._latest is not None:
+            self._tell_latest()
+        # A thread that has not seen it sends before the outcome, as it holds the line until then.
+        self._is_over = True
+
+
+def _call(func: Callable[..., Any], task: Task, progress: _Progress) -> Any:
     running_task.set(task)
+    progress_report.set(progress.report)
     return func(*task.args, **task.kwargs)
 
 
@@ -164,6 +203,8 @@ class Line:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._socket.set_inheritable(False)  # nor to a program that a task starts
+        # Held while a frame is sent; by a task's threads, too.
+        self.sending = threading.RLock()
         self._pid = os.getpid()
         self._identity = _identity(connection)
 
@@ -202,9 +243,10 @@ class Line:
             _end_fork()
         if _identity(self._socket) != self._identity:
             raise ConnectionError("a task closed the descriptor of this worker process's connection, which others use")
-        for part in messages.framed(number, kind, payload):
-            if part:
-                self._socket.sendall(part)
+        with self.sending:  # a thread of the task may tell of its progress
+            for part in messages.framed(number, kind, payload):
+                if part:
+                    self._socket.sendall(part)
 
     def is_closed(self) -> bool:
         """Whether the app has closed its end, or is gone."""

@@ -8,6 +8,7 @@ own code by mistake, which does not know the number.
 from __future__ import annotations
 
 import importlib
+import json
 import pickle
 import struct
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any, Final
 from flowrra.exceptions import SerializationError, TaskImportError
 from flowrra.executors.outcomes import RemoteTraceback, describe, format_traceback
 from flowrra.executors.processes import program_import
-from flowrra.task import Task
+from flowrra.task import Progress, Task
 
 # The length of what follows it, the number of the call, and the kind.
 HEADER: Final = struct.Struct("!QQc")
@@ -26,10 +27,11 @@ MAX_FRAME: Final = 1 << 36
 CALL: Final = b"c"
 STARTED: Final = b"s"
 METRIC_CHANGED: Final = b"m"
+PROGRESS: Final = b"p"
 RESULT: Final = b"r"
 ERROR: Final = b"e"
 TERMINATED: Final = b"t"
-ANSWERS: Final = frozenset({STARTED, METRIC_CHANGED, RESULT, ERROR, TERMINATED})
+ANSWERS: Final = frozenset({STARTED, METRIC_CHANGED, PROGRESS, RESULT, ERROR, TERMINATED})
 
 # Raised out of a coroutine these would mean something else than that a task has failed.
 CONTROL_FLOW: Final = (KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration)
@@ -104,6 +106,19 @@ def _import_function(module: str, qualname: str, task_name: str) -> Callable[...
         raise TaskImportError(f"Task '{task_name}' can't be called: '{qualname}' in '{module}' is {found!r}")
     function: Callable[..., Any] = found
     return function
+
+
+# ── progress ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """What a task tells of its progress."""
+    return json.dumps(progress.to_dict()).encode()
+
+
+def decode_progress(payload: bytes) -> Progress:
+    """Read what :func:`encode_progress` wrote."""
+    return Progress.from_dict(json.loads(payload))
 
 
 # ── outcomes ────────────────────────────────────────────────────────────────────────────────────────────────

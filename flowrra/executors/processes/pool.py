@@ -8,7 +8,7 @@ from itertools import count
 
 from flowrra.exceptions import WorkerLostError
 from flowrra.executors.processes.child import PROCESS_NAME, TERMINATION_GRACE
-from flowrra.executors.processes.worker import Started, WorkerProcess
+from flowrra.executors.processes.worker import Progressed, Started, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class ProcessPool:
         self._numbers = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
+        self._most: int | None = None
         self.deaths = 0
 
     def open(self) -> None:
@@ -37,12 +38,13 @@ class ProcessPool:
         self._loop = asyncio.get_running_loop()
         self._is_open = True
 
-    async def run(self, call: bytes, started: Started) -> bytes:
+    async def run(self, call: bytes, started: Started, progressed: Progressed) -> bytes:
         """Run a call in an idle process, or a new one. If this is cancelled, its process is ended, and waited for.
 
         Args:
             call: What :func:`messages.encode_call` made.
             started: Called when the function begins.
+            progressed: Called with what it tells of its progress.
 
         Returns:
             The frame that came back, for :func:`messages.decode_outcome`.
@@ -52,11 +54,11 @@ class ProcessPool:
         """
         process = self._take()
         was_idle = process.calls > 0
-        frame = await process.run(call, started)
+        frame = await process.run(call, started, progressed)
         if frame is None and was_idle and not process.has_begun:
             # It had ended while it was idle, and nobody knew: that is not this task's doing.
             process = self._take()
-            frame = await process.run(call, started)
+            frame = await process.run(call, started, progressed)
         if frame is None:
             raise WorkerLostError(process.exit_reason())
         self._release(process)
@@ -78,10 +80,19 @@ class ProcessPool:
     def _release(self, process: WorkerProcess) -> None:
         if not process.is_usable:
             return
-        if not self._is_open or process.calls == self._max_calls:
+        if not self._is_open or process.calls == self._max_calls or self._has_too_many():
             process.retire()
         else:
             self._idle.append(process)
+
+    def trim(self, most: int) -> None:
+        """Keep at most so many processes; those that are busy end after their call."""
+        self._most = most
+        while self._idle and self._has_too_many():
+            self._idle.pop(0).retire()
+
+    def _has_too_many(self) -> bool:
+        return self._most is not None and sum(process.is_usable for process in self._processes) > self._most
 
     def _on_exit(self, process: WorkerProcess) -> None:
         self._processes.discard(process)

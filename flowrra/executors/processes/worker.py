@@ -28,6 +28,7 @@ from flowrra.executors.processes import messages, program_metrics
 from flowrra.executors.processes.child import TERMINATION_GRACE, serve
 from flowrra.executors.processes.program_import import Launcher, main_module
 from flowrra.forks import leave_to_parent
+from flowrra.task import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ LOOK_INTERVAL: Final = 0.01
 CHUNK: Final = 1 << 18
 
 Started = Callable[[], None]
+Progressed = Callable[[Progress], None]
 
 
 class WorkerProcess:
@@ -84,6 +86,7 @@ class WorkerProcess:
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._outcome: asyncio.Future[bytes | None] | None = None
         self._started: Started | None = None
+        self._progressed: Progressed | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._received = bytearray()
         self._unsent = bytearray()
@@ -113,19 +116,20 @@ class WorkerProcess:
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self, call: bytes, started: Started) -> bytes | None:
+    async def run(self, call: bytes, started: Started, progressed: Progressed) -> bytes | None:
         """Run one call; if this is cancelled, the process is ended.
 
         Args:
             call: What :func:`messages.encode_call` made.
             started: Called when the function begins.
+            progressed: Called with what it tells of its progress.
 
         Returns:
             The frame that came back; None if the process ended without one.
         """
         outcome: asyncio.Future[bytes | None] = self._loop.create_future()
         self._outcome, self._number = outcome, next(self._numbers)
-        self._started, self.has_begun = started, False
+        self._started, self._progressed, self.has_begun = started, progressed, False
         start_limit = self._loop.call_later(START_TIMEOUT, self._give_up_start)
         self._send(self._number, call)
         cancelled: asyncio.CancelledError | None = None
@@ -139,7 +143,7 @@ class WorkerProcess:
                         self.end()
         finally:
             start_limit.cancel()
-            self._outcome = self._started = None
+            self._outcome = self._started = self._progressed = None
         frame = outcome.result()
         if frame is None and cancelled is not None:
             raise cancelled from self._stopped_at
@@ -233,6 +237,9 @@ class WorkerProcess:
             self.has_begun = True
             if self._started is not None:
                 self._started()
+        elif frame[:1] == messages.PROGRESS:
+            if self._progressed is not None:
+                self._progressed(messages.decode_progress(frame[1:]))
         elif frame[:1] == messages.METRIC_CHANGED:
             _unseen_changes.warn(frame[1:].decode(errors="replace"))
         elif frame[:1] == messages.TERMINATED:

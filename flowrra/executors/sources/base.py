@@ -6,9 +6,9 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowrra.brokers.base import BaseBroker, QueueFigures
 from flowrra.exceptions import BackendError, PartialSubmissionError
@@ -21,6 +21,16 @@ from flowrra.task import CANCELLED, TaskResult
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
+
+# What is to be done with an order of an operator's.
+Obey = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Pauses(NamedTuple):
+    """The names of the queues, and of the tasks, of which nothing is begun by request."""
+
+    queues: frozenset[str]
+    names: frozenset[str]
 
 
 class TaskSource(ABC):
@@ -37,20 +47,19 @@ class TaskSource(ABC):
         consumes: Whether it brings tasks at all, or leaves them to other processes.
         max_waiting: Tasks that may wait in this process before a submission waits for room.
         hears_of_starts: Whether it has anything to do when an attempt begins.
-        paused: Whether it brings no tasks by request; None if that isn't known.
         broker: The broker that it stands for; None if tasks stay in this process.
-        name, namespace: Of the broker.
+        name, namespace, server: Of the broker: its class, the beginning of its names, and its address.
         errors: How many operations of the broker failed, by operation.
     """
 
     shared: bool
     consumes: bool
     max_waiting: int
-    paused: bool | None = False
     hears_of_starts = True
     broker: BaseBroker | None = None
     name: str
     namespace = "flowrra"
+    server = ""
 
     def __init__(self, workers: Workers, records: RecordStore, registry: TaskRegistry, telemetry: Telemetry) -> None:
         self.workers = workers
@@ -64,6 +73,11 @@ class TaskSource(ABC):
     @property
     def error(self) -> str | None:
         """What keeps it from bringing tasks now; None if nothing does."""
+        return None
+
+    @property
+    def renewed_at(self) -> float | None:
+        """When its leases were last renewed at the broker, on the monotonic clock; None if it has none to renew."""
         return None
 
     @property
@@ -160,6 +174,10 @@ class TaskSource(ABC):
     def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
         """An attempt begins; called if ``hears_of_starts``. Returns what is to be awaited before it runs."""
 
+    def progressed(self, job: Job) -> Coroutine[Any, Any, Any] | None:
+        """A running attempt has told of its progress, which its record has. Returns what is to be awaited for that."""
+        return self.records.progressed(job.record)
+
     @abstractmethod
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
         """An attempt has ended, as its record says: keep that, and plan the next one if there is to be one.
@@ -180,9 +198,53 @@ class TaskSource(ABC):
             True if it ended by this call; False if it is unknown, was over already, or would not end.
         """
 
+    # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
+
+    async def slots_changed(self) -> None:
+        """There are more or fewer slots, or the workers drain: give back what is not to begin here, bring what is."""
+
+    @abstractmethod
+    async def pause_queue(self, queue: str, is_paused: bool) -> bool:
+        """Begin no task of a queue any more, or do so again. Returns whether that changed anything.
+
+        Raises:
+            ValueError: It has no such queue.
+            BackendError: The broker could not be reached.
+        """
+
+    @abstractmethod
+    async def pause_name(self, name: str, is_paused: bool) -> bool:
+        """Begin no task of a name any more, or do so again. Returns whether that changed anything.
+
+        Raises:
+            BackendError: The broker could not be reached.
+        """
+
+    @abstractmethod
+    async def pauses(self) -> Pauses:
+        """What is paused.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+
+    # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def cancel_waiting(self, task_id: str) -> bool:
+        """Cancel a task if it waits, and nobody has taken it; whether it was cancelled."""
+
+    @abstractmethod
+    async def list_waiting(self, queue: str, name: str | None, limit: int) -> list[str]:
+        """The ids of tasks of that name, or of any, that wait in a queue, due or delayed.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+
     @abstractmethod
     async def size(self) -> int:
-        """How many tasks are due and wait for a worker, wherever that is.
+        """How many tasks of all queues are due and wait for a worker, wherever that is.
 
         Raises:
             BackendError: The broker could not be asked.
@@ -190,11 +252,23 @@ class TaskSource(ABC):
 
     @abstractmethod
     async def figures(self) -> QueueFigures:
-        """What waits and is under way, wherever that is.
+        """What waits and is under way in the default queue, wherever that is.
 
         Raises:
             BackendError: The broker could not be asked.
         """
+
+    @abstractmethod
+    async def figures_by_queue(self) -> dict[str, QueueFigures]:
+        """The same for each queue that is known, by name, the default one first.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+
+    async def figures_of_own(self) -> dict[str, QueueFigures]:
+        """The same for those that tasks are taken from here."""
+        return await self.figures_by_queue()
 
 
 def _was_refused(known: TaskResult) -> bool:

@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from flowrra import codec
 from flowrra.brokers.base import Delivery, LeasingBroker, Outcome, Verb
 from flowrra.exceptions import BackendError
+from flowrra.executors import attempt_log
 from flowrra.executors.job import Job
 from flowrra.executors.records import RecordStore
 from flowrra.executors.sources.holdings import Holdings
 from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
+from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.registry import TaskRegistry
-from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult, TaskStatus
+from flowrra.task import CANCELLED, FAILED, PENDING, RUNNING, AttemptEnd, Task, TaskResult, TaskStatus
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Deliveries:
         except Exception as error:
             logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
             reason = f"it could not be delivered: {type(error).__name__}"
-            self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason))
+            self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue))
 
     async def _deliver(self, delivery: Delivery) -> None:
         task = delivery.task
@@ -79,11 +81,14 @@ class Deliveries:
         if task.id != delivery.task_id:
             self._put_aside(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
             return
-        record = await self._record_of(task, delivery.submitted_at)
+        record = await self._record_of(task, delivery)
         if delivery.is_cancelled:
             await self.end_cancelled(task, record, delivery.call)
+        elif delivery.is_paused:
+            self._leave(delivery, task)
         elif task.name not in self._registry.by_name:
-            self._refuse(delivery, task)
+            self._log_unknown(task)
+            self._leave(delivery, task)
         elif delivery.deliveries >= self._broker.max_deliveries:
             reason = f"given up after {delivery.deliveries} deliveries: its workers were not heard of any more"
             await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
@@ -102,33 +107,49 @@ class Deliveries:
         job.taken_at = time.monotonic()
         self._holdings.held[task.id] = job
         self._records.taken(record)
+        if task.queue != DEFAULT_QUEUE:
+            self._workers.tell_queues_apart()
         self._workers.put(job)
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
         logger.error("queued task not readable, put aside id=%r error=%s", delivery.task_id, reason)
-        self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason))
+        self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue))
 
-    async def _record_of(self, task: Task, submitted_at: datetime | None) -> TaskResult:
-        if submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
+    async def _record_of(self, task: Task, delivery: Delivery) -> TaskResult:
+        if delivery.submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
             return await self._records.of(task)
-        return TaskResult(
+        record = TaskResult(
             task.id,
             PENDING,
             task.name,
-            submitted_at=submitted_at,
+            submitted_at=delivery.submitted_at,
             retries=task.current_retry,
             args=task.args,
             kwargs=task.kwargs,
+            attempts=delivery.attempts,
+            retry_of=delivery.retry_of,
+            queue=task.queue,
         )
+        if delivery.deliveries:
+            await self._remember_lost_attempt(record)
+        return record
+
+    async def _remember_lost_attempt(self, record: TaskResult) -> None:
+        """Remember the attempt of a worker that was not heard of any more: its record is all that tells of it."""
+        known = await self._records.known(record.task_id)
+        if known is not None and known.status is RUNNING:
+            known.end_attempt(AttemptEnd.LOST, None)
+            record.attempts = known.attempts
 
     # ── what is not run ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _refuse(self, delivery: Delivery, task: Task) -> None:
-        """Leave a task to a worker that knows it, now or after a deploy."""
-        self._log_unknown(task)
-        text = codec.encode_task(task, delivery.submitted_at, delivery.call)
-        self._holdings.refused[task.id] = Outcome(Verb.RETRY, task.id, text=text, priority=task.priority)
-        self._settler.add(Outcome(Verb.NACK, task.id, text=task.name))
+    def _leave(self, delivery: Delivery, task: Task) -> None:
+        """Leave a task to a worker that knows its name, now or after a deploy, and once that isn't paused."""
+        text = codec.encode_task(task, delivery.submitted_at, delivery.call, delivery.attempts, delivery.retry_of)
+        self._holdings.refused[task.id] = Outcome(
+            Verb.RETRY, task.id, text=text, priority=task.priority, queue=task.queue
+        )
+        self._settler.add(Outcome(Verb.NACK, task.id, text=task.name, queue=task.queue))
 
     def _log_unknown(self, task: Task) -> None:
         """A queue may be full of them: one line a second says enough."""
@@ -139,13 +160,13 @@ class Deliveries:
             )
             self._unknown, self._unknown_silence = 0, time.monotonic() + UNKNOWN_SILENCE
 
-    async def give_up_unknown(self, names: Sequence[str], is_wanted: Callable[[], bool]) -> None:
-        """End the tasks of these names, for which no worker has come in time, while that is wanted: there may be many,
-        and a worker that stops holds none of them."""
+    async def give_up_unknown(self, queue: str, names: Sequence[str], is_wanted: Callable[[], bool]) -> None:
+        """End the tasks of these names in a queue, for which no worker has come in time, while that is wanted: there
+        may be many, and a worker that stops holds none of them."""
         try:
             for name in names:
                 while is_wanted():
-                    deliveries, _ = await self._broker.take(OVERDUE_BATCH, name=name)
+                    deliveries, _ = await self._broker.take(OVERDUE_BATCH, queue=queue, name=name)
                     for delivery in deliveries:
                         await self._give_up(delivery)
                     if not deliveries:
@@ -159,7 +180,7 @@ class Deliveries:
             self._put_aside(delivery, delivery.error or "")
             return
         reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
-        record = await self._record_of(task, delivery.submitted_at)
+        record = await self._record_of(task, delivery)
         reason = f"Task '{task.name}' not registered: {reason}"
         await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
 
@@ -172,10 +193,10 @@ class Deliveries:
     ) -> None:
         record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
         if verb is Verb.DEAD_LETTER:
-            logger.error("task put aside as dead task=%s id=%s reason=%s", task.name, task.id, reason)
+            attempt_log.given_up(task, reason, self._workers.worker_id)
         elif task.name in self._registry.by_name:
             self._telemetry.register(task.name, self._workers.kind).count_cancelled_before_start()
         await self._records.store(record)
         encoded = self._records.encoded(record, call)
-        self._settler.add(Outcome(verb, task.id, text=reason, record=encoded, status=status))
+        self._settler.add(Outcome(verb, task.id, text=reason, record=encoded, status=status, queue=task.queue))
         self._records.publish(record)

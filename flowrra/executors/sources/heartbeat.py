@@ -1,17 +1,20 @@
-"""Renews a worker's holds on its tasks, whose visibility timeout is the lease, and tells others that it lives and what
-it knows. From a thread, as a task that blocks the event loop is still being run."""
+"""Renews a worker's holds on its tasks, whose visibility timeout is the lease, tells others that it lives and what it
+knows, and looks whether they do. From a thread, as a task that blocks the event loop is still being run."""
 
 from __future__ import annotations
 
 import contextvars
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flowrra.backoff import Backoff
 from flowrra.brokers.base import Announcement, LeasingBroker, Renewal
-from flowrra.exceptions import BackendError
+from flowrra.exceptions import BackendError, ServerUnavailableError
+from flowrra.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -30,32 +33,41 @@ class Heartbeat:
 
     Args:
         broker: The broker.
-        held: Returns the ids of the tasks that are held now; called in the thread.
+        kind: Names the executor in the log.
+        held: Returns the ids of the tasks that are held now, by the names of their queues; called in the thread.
+        queues: Returns the names of the queues that tasks are taken from; called in the thread.
         names: Returns the names of the tasks that this worker knows; called in the thread.
         announcement: Returns what others are to know of this process; None announces nothing.
         on_renewed: Called in the thread with each renewal, or with the error that kept it from happening.
-        on_overdue: Called in the thread with the names whose tasks have waited for too long for a worker that knows
-            them.
+        on_overdue: Called in the thread with a queue, and the names whose tasks have waited there for too long for a
+            worker that knows them.
     """
 
     def __init__(
         self,
         broker: LeasingBroker,
-        held: Callable[[], list[str]],
+        kind: str,
+        held: Callable[[], Mapping[str, Sequence[str]]],
+        queues: Callable[[], Sequence[str]],
         names: Callable[[], list[str]],
         announcement: Callable[[], dict[str, Any]] | None,
         on_renewed: Callable[[Renewal | BackendError], None],
-        on_overdue: Callable[[list[str]], None],
+        on_overdue: Callable[[str, list[str]], None],
     ) -> None:
         self._broker = broker
         self._held = held
+        self._queues = queues
         self._names = names
-        self._told_names: list[str] | None = None
+        self._told_names: dict[str, list[str]] = {}
         self._announcement = announcement
         self._on_renewed = on_renewed
         self._on_overdue = on_overdue
         self.renewed_at = time.monotonic()
         self._interval = min(HEARTBEAT, broker.lease / RENEWALS_PER_LEASE)
+        self._renewing = Outage(logger, "leases not renewed", f"executor={kind}")
+        self._looking = Outage(logger, "gone workers not looked for", f"executor={kind}")
+        self._look_again = Backoff(0.25)
+        self._announcing = Outage(logger, "worker not announced", f"executor={kind}")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="flowrra-lease-keeper", daemon=True)
 
@@ -70,44 +82,74 @@ class Heartbeat:
 
     def _keep(self) -> None:
         contextvars.Context().run(self._beat)
-        while not self._stopping.wait(self._interval):
-            self._beat()
+        beat_at, look_at = time.monotonic() + self._interval, 0.0
+        while True:
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + self._look()
+            if self._stopping.wait(max(0.0, min(beat_at, look_at) - time.monotonic())):
+                break
+            if time.monotonic() >= beat_at:
+                self._beat()
+                beat_at = time.monotonic() + self._interval
         try:
             worker = None if self._announcement is None else self._announcement()["id"]
-            self._broker.withdraw(worker)
+            self._broker.withdraw(worker, self._queues())
         except Exception as error:  # noqa: BLE001 - it counts as gone a little later, by itself
             logger.warning("worker not withdrawn error=%r", error)
 
     def _beat(self) -> None:
         # The leases first, and whatever becomes of the announcement: a server without memory refuses only that.
-        self._try("leases not renewed", self._renew)
-        self._try("worker not announced", self._announce)
+        self._try(self._renew, self._renewing)
+        self._try(self._announce, self._announcing)
+
+    def _look(self) -> float:
+        """Look for workers that are gone. Returns the seconds until the next look."""
+        try:
+            pause = self._broker.look_for_gone()
+        except ServerUnavailableError as error:  # the next renewal finds that out, too, and tells of it
+            logger.debug("gone workers not looked for error=%s", error)
+            return self._look_again.next()
+        except Exception as error:  # noqa: BLE001 - the thread must not end: all that is held would run again elsewhere
+            self._looking.failed(f"{type(error).__name__}: {error}", error)
+            return self._look_again.next()
+        self._looking.over()
+        self._look_again.reset()
+        return math.inf if pause is None else pause
 
     def _renew(self) -> None:
         sent_at = time.monotonic()
-        renewal = self._broker.renew(self._held())
+        held, renewal = self._held(), Renewal([], [], [])
+        # Also where nothing is held: it says that the worker lives.
+        for queue in dict.fromkeys((*self._queues(), *held)):
+            for found, told in zip(renewal, self._broker.renew(held.get(queue, ()), queue), strict=True):
+                found += told
         self.renewed_at = sent_at
         self._on_renewed(renewal)
 
     def _announce(self) -> None:
         process = None if self._announcement is None else self._announcement()
         names = self._names()
-        answer = self._tell(process, None if names == self._told_names else names)
-        if not answer.are_names_known:
-            answer = self._tell(process, names)
-        self._told_names = names
-        if answer.overdue:
-            self._on_overdue(answer.overdue)
+        for queue in self._queues():
+            answer = self._tell(process, None if names == self._told_names.get(queue) else names, queue)
+            if not answer.are_names_known:
+                answer = self._tell(process, names, queue)
+            self._told_names[queue] = names
+            if answer.overdue:
+                self._on_overdue(queue, answer.overdue)
+            process = None  # its process is told once
 
-    def _tell(self, process: dict[str, Any] | None, names: list[str] | None) -> Announcement:
-        return self._broker.announce(process, names, HEARTBEATS * HEARTBEAT)
+    def _tell(self, process: dict[str, Any] | None, names: list[str] | None, queue: str) -> Announcement:
+        return self._broker.announce(process, names, HEARTBEATS * HEARTBEAT, queue)
 
-    def _try(self, failure: str, work: Callable[[], None]) -> None:
+    def _try(self, work: Callable[[], None], outage: Outage) -> None:
         try:
             work()
         except BackendError as error:
-            logger.warning("%s, will be tried again in=%.1f error=%s", failure, self._interval, error)
+            outage.failed(str(error))
             self._on_renewed(error)
-        except Exception as error:  # the thread must not end: all tasks that are held would run again elsewhere
-            logger.exception("%s, will be tried again in=%.1f", failure, self._interval)
-            self._on_renewed(BackendError(f"{failure}: {type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - the thread must not end: all that is held would run again elsewhere
+            text = f"{type(error).__name__}: {error}"
+            outage.failed(text, error)
+            self._on_renewed(BackendError(f"{outage.what}: {text}"))
+        else:
+            outage.over()

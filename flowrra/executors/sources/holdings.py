@@ -38,6 +38,13 @@ class Holdings:
         """What is held, from any thread."""
         return list(self.held.copy())
 
+    def ids_by_queue(self) -> dict[str, list[str]]:
+        """What is held, by the names of the queues, from any thread."""
+        found: dict[str, list[str]] = {}
+        for task_id, job in self.held.copy().items():
+            found.setdefault(job.task.queue, []).append(task_id)
+        return found
+
     def has_still(self, task_id: str) -> bool:
         """Whether a task whose lease had lapsed came back to the worker that has it: then it goes on. What is given
         back or is to be retried comes anew, perhaps before this worker hears that the server knows."""
@@ -55,9 +62,13 @@ class Holdings:
             if told is None or self.held.get(task_id) is told:  # else it has come back already
                 self.held.pop(task_id, None)
 
+    def keeps(self, task_id: str) -> bool:
+        """Whether a task is held, and no outcome of it is being told."""
+        return task_id in self.held and task_id not in self.leaving
+
     def lose(self, task_id: str) -> bool:
         """Hold a task no more that another worker has got; False if it isn't held, or is leaving anyway."""
-        if task_id not in self.held or task_id in self.leaving:
+        if not self.keeps(task_id):
             return False
         del self.held[task_id]
         return True

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -26,17 +26,22 @@ from flowrra.brokers.base import (
     Verb,
 )
 from flowrra.codec import EncodedRecord
+from flowrra.config import ExecutorConfig
 from flowrra.exceptions import BackendError, PartialSubmissionError, SerializationError
 from flowrra.executors.job import Job
-from flowrra.executors.outcomes import fail_unwritable
+from flowrra.executors.outcomes import describe, fail_unwritable
+from flowrra.executors.queue_order import QueueOrder
 from flowrra.executors.records import BrokerRecords, RecordStore
-from flowrra.executors.sources.base import TaskSource
+from flowrra.executors.sources.base import Obey, Pauses, TaskSource
 from flowrra.executors.sources.delivery import Deliveries
 from flowrra.executors.sources.fetcher import REPLACEMENT_DELAY, Fetcher
 from flowrra.executors.sources.heartbeat import Heartbeat
 from flowrra.executors.sources.holdings import Holdings
+from flowrra.executors.sources.room import Room
 from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import CANCEL_GRACE, CANCEL_REPEAT, Workers
+from flowrra.outage import Outage
+from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.registry import TaskRegistry
 from flowrra.submission import SubmitOptions
 from flowrra.supervision import Supervised, spawn
@@ -50,6 +55,8 @@ OPERATIONS = ("submit", "take", "settle", "renew")
 # Seconds that outcomes may take to be told at the end, and that they have however little time the caller left.
 FLUSH_TIMEOUT = 10.0
 MIN_FLUSH_TIMEOUT = 1.0
+# Queues that the broker is asked about at once.
+QUEUES_AT_ONCE = 10
 
 
 class LeasedSource(TaskSource):
@@ -58,8 +65,11 @@ class LeasedSource(TaskSource):
     Args:
         workers, records, registry, telemetry: See :class:`TaskSource`.
         broker: Where tasks come from.
-        consumes: Whether tasks are taken at all, or left to other processes.
+        config: Whether tasks are taken at all, or left to other processes, and from which queues.
         announcement: Returns what other processes are to know of this one; None announces nothing.
+        obey: Called with each order that an operator has given this process alone.
+        room: The room for tasks, if others bring tasks to the same workers.
+        partition: The number of the partition that it is of, for the log.
     """
 
     shared = True
@@ -73,15 +83,23 @@ class LeasedSource(TaskSource):
         registry: TaskRegistry,
         telemetry: Telemetry,
         broker: LeasingBroker,
-        consumes: bool,
+        config: ExecutorConfig,
         announcement: Callable[[], dict[str, Any]] | None,
+        obey: Obey,
+        room: Room | None = None,
+        partition: int | None = None,
     ) -> None:
         super().__init__(workers, records, registry, telemetry)
         self.broker = broker
-        self.name, self.namespace = type(broker).__name__, broker.namespace
+        self.name, self.namespace, self.server = type(broker).__name__, broker.namespace, broker.address
         self.errors.update(dict.fromkeys(OPERATIONS, 0))
-        self.consumes = consumes
+        self.consumes = config.consume
+        self._queues = config.queues
         self._announcement = announcement
+        self._obey = obey
+        self._room = room or Room(workers)
+        # Names it in the log.
+        self._label = workers.kind if partition is None else f"{workers.kind} partition={partition}"
         # Whether the broker refuses an id that it knows, in the same step as it keeps the record.
         self._is_broker_keeping = isinstance(records, BrokerRecords)
         # Ids whose record lies on the backend already, while the task is queued anew.
@@ -90,10 +108,10 @@ class LeasedSource(TaskSource):
         # What keeps it from its work now, by operation. A submission that failed isn't among them: its caller was told,
         # and whether the next one would succeed isn't known before there is one.
         self._errors: dict[str, str] = {}
-        self._holdings = Holdings(workers.kind)
+        self._holdings = Holdings(self._label)
         self._settler = Settler(
             broker,
-            workers.kind,
+            self._label,
             self._on_settled,
             self._queue_anew,
             self._describe_refused,
@@ -103,14 +121,20 @@ class LeasedSource(TaskSource):
         self._fetcher = Fetcher(
             broker,
             workers,
+            self._label,
+            self._room,
             self._holdings,
             self._settler,
             self._deliveries.accept,
             self._release,
             lambda error: self._note("take", error),
             lambda: self._note("take", None),
+            self.queues,
+            QueueOrder(config.queues),
         )
         self._listener_deaths = 0
+        self._is_listening = False
+        self._deafness = Outage(logger, "not listening for cancellations", f"executor={self._label}")
         self._listening = Supervised(
             self._listen, f"flowrra-{workers.kind}-listen", REPLACEMENT_DELAY, self._count_listener_death
         )
@@ -123,6 +147,13 @@ class LeasedSource(TaskSource):
     @property
     def restarts(self) -> int:
         return self._fetcher.restarts + self._listener_deaths
+
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues that tasks are taken from; from any thread."""
+        if self._queues is not None:
+            return tuple(self._queues)
+        named = self.registry.queues[self.workers.kind == "cpu"]
+        return named if DEFAULT_QUEUE in named else (DEFAULT_QUEUE, *named)
 
     def held_ids(self) -> list[str]:
         """The ids of the tasks that are held by leases here, from any thread."""
@@ -166,8 +197,11 @@ class LeasedSource(TaskSource):
         """
         task, record = job.task, job.record
         call = codec.encode_call(task.args, task.kwargs, task.name, job.definition.func)
-        text = codec.encode_task(task, record.submitted_at, call)
-        return QueuedTask(task.id, task.priority, delay, text, self.records.encoded(record, call), remember)
+        text, kept = (
+            codec.encode_task(task, record.submitted_at, call, retry_of=record.retry_of),
+            self.records.encoded(record, call),
+        )
+        return QueuedTask(task.id, task.priority, delay, text, kept, remember, task.queue)
 
     def claim_id(self, task_id: str) -> AbstractAsyncContextManager[bool]:
         if self._is_broker_keeping and not self.records.has_subscribers:
@@ -177,7 +211,7 @@ class LeasedSource(TaskSource):
     async def _is_lost(self, known: TaskResult) -> bool:
         """Whether an unfinished record is all that is left of a task, as when its submitter was killed before it was
         queued."""
-        if known.is_complete or not self.records.tells_of_others or await self.broker.has(known.task_id):
+        if known.is_complete or not self.records.tells_of_others or await self.broker.has(known.task_id, known.queue):
             return False
         # It may have ended just now: an outcome is recorded before the broker forgets the task.
         latest = await self.records.results.get(known.task_id)
@@ -190,22 +224,25 @@ class LeasedSource(TaskSource):
     async def submit_many(self, jobs: AsyncIterator[Job]) -> list[str]:
         if not self._is_broker_keeping:
             return await super().submit_many(jobs)
-        created = [job async for job in jobs]
-        for job in created:
+        return await self.submit_jobs([job async for job in jobs])
+
+    async def submit_jobs(self, jobs: Sequence[Job]) -> list[str]:
+        """:meth:`submit_many`, if the broker keeps the records: many in one request."""
+        for job in jobs:
             self.records.publish(job.record)
         try:
-            await self._submit_batches(created)
+            await self._submit_batches(jobs)
         except PartialSubmissionError as error:
             queued, known = set(error.queued), {*error.queued, *error.unsure}
-            for job in created:
+            for job in jobs:
                 if job.task.id in queued:
                     job.telemetry.count_submitted()
                 elif job.task.id not in known:
                     self.records.refuse(job.record, error)
             raise
-        for job in created:
+        for job in jobs:
             job.telemetry.count_submitted()
-        return [job.task.id for job in created]
+        return [job.task.id for job in jobs]
 
     async def _submit_batches(self, jobs: Sequence[Job]) -> None:
         """Queue tasks, many in one request. While the server has some of them, the next ones are encoded.
@@ -255,15 +292,18 @@ class LeasedSource(TaskSource):
         if not self.consumes:
             return
         self._loop = asyncio.get_running_loop()
+        self._following = asyncio.Lock()
         self._holdings.clear()
         self._errors.clear()
         self._heartbeat = Heartbeat(
             self.broker,
-            self.held_ids,
+            self._label,
+            self._holdings.ids_by_queue,
+            self.queues,
             self.registry.list_tasks,
             self._announcement,
             lambda renewal: self._from_thread(self._apply_renewal, renewal),
-            lambda names: self._from_thread(self._give_up_unknown, names),
+            lambda queue, names: self._from_thread(self._give_up_unknown, queue, names),
         )
         self._heartbeat.start()
         self._fetcher.start()
@@ -275,7 +315,7 @@ class LeasedSource(TaskSource):
 
     def _count_listener_death(self, error: BaseException | None) -> None:
         self._listener_deaths += 1
-        logger.error("listening died, replaced executor=%s error=%r", self.workers.kind, error)
+        logger.error("listening died, replaced executor=%s error=%r", self._label, error)
 
     async def stop_fetching(self) -> None:
         await asyncio.gather(self._fetcher.stop(), self._listening.stop())
@@ -314,6 +354,12 @@ class LeasedSource(TaskSource):
             return None
         return self.records.started(job.record)
 
+    def progressed(self, job: Job) -> Coroutine[Any, Any, Any] | None:
+        if self._is_broker_keeping:
+            self._settler.mark_running(job)
+            return None
+        return super().progressed(job)
+
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
         keeping = self.records.finished(job, self._settle)
         if keeping is not None:
@@ -332,11 +378,14 @@ class LeasedSource(TaskSource):
         finally:
             self._fetcher.attempt_ended()
 
+    @property
+    def renewed_at(self) -> float | None:
+        return None if self._heartbeat is None else self._heartbeat.renewed_at
+
     def _is_surely_held(self, job: Job) -> bool:
         """Whether no other worker can have been given a task meanwhile."""
-        renewed_at = 0.0 if self._heartbeat is None else self._heartbeat.renewed_at
         is_held = job.task.id in self._holdings.held
-        return is_held and time.monotonic() < max(job.taken_at, renewed_at) + self.broker.lease
+        return is_held and time.monotonic() < max(job.taken_at, self.renewed_at or 0.0) + self.broker.lease
 
     async def _is_known_better(self, job: Job) -> bool:
         """Whether another worker, which had been given the task meanwhile, has told how it ended."""
@@ -351,18 +400,21 @@ class LeasedSource(TaskSource):
         try:
             outcome = self._outcome(job)
         except BaseException as error:  # noqa: BLE001 - what a task returns is user code
-            fail_unwritable(job, error, "its result could not be stored")
+            fail_unwritable(job, error, "its result could not be stored", self.workers.worker_id)
             outcome = self._outcome(job)
         self._settler.add(outcome)
 
     def _outcome(self, job: Job) -> Outcome:
         record = job.record
         encoded = self.records.encoded(record, job.call)
+        if record.is_complete:
+            return Outcome(Verb.COMPLETE, job.task.id, record=encoded, status=record.status, queue=job.task.queue)
         if record.status is RETRYING:
-            text = codec.encode_task(job.task, record.submitted_at, job.call)
-            return Outcome(Verb.RETRY, job.task.id, job.retry_after, text, encoded, job.task.priority)
-        verb = Verb.RELEASE if record.status is PENDING else Verb.COMPLETE
-        return Outcome(verb, job.task.id, record=encoded, status=record.status if verb is Verb.COMPLETE else None)
+            task = job.task
+            return Outcome(
+                Verb.RETRY, task.id, job.retry_after, _text_of(job), encoded, task.priority, queue=task.queue
+            )
+        return Outcome(Verb.RELEASE, job.task.id, text=_text_of(job), record=encoded, queue=job.task.queue)
 
     async def release(self, job: Job) -> None:
         self._release(job)
@@ -370,7 +422,7 @@ class LeasedSource(TaskSource):
     def _release(self, job: Job) -> None:
         """Return a task unrun."""
         self._holdings.leaving[job.task.id] = job
-        self._settler.add(Outcome(Verb.RELEASE, job.task.id))
+        self._settler.add(Outcome(Verb.RELEASE, job.task.id, queue=job.task.queue))
 
     # ── what the settler tells ──────────────────────────────────────────────────────────────────────────────
 
@@ -378,16 +430,18 @@ class LeasedSource(TaskSource):
         """Queue a task that the broker doesn't know, and that is to run again."""
         job, again = self._holdings.leaving.get(outcome.task_id), self._holdings.refused.get(outcome.task_id)
         if job is not None:
-            text = codec.encode_task(job.task, job.record.submitted_at, job.call)
-            again = Outcome(Verb.RETRY, job.task.id, text=text, priority=job.task.priority)
+            task = job.task
+            again = Outcome(Verb.RETRY, task.id, text=_text_of(job), priority=task.priority, queue=task.queue)
         if again is not None:
             self._settler.add(again)
 
     def _describe_refused(self, outcome: Outcome, error: Exception) -> EncodedRecord | None:
         job = self._holdings.leaving.get(outcome.task_id)
         if job is None:
+            text = "outcome refused, its task is put aside executor=%s id=%s outcome=%s error=%s"
+            logger.error(text, self._label, outcome.task_id, outcome.verb, describe(error))
             return None
-        fail_unwritable(job, error, "its outcome could not be told")
+        fail_unwritable(job, error, "its outcome could not be told", self.workers.worker_id)
         return self.records.encoded(job.record, job.call)
 
     def _on_settled(self, task_ids: list[str]) -> None:
@@ -397,27 +451,49 @@ class LeasedSource(TaskSource):
     # ── cancelling ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def cancel(self, task_id: str) -> bool:
-        known = await self.records.results.get(task_id)
-        if known is not None and known.is_complete:
-            return False
-        record = TaskResult(task_id, PENDING) if known is None else known
-        record.status, record.finished_at = CANCELLED, datetime.now(UTC)
-        record.error = "cancelled before it ran: by request"
-        answer = await self.broker.cancel(record)
-        if answer is Cancellation.CANCELLED:
-            await self.records.store(record)
-            if record.task_name in self.registry:
-                self.telemetry.register(str(record.task_name), self.workers.kind).count_cancelled_before_start()
-            self.records.publish(record)
-            return True
+        answer = await self._cancel_at_broker(task_id, is_only_if_waiting=False)
         if answer is not Cancellation.RUNNING:
-            return False
+            return answer is Cancellation.CANCELLED
         self._cancel_held(task_id)
         try:
             outcome = await self.records.results.wait_for(task_id, CANCEL_GRACE + CANCEL_REPEAT)
         except TimeoutError:
             return False
         return outcome.status is CANCELLED
+
+    async def cancel_waiting(self, task_id: str) -> bool:
+        return await self._cancel_at_broker(task_id, is_only_if_waiting=True) is Cancellation.CANCELLED
+
+    async def list_waiting(self, queue: str, name: str | None, limit: int) -> list[str]:
+        return await self.broker.list_waiting(queue, name, limit)
+
+    async def _cancel_at_broker(self, task_id: str, *, is_only_if_waiting: bool) -> Cancellation:
+        """Cancel a task that waits, or have its holder asked to. One that is over is unknown."""
+        known = await self.records.results.get(task_id)
+        if known is not None and known.is_complete:
+            return Cancellation.UNKNOWN
+        record = TaskResult(task_id, PENDING) if known is None else known
+        record.status, record.finished_at = CANCELLED, datetime.now(UTC)
+        record.error = "cancelled before it ran: by request"
+        answer = await self._cancel_in_queue(record, known, is_only_if_waiting=is_only_if_waiting)
+        if answer is Cancellation.CANCELLED:
+            await self.records.store(record)
+            if record.task_name in self.registry:
+                self.telemetry.register(str(record.task_name), self.workers.kind).count_cancelled_before_start()
+            self.records.publish(record)
+        return answer
+
+    async def _cancel_in_queue(
+        self, record: TaskResult, known: TaskResult | None, *, is_only_if_waiting: bool
+    ) -> Cancellation:
+        """Cancel a task in its queue; if nothing is known of it, in the first of all queues that has it."""
+        answer = await self.broker.cancel(record, is_only_if_waiting=is_only_if_waiting)
+        if known is None:
+            for record.queue in await self.broker.queues():
+                if answer is not Cancellation.UNKNOWN:
+                    break
+                answer = await self.broker.cancel(record, is_only_if_waiting=is_only_if_waiting)
+        return answer
 
     def _cancel_held(self, task_id: str) -> None:
         """Cancel a task that is held here, if it is."""
@@ -432,33 +508,91 @@ class LeasedSource(TaskSource):
     async def _listen(self) -> None:
         backoff = Backoff(1.0)
         while True:
+            self._is_listening = True
             try:
-                await self.broker.listen(self._cancel_held)
-            except BackendError as error:  # what is missed meanwhile, the next renewal tells
-                logger.warning("not listening for cancellations executor=%s error=%s", self.workers.kind, error)
+                await self.broker.listen(self._cancel_held, self._queue_of, self._look_at_requests)
+            except BackendError as error:  # what is missed meanwhile, the next heartbeat finds out
+                self._is_listening = False
+                self._deafness.failed(str(error))
             await asyncio.sleep(backoff.next())
+
+    def _queue_of(self, task_id: str) -> str | None:
+        job = self._holdings.held.get(task_id)
+        return None if job is None else job.task.queue
+
+    # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
+
+    def _look_at_requests(self) -> None:
+        self.workers.spawn(self._follow_requests())
+
+    async def _follow_requests(self) -> None:
+        worker_id = None if self._announcement is None else self._announcement()["id"]
+        async with self._following:  # what two had read, both would take off, and with it what came in between
+            try:
+                requests = await self.broker.requests(worker_id, self.queues())
+            except BackendError as error:
+                logger.warning("requests not readable executor=%s error=%s", self._label, error)
+                return
+            self._give_back(
+                job
+                for job in self._held_ready()
+                if job.task.queue in requests.paused_queues or job.task.name in requests.paused_names
+            )
+            for order in requests.orders:
+                await self._obey(order)
+
+    def _held_ready(self) -> list[Job]:
+        """What was taken ahead, and waits for a slot."""
+        return [job for job in self.workers.queue.ready() if job.task.id in self._holdings.held]
+
+    def _give_back(self, jobs: Iterable[Job]) -> None:
+        """Return what was taken ahead: nothing of it is to begin here."""
+        for job in list(jobs):
+            if self.workers.withdraw(job.task.id) is not None:
+                self._release(job)
+
+    async def slots_changed(self) -> None:
+        if self.workers.is_draining:
+            self._give_back(self._held_ready())
+        self._fetcher.notify()
+
+    async def pause_queue(self, queue: str, is_paused: bool) -> bool:
+        return await self.broker.pause_queue(queue, is_paused)
+
+    async def pause_name(self, name: str, is_paused: bool) -> bool:
+        return await self.broker.pause_name(name, is_paused)
+
+    async def pauses(self) -> Pauses:
+        requests = await self.broker.requests(None, await self._known_queues())
+        return Pauses(requests.paused_queues, requests.paused_names)
 
     # ── what the heartbeat tells ────────────────────────────────────────────────────────────────────────────
 
-    def _give_up_unknown(self, names: list[str]) -> None:
-        self.workers.spawn(self._deliveries.give_up_unknown(names, lambda: self._fetcher.is_fetching))
+    def _give_up_unknown(self, queue: str, names: list[str]) -> None:
+        self.workers.spawn(self._deliveries.give_up_unknown(queue, names, lambda: self._fetcher.is_fetching))
 
     def _apply_renewal(self, renewal: Renewal | BackendError) -> None:
         if isinstance(renewal, BackendError):
             self._note("renew", renewal)
             return
         self._note("renew", None)
+        if self._is_listening:  # nobody tells that it has begun: it has not failed, while the server answers
+            self._deafness.over()
+        if self._fetcher.is_fetching:
+            self._look_at_requests()
         for task_id in renewal.lost:
             if self._holdings.lose(task_id):
-                logger.warning("lease lost, the task may run twice executor=%s id=%s", self.workers.kind, task_id)
+                logger.warning("lease lost, the task may run twice executor=%s id=%s", self._label, task_id)
                 self.workers.withdraw(task_id)  # what has not begun here must not begin
-        if renewal.missing:
+        # What has been settled since the server was asked is not missed.
+        missing = [task_id for task_id in renewal.missing if self._holdings.keeps(task_id)]
+        if missing:
             # The server has lost writes, as in a failover: what is here may be all that is left of them.
             logger.warning(
                 "broker does not know tasks that are held here (lost writes?), they go on executor=%s count=%d id=%s",
-                self.workers.kind,
-                len(renewal.missing),
-                renewal.missing[0],
+                self._label,
+                len(missing),
+                missing[0],
             )
         for task_id in renewal.cancelled:
             self._cancel_held(task_id)
@@ -466,7 +600,30 @@ class LeasedSource(TaskSource):
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def size(self) -> int:
-        return await self.broker.size()
+        return sum(figures.pending for figures in (await self.figures_by_queue()).values())
 
     async def figures(self) -> QueueFigures:
         return await self.broker.figures()
+
+    async def figures_by_queue(self) -> dict[str, QueueFigures]:
+        return await self._figures_of(await self._known_queues())
+
+    async def figures_of_own(self) -> dict[str, QueueFigures]:
+        return await self._figures_of(self.queues())
+
+    async def _known_queues(self) -> list[str]:
+        named = self.registry.queues[self.workers.kind == "cpu"]
+        return list(dict.fromkeys((*await self.broker.queues(), *named)))
+
+    async def _figures_of(self, queues: Sequence[str]) -> dict[str, QueueFigures]:
+        found: dict[str, QueueFigures] = {}
+        for first in range(0, len(queues), QUEUES_AT_ONCE):
+            some = queues[first : first + QUEUES_AT_ONCE]
+            found.update(zip(some, await asyncio.gather(*map(self.broker.figures, some)), strict=True))
+        return found
+
+
+def _text_of(job: Job) -> str:
+    """A task as it is queued for another attempt."""
+    record = job.record
+    return codec.encode_task(job.task, record.submitted_at, job.call, record.attempts, record.retry_of)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Coroutine, Sequence
+from itertools import islice
 from typing import Any
 
 from flowrra.brokers.base import QueueFigures
 from flowrra.exceptions import ExecutorNotRunningError
 from flowrra.executors.job import Job
 from flowrra.executors.records import RecordStore
-from flowrra.executors.sources.base import TaskSource
-from flowrra.executors.workers import Workers
+from flowrra.executors.sources.base import Pauses, TaskSource
+from flowrra.executors.workers import Workers, wall_clock
+from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.registry import TaskRegistry
 from flowrra.submission import SubmitOptions
 from flowrra.task import CANCELLED, RETRYING
-from flowrra.telemetry import Telemetry
+from flowrra.telemetry import SUBMITTED, Telemetry
 
 
 class MemorySource(TaskSource):
@@ -86,10 +89,10 @@ class MemorySource(TaskSource):
         try:
             await recording
         except BaseException:
+            queue.reserved -= 1  # before it is offered: until then there is no room
             queue.offer_room()
             raise
-        finally:
-            queue.reserved -= 1
+        queue.reserved -= 1
         if self._is_closed:
             await self.records.end(job.record, CANCELLED, "cancelled before it ran: the app stopped")
             raise ExecutorNotRunningError
@@ -104,7 +107,8 @@ class MemorySource(TaskSource):
             self.workers.put_later(job, delay)
         else:
             self.workers.put(job)
-        job.telemetry.count_submitted()
+        # As count_submitted() does, without a call: every task in memory comes here.
+        job.telemetry.cells[SUBMITTED] += 1
 
     def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
         return self.records.started(job.record)
@@ -126,29 +130,84 @@ class MemorySource(TaskSource):
         await self._end_waiting(job, "the app stopped")
 
     async def cancel(self, task_id: str) -> bool:
+        return await self.cancel_waiting(task_id) or await self.workers.cancel(task_id)
+
+    async def cancel_waiting(self, task_id: str) -> bool:
         waiting = self.workers.withdraw(task_id)
-        if waiting is not None:
-            await self._end_waiting(waiting, "by request")
-            return True
-        return await self.workers.cancel(task_id)
+        if waiting is None:
+            return False
+        await self._end_waiting(waiting, "by request")
+        return True
+
+    async def list_waiting(self, queue: str, name: str | None, limit: int) -> list[str]:
+        tasks = (job.task for job in self.workers.queue.waiting())
+        meant = (task.id for task in tasks if task.queue == queue and name in (None, task.name))
+        return list(islice(meant, limit))
 
     async def _end_waiting(self, job: Job, reason: str) -> None:
         job.end_wait()
         job.telemetry.count_cancelled_before_start()
         await self.records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
 
+    # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
+
+    async def pause_queue(self, queue: str, is_paused: bool) -> bool:
+        return self._pause(self.workers.paused_queues, queue, is_paused)
+
+    async def pause_name(self, name: str, is_paused: bool) -> bool:
+        return self._pause(self.workers.paused_names, name, is_paused)
+
+    async def pauses(self) -> Pauses:
+        return Pauses(frozenset(self.workers.paused_queues), frozenset(self.workers.paused_names))
+
+    def _pause(self, paused: set[str], name: str, is_paused: bool) -> bool:
+        if (name in paused) is is_paused:
+            return False
+        if is_paused:
+            paused.add(name)
+        else:
+            paused.discard(name)
+        self.workers.sort_anew()
+        return True
+
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def size(self) -> int:
-        return self.workers.queue.size
+        return self.workers.queue.size + len(self.workers.queue.aside())
+
+    def _taken(self) -> int:
+        """How many tasks workers have taken so far: the attempts that began. While there is one queue, it doesn't count
+        them, as that would be one more step for each task."""
+        kind = self.workers.kind
+        return sum(each.started() for each in self.telemetry.tasks.copy().values() if each.executor == kind)
 
     async def figures(self) -> QueueFigures:
-        workers = self.workers
-        return QueueFigures(
-            pending=workers.queue.size,
-            delayed=workers.queue.delayed,
-            in_flight=len(workers.running),
-            dead=0,
-            oldest_pending_at=workers.oldest_waiting_at(),
-            unknown=0,
-        )
+        return (await self.figures_by_queue())[DEFAULT_QUEUE]
+
+    async def figures_by_queue(self) -> dict[str, QueueFigures]:
+        workers, queue = self.workers, self.workers.queue
+        pending: Counter[str] = Counter()
+        delayed, running = Counter({DEFAULT_QUEUE: queue.delayed}), Counter({DEFAULT_QUEUE: len(workers.running)})
+        since: dict[str, float] = {}
+        for count, job in [*queue.lanes(), *((1, job) for job in queue.aside())]:
+            name = job.task.queue
+            pending[name] += count
+            if job.task.name not in workers.paused_names:  # those wait by request, however long
+                since[name] = min(job.ready_at, since.get(name, job.ready_at))
+        if workers.has_queues:
+            delayed = Counter(job.task.queue for job in queue.delayed_items())
+            running = Counter(job.task.queue for job in workers.running_jobs())
+        named = (*self.registry.queues[workers.kind == "cpu"], *workers.paused_queues, *pending, *delayed, *running)
+        return {
+            name: QueueFigures(
+                pending=pending[name],
+                delayed=delayed[name],
+                in_flight=running[name],
+                dead=0,
+                oldest_pending_at=wall_clock(since[name]) if name in since else None,
+                unknown=0,
+                taken=workers.taken_from(name) if workers.has_queues else self._taken(),
+                paused=name in workers.paused_queues,
+            )
+            for name in dict.fromkeys((DEFAULT_QUEUE, *sorted(named)))
+        }

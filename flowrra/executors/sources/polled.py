@@ -13,12 +13,16 @@ from typing import Any
 from flowrra.backoff import Backoff
 from flowrra.brokers.base import BaseBroker, QueueFigures
 from flowrra.exceptions import TaskNotFoundError
+from flowrra.executors import attempt_log
 from flowrra.executors.job import Job
 from flowrra.executors.outcomes import describe
 from flowrra.executors.records import RecordStore
 from flowrra.executors.sources.memory import MemorySource
 from flowrra.executors.workers import Workers
+from flowrra.outage import Outage
+from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.registry import TaskRegistry
+from flowrra.submission import SubmitOptions
 from flowrra.supervision import Supervised, see_through
 from flowrra.task import CANCELLED, FAILED, PENDING, Task
 from flowrra.telemetry import Telemetry
@@ -33,6 +37,8 @@ REPLACEMENT_DELAY = 0.05
 class PolledSource(MemorySource):
     """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process.
 
+    The broker has one queue, which is the default one, whatever queue a task names. A pause is this process's alone.
+
     Survives every failure of the broker, and says so.
 
     Args:
@@ -42,7 +48,6 @@ class PolledSource(MemorySource):
     """
 
     shared = True
-    paused = None
     broker: BaseBroker
 
     def __init__(
@@ -56,11 +61,13 @@ class PolledSource(MemorySource):
     ) -> None:
         super().__init__(workers, records, registry, telemetry, sys.maxsize)
         self.broker = broker
-        self.name = type(broker).__name__
+        self.name, self.server = type(broker).__name__, broker.address
         self.errors.update({"push": 0, "pop": 0})
         self.consumes = consumes
         self._error: str | None = None
         self._restarts = 0
+        self._returning = Outage(logger, "tasks not given back to the broker", f"executor={workers.kind}")
+        self._outage = Outage(logger, "broker not readable", f"executor={workers.kind}")
         self._polling = Supervised(self._poll, f"flowrra-{workers.kind}-poll", REPLACEMENT_DELAY, self._count_death)
 
     @property
@@ -93,34 +100,36 @@ class PolledSource(MemorySource):
     async def _poll(self) -> None:
         backoff = Backoff(0.1, 5.0)
         while self._is_fetching:
-            if len(self.workers.running) + self.workers.queue.size >= self.workers.slots:
+            if not self._has_room():
                 await asyncio.sleep(FREE_SLOT_CHECK)
                 continue
             try:
                 task = await self.broker.pop(timeout=POP_TIMEOUT)
             except Exception as error:  # noqa: BLE001 - a broker may raise anything
                 self.errors["pop"] += 1
-                self._error = f"{type(error).__name__}: {error}"
-                pause = backoff.next()
-                logger.warning(
-                    "broker not readable, trying again executor=%s in=%.1f error=%r",
-                    self.workers.kind,
-                    pause,
-                    self._error,
-                )
-                await asyncio.sleep(pause)
+                self._error = describe(error)
+                self._outage.failed(self._error)
+                await asyncio.sleep(backoff.next())
                 continue
+            self._outage.over()
             self._error = None
             backoff.reset()
             if task is not None:
                 await self._deliver(task)
 
+    def _has_room(self) -> bool:
+        workers = self.workers
+        if workers.is_draining or DEFAULT_QUEUE in workers.paused_queues:
+            return False
+        return len(workers.running) + workers.queue.size + len(workers.queue.aside()) < workers.slots
+
     async def _deliver(self, task: Task) -> None:
+        task.queue = DEFAULT_QUEUE
         record = await self.records.of(task)
         try:
             definition = self.registry.definition(task.name)
         except TaskNotFoundError as error:
-            logger.error("unknown task from the broker, failed task=%r id=%s", task.name, task.id)
+            attempt_log.given_up(task, describe(error), self.workers.worker_id)
             await self.records.end(record, FAILED, describe(error))
             return
         telemetry = self.telemetry.register(task.name, self.workers.kind)
@@ -134,6 +143,10 @@ class PolledSource(MemorySource):
         await super().abandon(running, waiting)
 
     # ── giving back ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, job: Job, delay: float, options: SubmitOptions) -> Coroutine[Any, Any, None] | None:
+        job.task.queue = job.record.queue = DEFAULT_QUEUE
+        return super().submit(job, delay, options)
 
     async def _queue(self, job: Job, delay: float) -> None:
         if delay:
@@ -175,17 +188,33 @@ class PolledSource(MemorySource):
         """Return a task to the broker, for another process or a later time. Returns what it ends with if that fails."""
         try:
             await self.broker.push(job.task)
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - a broker may raise anything
             self.errors["push"] += 1
-            logger.exception("task not given back to the broker task=%s id=%s", job.definition.name, job.task.id)
+            self._returning.failed(describe(error), error)
             return "cancelled: the app stopped, and the broker did not take it back"
+        self._returning.over()
         return None
+
+    # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
+
+    async def slots_changed(self) -> None:
+        if not self.workers.is_draining:
+            return
+        for job in self.workers.queue.ready():
+            if self.workers.withdraw(job.task.id) is not None and await self._push_back(job) is not None:
+                self.workers.put(job)
+
+    async def pause_queue(self, queue: str, is_paused: bool) -> bool:
+        if queue != DEFAULT_QUEUE:
+            raise ValueError(f"A {self.name} has one queue, {DEFAULT_QUEUE!r}; it has none that is called {queue!r}")
+        return await super().pause_queue(queue, is_paused)
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def size(self) -> int:
-        return self.workers.queue.size + await self.broker.size()
+        return await super().size() + await self.broker.size()
 
-    async def figures(self) -> QueueFigures:
+    async def figures_by_queue(self) -> dict[str, QueueFigures]:
         # The broker knows only what is due, and this process but its own part of the rest.
-        return QueueFigures(await self.size(), None, None, None, None, None)
+        is_paused = DEFAULT_QUEUE in self.workers.paused_queues or None
+        return {DEFAULT_QUEUE: QueueFigures(await self.size(), None, None, None, None, None, paused=is_paused)}

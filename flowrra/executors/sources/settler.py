@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -15,14 +16,19 @@ from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
 from flowrra.executors.job import Job
 from flowrra.executors.outcomes import describe
+from flowrra.outage import Outage
 from flowrra.task import RUNNING
 
 logger = logging.getLogger(__name__)
 
 MIN_BACKOFF = 0.05
 MAX_BACKOFF = 1.0
-# Seconds: only of attempts that last longer is the running state written at all.
+# Seconds: only of attempts that last longer is the running state written at all, and so long after that at the latest,
+# for several together.
 RUNNING_AFTER = 0.02
+RUNNING_TOGETHER = 0.02
+# Seconds by which a timer may come too early.
+EARLY = 0.001
 # It changes nothing, and is refused only by a broker that refuses everything.
 PROBE = Outcome(Verb.RUNNING, "-")
 
@@ -37,8 +43,8 @@ class Settler:
         kind: Names the executor in the log.
         on_settled: Called after each request with the ids of the tasks that are not this worker's any more.
         on_lost: Called with an outcome after which the task is to run again, but which the broker doesn't know.
-        on_refused: Called with an outcome that is given up, and why; returns the record that says so, if the broker
-            keeps it.
+        on_refused: Called with an outcome that is given up, and why, to say so; returns the record that does, if the
+            broker keeps it.
         on_error: Called with each failure, and with None when there is none any more.
     """
 
@@ -59,9 +65,10 @@ class Settler:
         self._on_error = on_error
         self._waiting: deque[Outcome] = deque()
         self._started: dict[str, Job] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._sender: asyncio.Task[None] | None = None
         self.is_failing = False
+        self._outage = Outage(logger, "outcomes not told", f"executor={kind}")
 
     @property
     def backlog(self) -> int:
@@ -77,18 +84,40 @@ class Settler:
             self._sender = loop.create_task(self._send_all(), context=contextvars.Context())
 
     def mark_running(self, job: Job) -> None:
-        """Tell that an attempt is under way, unless it is over soon."""
+        """Tell that an attempt is under way, and of its progress, unless it is over soon."""
         self._started[job.task.id] = job
         if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(RUNNING_AFTER, self._tell_running, context=contextvars.Context())
+            self._start_timer(RUNNING_AFTER)
+
+    def _start_timer(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._let_end, 2, context=contextvars.Context())
+
+    def _let_end(self, turns: int) -> None:
+        """Go on after so many turns of the loop, in which those attempts end that were only waiting for theirs: a loop
+        that is busy comes to them late, and they would all be told as running."""
+        loop = asyncio.get_running_loop()
+        if turns:
+            self._timer = loop.call_soon(self._let_end, turns - 1)
+        else:
+            self._timer = None
+            self._tell_running()
 
     def _tell_running(self) -> None:
-        self._timer = None
-        started, self._started = self._started, {}
-        for job in started.values():
+        if self.is_failing:  # what waits would grow by each task's progress, until the broker is back
+            self._start_timer(MAX_BACKOFF)
+            return
+        started, horizon = self._started, time.monotonic() - RUNNING_AFTER
+        while started:
+            # The first one was marked first: it began before the others, or has told of its progress.
+            job = next(iter(started.values()))
+            if job.started_at > horizon + EARLY:
+                self._start_timer(max(RUNNING_TOGETHER, job.started_at - horizon))
+                return
+            del started[job.task.id]
             if job.record.status is RUNNING and not job.settled:
-                self.add(Outcome(Verb.RUNNING, job.task.id, record=codec.encode_record(job.record, job.call)))
+                record = codec.encode_record(job.record, job.call)
+                self.add(Outcome(Verb.RUNNING, job.task.id, record=record, queue=job.task.queue))
 
     # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,19 +130,14 @@ class Settler:
             except BackendError as error:
                 self.is_failing = True
                 self._on_error(error)
-                logger.warning(
-                    "outcomes not told, will be told again executor=%s waiting=%d in=%.2f error=%s",
-                    self._kind,
-                    len(self._waiting),
-                    backoff,
-                    error,
-                )
+                self._outage.failed(f"{error} waiting={len(self._waiting)}")
                 await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
                 backoff = min(2 * backoff, MAX_BACKOFF)
                 continue
             if self.is_failing:
                 self.is_failing = False
                 self._on_error(None)
+                self._outage.over()
             backoff = MIN_BACKOFF
 
     async def _send(self, batch: list[Outcome]) -> None:
@@ -147,22 +171,16 @@ class Settler:
             BackendError: It isn't the outcome's doing: the broker refuses everything, or is away.
         """
         try:
-            await self._broker.settle([PROBE])
+            await self._broker.settle([PROBE._replace(queue=outcome.queue)])
         except RequestRefusedError as refusal:
             raise ServerUnavailableError(str(refusal)) from refusal
-        logger.error(
-            "outcome refused, its task is put aside executor=%s id=%s outcome=%s error=%s",
-            self._kind,
-            outcome.task_id,
-            outcome.verb,
-            describe(error),
-        )
         self._on_error(error)
         self._on_error(None)
         reason = f"its outcome could not be told: {describe(error)}"
         record = self._on_refused(outcome, error)
         try:
-            await self._broker.settle([Outcome(Verb.DEAD_LETTER, outcome.task_id, text=reason, record=record)])
+            burial = Outcome(Verb.DEAD_LETTER, outcome.task_id, text=reason, record=record, queue=outcome.queue)
+            await self._broker.settle([burial])
         except ServerUnavailableError:
             raise
         except Exception:

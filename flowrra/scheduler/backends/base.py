@@ -26,8 +26,11 @@ class BaseSchedulerBackend(ABC):
 
     Attributes:
         keeps_text: Whether it writes arguments as JSON, so that those of some classes have to be rebuilt.
+        address: Which store it is, for whoever sees several processes; without user and password, and empty if it is
+            this process's own.
     """
 
+    address: str = ""
     keeps_text: ClassVar[bool] = False
 
     @abstractmethod

@@ -34,7 +34,7 @@ from flowrra.scheduler.backends.sql_schema import (
 from flowrra.scheduler.backends.sql_upgrade import upgrade
 from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
 from flowrra.scheduler.local_time import local, micros
-from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key
+from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, named
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
     def __init__(self, url: sa.URL, extra: str | None = None, **options: Any) -> None:
         self._url = url
+        self.address = f"{url.host or 'localhost'}{f':{url.port}' if url.port else ''}/{url.database or ''}"
         self._extra = extra
         self._options = options
         self._engines = PerLoop(lambda: _LoopEngine(self._new_engine()), _LoopEngine.close)
@@ -348,7 +349,7 @@ def _claim(
             firing = fire(task, row["due"], now, zone)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             why = fault or f"{type(error).__name__}: {error}"
-            logger.error("schedule can't run, set aside until its row is repaired schedule=%s error=%s", row["id"], why)
+            logger.error("schedule can't run, set aside until its row is repaired %s error=%s", named(task), why)
             advances.append(_advance(row, None if fault else task.last_run_at, None, why))
             continue
         last = local(now) if firing.due else task.last_run_at

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +31,8 @@ class SQLiteSchedulerBackend(SqlSchedulerBackend):
         turns: dict[str, Any] = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
         options = turns if database_path == MEMORY else {}
         super().__init__(sa.URL.create("sqlite+aiosqlite", database=database_path), **options)
+        # The same path on two hosts is two files.
+        self.address = "" if database_path == MEMORY else f"{gethostname()}:{Path(database_path).absolute()}"
         tell_of_forks(self)
 
     def forked(self) -> None:

@@ -1,0 +1,142 @@
+"""The command that runs an app's tasks, in one process or several; without HTTP unless the exporter serves it, too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+
+from flowrra.app import Flowrra
+from flowrra.command.apps import described, load_app
+from flowrra.command.group import flowrra
+from flowrra.command.processes import Processes, end_with_parent
+from flowrra.command.reload import RELOADED, SourceWatch
+from flowrra.config import QUEUES_AS_TEXT, Queues, read_queues
+from flowrra.urls import quoted, without_credentials
+
+logger = logging.getLogger(__name__)
+
+# What serves a worker registers itself by this name, as flowrra knows no exporter: see flowrra_exporter.worker.
+SERVICES = "flowrra.worker_services"
+_HIGHEST_PORT = 65535
+
+
+@flowrra.command("worker")
+@click.argument("target", metavar="MODULE:APP", envvar="FLOWRRA_APP")
+@click.option("--queues", metavar="A,B", help="Queues to take from, in order, or shares: mail=3,default=1.")
+@click.option("--io-workers", type=click.IntRange(1), metavar="N", help="Async tasks that run at once.")
+@click.option("--cpu-workers", type=click.IntRange(1), metavar="N", help="Processes for CPU-bound tasks.")
+@click.option("--shutdown-timeout", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--processes", type=click.IntRange(1), metavar="N", help="Processes that do so, each with these workers.")
+@click.option(
+    "--exporter",
+    metavar="ADDRESS",
+    help="Serve metrics, probes and console, as at :9464; of several processes each at the next port.",
+)
+@click.option("--reload", is_flag=True, help="Start anew when the app's source changes: for development.")
+@click.option("--with-parent", is_flag=True, hidden=True, help="End when standard input does.")
+def worker(
+    target: str,
+    queues: str | None,
+    shutdown_timeout: float,
+    processes: int | None,
+    exporter: str | None,
+    reload: bool,
+    with_parent: bool,
+    **slots: int | None,
+) -> int:
+    """Runs the tasks of an app until SIGTERM or Ctrl-C, and lets them finish. Exit status 1 if tasks were lost."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(name)s %(message)s")
+    changes: dict[str, Any] = {name: number for name, number in slots.items() if number is not None}
+    if queues is not None:
+        changes["queues"] = _read_queues(queues)
+    if with_parent:
+        end_with_parent()
+    elif processes is not None or reload:
+        flags = {"queues": queues, "shutdown_timeout": shutdown_timeout, **slots}
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
+        command = ["-m", "flowrra", "worker", target, "--with-parent", *words, *["--reload"] * reload]
+        addresses = [[]] * (processes or 1) if exporter is None else _addresses(exporter, processes or 1)
+        commands = [[*command, *address] for address in addresses]
+        return asyncio.run(Processes(commands, shutdown_timeout, reloads=reload).run())
+
+    def run() -> int:
+        return _run(target, changes, shutdown_timeout, exporter)
+
+    return _run_until_change(run, shutdown_timeout) if reload else run()
+
+
+def _addresses(first: str, count: int) -> list[list[str]]:
+    """The option of each process: a port that is given counts up, as two processes can't answer at one.
+
+    Raises:
+        UsageError: There is no such port.
+    """
+    host, _, port = first.rpartition(":")
+    if not (port.isascii() and port.isdigit()) or int(port) + count - 1 > _HIGHEST_PORT:
+        raise click.UsageError(
+            f"--exporter: got {quoted(first)}; expected host:port, such as ':9464', with {count} ports from there on"
+        )
+    step = 0 if int(port) == 0 else 1  # at 0 each takes a free one
+    return [[f"--exporter={host}:{int(port) + step * at}"] for at in range(count)]
+
+
+def _run_until_change(run: Callable[[], int], shutdown_timeout: float) -> int:
+    """Run it until a source file changes; what can't be started waits until one does."""
+    watch = SourceWatch(shutdown_timeout)
+    watch.start()
+    try:
+        status = run()
+    except (click.ClickException, ValueError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        logger.error("%s; waiting for a change of the source", without_credentials(message))
+        watch.wait(error)
+        return RELOADED
+    return RELOADED if watch.has_changed else status
+
+
+def _run(target: str, changes: dict[str, Any], shutdown_timeout: float, exporter: str | None) -> int:
+    def load() -> Flowrra:
+        app = load_app(target)
+        app.configure_executor(**changes)
+        return app
+
+    if exporter is not None:
+        return int(_exporter()(load, target, exporter, shutdown_timeout))
+    app = load()
+    try:
+        app.run(shutdown_timeout=shutdown_timeout)
+    except Exception as error:
+        if app.started_at is not None:
+            raise
+        raise click.UsageError(f"Starting the app failed: {described(error)}") from error
+    if app.lost_at_stop:
+        logger.error("exit status 1: the stop cancelled %d tasks that the app had accepted", app.lost_at_stop)
+    return 1 if app.lost_at_stop else 0
+
+
+def _exporter() -> Callable[[Callable[[], Flowrra], str, str, float], int]:
+    """What runs a worker and serves it.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    for service in entry_points(group=SERVICES, name="exporter"):
+        try:
+            return service.load()  # type: ignore[no-any-return]
+        except ModuleNotFoundError as error:
+            raise click.UsageError(
+                f"--exporter: {error.name} is not installed; run: pip install 'flowrra[exporter]'"
+            ) from error
+    raise click.UsageError("--exporter: the exporter is not installed; run: pip install 'flowrra[exporter]'")
+
+
+def _read_queues(text: str) -> Queues:
+    try:
+        return read_queues(text)
+    except ValueError:
+        raise click.UsageError(f"--queues must be {QUEUES_AS_TEXT} not {quoted(text)}") from None

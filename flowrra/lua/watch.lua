@@ -1,0 +1,13 @@
+-- Have changes told from now on, for so long. KEYS[1]: the namespace. ARGV[1]: milliseconds.
+-- Returns the id and the number of the last entry that tells of one.
+
+local ns = KEYS[1]
+if redis.call('EXISTS', ns .. ':watched') == 0 or redis.call('EXISTS', ns .. ':changes') == 0 then
+  -- Nobody was told of what happened before, or it was evicted: an entry without a task says so to one who comes back.
+  add_change(ns, {})
+end
+redis.call('SET', ns .. ':watched', '1', 'PX', ARGV[1])
+-- As long as somebody watches, the numbers go on.
+keep_changes(ns)
+local last = redis.call('XREVRANGE', ns .. ':changes', '+', '-', 'COUNT', 1)[1]
+return {last[1], last[2][2]}

@@ -1,0 +1,148 @@
+"""Acts on tasks: cancels them, runs them anew, and empties what was given up; singly and many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+from flowrra.app import Flowrra
+from flowrra.backends.listing import TaskFilter
+from flowrra.exceptions import ResultNotFoundError
+from flowrra.management.answers import BulkResult, DeadTask
+from flowrra.management.queues import dead_tasks, delete_dead_task, find_dead_task, is_queued, requeue_dead_task
+from flowrra.management.tasks import find
+from flowrra.queue_names import checked_queue
+from flowrra.submission import SubmitOptions
+from flowrra.task import COMPLETE_STATUSES, TaskStatus, new_task_id
+
+# Is told how many tasks are done so far.
+Progress: TypeAlias = Callable[[int], object]
+# Tasks that are acted on at once.
+AT_ONCE = 100
+# Tasks that one call looks at, at the most.
+MOST_LOOKED_AT = 100_000
+# What waits first, as cancelling it takes no time.
+_UNFINISHED = (TaskStatus.PENDING, TaskStatus.RETRYING, TaskStatus.RUNNING)
+
+
+async def cancel_tasks(app: Flowrra, wanted: TaskFilter, limit: int, progress: Progress) -> BulkResult:
+    """Cancel the unfinished tasks that are meant."""
+    check_bulk_limit(limit)
+    if wanted.status in COMPLETE_STATUSES:
+        raise ValueError(f"status must be that of an unfinished task, not '{wanted.status}'")
+    met: set[str] = set()
+    done = looked_at = 0
+    for status in _UNFINISHED if wanted.status is None else (wanted.status,):
+        cursor: str | None = None
+        while looked_at < MOST_LOOKED_AT:
+            page = await find(app, replace(wanted, status=status), AT_ONCE, cursor)
+            looked_at += page.looked_at
+            # One that has begun meanwhile may come twice.
+            ids = [record.task_id for record in page.records if record.task_id not in met]
+            done += sum(await asyncio.gather(*map(app.cancel_task, ids[: max(0, limit - len(met))])))
+            progress(done)
+            met.update(ids)
+            cursor = page.cursor
+            if cursor is None:
+                break
+            await asyncio.sleep(0)  # in memory nothing else waits
+    return {"done": done, "left": len(met) - done}
+
+
+async def purge_queue(app: Flowrra, queue: str, name: str | None, limit: int, progress: Progress) -> BulkResult:
+    """Cancel the tasks that wait in a queue of either kind."""
+    check_bulk_limit(limit)
+    checked_queue(queue)
+    done = left = 0
+    for executor in app.executors.values():
+        source = executor.source
+        met: set[str] = set()
+        cancelled = 0
+        while len(met) < limit:
+            # Those that could not be cancelled have begun, or stand where the next ones are looked for.
+            waiting = partial(source.list_waiting, queue, name, len(met) - cancelled + AT_ONCE)
+            found = [task_id for task_id in await app.run_on_app_loop(waiting) if task_id not in met]
+            ids = found[: min(AT_ONCE, limit - len(met))]
+            if not ids:
+                break
+            met.update(ids)
+            cancelling = [app.run_on_app_loop(partial(source.cancel_waiting, task_id)) for task_id in ids]
+            cancelled += sum(await asyncio.gather(*cancelling))
+            progress(done + cancelled)
+        done += cancelled
+        left += len(await app.run_on_app_loop(partial(source.list_waiting, queue, name, MOST_LOOKED_AT)))
+    return {"done": done, "left": left}
+
+
+async def retry_task(app: Flowrra, task_id: str) -> str:
+    """Run a task that has finished, or was given up, anew under a new id."""
+    record, dead = await app.get_result(task_id), await find_dead_task(app, task_id)
+    if record is not None:
+        name, args, kwargs = record.task_name, record.args, record.kwargs
+    elif dead is not None:
+        name, args, kwargs = dead["task_name"], dead["args"] or (), dead["kwargs"] or {}
+    else:
+        raise ResultNotFoundError(task_id)
+    is_over = dead is not None or (record is not None and record.is_complete)
+    if not is_over and await app.results.retried_as(task_id) is None:
+        raise ValueError(f"Task '{task_id}' is {record and record.status}: only one that has finished is run anew")
+    if name is None:
+        raise ValueError(f"Task '{task_id}' can't be read: nobody knows what it was to run")
+    app.registry.definition(name)  # nothing is claimed for a task that this app can't submit
+    queue = record.queue if record is not None else dead and dead["queue"]
+    new_id = await app.results.claim_retry(task_id, new_task_id())
+    # Before it is submitted, so that nobody requeues it as well; but for one that is known from nowhere else.
+    if dead is not None and record is not None:
+        is_requeued = not await delete_dead_task(app, task_id, dead) and await is_queued(app, task_id, dead)
+        if is_requeued:
+            raise ValueError(f"Task '{task_id}' is pending: it was requeued meanwhile")
+    # Whoever was second, or goes on after a crash, submits the same: an id that is known is not submitted again.
+    await app.submit_with(name, args, kwargs, SubmitOptions(task_id=new_id, retry_of=task_id, queue=queue))
+    if dead is not None and record is None:
+        await delete_dead_task(app, task_id, dead)
+    return new_id
+
+
+async def requeue_dead_tasks(
+    app: Flowrra, name: str | None, reason: str | None, limit: int, progress: Progress
+) -> BulkResult:
+    """Make the dead tasks that are meant pending again."""
+    return await _act_on_dead(app, name, reason, limit, progress, partial(requeue_dead_task, app))
+
+
+async def delete_dead_tasks(
+    app: Flowrra, name: str | None, reason: str | None, limit: int, progress: Progress
+) -> BulkResult:
+    """Forget the dead tasks that are meant."""
+    return await _act_on_dead(app, name, reason, limit, progress, partial(delete_dead_task, app))
+
+
+async def _act_on_dead(
+    app: Flowrra,
+    name: str | None,
+    reason: str | None,
+    limit: int,
+    progress: Progress,
+    act: Callable[[str, DeadTask], Awaitable[bool]],
+) -> BulkResult:
+    check_bulk_limit(limit)
+    found = await dead_tasks(app, None, name, reason)
+    done = 0
+    for first in range(0, min(limit, len(found)), AT_ONCE):
+        some = found[first : min(first + AT_ONCE, limit)]
+        done += sum(await asyncio.gather(*(act(task["task_id"], task) for task in some)))
+        progress(done)
+    return {"done": done, "left": len(found) - done}
+
+
+def check_bulk_limit(limit: int) -> None:
+    """Refuse a number of tasks that one call can't act on.
+
+    Raises:
+        ValueError: It is less than 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, it is {limit}")

@@ -1,0 +1,293 @@
+"""A broker that a user writes, and that is away or slow, dies, or answers what nobody expects."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flowrra import Flowrra, Task
+from flowrra.backoff import Backoff
+from flowrra.brokers import BaseBroker
+from flowrra.exceptions import BackendError
+from flowrra.executors.sources import polled
+from flowrra.management import FlowrraManager
+from tests.core.apps import final, memory_app, record_of, until
+
+
+class ListBroker(BaseBroker):
+    """Keeps tasks in a list, and does what it is told to do wrong."""
+
+    address = "somewhere:1"
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.refuses_push: BaseException | None = None
+        self.refuses_pop: BaseException | None = None
+        self.holds_pop: asyncio.Event | None = None
+        self.pops = 0
+        self.ended_pops = 0
+
+    async def push(self, task: Task) -> None:
+        if self.refuses_push is not None:
+            raise self.refuses_push
+        self.tasks.append(task)
+
+    async def pop(self, timeout: float | None = None) -> Task | None:
+        self.pops += 1
+        if self.refuses_pop is not None:
+            raise self.refuses_pop
+        if self.holds_pop is not None:
+            try:
+                await self.holds_pop.wait()
+            finally:
+                self.ended_pops += 1
+        if self.tasks:
+            return self.tasks.pop(0)
+        await asyncio.sleep(0.005)
+        return None
+
+    async def size(self) -> int:
+        return len(self.tasks)
+
+
+@pytest.fixture
+def broker() -> ListBroker:
+    return ListBroker()
+
+
+@pytest.fixture
+def gate() -> asyncio.Event:
+    """Lets "hold" go on."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+def app(broker: ListBroker, gate: asyncio.Event) -> Flowrra:
+    """An app of one slot, on the broker."""
+    app = memory_app(io_workers=1, broker=broker)
+
+    @app.task(name="work", max_retries=0)
+    async def work(n: int = 0) -> int:
+        return n
+
+    @app.task(name="hold", max_retries=0)
+    async def hold() -> None:
+        await gate.wait()
+
+    return app
+
+
+async def hold_the_slot(app: Flowrra) -> None:
+    await app.submit("hold")
+    await until(lambda: app.executors["io"].busy_workers == 1)
+
+
+async def wait_due(app: Flowrra, task_id: str) -> None:
+    """Until a delayed task waits for nothing but a slot."""
+    await until(lambda: task_id in [job.task.id for job in app.executors["io"].source.workers.queue.ready()])
+
+
+def errors_of(app: Flowrra) -> dict[str, int]:
+    return dict(app.executors["io"].broker_errors)
+
+
+async def feeding(app: Flowrra) -> str | None:
+    """What health says of the broker; None if nothing is wrong."""
+    component = (await FlowrraManager(app).health_check())["components"]["broker"]
+    return None if component["healthy"] else component["message"]
+
+
+class TestBrokerThatIsAway:
+    async def test_while_tasks_are_taken_is_counted_and_shown_until_it_is_back(
+        self, app: Flowrra, broker: ListBroker
+    ) -> None:
+        async with app:
+            assert errors_of(app) == {"push": 0, "pop": 0}
+            broker.refuses_pop = ConnectionError("away")
+            await until(lambda: errors_of(app)["pop"] == 2)
+            assert await feeding(app) == "not usable: ConnectionError: away"
+            broker.refuses_pop = None
+            assert (await final(app, await app.submit("work", 3))).result == 3
+            assert await feeding(app) is None
+            assert app.executors["io"].worker_restarts == 0
+
+    async def test_is_asked_ever_less_often_and_as_often_as_before_once_it_is_back(
+        self, app: Flowrra, broker: ListBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[float] = []
+
+        class Quick(Backoff):
+            def next(self) -> float:
+                pauses.append(super().next())
+                return pauses[-1] / 100
+
+        monkeypatch.setattr(polled, "Backoff", Quick)
+        broker.refuses_pop = ConnectionError("away")
+        async with app:
+            await until(lambda: len(pauses) >= 4)
+            assert all(0.05 * 2**n <= pause <= 0.1 * 2**n for n, pause in enumerate(pauses[:4]))
+            broker.refuses_pop, asked = None, broker.pops
+            await until(lambda: broker.pops >= asked + 2)
+            pauses.clear()
+            broker.refuses_pop = ConnectionError("away again")
+            await until(lambda: pauses)
+            assert pauses[0] <= 0.1
+            assert await feeding(app) == "not usable: ConnectionError: away again"
+
+    async def test_refuses_a_submission_which_is_counted_and_recorded(self, app: Flowrra, broker: ListBroker) -> None:
+        broker.refuses_push = BackendError("no more")
+        async with app:
+            with pytest.raises(BackendError, match="no more"):
+                await app.options(task_id="mine").submit("work")
+            record = await record_of(app, "mine")
+            assert (record.status, record.error) == ("cancelled", "not queued: BackendError: no more")
+            assert errors_of(app) == {"push": 1, "pop": 0}
+            assert app.telemetry.tasks["work"].snapshot()["submitted"] == 0
+            broker.refuses_push = None
+            await app.options(task_id="mine").submit("work", 2)
+            assert (await final(app, "mine")).result == 2
+            assert app.telemetry.tasks["work"].snapshot()["submitted"] == 1
+
+    async def test_loses_what_it_does_not_take_back_and_says_so(
+        self, app: Flowrra, broker: ListBroker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        async with app:
+            delayed = await app.options(countdown=3600).submit("work")
+            broker.refuses_push = ConnectionError("away")
+            await app.stop(wait=False)
+        record = await record_of(app, delayed)
+        assert record.status == "cancelled"
+        assert record.error == "cancelled: the app stopped, and the broker did not take it back"
+        assert errors_of(app)["push"] == 1
+        assert "tasks not given back to the broker executor=io times=1 error=ConnectionError: away" in caplog.text
+
+    async def test_whose_pop_dies_is_asked_again(
+        self, app: Flowrra, broker: ListBroker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Dying(BaseException):
+            pass
+
+        async with app:
+            broker.refuses_pop = Dying("now")
+            await until(lambda: app.executors["io"].worker_restarts == 1)
+            broker.refuses_pop = None
+            assert (await final(app, await app.submit("work", 1))).result == 1
+            assert app.executors["io"].worker_restarts == 1
+        assert "polling died, replaced executor=io error=Dying('now')" in caplog.text
+
+
+class TestStop:
+    async def test_delivers_what_is_just_being_taken(self, app: Flowrra, broker: ListBroker) -> None:
+        broker.holds_pop = asyncio.Event()
+        async with app:
+            await until(lambda: broker.pops == 1)
+            task_id = await app.submit("work", 7)
+            stopping = asyncio.create_task(app.stop())
+            await asyncio.sleep(0)
+            broker.holds_pop.set()
+            await stopping
+        assert (await record_of(app, task_id)).result == 7
+
+    async def test_waits_no_longer_for_a_broker_than_it_may(
+        self, app: Flowrra, broker: ListBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(polled, "POP_TIMEOUT", 0.02)
+        broker.holds_pop = asyncio.Event()
+        async with asyncio.timeout(5), app:
+            await until(lambda: broker.pops == 1)
+        await until(lambda: broker.ended_pops == 1)
+
+
+class TestWorker:
+    async def test_takes_no_more_than_it_has_slots(self, app: Flowrra, broker: ListBroker, gate: asyncio.Event) -> None:
+        async with app:
+            await hold_the_slot(app)
+            task_id = await app.submit("work")
+            await asyncio.sleep(0.05)
+            [queue] = await FlowrraManager(app).list_queues()
+            assert (queue["pending"], queue["broker"], queue["server"]) == (1, "ListBroker", "somewhere:1")
+            assert [task.id for task in broker.tasks] == [task_id]
+            gate.set()
+            await final(app, task_id)
+
+    async def test_gives_back_what_is_due_when_it_drains(
+        self, app: Flowrra, broker: ListBroker, gate: asyncio.Event
+    ) -> None:
+        async with app:
+            manager = FlowrraManager(app)
+            await hold_the_slot(app)
+            task_id = await app.options(countdown=0.01).submit("work")
+            await wait_due(app, task_id)
+            await manager.resize_workers("io", 1)
+            assert broker.tasks == []
+            await manager.drain_worker()
+            assert [task.id for task in broker.tasks] == [task_id]
+            assert (await manager.list_queues())[0]["pending"] == 1
+            gate.set()
+            await manager.resume_worker()
+            await final(app, task_id)
+
+    async def test_keeps_what_the_broker_does_not_take_back_then(
+        self, app: Flowrra, broker: ListBroker, gate: asyncio.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        async with app:
+            manager = FlowrraManager(app)
+            await hold_the_slot(app)
+            ids = [await app.options(countdown=0.01).submit("work", n) for n in range(2)]
+            for task_id in ids:
+                await wait_due(app, task_id)
+            broker.refuses_push = ConnectionError("away")
+            await manager.drain_worker()
+            assert errors_of(app)["push"] == 2
+            await manager.resume_worker()
+            assert "over: tasks not given back" not in caplog.text
+            broker.refuses_push = None
+            await manager.drain_worker()
+            assert [task.id for task in broker.tasks] == ids
+            assert "over: tasks not given back to the broker executor=io times=2" in caplog.text
+            gate.set()
+            await manager.resume_worker()
+            assert [(await final(app, task_id)).result for task_id in ids] == [0, 1]
+
+    async def test_takes_nothing_while_it_drains(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            manager = FlowrraManager(app)
+            await manager.drain_worker()
+            await asyncio.sleep(0.02)  # what it was just asking for
+            task_id = await app.submit("work")
+            await asyncio.sleep(0.05)
+            assert [task.id for task in broker.tasks] == [task_id]
+            await manager.resume_worker()
+            await final(app, task_id)
+
+    async def test_takes_nothing_while_its_queue_is_paused(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            manager = FlowrraManager(app)
+            assert await manager.pause_queue()
+            assert [each["paused"] for each in await manager.list_queues()] == [True]
+            await asyncio.sleep(0.02)
+            task_id = await app.submit("work")
+            await asyncio.sleep(0.05)
+            assert [task.id for task in broker.tasks] == [task_id]
+            assert await manager.resume_queue()
+            assert [each["paused"] for each in await manager.list_queues()] == [None]
+            await final(app, task_id)
+
+    async def test_has_one_queue_whatever_a_task_names(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            with pytest.raises(ValueError, match="A ListBroker has one queue, 'default'"):
+                await FlowrraManager(app).pause_queue("mail")
+            record = await final(app, await app.options(queue="mail").submit("work"))
+            assert record.queue == "default"
+            broker.tasks.append(Task("other", "work", (1,), {}, queue="mail"))
+            assert (await app.results.wait_for("other", 10)).queue == "default"
+
+    async def test_fails_what_nobody_here_knows(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            broker.tasks.append(Task("odd", "unheard of", (), {}))
+            record = await app.results.wait_for("odd", 10)
+            assert record.status == "failed"
+            assert (record.error or "").startswith("TaskNotFoundError: ")
