@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowrra_exporter._version import __version__
-from flowrra_exporter.config_file import CONFIG_FILE, effective_config, read_config_file
+from flowrra_exporter.config_file import CONFIG_FILE, effective_config, load_all_settings
 from flowrra_exporter.errors import UsageError, did_you_mean, quoted
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.options import SECONDS, Option
-from flowrra_exporter.settings import OPTIONS, Settings, load_settings
+from flowrra_exporter.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
     import click
@@ -112,7 +112,7 @@ def _start(target: str | None, print_config: bool, **given: Any) -> int:
     """Runs the command; ``given`` has each flag's texts, for a switch True, False or None."""
     debug = bool(given["debug"])
     try:
-        settings = _load(_texts(given))
+        settings = load_all_settings(_texts(given), os.environ)
         debug = settings.debug
         if print_config:
             return _print_config(settings)
@@ -130,11 +130,6 @@ def _start(target: str | None, print_config: bool, **given: Any) -> int:
 def _texts(given: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     switches = {option.name: _switch(given[option.name]) for option in OPTIONS if option.switch}
     return {**given, **switches}
-
-
-def _load(texts: Mapping[str, Sequence[str]]) -> Settings:
-    path = CONFIG_FILE.value(texts[CONFIG_FILE.name], os.environ)
-    return load_settings(texts, os.environ, read_config_file(path).valid_values() if path else None)
 
 
 def _print_config(settings: Settings) -> int:

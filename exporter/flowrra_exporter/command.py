@@ -13,25 +13,24 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sized
+from functools import partial
 from typing import Any
 
 from flowrra_exporter import logs
 from flowrra_exporter.app.lifecycle import Phase
 from flowrra_exporter.app.loop import AppLoop
-from flowrra_exporter.app.stall import current_line
+from flowrra_exporter.app.stall import current_line, read_runtime_stats
 from flowrra_exporter.app.target import Target, check_target, describe, import_target, resolve_target
-from flowrra_exporter.config_file import CONFIG_FILE
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.log_writer import FLUSH_SECONDS
+from flowrra_exporter.metrics.collectors.runtime import abandoned_tasks
 from flowrra_exporter.observed import observe
-from flowrra_exporter.options import unknown_variable, unknown_variables
-from flowrra_exporter.settings import OPTIONS, Settings
+from flowrra_exporter.settings import Settings
 from flowrra_exporter.signals import Signals
 
 logger = logging.getLogger(__name__)
 
-VARIABLES = [option.variable for option in (CONFIG_FILE, *OPTIONS)]
 # What a second signal leaves for the end.
 _HURRY_SECONDS = 3.0
 _LAST_WORDS_SECONDS = FLUSH_SECONDS + 0.5
@@ -84,30 +83,36 @@ class Deadline:
 
 
 class Command:
-    """One run of the command. ``run`` returns the exit status."""
+    """One run of the command. ``run`` returns the exit status.
 
-    def __init__(self, target: str, settings: Settings) -> None:
+    Args:
+        target: What names the app, ``MODULE:APP``.
+        settings: The settings in force.
+        load: Finds the app, once the server runs; None imports the target.
+    """
+
+    def __init__(self, target: str, settings: Settings, load: Callable[[], Any] | None = None) -> None:
         self._target = target
         self._settings = settings
-        self._exporter = Exporter(settings=settings, mode="command")
+        self._load = load or partial(import_target, target)
+        self._exporter = Exporter(settings=settings, mode="command", name=target)
         self._deadline = Deadline(self._stuck)
         self._main_thread = threading.current_thread()
         self._importing = False
         self._signals: Signals | None = None
         self._app: Target | None = None
+        self._lost = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
     def run(self) -> int:
-        """Runs the app; returns 0 after a shutdown that was asked for, 1 if the app ended on its own.
+        """Runs the app; returns 0 after a shutdown that was asked for, 1 if the app ended by itself or tasks were lost.
 
         Raises:
             UsageError: The target is no app, doesn't start, or can't be served with these settings.
         """
         check_target(self._target)
         logs.configure(self._settings.log_level, self._settings.log_format, behind=True)
-        for name in unknown_variables(os.environ, VARIABLES):
-            logger.warning("%s", unknown_variable(name, VARIABLES))
         self._start_threads()
         self._signals = Signals(
             self._exporter.server_loop, self._shut_down, self._interrupt_import, self._exporter.reload
@@ -132,7 +137,7 @@ class Command:
     def _import(self) -> Any:
         try:
             self._importing = True
-            return import_target(self._target)
+            return self._load()
         finally:
             self._importing = False
 
@@ -146,6 +151,9 @@ class Command:
             reason = f"the app's event loop ended: {describe(error)}"
             self._exporter.lifecycle.failed(reason)
             logger.critical("%s", reason, exc_info=self._settings.debug)
+            return 1
+        if self._lost:
+            logger.error("exit status 1: the stop cancelled %d tasks that the app had accepted", self._lost)
             return 1
         return 0
 
@@ -164,6 +172,7 @@ class Command:
                 await self._stop.wait()
             if self._app is not None:
                 await self._drain(self._app)
+                self._lost = self._count_lost()
             self._exporter.lifecycle.stopped()
             logger.info("%s", self._exporter.lifecycle.sentence(Phase.STOPPED))
         finally:
@@ -244,7 +253,17 @@ class Command:
         running = self._running_tasks()
         if running:
             parts.append(f"tasks running: {running}")
+        if lost := self._count_lost():
+            parts.append(f"tasks lost: {lost}")
         return "; ".join(parts)
+
+    def _count_lost(self) -> int:
+        """How many tasks the app's stop has cancelled so far, as far as the app counts them."""
+        stats = read_runtime_stats(self._exporter.management)
+        try:
+            return sum(map(int, abandoned_tasks(stats).values()))
+        except TypeError:  # an app of another kind, which says something else by that name
+            return 0
 
     def _running_tasks(self) -> str:
         management = self._exporter.management

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowrra_exporter.errors import UsageError, quoted, without_credentials
-from flowrra_exporter.options import BOUNDS, Address, Kind, Option
-from flowrra_exporter.settings import OPTIONS, Settings
+from flowrra_exporter.options import BOUNDS, Address, Kind, Option, refuse_unknown_variables
+from flowrra_exporter.settings import OPTIONS, Settings, load_settings
 
 if TYPE_CHECKING:
     import yaml
@@ -59,6 +59,23 @@ CONFIG_FILE = Option(
     "YAML file with flags, without their dashes, as keys. A flag or variable wins.",
     unset="none",
 )
+# Those that are known, of all that begin with the exporter's prefix.
+VARIABLES = [option.variable for option in (CONFIG_FILE, *OPTIONS)]
+
+
+def load_all_settings(given: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> Settings:
+    """The settings that are in force: of flags, variables and the configuration file that one of them names.
+
+    Args:
+        given: The texts of flags, by the option's name.
+        environment: The environment variables.
+
+    Raises:
+        UsageError: A value makes no sense, or a variable with the exporter's prefix is none of its own.
+    """
+    refuse_unknown_variables(environment, VARIABLES)
+    path = CONFIG_FILE.value(given.get(CONFIG_FILE.name, ()), environment)
+    return load_settings(given, environment, read_config_file(path).valid_values() if path else None)
 
 
 def read_config_file(path: str) -> ConfigFile:

@@ -1,10 +1,12 @@
-"""Metrics and probes inside a web server of the user's: what the aiohttp, ASGI and WSGI ways in have in common.
+"""Everything that the exporter serves, inside a web server of the user's: what the aiohttp, ASGI and WSGI ways in have
+in common.
 
 A request is handed to the very server that listens on a port otherwise: it goes over a socket pair to the
 exporter's own thread, and there through the same aiohttp application. So negotiation, compression, the cap on
-scrapes, deadlines and authentication are the same by construction, whatever loop or thread the request came
-from; no port or file is opened, and nobody outside of the process can reach the pair. (Building aiohttp
-requests by hand would save two copies through the kernel, and need what aiohttp offers for tests only.)
+scrapes, deadlines, authentication and what guards actions are the same by construction, whatever loop or thread the
+request came from; no port or file is opened, and nobody outside of the process can reach the pair. Who the user is
+goes with the pair's own end, never as a header. (Building aiohttp requests by hand would save two copies through the
+kernel, and need what aiohttp offers for tests only.)
 """
 
 from __future__ import annotations
@@ -12,68 +14,93 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import http.client
-import io
 import logging
-import re
 import socket
 import threading
-from collections.abc import Coroutine, Iterable
-from contextlib import AsyncExitStack
-from typing import Any, NamedTuple, Self
-from urllib.parse import quote
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from flowrra_exporter.app.target import manager_of
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.exchange import (
+    ANSWER_SECONDS,
+    END_OF_HEAD,
+    Remaining,
+    Request,
+    begin_answer,
+    encode_request,
+    headers_of,
+    streams,
+    with_slash,
+)
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.observed import Observed
-from flowrra_exporter.paths import is_probe
 from flowrra_exporter.settings import Settings
+from flowrra_exporter.web.access.connection import MAX_BODY
 from flowrra_exporter.web.access.listeners import Full
+from flowrra_exporter.web.responses import HEADERS
 
 logger = logging.getLogger(__name__)
 
 _not_answered = ThrottledWarning(logger, "did not answer %d requests: %s")
-# The longest that an answer takes: more than any collection and rendering does.
-_ANSWER_SECONDS = 20.0
-_PROBE_OR_CHECK = re.compile(r"/\w+(/[\w-]+([.:][\w-]+)*)?")
-_METHODS = ("GET", "HEAD")
-_FORWARDED = {"accept", "accept-encoding", "authorization", "x-prometheus-scrape-timeout-seconds"}
-_OF_THE_CONNECTION = {"connection", "date", "keep-alive", "server", "transfer-encoding"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BODY_SECONDS = 20.0
+_SECRET_BYTES = 16
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-class Request(NamedTuple):
-    """A request: ``path`` is decoded and without the prefix that the exporter is mounted under."""
+class Refused(Exception):
+    """A request that isn't passed on."""
 
-    method: str
-    path: str
-    query: str
-    headers: Iterable[tuple[str, str]]
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-class Answer(NamedTuple):
-    """An answer, to be sent as it stands."""
+# What can keep an answer from beginning.
+_FAILURES = (Refused, Full, OSError, EOFError, http.client.HTTPException, asyncio.LimitOverrunError)
+
+_Pieces = TypeVar("_Pieces", AsyncIterator[bytes], Iterator[bytes])
+
+
+class Answer(NamedTuple, Generic[_Pieces]):
+    """An answer, to be sent as it stands while its context lasts.
+
+    Attributes:
+        streams: Whether its body comes as things happen, and has no end by itself.
+        pieces: Its body.
+    """
 
     status: int
     reason: str
     headers: list[tuple[str, str]]
-    body: bytes
+    streams: bool
+    pieces: _Pieces
 
 
 class Embedded:
-    """Answers requests for metrics and probes from ``async with``, on the app's loop, until its end.
-
-    The JSON API and the page aren't served.
+    """Answers requests from ``async with``, on the app's loop, until its end.
 
     Args:
         app: The app.
         settings: The exporter's settings; its addresses are not used.
+        identifies: Whether the program says of requests which user they are of: then what is for users who have
+            authenticated may be switched on.
+        secret: What the tokens of those users are signed with, of 16 bytes or more: processes that answer for each
+            other need the same. Random if None.
     """
 
-    def __init__(self, app: Any, settings: Settings | None = None) -> None:
+    def __init__(
+        self, app: Any, settings: Settings | None = None, *, identifies: bool = False, secret: bytes | None = None
+    ) -> None:
+        if secret is not None and len(secret) < _SECRET_BYTES:
+            raise UsageError(f"secret has {len(secret)} bytes; expected {_SECRET_BYTES} or more")
         self._app = app
         self._settings = settings or Settings()
+        self._identifies = identifies
+        self._secret = secret
         self._exporter: Exporter | None = None
         self._starting = threading.Lock()
         self._stopped = False
@@ -97,7 +124,7 @@ class Embedded:
             manager = manager_of(self._app)
             if self._settings.observe and not isinstance(manager, Observed):
                 raise UsageError("observe is for flowrra-exporter and Exporter; expected an app that runs here")
-            exporter.serve(listen=False)
+            exporter.serve(listen=False, identified=self._identifies, secret=self._secret)
             try:
                 exporter.attach(manager, exporter.watch(asyncio.get_running_loop()))
             except BaseException:
@@ -125,116 +152,163 @@ class Embedded:
     async def __aexit__(self, *_exception: object) -> None:
         await self.stop()
 
-    async def answer(self, request: Request) -> Answer:
-        """The answer, awaited on any loop. Never raises for what a client can send."""
-        answering = self._begin(request)
-        if isinstance(answering, Answer):
-            return answering
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(answering), _ANSWER_SECONDS)
-        except TimeoutError:
-            return _too_late()
+    @asynccontextmanager
+    async def answer(
+        self, request: Request, body: AsyncIterator[bytes] | None = None
+    ) -> AsyncIterator[Answer[AsyncIterator[bytes]]]:
+        """The answer, on any loop. Never raises for what a client can send.
 
-    def answer_blocking(self, request: Request) -> Answer:
-        """The answer, waited for in any thread but one whose loop runs the app."""
-        answering = self._begin(request)
-        if isinstance(answering, Answer):
-            return answering
-        try:
-            return answering.result(_ANSWER_SECONDS)
-        except (TimeoutError, concurrent.futures.CancelledError):
-            answering.cancel()
-            return _too_late()
+        Args:
+            request: The request.
+            body: Its body, as it comes; None for none. It is read only where a route may need it, and no more of it
+                than one may.
+        """
+        with ExitStack() as stack:
+            try:
+                exporter = self._ready_for(request)
+                sent = await _read(body) if body is not None and request.method == "POST" else b""
+                ours, handed_over = _connect(exporter, request, stack)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    # It is taken all the same if the client goes away meanwhile: then its end comes with ours.
+                    await asyncio.shield(asyncio.wrap_future(handed_over))
+                    reader, writer = await asyncio.open_connection(sock=ours)
+                    stack.callback(writer.transport.abort)
+                    writer.write(encode_request(request, sent, MAX_BODY))
+                    response = begin_answer(await reader.readuntil(END_OF_HEAD), request.method)
+            except _FAILURES as failure:
+                status, reason, headers, text = refusal(request, failure)
+                yield Answer(status, reason, headers, streams=False, pieces=_one(text))
+                return
+            yield _answer(response, _pieces(reader, Remaining(response)))
 
-    def _begin(self, request: Request) -> Answer | concurrent.futures.Future[Answer]:
-        if request.path != self._settings.web_telemetry_path and not _is_probe(request.path):
-            return _plain(404, "there is nothing at this path", request)
+    @contextmanager
+    def answer_blocking(self, request: Request, read_body: Callable[[int], bytes]) -> Iterator[Answer[Iterator[bytes]]]:
+        """The same, in any thread but one whose loop runs the app; ``read_body(n)`` reads up to n bytes of the body."""
+        with ExitStack() as stack:
+            try:
+                exporter = self._ready_for(request)
+                sent = _read_blocking(read_body) if request.method == "POST" else b""
+                ours, handed_over = _connect(exporter, request, stack)
+                handed_over.result(ANSWER_SECONDS)
+                ours.settimeout(ANSWER_SECONDS)
+                ours.sendall(encode_request(request, sent, MAX_BODY))
+                response = stack.enter_context(begin_answer(ours, request.method))
+            except _FAILURES as failure:
+                status, reason, headers, text = refusal(request, failure)
+                yield Answer(status, reason, headers, streams=False, pieces=iter([text]))
+                return
+            yield _answer(response, _pieces_blocking(ours, response, Remaining(response)))
+
+    def _ready_for(self, request: Request) -> Exporter:
+        """What answers.
+
+        Raises:
+            Refused: Nothing does.
+        """
         if request.method not in _METHODS:
-            return _plain(405, f"{request.method:.20} is not allowed here; expected GET or HEAD", request)
-        exporter = self._exporter
-        if exporter is None:
-            return _plain(503, "the exporter isn't running: its `async with` has not begun, or has ended", request)
-        try:
-            return _submit(_exchange(exporter, request), exporter)
-        except RuntimeError as error:  # after a fork, or while it stops
-            logger.error("a request for %s can't be answered: %s", request.path, error)
-            return _plain(503, str(error), request)
+            raise Refused(501, f"{request.method:.20} is no method that is known here")
+        if not request.path and request.method in ("GET", "HEAD"):
+            raise Refused(307, "there is a slash at the end of this path", Location=with_slash(request))
+        if self._exporter is None:
+            raise Refused(503, "the exporter isn't running: its `async with` has not begun, or has ended")
+        return self._exporter
 
 
-def _submit(exchange: Coroutine[Any, Any, Answer], exporter: Exporter) -> concurrent.futures.Future[Answer]:
+def _connect(
+    exporter: Exporter, request: Request, stack: ExitStack
+) -> tuple[socket.socket, concurrent.futures.Future[None]]:
+    """Our end of a socket pair, closed with ``stack``, and what is done once the server has taken the other one."""
     try:
-        return asyncio.run_coroutine_threadsafe(exchange, exporter.server_loop)
-    except RuntimeError:
-        exchange.close()
-        raise
-
-
-def _is_probe(path: str) -> bool:
-    """Whether it is a probe's path and one that can be sent on as it stands."""
-    return is_probe(path) and _PROBE_OR_CHECK.fullmatch(path) is not None
-
-
-async def _exchange(exporter: Exporter, request: Request) -> Answer:
-    """One request over a socket pair; runs on the server's loop."""
-    try:
+        server = exporter.server
         ours, theirs = socket.socketpair()
+    except RuntimeError as error:  # after a fork, or while it stops
+        raise Refused(503, str(error)) from error
     except OSError as error:  # the process has no descriptor left
-        _not_answered.warn(error)
-        return _plain(503, f"no connection could be made: {error.strerror}", request)
-    async with AsyncExitStack() as stack:
-        stack.callback(ours.close)
+        raise Refused(503, f"no connection could be made: {error.strerror}") from error
+    stack.enter_context(ours)
+    try:
+        return ours, server.accept(theirs, request.client, request.user)
+    except RuntimeError as error:
+        raise Refused(503, str(error)) from error
+
+
+async def _read(body: AsyncIterator[bytes]) -> bytes:
+    """The body, or what shows that it is too large."""
+    read = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for piece in body:
+                read += piece
+                if len(read) > MAX_BODY:
+                    break
+    except TimeoutError:
+        raise Refused(408, f"the request's body didn't come within {_BODY_SECONDS:g} s") from None
+    return bytes(read)
+
+
+def _read_blocking(read_body: Callable[[int], bytes]) -> bytes:
+    read = bytearray()
+    while len(read) <= MAX_BODY and (piece := read_body(MAX_BODY + 1 - len(read))):
+        read += piece
+    return bytes(read)
+
+
+async def _pieces(reader: asyncio.StreamReader, remaining: Remaining) -> AsyncIterator[bytes]:
+    while remaining.wanted:
         try:
-            await exporter.server.accept(theirs)
-        except Full as error:
-            _not_answered.warn(error)
-            return _plain(503, str(error), request)
-        except BaseException:
-            theirs.close()
-            raise
-        reader, writer = await asyncio.open_connection(sock=ours)
-        stack.callback(writer.close)
-        writer.write(_head(request))
-        return _parse(await reader.read(), request.method)
+            async with asyncio.timeout(remaining.seconds):
+                piece = await reader.read(remaining.wanted)
+        except TimeoutError as error:
+            remaining.nothing_came(error)
+            return
+        remaining.came(piece)
+        if piece:
+            yield piece
 
 
-def _head(request: Request) -> bytes:
-    query = f"?{quote(request.query, safe='=&%+,;:/?@!$*()~')}" if request.query else ""
-    lines = [f"{request.method} {quote(request.path)}{query} HTTP/1.1", "Host: localhost", "Connection: close"]
-    lines += [f"{name}: {_CONTROL.sub(' ', value)}" for name, value in request.headers if name.lower() in _FORWARDED]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+def _pieces_blocking(ours: socket.socket, response: http.client.HTTPResponse, remaining: Remaining) -> Iterator[bytes]:
+    while remaining.wanted:
+        ours.settimeout(remaining.seconds)
+        try:
+            piece = response.read1(remaining.wanted)
+        except TimeoutError as error:
+            remaining.nothing_came(error)
+            return
+        remaining.came(piece)
+        if piece:
+            yield piece
 
 
-class _Received:
-    """What http.client takes for a socket: bytes that are here already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, _mode: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
+async def _one(piece: bytes) -> AsyncIterator[bytes]:
+    yield piece
 
 
-def _parse(data: bytes, method: str) -> Answer:
-    response = http.client.HTTPResponse(_Received(data), method=method)  # type: ignore[arg-type]
-    response.begin()
-    headers = [(name, value) for name, value in response.getheaders() if name.lower() not in _OF_THE_CONNECTION]
-    return Answer(response.status, response.reason, headers, response.read())
+def _answer(response: http.client.HTTPResponse, pieces: _Pieces) -> Answer[_Pieces]:
+    return Answer(response.status, response.reason, headers_of(response), streams(response), pieces)
 
 
-def _plain(status: int, reason: str, request: Request | None = None) -> Answer:
-    body = f"{status}: {reason}\n".encode()
-    headers = [
-        ("Content-Type", "text/plain; charset=utf-8"),
-        ("Content-Length", str(len(body))),
-        ("X-Content-Type-Options", "nosniff"),
-    ]
-    if status == 405:
-        headers.append(("Allow", ", ".join(_METHODS)))
-    if request is not None and request.method == "HEAD":
-        body = b""
-    return Answer(status, http.client.responses[status], headers, body)
+def refusal(request: Request, failure: BaseException) -> tuple[int, str, list[tuple[str, str]], bytes]:
+    """The status, reason, headers and body that say why there is no other answer."""
+    if not isinstance(failure, Refused):
+        problem = "no answer in time" if isinstance(failure, TimeoutError) else "the exporter ended the connection"
+        failure = Refused(503, str(failure) if isinstance(failure, Full) else problem)
+    if failure.status == 503:
+        _not_answered.warn(failure)
+    text = f"{failure.status}: {failure}\n".encode()
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "Content-Length": str(len(text)),
+        "Cache-Control": "no-store",
+        **HEADERS,
+        **failure.headers,
+    }
+    del headers["Server"]
+    body = b"" if request.method == "HEAD" else text
+    return failure.status, http.client.responses[failure.status], list(headers.items()), body
 
 
-def _too_late() -> Answer:
-    logger.error("a request got no answer within %g s", _ANSWER_SECONDS)
-    return _plain(503, "no answer in time")
+def name_of(user: object) -> str | None:
+    """The user's name, as the program's own function gave it; None for none."""
+    if user is not None and not isinstance(user, str):
+        raise TypeError(f"user= gave a {type(user).__name__}; expected the user's name, or None where there is no user")
+    return user or None

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,14 +40,16 @@ from flowrra_exporter.probes.checks import Checks
 from flowrra_exporter.probes.queue_limits import QueueLimits
 from flowrra_exporter.settings import Settings
 from flowrra_exporter.web.access.admission import Access
+from flowrra_exporter.web.access.limits import ConnectionLimits
 from flowrra_exporter.web.access.reload import WebConfigFile
 from flowrra_exporter.web.access.sockets import bind, url
-from flowrra_exporter.web.access.web_config import WebConfig
-from flowrra_exporter.web.api import ApiRoutes
+from flowrra_exporter.web.access.web_config import WebConfig, flags_without_authentication
+from flowrra_exporter.web.actions import Actions
+from flowrra_exporter.web.api import METHODS, ApiRoutes, EventRoutes
 from flowrra_exporter.web.background import Background
+from flowrra_exporter.web.console import ConsoleRoutes, Endpoint, Identity, Viewer, pages
 from flowrra_exporter.web.failures import Failures
 from flowrra_exporter.web.metrics import MetricsRoute
-from flowrra_exporter.web.page import PageRoute, Viewer
 from flowrra_exporter.web.probes import ProbeRoutes
 from flowrra_exporter.web.server import ServerThread, Site, make_application
 
@@ -65,16 +69,21 @@ class Exporter:
         app: What is served. It may come later, by ``attach``: the command serves probes while it still imports the app.
         settings: The settings; the defaults if None.
         mode: What flowrra_exporter_info says; with the setting ``observe`` it is 'observer'.
+        name: What the console calls the app; by default its class.
 
     Raises:
         UsageError: The settings make no sense.
     """
 
-    def __init__(self, app: Any = None, settings: Settings | None = None, mode: str = "library") -> None:
+    def __init__(
+        self, app: Any = None, settings: Settings | None = None, mode: str = "library", name: str = ""
+    ) -> None:
         self.settings = settings or Settings()
         self.lifecycle = Lifecycle(self.settings.observe)
         self.app_loop: AppLoop | None = None
         self._app = app
+        self._name = name
+        self._started_at = datetime.now(UTC)
         self._mode = mode = "observer" if self.settings.observe else mode
         self._management: Management | None = None
         self._python = PythonCollector(self.settings.collector_python_timeout, own_only=self.settings.observe)
@@ -83,6 +92,7 @@ class Exporter:
         self._fork_guard = ForkGuard("the exporter")
         self._web_config_file: WebConfigFile | None = None
         self._access = Access(WebConfig())
+        self._limits = ConnectionLimits()
         self._otel: OpenTelemetry | None = None
         self.urls: list[str] = []
         self.probe_urls: list[str] = []
@@ -98,6 +108,7 @@ class Exporter:
             self.settings.probe_failure_grace,
             QueueLimits(self.settings.probe_max_pending, self.settings.probe_max_queue_age),
             self.settings.probe_require_workers,
+            self.settings.probe_fail_when_stuck,
         )
         self._collections = Collections(
             mode,
@@ -138,16 +149,19 @@ class Exporter:
         """The Management API of the app; None before ``attach``."""
         return self._management
 
-    def serve(self, listen: bool = True) -> Sequence[str]:
+    def serve(self, listen: bool = True, identified: bool = False, secret: bytes | None = None) -> Sequence[str]:
         """Binds the addresses and starts to serve; returns the URLs.
 
         Args:
             listen: Whether the addresses are listened on; if not, only what ``server.accept`` is given is served.
+            identified: Whether what is given there comes with the names of users who have authenticated.
+            secret: What tokens of those are signed with; random if None.
 
         Raises:
             UsageError: An address can't be had, or what OpenTelemetry needs, or settings contradict each other.
         """
-        web_config = self._open_web_config()
+        web_config = self._open_web_config(identified)
+        self._access.tokens.share(secret)
         self._otel = self._open_otel()
         sockets = bind(self.settings.web_listen_address if listen else (), "--web.listen-address")
         try:
@@ -162,7 +176,7 @@ class Exporter:
         sites = [Site(self._application, sockets, web_config.context)]
         if probe_sockets:
             sites.append(Site(self._probe_application, probe_sockets, for_probes=True))
-        server = ServerThread(sites, self._background())
+        server = ServerThread(sites, self._background(), self._limits)
         server.start()
         self._fork_guard.arm(self._forked)
         self._server = server
@@ -172,15 +186,15 @@ class Exporter:
             logger.info("answering probes on %s", listening)
         return self.urls
 
-    def _open_web_config(self) -> WebConfig:
+    def _open_web_config(self, identified: bool) -> WebConfig:
         """What the web configuration file says; what it would say if it were empty, if there is none."""
         if self.settings.web_config_file is not None:
             self._web_config_file = WebConfigFile(self.settings.web_config_file)
             self._access.change(self._web_config_file.current)
         config = WebConfig() if self._web_config_file is None else self._web_config_file.current
-        if self.settings.web_show_task_data and not config.authenticates:
+        for flag in flags_without_authentication(self.settings, config, identified):
             raise UsageError(
-                "--web.show-task-data is for clients that have authenticated; expected --web.config.file with "
+                f"{flag} is for clients that have authenticated; expected --web.config.file with "
                 "basic_auth_users or required client certificates"
             )
         return config
@@ -303,18 +317,49 @@ class Exporter:
 
         return OpenTelemetry(environment, metrics, traces, self._collections, lambda: self.server_loop, self._mode)
 
+    def _identity(self) -> Identity:
+        """What the console says of what it shows."""
+        name = self._name or ("app" if self._app is None else type(self._app).__name__)
+        return Identity(name, socket.gethostname(), os.getpid(), self._started_at, self._mode)
+
     def _probe_application(self) -> web.Application:
         """The probes alone, for a port that asks nobody who they are: the kubelet has no credentials."""
         return make_application(ProbeRoutes(self._checks).routes())
 
+    def _actions(self) -> Actions:
+        return Actions(
+            lambda: self._management,
+            self._access.tokens,
+            self.settings.web_actions,
+            self.settings.web_external_url,
+            self.settings.web_show_task_data,
+        )
+
+    def _api(self, failures: Failures) -> list[web.RouteDef]:
+        return ApiRoutes(
+            self._checks,
+            lambda: self._management,
+            failures,
+            self.settings.web_show_task_data,
+            lambda: self._access.authenticates,
+            self.settings.web_actions,
+        ).routes()
+
     def _application(self) -> web.Application:
         path, task_data = self.settings.web_telemetry_path, self.settings.web_show_task_data
         failures = Failures(lambda: self._management, self.settings.probe_timeout)
-        api = ApiRoutes(self._checks, lambda: self._management, failures, task_data).routes()
-        links = {path: "Metrics for Prometheus, as text or OpenMetrics", **PROBE_PATHS, **API_PATHS}
+        actions = self._actions()
+        events = EventRoutes(lambda: self._management, task_data, lambda: self._limits.most_streams)
+        api = [*self._api(failures), *events.routes(), *actions.api_routes()]
+        endpoints = [
+            Endpoint(path, "Metrics for Prometheus, as text or OpenMetrics"),
+            *(Endpoint(*probe) for probe in PROBE_PATHS.items()),
+            *(Endpoint(link, text, METHODS.get(link, "")) for link, text in API_PATHS.items()),
+        ]
         if not self.settings.web_api:
-            api, links = [], {link: text for link, text in links.items() if link not in API_PATHS}
+            api, endpoints = [], [each for each in endpoints if each.path not in API_PATHS]
         viewer = Viewer(
+            self._identity,
             self.lifecycle,
             self._checks,
             self._collections,
@@ -322,12 +367,20 @@ class Exporter:
             lambda: self._management,
             lambda: self.app_loop,
         )
-        return make_application(
+        console: list[web.RouteDef] = []
+        if self.settings.web_console:
+            serving = ConsoleRoutes(
+                pages(self.settings.max_series), viewer, lambda: self._management, endpoints, task_data, actions
+            )
+            console = actions.page_routes() + serving.routes()
+        application = make_application(
             [
                 *MetricsRoute(path, self._collections, self.settings.max_concurrent_scrapes).routes(),
                 *ProbeRoutes(self._checks).routes(),
                 *api,
-                *PageRoute(viewer, links, task_data, self.settings.max_series).routes(),
+                *console,
             ],
             self._access,
         )
+        application.on_shutdown.append(events.close)
+        return application

@@ -44,12 +44,12 @@ class ThrottledWarning:
         self._count = 0
         self._logged_at = -math.inf
 
-    def warn(self, *details: object) -> None:
-        """Once more."""
+    def warn(self, *details: object, error: BaseException | None = None) -> None:
+        """Once more; with the traceback of ``error``, if one is given."""
         self._count += 1
         now = time.monotonic()
         if now - self._logged_at >= self._seconds:
-            self._logger.warning(self._message, self._count, *details)
+            self._logger.warning(self._message, self._count, *details, exc_info=error)
             self._count, self._logged_at = 0, now
 
 

@@ -19,7 +19,22 @@ logger = logging.getLogger(__name__)
 # How long the first questions may take; then the exporter goes on without the answers.
 _FIRST_SECONDS = 3.0
 _COMPONENTS = ("broker", "backend")
-_SHARED = ("get_queue_stats", "list_workers", "list_schedules")
+_SHARED = (
+    *("get_queue_stats", "list_queues", "pause_queue", "resume_queue", "purge_queue", "list_workers"),
+    *("pause_task", "resume_task", "cancel_task"),
+    *(
+        "list_dead_tasks",
+        "get_dead_task",
+        "requeue_dead_task",
+        "requeue_dead_tasks",
+        "delete_dead_task",
+        "delete_dead_tasks",
+    ),
+    *("list_schedules", "get_schedule", "list_schedule_runs", "enable_schedule", "disable_schedule"),
+)
+_OF_SHARED_RESULTS = ("list_failed_tasks", "list_tasks", "count_tasks", "get_task", "watch", "cancel_tasks")
+# Without a worker's id they are about this process, which is none.
+_OF_A_WORKER = ("resize_workers", "drain_worker", "resume_worker")
 
 
 class Observed:
@@ -32,24 +47,37 @@ class Observed:
 
     def __init__(self, manager: Any, results_shared: bool) -> None:
         self._manager = manager
-        for method in (*_SHARED, *(("list_failed_tasks",) if results_shared else ())):
+        for method in (*_SHARED, *(_OF_SHARED_RESULTS if results_shared else ())):
             if hasattr(manager, method):
                 setattr(self, method, getattr(manager, method))
+        for method in _OF_A_WORKER:
+            if hasattr(manager, method):
+                setattr(self, method, _of_named_workers(getattr(manager, method)))
+        if results_shared and hasattr(manager, "retry_task") and hasattr(getattr(manager, "app", None), "producer"):
+            self.retry_task = self._retry_task
         if hasattr(manager, "get_scheduler_stats"):
             self.get_scheduler_stats = self._scheduler_stats
 
     async def get_stats(self) -> dict[str, Any]:
-        """``tasks`` with ``pending``, how many wait in the broker, or why that isn't known.
+        """``tasks`` with ``pending``, how many wait in the broker, or why that isn't known; and what is ``paused``.
 
         Raises what the manager raises.
         """
-        tasks = section(await self._manager.get_stats(), "tasks") or {}
+        stats = await self._manager.get_stats()
+        tasks = section(stats, "tasks") or {}
         return {
             "tasks": {
                 "pending": tasks.get("pending"),
                 **{key: tasks[key] for key in ("pending_error",) if key in tasks},
-            }
+            },
+            **{key: stats[key] for key in ("paused",) if key in stats},
         }
+
+    async def _retry_task(self, task_id: str) -> str:
+        """As the manager's own, through an app that accepts tasks, which the observed one doesn't."""
+        async with self._manager.app.producer() as producer:
+            new_id: str = await type(self._manager)(producer).retry_task(task_id)
+        return new_id
 
     async def _scheduler_stats(self) -> dict[str, Any] | None:
         """What is in the schedules' store. Whether a scheduler runs is another process's own."""
@@ -63,6 +91,15 @@ class Observed:
         components = {name: section(found, name) for name in _COMPONENTS if name in found}
         healthy = all(component["healthy"] for component in components.values() if component is not None)
         return {"healthy": healthy, "timestamp": health.get("timestamp"), "components": components}
+
+
+def _of_named_workers(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def call(*, worker: str | None = None, **arguments: Any) -> Any:
+        if worker is None:
+            raise ValueError("this process observes, and runs no tasks; expected the id of a worker")
+        return await method(worker=worker, **arguments)
+
+    return call
 
 
 async def observe(manager: Any, app: str) -> Observed:

@@ -123,6 +123,9 @@ BOUNDS = Kind(
     _are_bounds,
 )
 URL = Kind("a URL such as 'http://collector:4318'", "URL", str, _is_url)
+PUBLIC_URL = Kind(
+    "a URL such as 'https://flowrra.example.com'", "URL", str, lambda url: "@" not in url and _is_url(url)
+)
 
 
 def one_of(words: Sequence[str], metavar: str) -> Kind:
@@ -234,7 +237,21 @@ def unknown_variables(environment: Mapping[str, str], known: Sequence[str]) -> l
 
 def unknown_variable(name: str, known: Sequence[str]) -> str:
     """What is said of one."""
-    return f"the variable {name} is none of the exporter's, and ignored{did_you_mean(name, known)}"
+    return f"the variable {name} is none of the exporter's{did_you_mean(name, known)}"
+
+
+def refuse_unknown_variables(environment: Mapping[str, str], known: Sequence[str]) -> None:
+    """Refuses what was meant as a setting and would have no effect, such as a limit that nobody keeps.
+
+    Raises:
+        UsageError: There are variables with the exporter's prefix that are not known. The message has the first, and
+            the known one that is nearest.
+    """
+    unknown = unknown_variables(environment, known)
+    if unknown:
+        more = len(unknown) - 1
+        rest = f" (and {more} more: flowrra-exporter check lists all)" if more else ""
+        raise UsageError(unknown_variable(unknown[0], known) + rest)
 
 
 def _is_of_a_service(name: str, value: str) -> bool:

@@ -19,6 +19,7 @@ from flowrra_exporter.options import (
     FILE,
     GRACE,
     PATH,
+    PUBLIC_URL,
     SECONDS,
     SWITCH,
     URL,
@@ -87,12 +88,26 @@ class Settings:
         "File with TLS, users, headers and a rate limit; see docs/security.md.",
         unset="none",
     )
-    web_api: bool = _setting(True, SWITCH, "--web.api", "Serve the read-only JSON API below /api.")
+    web_console: bool = _setting(True, SWITCH, "--web.console", "Serve the console: pages for people.")
+    web_api: bool = _setting(True, SWITCH, "--web.api", "Serve the JSON API below /api.")
     web_show_task_data: bool = _setting(
         False,
         SWITCH,
         "--web.show-task-data",
         "Show arguments and error texts of failed tasks to clients that have authenticated.",
+    )
+    web_actions: bool = _setting(
+        False,
+        SWITCH,
+        "--web.actions",
+        "Let clients that have authenticated cancel, retry, pause and so on: on the page and by the JSON API.",
+    )
+    web_external_url: str | None = _setting(
+        None,
+        PUBLIC_URL,
+        "--web.external-url",
+        "Where browsers find the page, if a proxy gives another Host: actions are taken from there, too.",
+        unset="as the Host header says",
     )
     max_series: int = _setting(
         20_000,
@@ -199,6 +214,12 @@ class Settings:
         SWITCH,
         "--probe.require-workers",
         "/readyz fails while no live process takes tasks from the broker.",
+    )
+    probe_fail_when_stuck: bool = _setting(
+        False,
+        SWITCH,
+        "--probe.fail-when-stuck",
+        "/livez fails while an executor is stuck: tasks that hang hold all its slots.",
     )
     otel_metrics: bool | None = _setting(
         None,

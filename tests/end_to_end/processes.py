@@ -169,6 +169,7 @@ class Prometheus:
         features: What to enable by `--enable-feature`.
         options: Further settings of a job in its scrape configuration, by the name of the job.
         program: The path of the program; by default the one that is installed.
+        settings: Further parts of its configuration, such as `rule_files`.
     """
 
     def __init__(
@@ -178,16 +179,16 @@ class Prometheus:
         features: Sequence[str] = (),
         options: Mapping[str, Mapping[str, Any]] | None = None,
         program: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         configuration = folder / "prometheus.yml"
         scrapes = [
             {"job_name": name, "static_configs": [{"targets": [address]}], **(options or {}).get(name, {})}
             for name, address in jobs.items()
         ]
+        pace = {"scrape_interval": "1s", "scrape_timeout": "1s"}
         # JSON is YAML.
-        configuration.write_text(
-            json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scrapes})
-        )
+        configuration.write_text(json.dumps({"global": pace, "scrape_configs": scrapes, **(settings or {})}))
         address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
         with (folder / "prometheus.log").open("wb") as log:
@@ -235,6 +236,10 @@ class Prometheus:
         """The values of each series over a span of time, four for each second."""
         found = self._ask("query_range", query=expression, start=str(start), end=str(end), step="0.25")["result"]
         return [[float(value) for _, value in series["values"]] for series in found]
+
+    def firing(self) -> set[str]:
+        """The names of the alerts that fire."""
+        return {each["labels"]["alertname"] for each in self._ask("alerts")["alerts"] if each["state"] == "firing"}
 
     def exemplars(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
         """The exemplars of a span of time: for each series its `seriesLabels` and its `exemplars`."""

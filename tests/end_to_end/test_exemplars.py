@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -40,5 +41,6 @@ def test_the_traces_of_attempts_are_read_back_from_prometheus(tmp_path: Path) ->
 
 
 def _traces(exporter: Exporter) -> set[str] | None:
-    traces = {line.split()[1] for line in exporter.lines if line.startswith("traced ")}
+    # A line of the log may begin before the end of the line that was printed.
+    traces = {found[1] for line in exporter.lines if (found := re.match(r"traced ([0-9a-f]{32})", line))}
     return traces if len(traces) == len(NAPS) else None

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mutate.__main__ import MODULES
-from mutate.mutants import mutants_of
+from mutate.__main__ import MODULES, is_weak
+from mutate.mutants import Mutant, mutants_of
+from mutate.survivors import Accepted
+from mutate.trial import Verdict
 
 ROOT = Path(__file__).parents[2]
 SOURCE = b"""
@@ -25,6 +27,10 @@ def work(self, n, wait=0):
     except OSError:
         raise ValueError(f"at {n + 1}")
     return [each for each in n if each is None]
+
+@dataclass(frozen=True)
+class Thing:
+    size: int = 0
 """
 
 
@@ -68,3 +74,56 @@ def test_what_is_made_of_a_module_is_python() -> None:
     for mutant in mutants:
         assert mutant.text != path.read_bytes()
         ast.parse(mutant.text)
+
+
+class TestAccepted:
+    """Survivors that nobody could notice are written down, and what is written down is true."""
+
+    def test_every_one_can_be_made(self) -> None:
+        assert Accepted().outdated(ROOT) == []
+
+    def test_is_known_wherever_it_moves_until_its_code_changes(self, tmp_path: Path) -> None:
+        file = tmp_path / "survivors.toml"
+        file.write_text("""
+            [[accepted]]
+            module = "module.py"
+            before = "self.count += 1"
+            after = "pass"
+            why = "Nobody counts."
+        """)
+        accepted = Accepted(file)
+        for source in (SOURCE, b"# moved\n" + SOURCE):
+            (tmp_path / "module.py").write_bytes(source)
+            reasons = [accepted.why(mutant) for mutant in mutants_of("module.py", source)]
+            assert [why for why in reasons if why is not None] == ["Nobody counts."]
+            assert accepted.outdated(tmp_path) == []
+        (tmp_path / "module.py").write_bytes(SOURCE.replace(b"+= 1", b"+= 2"))
+        assert accepted.outdated(tmp_path) == ["module.py: self.count += 1  ->  pass"]
+        (tmp_path / "module.py").unlink()
+        assert accepted.outdated(tmp_path) == ["module.py: self.count += 1  ->  pass"]
+
+    @pytest.mark.parametrize("fields", ['module = "m"', 'module="m"\nbefore="b"\nafter="a"\nwhy="w"\nline=3'])
+    def test_lacks_nothing(self, tmp_path: Path, fields: str) -> None:
+        (tmp_path / "survivors.toml").write_text(f"[[accepted]]\n{fields}\n")
+        with pytest.raises(ValueError, match="must have after, before, module, why"):
+            Accepted(tmp_path / "survivors.toml")
+
+    def test_does_not_count_where_enough_must_be_noticed(self, tmp_path: Path) -> None:
+        file = tmp_path / "survivors.toml"
+        file.write_text("""
+            [[accepted]]
+            module = "module.py"
+            before = "b"
+            after = "a"
+            why = "Nobody counts."
+        """)
+        killed, survived, known = (Mutant("module.py", 1, "kind", "b", after, b"") for after in ("x", "y", "a"))
+        noticed, unnoticed, accepted = (
+            Verdict(killed, True, ""),
+            Verdict(survived, False, ""),
+            Verdict(known, False, ""),
+        )
+        assert not is_weak([noticed, accepted], Accepted(file), 100)
+        assert not is_weak([noticed, unnoticed, accepted], Accepted(file), 50)
+        assert is_weak([noticed, unnoticed, accepted], Accepted(file), 51)
+        assert not is_weak([accepted], Accepted(file), 100)

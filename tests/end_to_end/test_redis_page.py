@@ -41,7 +41,7 @@ def test_a_program_prints_what_it_says(program: str, server: ValkeyServer, tmp_p
 
 
 async def test_the_rights_of_its_user_are_enough(server: ValkeyServer) -> None:
-    command = re.search(r"^ACL SETUSER .*$", PAGE, re.MULTILINE)
+    command = re.search(r"^ACL SETUSER shop .*$", PAGE, re.MULTILINE)
     assert command is not None
     with redis.Redis(port=server.port) as client:
         client.execute_command(*command[0].split())

@@ -62,13 +62,13 @@ class Answer:
         return self.samples.get((name, frozenset(labels.items())))
 
 
-def fetch(url: str, path: str = "/metrics", method: str = "GET", **headers: str) -> Answer:
+def fetch(url: str, path: str = "/metrics", method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
     """One request on a connection of its own, as a probe makes it. Header names are given with underscores."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=15)
     started = time.monotonic()
     try:
-        connection.request(method, path, headers={key.replace("_", "-"): value for key, value in headers.items()})
+        connection.request(method, path, body, headers={key.replace("_", "-"): value for key, value in headers.items()})
         response = connection.getresponse()
         body = response.read()
         return Answer(response.status, dict(response.headers), body, time.monotonic() - started)
@@ -84,9 +84,11 @@ class Service:
         self.url = exporter.urls[0]
         self._clients = clients
 
-    async def get(self, path: str = "/metrics", method: str = "GET", **headers: str) -> Answer:
+    async def get(
+        self, path: str = "/metrics", method: str = "GET", body: bytes | None = None, **headers: str
+    ) -> Answer:
         """One request; the test's loop goes on turning."""
-        request = functools.partial(fetch, self.url, path, method, **headers)
+        request = functools.partial(fetch, self.url, path, method, body, **headers)
         return await asyncio.get_running_loop().run_in_executor(self._clients, request)
 
 

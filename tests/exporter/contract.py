@@ -39,6 +39,7 @@ def schedule(name: str, **changes: Any) -> dict[str, Any]:
         "last_run_at": datetime.fromtimestamp(1_699_999_000),  # noqa: DTZ006
         "priority": 0,
         "description": None,
+        "period": 86_400.0,
         "created_at": datetime.fromtimestamp(1_690_000_000),  # noqa: DTZ006
         "updated_at": datetime.fromtimestamp(1_690_000_000),  # noqa: DTZ006
         **changes,
@@ -81,20 +82,27 @@ class ContractApp(MinimalApp):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stats["executors"]["io"] |= {"busy": 3, "waiting": 5}
+        self.stats["executors"]["io"] |= {"busy": 3, "waiting": 5, "stuck": False, "draining": False}
         self.stats["tasks"]["pending"] = 7
         self.queues: dict[str, Any] = {
             "io": {
                 "pending": 7,
                 "delayed": 2,
                 "in_flight": 3,
+                "taken": 40,
                 "dead": 0,
                 "unknown": 1,
                 "oldest_pending_at": datetime.fromtimestamp(1_700_000_000.25, UTC),
                 "paused": False,
                 "broker": "memory",
                 "namespace": "flowrra",
+                "server": "",
                 "shared": False,
+                "drain_seconds": 12.5,
+                "clock_offset": -0.25,
+                "memory_used": 1_000_000,
+                "memory_limit": 4_000_000,
+                "lease": 20.0,
                 "unfit": {"eviction": True, "clock": False, "replica": None},
             },
             "cpu": None,
@@ -124,9 +132,12 @@ class ContractApp(MinimalApp):
             "loop_lag": {"bounds": (0.01, 0.1), "counts": (100, 2, 1), "sum": 1.75},
             "stalls": 1,
             "blocking": None,
+            "heartbeat_at": {"io": datetime.fromtimestamp(1_700_000_050, UTC)},
             "worker_restarts": {"io": 2},
+            "abandoned_at_stop": {"io": {"waiting": 4, "delayed": 2, "running": 1}},
             "broker_errors": {"pop": 4},
             "backend_errors": {"store": 5},
+            "watchers": 2,
             "subscriber_dropped": 6,
             "subscriber_errors": 8,
         }
@@ -139,6 +150,7 @@ class ContractApp(MinimalApp):
             "overdue_schedules": 2,
             "broken_schedules": 1,
             "next_run_at": datetime.fromtimestamp(1_700_000_200, UTC),
+            "store": "db:5432/shop",
         }
         self.schedule_runs: Any = {
             "running": True,
@@ -150,6 +162,10 @@ class ContractApp(MinimalApp):
 
     async def get_queue_stats(self) -> Any:
         return await self._answer("get_queue_stats", self.queues)
+
+    async def list_queues(self) -> Any:
+        listed = [{"queue": "default", "executor": kind, **each} for kind, each in self.queues.items() if each]
+        return await self._answer("list_queues", listed)
 
     async def list_workers(self) -> Any:
         return await self._answer("list_workers", self.workers)

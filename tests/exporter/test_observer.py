@@ -59,7 +59,10 @@ async def test_it_runs_none_of_a_thousand_tasks_and_sees_them_all(run: Run, serv
 def test_what_belongs_to_a_process_is_absent(run: Run, server: ValkeyServer) -> None:
     observer = observe(run, server.port)
     assert {name for name, _ in observer.get().samples} & PROCESS_SCOPE == set()
-    assert json.loads(observer.get("/api/stats").text) == {"tasks": {"pending": 0}}
+    assert json.loads(observer.get("/api/stats").text) == {
+        "tasks": {"pending": 0},
+        "paused": {"queues": [], "tasks": []},
+    }
     assert set(json.loads(observer.get("/api/health").text)["components"]) == {"broker", "backend"}
     assert json.loads(observer.get("/api/workers").text) == []
     assert json.loads(observer.get("/api/failures").text)["failures"] == []

@@ -158,8 +158,9 @@ def test_the_attacks_find_what_is_too_slow(pattern: str) -> None:
     use = Use("", re.compile(pattern), "search")
 
     def slow(attack: Callable[[int], str]) -> bool:
-        # For an exponential one even a short text is long.
-        return seconds(use, attack(22)) > 0.1 or seconds(use, attack(8192)) > 10 * seconds(use, attack(1024)) + 0.02
+        # For an exponential one even a short text is long, and a long one would never end.
+        is_exponential = any(seconds(use, attack(size)) > 0.1 for size in range(16, 32, 2))
+        return is_exponential or seconds(use, attack(32_768)) > 100 * seconds(use, attack(1024)) + 0.02
 
     assert any(map(slow, attacks(use.pattern)))
 

@@ -42,7 +42,7 @@ def eventually(look: Callable[[], bool], what: str, seconds: float = SECONDS) ->
 
 def queue(scrape: Answer) -> dict[str, float | None]:
     figures = ("pending", "delayed", "in_flight", "dead")
-    return {figure: scrape.value(f"flowrra_queue_{figure}_tasks", executor="io") for figure in figures}
+    return {figure: scrape.value(f"flowrra_queue_{figure}_tasks", executor="io", queue="default") for figure in figures}
 
 
 def sums(commands: list[Command], name: str, **labels: str) -> float:
@@ -73,10 +73,24 @@ async def test_the_figures_of_two_workers_on_one_queue(run: Run, server: ValkeyS
             assert (figures["pending"] or 0) + (figures["in_flight"] or 0) == 20
             assert (figures["delayed"], figures["dead"]) == (3, 0)
             assert scrape.value("flowrra_tasks_pending") == figures["pending"]
-            assert before <= (scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io") or 0)
-            assert (scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io") or 0) <= time.time()
+            assert before <= (
+                scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io", queue="default") or 0
+            )
+            assert (
+                scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io", queue="default") or 0
+            ) <= time.time()
             assert scrape.value("flowrra_worker_processes") == 2
-            assert scrape.value("flowrra_queue_info", executor="io", broker="RedisBroker", namespace="flowrra") == 1
+            assert (
+                scrape.value(
+                    "flowrra_queue_info",
+                    executor="io",
+                    queue="default",
+                    broker="RedisBroker",
+                    namespace="flowrra",
+                    server=f"127.0.0.1:{server.port}/0",
+                )
+                == 1
+            )
             assert scrape.value("flowrra_component_healthy", component="broker") == 1
             assert scrape.value("flowrra_component_healthy", component="backend") == 1
             for operation in ("submit", "take", "settle", "renew"):
@@ -88,7 +102,7 @@ async def test_the_figures_of_two_workers_on_one_queue(run: Run, server: ValkeyS
         eventually(lambda: queue(workers[0].get())["in_flight"] == 0, "all are settled")
     for scrape in (worker.get() for worker in workers):
         assert queue(scrape) == {"pending": 0, "delayed": 3, "in_flight": 0, "dead": 0}
-        assert scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io") is None
+        assert scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io", queue="default") is None
     workers[1].signal()
     assert workers[1].wait() == 0
     assert workers[0].get().value("flowrra_worker_processes") == 1

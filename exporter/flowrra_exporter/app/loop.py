@@ -64,7 +64,7 @@ class CallTimeout(Exception):
 class _Call:
     """One call on the app's loop, and the future on the server's loop that all who want its answer await."""
 
-    __slots__ = ("asked_at", "factory", "future", "key", "task")
+    __slots__ = ("asked_at", "factory", "future", "given_up", "key", "task", "waiters")
 
     def __init__(self, key: str, factory: Callable[[], Any], future: asyncio.Future[Any]) -> None:
         self.key = key
@@ -72,6 +72,8 @@ class _Call:
         self.future = future
         self.asked_at = time.monotonic()
         self.task: asyncio.Task[None] | None = None  # none until the app's loop takes the call up
+        self.waiters = 0
+        self.given_up = False
 
     @property
     def age(self) -> float:
@@ -162,13 +164,14 @@ class AppLoop:
         """Runs ``callback`` on the app's loop as soon as that turns; nothing if it has ended."""
         self._post(callback)
 
-    async def call(self, key: str, factory: Callable[[], Any], timeout: float) -> Any:
+    async def call(self, key: str, factory: Callable[[], Any], timeout: float, give_up: bool = False) -> Any:
         """What ``await factory()`` returns on the app's loop.
 
         Args:
             key: The call's name. If a call of that name is under way, its answer is shared.
             factory: What is called, a function or a coroutine function.
             timeout: The most that the answer may take, in seconds.
+            give_up: The call is cancelled, or not begun at all, once nobody waits for it any more.
 
         Raises:
             LoopBlocked: The loop doesn't turn; at once if that is known.
@@ -179,15 +182,31 @@ class AppLoop:
         self._check()
         call = self._calls.get(key) or self._post_call(key, factory)
         self._refuse_if_hanging(call, timeout)
+        call.waiters += 1
+        try:
+            return await self._wait_for(call, timeout)
+        finally:
+            call.waiters -= 1
+            if give_up and not call.waiters and not call.future.done():
+                self._give_up(call)
+
+    async def _wait_for(self, call: _Call, timeout: float) -> Any:
         until = time.monotonic() + timeout
         while not call.future.done():
             left = until - time.monotonic()
             if left <= 0:
-                raise CallTimeout(f"{key} did not answer within {timeout:g} s")
+                raise CallTimeout(f"{call.key} did not answer within {timeout:g} s")
             await asyncio.wait({call.future}, timeout=min(left, _STEP_SECONDS))
             if not call.future.done():
                 self._check()
         return call.future.result()
+
+    def _give_up(self, call: _Call) -> None:
+        call.given_up = True
+        if call.task is not None:
+            self._post(call.task.cancel)
+        # Whoever asks the same from now on begins anew.
+        self._forget(call)
 
     def _check(self) -> None:
         if self.ended:
@@ -208,12 +227,16 @@ class AppLoop:
 
     def _post_call(self, key: str, factory: Callable[[], Any]) -> _Call:
         call = self._calls[key] = _Call(key, factory, self._server_loop.create_future())
-        call.future.add_done_callback(lambda _: self._calls.pop(key))
+        call.future.add_done_callback(lambda _: self._forget(call))
         self._posted.append(call)
         if not self._visit_waits:
             self._visit_waits = True
             self._post(self._visit)
         return call
+
+    def _forget(self, call: _Call) -> None:
+        if self._calls.get(call.key) is call:
+            del self._calls[call.key]
 
     def _post(self, callback: Callable[[], Any]) -> None:
         try:
@@ -230,6 +253,8 @@ class AppLoop:
         self._visit_waits = False  # first: a call posted from now on needs a visit of its own
         while self._posted:
             call = self._posted.popleft()
+            if call.given_up:
+                continue
             now = time.monotonic()
             if now - call.asked_at > self._silence_limit:
                 call.asked_at = now  # the loop was blocked: who asked before has gone, and the call isn't late

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from flowrra_exporter.app.loop import AppLoop
 from flowrra_exporter.app.management import Management
-from flowrra_exporter.logs import mask_secrets
+from flowrra_exporter.logs import ThrottledWarning, mask_secrets
 
 logger = logging.getLogger(__name__)
+
+_failed = ThrottledWarning(logger, "get_runtime_stats() failed %d times")
 
 # From the beginning of a line: a line that repeats the words would take the square of its length.
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)(?:\n +(.+))?', re.MULTILINE)
@@ -49,8 +51,8 @@ def read_runtime_stats(management: Management | None) -> Mapping[str, Any]:
         return {}
     try:
         return dict(management.read("get_runtime_stats"))
-    except Exception:
-        logger.warning("get_runtime_stats() failed", exc_info=True)
+    except Exception as error:  # noqa: BLE001 - whatever the app raises; said now and then
+        _failed.warn(error=error)
         return {}
 
 

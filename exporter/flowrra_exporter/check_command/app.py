@@ -18,8 +18,9 @@ from flowrra_exporter.check_command.exporter_series import exporter_findings
 from flowrra_exporter.check_command.exposition import Exposition
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
 from flowrra_exporter.check_command.formats import Asked, openmetrics_finding, text_findings
-from flowrra_exporter.embedded import Embedded, Request
+from flowrra_exporter.embedded import Embedded
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.exchange import Request
 from flowrra_exporter.metrics.series_budget import SeriesBudget
 from flowrra_exporter.metrics.task_figures import read_stats
 from flowrra_exporter.observed import observe
@@ -130,22 +131,26 @@ class AppCheck:
         path = settings.web_telemetry_path
         try:
             async with Embedded(target.app, settings) as served:
-                answer = await served.answer(Request("GET", path, "", []))
-                openmetrics = await served.answer(Request("GET", path, "", [("accept", Asked.OPENMETRICS.value)]))
+                status, text = await _get(served, path, "*/*")
+                _status, openmetrics = await _get(served, path, Asked.OPENMETRICS.value)
                 left_out = served.left_out
         except (UsageError, TypeError) as failure:
             yield error(_SUBJECT, f"it can't be served: {failure}")
             return
-        text = answer.body.decode()
-        if answer.status != 200:
-            yield error(_SUBJECT, f"{path} answers {answer.status}: {text}")
+        if status != 200:
+            yield error(_SUBJECT, f"{path} answers {status}: {text}")
             return
         exposition = Exposition(text)
         for finding in (*text_findings(exposition), *exporter_findings(exposition)):
             yield finding
-        yield openmetrics_finding(openmetrics.body.decode())
+        yield openmetrics_finding(openmetrics)
         for message in left_out:
             yield warning("collectors", message)
+
+
+async def _get(served: Embedded, path: str, accept: str) -> tuple[int, str]:
+    async with served.answer(Request("GET", path, "", [("Accept", accept)], path)) as answer:
+        return answer.status, b"".join([piece async for piece in answer.pieces]).decode()
 
 
 def _broker(answers: Mapping[str, Any]) -> Iterator[Finding]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flowrra_exporter.check_command.findings import Finding, error, ok, warning
-from flowrra_exporter.config_file import CONFIG_FILE, ConfigFile, read_config_file
+from flowrra_exporter.config_file import CONFIG_FILE, VARIABLES, ConfigFile, read_config_file
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.options import unknown_variable, unknown_variables
 from flowrra_exporter.otel.environment import Environment
 from flowrra_exporter.settings import OPTIONS, Address, Settings
 from flowrra_exporter.web.access.sockets import bind
-from flowrra_exporter.web.access.web_config import WebConfig, load_web_config
+from flowrra_exporter.web.access.web_config import WebConfig, flags_without_authentication, load_web_config
 
 _SUBJECT = "configuration"
 _OTLP_MODULES = {
@@ -59,9 +59,8 @@ class ConfigurationCheck:
         yield from self._together(values, file, not mistakes)
 
     def _unknown_variables(self) -> Iterator[Finding]:
-        known = [option.variable for option in (CONFIG_FILE, *OPTIONS)]
-        for name in unknown_variables(self._environment, known):
-            yield warning(_SUBJECT, unknown_variable(name, known))
+        for name in unknown_variables(self._environment, VARIABLES):
+            yield error(_SUBJECT, unknown_variable(name, VARIABLES))
 
     def _together(self, values: Mapping[str, Any], file: ConfigFile | None, valid: bool) -> Iterator[Finding]:
         try:
@@ -101,8 +100,8 @@ def _web_config(settings: Settings) -> Iterator[Finding]:
             yield error(_SUBJECT, str(mistake))
             return
         yield ok(_SUBJECT, f"{settings.web_config_file} is in order, and so is what it names")
-    if settings.web_show_task_data and not config.authenticates:
-        yield error(_SUBJECT, "--web.show-task-data is for clients that have authenticated")
+    for flag in flags_without_authentication(settings, config):
+        yield error(_SUBJECT, f"{flag} is for clients that have authenticated")
 
 
 def _is_installed(module: str) -> bool:

@@ -134,6 +134,30 @@ EXECUTOR_WAITING_TASKS = Metric(
     ("executor",),
     otel_unit="{task}",
 )
+EXECUTOR_STUCK = Metric(
+    "flowrra_executor_stuck",
+    "gauge",
+    "1 while each slot of the executor is held by a task that should have ended long ago, and others wait; else 0. "
+    "Long ago: past its time limit, or after ten times its longest run and a minute. The app counts as healthy.",
+    "flowrra.executor.stuck",
+    ("executor",),
+)
+EXECUTOR_DRAINING = Metric(
+    "flowrra_executor_draining",
+    "gauge",
+    "1 if the executor begins no more tasks, by request, and finishes those that run, else 0.",
+    "flowrra.executor.draining",
+    ("executor",),
+)
+EXECUTOR_HEARTBEAT = Metric(
+    "flowrra_executor_heartbeat_timestamp_seconds",
+    "gauge",
+    "When this process last renewed the leases of its tasks at the broker, as a Unix time; it does so every 5 s, or "
+    "each quarter of a lease. Absent without leases, and where no tasks are taken.",
+    "flowrra.executor.heartbeat.timestamp",
+    ("executor",),
+    "seconds",
+)
 EXECUTOR_WORKER_RESTARTS = Metric(
     "flowrra_executor_worker_restarts_total",
     "counter",
@@ -141,6 +165,15 @@ EXECUTOR_WORKER_RESTARTS = Metric(
     "flowrra.executor.worker.restarts",
     ("executor",),
     otel_unit="{restart}",
+)
+EXECUTOR_ABANDONED_TASKS = Metric(
+    "flowrra_executor_abandoned_tasks_total",
+    "counter",
+    "Tasks that the app had accepted, and that its stop cancelled: they waited, were delayed or ran. What a broker "
+    "takes back is not among them. After a stop a process is hardly scraped: its log and exit status say it, too.",
+    "flowrra.executor.abandoned",
+    ("executor", "state"),
+    otel_unit="{task}",
 )
 
 TASKS_REGISTERED = Metric(
@@ -155,10 +188,11 @@ TASKS_REGISTERED = Metric(
 QUEUE_INFO = Metric(
     "flowrra_queue_info",
     "info",
-    "Where the executor's queue lives. With broker 'memory' each process has its own (sum them); any "
-    "other is shared, and all processes see the same figures (take the maximum).",
+    "Where a queue of the executor lives. With broker 'memory' each process has its own (sum them); any "
+    "other is shared, and all processes of one server and namespace see the same figures (take the maximum). The "
+    "server is its host, port and database; empty in memory, and where the app doesn't tell.",
     "flowrra.queue.info",
-    ("executor", "broker", "namespace"),
+    ("executor", "queue", "broker", "namespace", "server"),
     scope="shared",
 )
 QUEUE_PENDING = Metric(
@@ -166,7 +200,7 @@ QUEUE_PENDING = Metric(
     "gauge",
     "Tasks in the queue that could run now.",
     "flowrra.queue.pending",
-    ("executor",),
+    ("executor", "queue"),
     "tasks",
     scope="shared",
 )
@@ -175,7 +209,7 @@ QUEUE_DELAYED = Metric(
     "gauge",
     "Tasks that wait for a later time: countdowns and retries.",
     "flowrra.queue.delayed",
-    ("executor",),
+    ("executor", "queue"),
     "tasks",
     scope="shared",
 )
@@ -184,7 +218,7 @@ QUEUE_IN_FLIGHT = Metric(
     "gauge",
     "Tasks that a worker has taken and not yet settled.",
     "flowrra.queue.in_flight",
-    ("executor",),
+    ("executor", "queue"),
     "tasks",
     scope="shared",
 )
@@ -193,7 +227,7 @@ QUEUE_DEAD = Metric(
     "gauge",
     "Messages set aside because they can't be read or were redelivered too often.",
     "flowrra.queue.dead",
-    ("executor",),
+    ("executor", "queue"),
     "tasks",
     scope="shared",
 )
@@ -202,16 +236,16 @@ QUEUE_UNKNOWN = Metric(
     "gauge",
     "Tasks that wait for a worker that knows their name, such as during a deploy.",
     "flowrra.queue.unknown",
-    ("executor",),
+    ("executor", "queue"),
     "tasks",
     scope="shared",
 )
 QUEUE_PAUSED = Metric(
     "flowrra_queue_paused",
     "gauge",
-    "1 if the queue is paused, else 0.",
+    "1 if nothing of the queue is begun, by request, else 0.",
     "flowrra.queue.paused",
-    ("executor",),
+    ("executor", "queue"),
     scope="shared",
 )
 QUEUE_OLDEST_PENDING = Metric(
@@ -219,9 +253,29 @@ QUEUE_OLDEST_PENDING = Metric(
     "gauge",
     "When the task that waits longest became due, as a Unix time. Absent while nothing waits.",
     "flowrra.queue.oldest_pending.timestamp",
-    ("executor",),
+    ("executor", "queue"),
     "seconds",
     scope="shared",
+)
+QUEUE_DRAIN = Metric(
+    "flowrra_queue_drain_seconds",
+    "gauge",
+    "Until workers have taken all tasks that are pending, at the rate of the last five minutes; 0 if none is. Absent "
+    "while the queue grows, is paused or nothing is taken, and until it was looked at twice.",
+    "flowrra.queue.drain",
+    ("executor", "queue"),
+    "seconds",
+    scope="shared",
+)
+
+QUEUE_TAKEN = Metric(
+    "flowrra_queue_taken_tasks_total",
+    "counter",
+    "Tasks that workers have taken from the queue: it stands still while the queue gets on nowhere.",
+    "flowrra.queue.taken",
+    ("executor", "queue"),
+    scope="shared",
+    otel_unit="{task}",
 )
 
 BROKER_UNFIT = Metric(
@@ -232,6 +286,41 @@ BROKER_UNFIT = Metric(
     "absent where the server doesn't tell, and without a server. See docs/redis.md.",
     "flowrra.broker.unfit",
     ("reason",),
+    scope="shared",
+)
+
+BROKER_CLOCK_OFFSET = Metric(
+    "flowrra_broker_clock_offset_seconds",
+    "gauge",
+    "By how much the clock of the broker's server is ahead of the clock of this process's host. Looked at every 3 "
+    "minutes; absent where the server doesn't tell, and without a server.",
+    "flowrra.broker.clock_offset",
+    unit="seconds",
+    scope="exporter",
+)
+BROKER_LEASE = Metric(
+    "flowrra_broker_lease_seconds",
+    "gauge",
+    "For how long a worker that isn't heard of keeps its tasks; then they run elsewhere. Absent without leases.",
+    "flowrra.broker.lease",
+    unit="seconds",
+    scope="shared",
+)
+BROKER_MEMORY_USED = Metric(
+    "flowrra_broker_memory_used_bytes",
+    "gauge",
+    "Memory that the data of the broker's server takes. Looked at every 3 minutes; absent where it doesn't tell.",
+    "flowrra.broker.memory.used",
+    unit="bytes",
+    scope="shared",
+)
+BROKER_MEMORY_LIMIT = Metric(
+    "flowrra_broker_memory_limit_bytes",
+    "gauge",
+    "Memory that the data of the broker's server may take: what comes beyond it is refused, or other keys are dropped. "
+    "Absent where it has no limit, or doesn't tell.",
+    "flowrra.broker.memory.limit",
+    unit="bytes",
     scope="shared",
 )
 
@@ -376,6 +465,15 @@ TASK_QUEUE_WAIT = Metric(
     QUEUE_WAIT_BOUNDS,
 )
 
+SCHEDULER_INFO = Metric(
+    "flowrra_scheduler_info",
+    "info",
+    "Where the schedules are kept: host, port and database, or host and path. All processes of one store see the same "
+    "schedules. Empty in memory, and where the app doesn't tell; absent if it has no scheduler.",
+    "flowrra.scheduler.info",
+    ("store",),
+    scope="shared",
+)
 SCHEDULER_RUNNING = Metric(
     "flowrra_scheduler_running",
     "gauge",
@@ -440,6 +538,15 @@ SCHEDULER_STORE_ERRORS = Metric(
     ("operation",),
     otel_unit="{error}",
 )
+SCHEDULE_INFO = Metric(
+    "flowrra_schedule_info",
+    "info",
+    "What a schedule is for and when it runs: 'cron 0 3 * * *', 'interval 60'. Both are cut off at 100 characters. For "
+    "the same schedules as the times of their next runs.",
+    "flowrra.schedule.info",
+    ("schedule", "task", "description", "runs"),
+    scope="shared",
+)
 SCHEDULE_NEXT_RUN = Metric(
     "flowrra_schedule_next_run_timestamp_seconds",
     "gauge",
@@ -453,8 +560,28 @@ SCHEDULE_NEXT_RUN = Metric(
 SCHEDULE_LAST_RUN = Metric(
     "flowrra_schedule_last_run_timestamp_seconds",
     "gauge",
-    "When the schedule ran last, as a Unix time. Absent if it never did, and as the time of its next run is.",
+    "When the schedule ran last, as a Unix time, be it that the run was skipped. Absent if it never did, and as the "
+    "time of its next run is.",
     "flowrra.schedule.last_run.timestamp",
+    ("schedule", "task"),
+    "seconds",
+    scope="shared",
+)
+
+SCHEDULE_UPDATED = Metric(
+    "flowrra_schedule_updated_timestamp_seconds",
+    "gauge",
+    "When the schedule was made, changed or enabled last, as a Unix time: what it should have run before says nothing.",
+    "flowrra.schedule.updated.timestamp",
+    ("schedule", "task"),
+    "seconds",
+    scope="shared",
+)
+SCHEDULE_PERIOD = Metric(
+    "flowrra_schedule_period_seconds",
+    "gauge",
+    "Time between two runs of the schedule: of a cron expression the longer of those before and after its next run.",
+    "flowrra.schedule.period",
     ("schedule", "task"),
     "seconds",
     scope="shared",
@@ -474,6 +601,13 @@ EVENT_LOOP_STALLS = Metric(
     "Times that something blocked the app's event loop.",
     "flowrra.event_loop.stalls",
     otel_unit="{stall}",
+)
+WATCHERS = Metric(
+    "flowrra_watchers",
+    "gauge",
+    "Programs and pages that watch tasks change, from this process. While there are any, each change is told.",
+    "flowrra.watchers",
+    otel_unit="{watcher}",
 )
 EVENT_SUBSCRIBER_DROPPED = Metric(
     "flowrra_event_subscriber_dropped_total",

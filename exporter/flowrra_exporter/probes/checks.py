@@ -13,6 +13,8 @@ from flowrra_exporter.app.loop import AppLoop, CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.app.stall import current_stall, read_runtime_stats
 from flowrra_exporter.app.watchdog import Watchdog
+from flowrra_exporter.logs import ThrottledWarning
+from flowrra_exporter.metrics.queue_figures import method_of
 from flowrra_exporter.paths import LIVEZ, READYZ, STARTUPZ
 from flowrra_exporter.probes.check import Check
 from flowrra_exporter.probes.hysteresis import Hysteresis
@@ -53,6 +55,7 @@ class Checks:
         failure_grace: For how many seconds a component must fail before it fails readiness, and pass before it doesn't.
         queue_limits: The limits of the queues.
         require_workers: Some process must take tasks.
+        fail_when_stuck: An executor that is stuck fails liveness.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Checks:
         failure_grace: float,
         queue_limits: QueueLimits,
         require_workers: bool,
+        fail_when_stuck: bool,
     ) -> None:
         self._lifecycle = lifecycle
         self._watchdog = watchdog
@@ -73,12 +77,16 @@ class Checks:
         self._timeout = timeout
         self._queue_limits = queue_limits
         self._require_workers = require_workers
+        self._fail_when_stuck = fail_when_stuck
+        self._queues_failed = ThrottledWarning(logger, "get_queue_stats() failed %d times")
+        self._workers_failed = ThrottledWarning(logger, "list_workers() failed %d times")
         self._hysteresis = Hysteresis(failure_grace, _IMMEDIATE)
         self._following: asyncio.Task[None] | None = None
 
     def liveness(self) -> list[Check]:
-        """Fails if a restart would help: the loop is blocked past the threshold, or the app has died."""
-        return [self._process(), self._event_loop()]
+        """Fails if a restart would help: the loop is blocked past the threshold, or the app has died, or an executor is
+        stuck, if that is to count."""
+        return [self._process(), self._event_loop(), *self._progress()]
 
     def startup(self) -> list[Check]:
         """Fails until the app has started."""
@@ -140,13 +148,14 @@ class Checks:
         """The checks of the queues, if there is a limit. What can't be known fails nothing: that's said instead."""
         if not self._queue_limits:
             return []
+        method = method_of(self._management())
         try:
-            return self._queue_limits.checks(await self.ask("get_queue_stats"))
+            return self._queue_limits.checks(await self.ask(method))
         except (LoopUnavailable, CallTimeout, NoSuchMethod) as error:
             return self._queue_limits.unknown(str(error))
-        except Exception as error:
-            logger.warning("get_queue_stats() failed", exc_info=True)
-            return self._queue_limits.unknown(f"get_queue_stats() failed: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001 - the answer says it, and the log now and then
+            self._queues_failed.warn(error=error)
+            return self._queue_limits.unknown(f"{method}() failed: {type(error).__name__}")
 
     async def _workers(self) -> list[Check]:
         """Whether any process takes tasks, if that is required. What can't be known isn't met."""
@@ -156,8 +165,8 @@ class Checks:
             count = len(await self.ask("list_workers"))
         except (LoopUnavailable, CallTimeout, NoSuchMethod) as error:
             return [Check(_WORKERS, False, f"not known: {error}")]
-        except Exception as error:
-            logger.warning("list_workers() failed", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the answer says it, and the log now and then
+            self._workers_failed.warn(error=error)
             return [Check(_WORKERS, False, f"not known: list_workers() failed: {type(error).__name__}")]
         return [Check(_WORKERS, count > 0, f"live processes that take tasks: {count}")]
 
@@ -170,7 +179,7 @@ class Checks:
         except Exception as error:  # noqa: BLE001 - the answer says it: the check is what failed
             return _unhealthy("health_check", f"health check failed: {type(error).__name__}")
 
-    async def ask(self, method: str) -> Any:
+    async def ask(self, method: str, **arguments: Any) -> Any:
         """What the Management API answers, for a client that won't wait.
 
         Raises:
@@ -180,7 +189,7 @@ class Checks:
         management = self._management()
         if management is None:
             raise NotStarted(self._lifecycle.status.message)
-        return await management.ask(method, self._timeout)
+        return await management.ask(method, self._timeout, **arguments)
 
     def _process(self) -> Check:
         phase, message = self._lifecycle.status
@@ -195,6 +204,19 @@ class Checks:
             message = f"event loop blocked for {seconds:.1f} s"
             return Check("event_loop", False, message, _BOTH, self._silent_since(), self._culprit())
         return Check("event_loop", True, "event loop answers" if self._app_loop() else "no event loop yet", _BOTH)
+
+    def _progress(self) -> list[Check]:
+        """Whether tasks that hang hold all slots of an executor, if that is to be checked. Known in this process alone:
+        no other service can fail it."""
+        if not self._fail_when_stuck:
+            return []
+        by_executor = read_runtime_stats(self._management()).get("stuck")
+        if not isinstance(by_executor, Mapping):
+            return [Check("progress", True, "not known: the app doesn't tell", _LIVE)]
+        stuck = [str(executor) for executor, is_stuck in by_executor.items() if is_stuck]
+        if stuck:
+            return [Check("progress", False, f"tasks that hang hold all slots of: {', '.join(stuck)}", _LIVE)]
+        return [Check("progress", True, "no executor is stuck", _LIVE)]
 
     def _silent_since(self) -> datetime | None:
         loop = self._app_loop()

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flowrra_exporter.metrics.collector import number, section, timestamp
+from flowrra_exporter.metrics.collector import number, timestamp
+from flowrra_exporter.metrics.queue_figures import DEFAULT, each_queue
 from flowrra_exporter.probes.check import Check
 
 _DEPTH, _AGE = "queue_depth", "queue_age"
@@ -23,13 +24,16 @@ class QueueLimits:
     def __bool__(self) -> bool:
         return self.max_pending is not None or self.max_age is not None
 
-    def checks(self, queues: Mapping[str, Any]) -> list[Check]:
-        """What ``get_queue_stats`` says, as checks. A figure that isn't known fails none.
+    def checks(self, queues: Any) -> list[Check]:
+        """What the app says of its queues, as checks. A figure that isn't known fails none.
 
         Raises:
-            TypeError: A figure is no number or datetime.
+            KeyError, TypeError: A figure is no number or datetime.
         """
-        figures = {kind: found for kind in queues if (found := section(queues, kind)) is not None}
+        figures = {
+            executor if queue == DEFAULT else f"{executor}, {queue}": found
+            for executor, queue, found in each_queue(queues)
+        }
         return [
             Check(name, not problems, "; ".join(problems) or "within the limit")
             for name, problems in (
@@ -49,14 +53,16 @@ class QueueLimits:
         return [name for name, limit in limits.items() if limit is not None]
 
     def _too_deep(self, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-        for kind, found in figures.items():
+        for queue, found in figures.items():
             pending = number(found, "pending")
             if self.max_pending is not None and pending is not None and pending > self.max_pending:
-                yield f"{kind}: {pending} tasks wait, at most {self.max_pending} may"
+                yield f"{queue}: {pending} tasks wait, at most {self.max_pending} may"
 
     def _too_old(self, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-        for kind, found in figures.items():
+        for queue, found in figures.items():
+            if found.get("paused"):  # by request, for as long as it takes
+                continue
             since = timestamp(found, "oldest_pending_at")
             age = 0.0 if since is None else time.time() - since
             if self.max_age is not None and age > self.max_age:
-                yield f"{kind}: a task waits for {age:.1f} s, at most {self.max_age:g} s are allowed"
+                yield f"{queue}: a task waits for {age:.1f} s, at most {self.max_age:g} s are allowed"

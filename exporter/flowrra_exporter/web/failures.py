@@ -68,6 +68,7 @@ class Failures:
         self._timeout = timeout
         self._latest = Listing((), None)
         self._next = 0.0
+        self._failed = ThrottledWarning(logger, f"{_METHOD}() failed %d times")
         self._unreadable = ThrottledWarning(logger, "left out %d failed tasks that can't be read")
 
     async def latest(self) -> Listing:
@@ -98,8 +99,8 @@ class Failures:
             raise
         except CallTimeout as error:
             return self._latest._replace(problem=str(error))
-        except Exception as error:
-            logger.warning("%s() failed", _METHOD, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the answer says it, and the log now and then
+            self._failed.warn(error=error)
             return self._latest._replace(problem=f"{_METHOD}() failed: {type(error).__name__}")
         return Listing(tuple(failures), datetime.now(UTC))
 

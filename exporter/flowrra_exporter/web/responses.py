@@ -6,8 +6,9 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from enum import Enum
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -21,6 +22,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # The key of a request under which stands True once the client has proved who it is.
 AUTHENTICATED = web.RequestKey("AUTHENTICATED", bool)
+# The key under which stands the name of that client: a user of basic_auth_users, or the name of its certificate.
+USER = web.RequestKey("USER", str)
 
 # Without a version: it would only tell what to attack.
 SERVER = {"Server": "flowrra-exporter"}
@@ -35,7 +38,7 @@ HEADERS = {
 }
 
 
-_MAX_DEPTH = 32
+MAX_DEPTH = 32
 # What an error's answer keeps of the headers with which it was raised.
 _KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
 
@@ -43,9 +46,9 @@ _KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
 def json_safe(value: Any, depth: int = 0) -> Any:
     """``value`` as JSON knows it: dates become ISO 8601, enum members their values, non-finite numbers null.
 
-    What lies deeper than anything of ours, at ``_MAX_DEPTH``, is left out: what a stranger announced has no end.
+    What lies deeper than anything of ours, at ``MAX_DEPTH``, is left out: what a stranger announced has no end.
     """
-    if depth > _MAX_DEPTH:
+    if depth > MAX_DEPTH:
         return "…"
     if isinstance(value, Enum):
         return json_safe(value.value, depth + 1)
@@ -53,6 +56,8 @@ def json_safe(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return _moment(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
@@ -60,6 +65,14 @@ def json_safe(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [json_safe(item, depth + 1) for item in value]
     return str(value)
+
+
+def _moment(value: datetime) -> str:
+    """With its offset, as in RFC 3339; one without a zone is in local time, as the scheduler's are."""
+    try:
+        return (value if value.tzinfo is not None else value.astimezone()).isoformat()
+    except (OverflowError, ValueError, OSError):  # the first and the last day of all times have no offset
+        return value.replace(tzinfo=UTC).isoformat()
 
 
 def json_response(body: Any, status: int = 200) -> web.Response:
@@ -71,6 +84,14 @@ def json_text_response(text: str, status: int = 200) -> web.Response:
     """An answer with a body that is JSON already."""
     headers = {"Cache-Control": "no-store"}
     return web.Response(text=f"{text}\n", status=status, content_type="application/json", headers=headers)
+
+
+def problem_response(status: int, detail: str, **more: Any) -> web.Response:
+    """An error as RFC 9457 has it: ``detail`` says what is wrong, for people; ``more`` are members besides."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+    response = json_response(body, status)
+    response.content_type = "application/problem+json"
+    return response
 
 
 def text_response(
@@ -110,13 +131,14 @@ def _reason(request: web.Request, error: web.HTTPException) -> str:
         listed = any(resource.canonical == PAGE for resource in request.app.router.resources())
         return "there is nothing at this path" + ("; '/' lists what there is" if listed else "")
     if error.status == 405:
-        return f"{request.method} is not allowed here; expected GET or HEAD"
+        allowed = error.headers.get("Allow", "GET,HEAD").split(",")
+        return f"{request.method} is not allowed here; expected {' or '.join(sorted(allowed))}"
     return error.reason
 
 
 def _error(request: web.Request, status: int, reason: str, headers: Mapping[str, str]) -> web.Response:
     if request.path.startswith(API) or "json" in request.headers.get("Accept", ""):
-        response = json_response({"error": reason}, status)
+        response = problem_response(status, reason)
     else:
         response = text_response(f"{status}: {reason}\n", status)
     response.headers.update({name: headers[name] for name in _KEPT_HEADERS if name in headers})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import socket
 import ssl
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.web.access.admission import Access
-from flowrra_exporter.web.access.connection import refuse_bodies, watch_connection
+from flowrra_exporter.web.access.connection import MAX_BODY, refuse_bodies, watch_connection
 from flowrra_exporter.web.access.limits import ConnectionLimits
 from flowrra_exporter.web.access.listeners import Listeners
 from flowrra_exporter.web.background import Background
@@ -38,7 +39,9 @@ class Site(NamedTuple):
 def make_application(routes: Sequence[web.RouteDef], access: Access | None = None) -> web.Application:
     """The aiohttp application with these routes; without ``access``, every client may come in."""
     admission = [] if access is None else [access.admission]
-    application = web.Application(middlewares=[watch_connection, answer_errors, *admission, refuse_bodies])
+    application = web.Application(
+        middlewares=[watch_connection, answer_errors, *admission, refuse_bodies], client_max_size=MAX_BODY
+    )
     application.on_response_prepare.append(add_headers)
     if access is not None:
         application.on_response_prepare.append(access.add_headers)
@@ -103,16 +106,37 @@ class ServerThread:
             return False
         return True
 
-    async def accept(self, connection: socket.socket) -> None:
-        """Serves the first site to a connection that came by no listening socket. Call it on ``loop``, after ``start``.
+    def accept(
+        self, connection: socket.socket, client: str = "", user: str | None = None
+    ) -> concurrent.futures.Future[None]:
+        """Serves the first site to a connection that came by no listening socket. For any thread, after ``start``.
+
+        Args:
+            connection: It is closed once it has been served, or at once if it isn't.
+            client: The address of who is behind it.
+            user: The name of the user who has authenticated to whoever hands it over; None for nobody.
+
+        Returns:
+            What is done once it's taken. It raises Full if there is no place for one more.
 
         Raises:
-            Full: There is no place for one more; it is closed.
+            RuntimeError: The server has ended.
         """
-        if not self._listeners:
-            raise RuntimeError("the HTTP server doesn't serve")
-        connection.setblocking(False)
-        self._listeners[0].take(connection, "", context=None)
+        taken = concurrent.futures.Future[None]()
+
+        def take() -> None:
+            try:
+                connection.setblocking(False)
+                self._listeners[0].take(connection, client, user)
+            except Exception as error:  # noqa: BLE001 - raised again by ``taken``
+                taken.set_exception(error)
+            else:
+                taken.set_result(None)
+
+        if not self.run_soon(take):
+            connection.close()
+            raise RuntimeError("the HTTP server has ended")
+        return taken
 
     def use_tls(self, context: ssl.SSLContext | None) -> None:
         """From now on, the first site's new connections are made under ``context``."""

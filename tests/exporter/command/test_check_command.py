@@ -103,10 +103,10 @@ async def test_a_good_file_passes(tmp_path: Path) -> None:
     has(ended, f"ok configuration: {file} is read: settings in it: 2", f"ok configuration: {FREE_PORT} can be listened")
 
 
-async def test_a_variable_that_is_none_of_the_exporters_is_a_warning() -> None:
+async def test_a_variable_that_is_none_of_the_exporters_is_an_error() -> None:
     ended = await check("plain:app", LISTEN, FLOWRRA_EXPORTER_MAX_SERIE="5")
-    assert ended.status == 0
-    has(ended, "warning configuration: the variable FLOWRRA_EXPORTER_MAX_SERIE is none of the exporter's")
+    assert ended.status == 1
+    has(ended, "error configuration: the variable FLOWRRA_EXPORTER_MAX_SERIE is none of the exporter's")
 
 
 @pytest.mark.slow
@@ -190,6 +190,8 @@ for number in range(5):
 class Broken(FlowrraManager):
     async def get_queue_stats(self):
         raise ConnectionError("no redis://user:s3cret@host\\x1b[31m\\nerror    nothing: at all")
+
+    list_queues = get_queue_stats
 
     async def get_runtime_stats(self):
         await asyncio.Event().wait()
@@ -375,7 +377,7 @@ async def test_the_number_of_series_is_that_of_the_scrape(serve: Serve) -> None:
 
 async def test_a_collector_that_fails_is_named_and_probes_say_why(serve: Serve) -> None:
     app = ContractApp()
-    app.before["get_queue_stats"] = broken
+    app.before["list_queues"] = broken
     app.health["healthy"] = False
     app.health["components"]["io_executor"] = {"healthy": False, "message": "no worker is alive"}
     service = await serve(app)

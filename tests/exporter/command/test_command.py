@@ -277,7 +277,7 @@ def test_a_second_signal_does_not_wait_for_running_tasks(run: Run) -> None:
     assert command.process.poll() is None
     started = time.monotonic()
     command.signal()
-    assert command.wait() == 0
+    assert command.wait() == 1
     assert time.monotonic() - started < 3
 
 
@@ -289,8 +289,49 @@ def test_a_task_that_outlasts_the_shutdown_is_cancelled_in_time(run: Run) -> Non
     wait_for_value(command, "flowrra_tasks_running", 1, task="nap")
     started = time.monotonic()
     command.signal()
-    assert command.wait() == 0
+    assert command.wait() == 1
     assert 0.7 < time.monotonic() - started < 3
+    command.wait_for_line("exit status 1: the stop cancelled 1 tasks that the app had accepted")
+
+
+@pytest.mark.slow
+def test_what_a_stop_drops_is_said_with_its_ids_and_by_the_exit_status(run: Run) -> None:
+    command = run(LISTEN, "--shutdown.timeout=1", "busy:app")
+    command.ready()
+    wait_for_value(command, "flowrra_tasks_running", 1, task="hold")
+    command.signal()
+    assert command.wait() == 1
+    command.wait_for_line("exit status 1: the stop cancelled 6 tasks that the app had accepted")
+    [line] = [line for line in command.out if "tasks lost at the stop" in line]
+    assert "level=warning" in line
+    assert re.search(
+        r"executor=io waiting=4 waiting_ids=[\w-]{36}(,[\w-]{36}){3} delayed=1 delayed_ids=[\w-]{36} "
+        r"running=1 running_ids=[\w-]{36}",
+        line,
+    )
+
+
+@pytest.mark.slow
+def test_what_waits_behind_a_task_that_will_not_end_is_said_before_the_process_is_ended(run: Run) -> None:
+    command = run(LISTEN, "--shutdown.timeout=1", "busy:app", FIRST="insist")
+    command.ready()
+    wait_for_value(command, "flowrra_tasks_running", 1, task="insist")
+    command.signal()
+    assert command.wait() == 1
+    command.wait_for_line("not stopped in time, ending now; stuck: ")
+    [line] = [line for line in command.out if "not stopped in time" in line]
+    assert "tasks running: insist (1); tasks lost: 5" in line
+
+
+@pytest.mark.slow
+def test_an_app_that_did_all_it_had_accepted_ends_with_status_0(run: Run) -> None:
+    command = run(LISTEN, "told:make")
+    command.ready()
+    command.tell("submit 0.5")
+    wait_for_value(command, "flowrra_tasks_running", 1, task="nap")
+    command.signal()
+    assert command.wait() == 0
+    assert "exit status" not in command.log
 
 
 @pytest.mark.slow

@@ -25,8 +25,11 @@ VALID = {
     "web_listen_address": ("127.0.0.1:0", (Address("127.0.0.1", 0),)),
     "web_telemetry_path": ("/internal/metrics", "/internal/metrics"),
     "web_config_file": ("web.yml", Path("web.yml")),
+    "web_console": ("false", False),
     "web_api": ("false", False),
     "web_show_task_data": ("true", True),
+    "web_actions": ("true", True),
+    "web_external_url": ("https://flowrra.example.com/jobs", "https://flowrra.example.com/jobs"),
     "max_series": ("500", 500),
     **{f"collector_{name}": ("false", False) for name in NAMES},
     "histogram_run_duration_bounds": ("0.1,1,10", (0.1, 1.0, 10.0)),
@@ -49,6 +52,7 @@ VALID = {
     "otel_temporality": ("delta", "delta"),
     "observe": ("true", True),
     "probe_require_workers": ("true", True),
+    "probe_fail_when_stuck": ("true", True),
     "debug": ("true", True),
 }
 
@@ -100,6 +104,7 @@ def test_the_forms_of_an_address(text: str, address: Address) -> None:
         *(("web_listen_address", text) for text in ("9464", "host", "host:", ":http", ":70000", ":-1", "::1:80")),
         *(("web_listen_address", text) for text in ("[::1]", "[]:80", "[::1:80", ":٣", "a:b:80")),
         *(("web_telemetry_path", text) for text in ("metrics", "/", "/a b", "/a/", "//a", '/"', *OTHER_PATHS)),
+        ("web_external_url", "flowrra.example.com"),
         ("log_level", "loud"),
         ("log_format", "xml"),
         *(("shutdown_timeout", text) for text in ("0", "-1", "nan", "inf", "5s", "")),
@@ -131,3 +136,9 @@ def test_a_bad_value_is_refused_by_a_line_that_names_its_place_and_the_right_for
 def test_settings_made_in_python_are_checked_too(arguments: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=next(iter(arguments))):
         Settings(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["ftp://a", "https://", "https://anna@a", "https://a?b=c"])
+def test_an_external_url_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="external-url: got"):
+        load_settings({"web_external_url": (text,)}, {})

@@ -116,7 +116,7 @@ async def test_tasks_that_wait_behind_busy_workers_are_all_counted(serve: Serve)
             await app.submit(wait)
         await until(lambda: len(running) == 2)
         scrape = await service.get()
-        assert scrape.value("flowrra_queue_pending_tasks", executor="io") == 5
+        assert scrape.value("flowrra_queue_pending_tasks", executor="io", queue="default") == 5
         assert scrape.value("flowrra_tasks_pending") == 5
         assert scrape.value("flowrra_executor_busy_workers", executor="io") == 2
         assert scrape.value("flowrra_tasks_running", task="wait") == 2

@@ -5,6 +5,7 @@ With real servers, from docs/embedding.md as it stands but for the ports.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -164,6 +165,21 @@ def test_the_aiohttp_example_serves(start: Start) -> None:
     port = free_port()
     start("aiohttp_server.py", _8080=str(port))
     _wait(lambda: _running(f"http://127.0.0.1:{port}"))
+
+
+@pytest.mark.slow
+def test_in_the_example_with_users_those_act_who_have_logged_in(start: Start) -> None:
+    port = free_port()
+    start("-m", "uvicorn", "fastapi_users:api", "--port", str(port))
+    url = f"http://127.0.0.1:{port}"
+    _wait(lambda: fetch(url, "/internal/readyz"))
+    assert fetch(url, "/internal/").status == 200
+    assert fetch(url, "/internal/api/token").status == 403
+    cookie = fetch(url, "/login", "POST").headers["set-cookie"].partition(";")[0]
+    token = json.loads(fetch(url, "/internal/api/token", Cookie=cookie).text)["token"]
+    headers = {"Cookie": cookie, "X-Flowrra-Token": token, "Content-Type": "application/json"}
+    paused = fetch(url, "/internal/api/actions/pause-queue", "POST", b'{"queue": "default"}', **headers)
+    assert paused.status == 200, paused.text
 
 
 @pytest.mark.slow

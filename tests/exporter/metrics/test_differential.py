@@ -169,8 +169,8 @@ def agrees(scrape: Answer, truth: Truth) -> None:
     for (name, exception), count in truth.exceptions.items():
         assert scrape.value("flowrra_task_exceptions_total", task=name, exception=exception) == count
     for figure in ("pending", "delayed", "in_flight"):
-        assert scrape.value(f"flowrra_queue_{figure}_tasks", executor="io") == 0
-    assert scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io") is None
+        assert scrape.value(f"flowrra_queue_{figure}_tasks", executor="io", queue="default") == 0
+    assert scrape.value("flowrra_queue_oldest_pending_timestamp_seconds", executor="io", queue="default") is None
     assert scrape.value("flowrra_executor_busy_workers", executor="io") == 0
     assert scrape.value("flowrra_executor_worker_restarts_total", executor="io") == 0
     assert scrape.value("flowrra_tasks_pending") == 0

@@ -26,7 +26,7 @@ def test_a_section_tells_scope_unit_and_labels() -> None:
 
     assert "- Type: gauge" in facts
     assert "- Unit: tasks" in facts
-    assert "- Labels: `executor`" in facts
+    assert "- Labels: `executor`, `queue`" in facts
     assert "- Scope: shared" in facts
 
 

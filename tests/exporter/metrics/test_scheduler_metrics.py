@@ -15,6 +15,8 @@ from tests.exporter.contract import ContractApp, broken, schedule
 
 RUNS = "flowrra_scheduler_runs_total"
 NEXT, LAST = "flowrra_schedule_next_run_timestamp_seconds", "flowrra_schedule_last_run_timestamp_seconds"
+UPDATED = "flowrra_schedule_updated_timestamp_seconds"
+PERIOD = "flowrra_schedule_period_seconds"
 
 
 def families(answer: Answer) -> set[str]:
@@ -23,6 +25,7 @@ def families(answer: Answer) -> set[str]:
 
 async def test_each_figure_of_the_scheduler_is_served(serve: Serve) -> None:
     scrape = await (await serve(ContractApp())).get()
+    assert scrape.value("flowrra_scheduler_info", store="db:5432/shop") == 1
     assert scrape.value("flowrra_scheduler_running") == 1
     assert scrape.value("flowrra_scheduler_schedules", state="enabled") == 4
     assert scrape.value("flowrra_scheduler_schedules", state="disabled") == 1
@@ -41,12 +44,40 @@ async def test_a_schedules_local_times_are_served_as_instants(serve: Serve) -> N
     scrape = await (await serve(ContractApp())).get()
     assert scrape.value(NEXT, schedule="nightly", task="report") == 1_700_000_300
     assert scrape.value(LAST, schedule="nightly", task="report") == 1_699_999_000
+    assert scrape.value(UPDATED, schedule="nightly", task="report") == 1_690_000_000
+
+
+async def test_a_schedule_is_described_in_few_words(serve: Serve) -> None:
+    app = ContractApp()
+    app.schedules = [
+        schedule("nightly", description="x" * 101),
+        schedule("often", schedule_type="interval", schedule="60"),
+    ]
+    scrape = await (await serve(app)).get()
+    described = {"schedule": "nightly", "task": "report", "description": "x" * 100, "runs": "cron 0 3 * * *"}
+    assert scrape.value("flowrra_schedule_info", **described) == 1
+    labels = {"schedule": "often", "task": "report", "description": "", "runs": "interval 60"}
+    assert scrape.value("flowrra_schedule_info", **labels) == 1
+
+
+async def test_an_app_that_does_not_tell_its_store_has_an_empty_one(serve: Serve) -> None:
+    app = ContractApp()
+    del app.scheduler["store"]
+    assert (await (await serve(app)).get()).value("flowrra_scheduler_info", store="") == 1
 
 
 async def test_a_schedule_that_never_ran_has_no_last_run(serve: Serve) -> None:
     scrape = await (await serve(ContractApp())).get()
     assert scrape.value(NEXT, schedule="often", task="report") == 1_700_000_300
     assert scrape.value(LAST, schedule="often", task="report") is None
+
+
+async def test_the_period_of_a_schedule_is_served_where_it_is_known(serve: Serve) -> None:
+    app = ContractApp()
+    app.schedules = [schedule("nightly"), schedule("unread", period=None)]
+    scrape = await (await serve(app)).get()
+    assert scrape.value(PERIOD, schedule="nightly", task="report") == 86_400
+    assert scrape.value(PERIOD, schedule="unread", task="report") is None
 
 
 async def test_only_enabled_schedules_that_repeat_have_series_of_their_own(serve: Serve) -> None:
@@ -63,7 +94,7 @@ async def test_the_200_oldest_schedules_have_series_and_the_rest_is_counted_as_d
     scrape = await (await serve(app)).get()
     named = {dict(labels)["schedule"] for name, labels in scrape.samples if name == NEXT}
     assert named == {f"s{i}" for i in range(200)}
-    assert scrape.value("flowrra_exporter_series_dropped") == 6
+    assert scrape.value("flowrra_exporter_series_dropped") == 15
 
 
 async def test_a_great_many_schedules_are_not_listed(serve: Serve) -> None:
@@ -72,7 +103,7 @@ async def test_a_great_many_schedules_are_not_listed(serve: Serve) -> None:
     scrape = await (await serve(app)).get()
     assert "list_schedules" not in app.calls
     assert scrape.value("flowrra_scheduler_schedules", state="enabled") == 100_000
-    assert scrape.value("flowrra_exporter_series_dropped") == 200_000
+    assert scrape.value("flowrra_exporter_series_dropped") == 500_000
 
 
 async def test_a_store_that_is_away_costs_what_it_knows_and_nothing_else(serve: Serve) -> None:
@@ -118,7 +149,8 @@ async def test_figures_that_an_older_flowrra_does_not_have_are_absent(serve: Ser
     }
     app.schedule_runs = None
     scrape = await (await serve(app)).get()
-    assert families(scrape) == {"flowrra_scheduler_running", "flowrra_scheduler_schedules", NEXT, LAST}
+    known = {"flowrra_scheduler_info", "flowrra_scheduler_running", "flowrra_scheduler_schedules"}
+    assert families(scrape) == {*known, "flowrra_schedule_info", NEXT, LAST, PERIOD, UPDATED}
     assert scrape.value("flowrra_collector_success", collector="scheduler") == 1
 
 

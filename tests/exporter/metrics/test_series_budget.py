@@ -112,4 +112,4 @@ async def test_the_page_tells_of_the_budget(serve: Serve) -> None:
     async with app:
         service = await serve(app, max_series=SERIES_OF_ONE)
         page = (await service.get("/")).text
-    assert "__other__" in page
+    assert f"of at most {SERIES_OF_ONE:,}" in page

@@ -24,6 +24,8 @@ def test_seconds_are_s_and_what_is_counted_stands_in_braces(metric: Metric) -> N
     unit = unit_of(metric)
     if metric.unit == "seconds":
         assert unit == "s"
+    elif metric.unit == "bytes":
+        assert unit == "By"
     elif metric.type == "counter" or metric.unit == "tasks":
         assert re.fullmatch(r"\{[a-z]+\}", unit)
     else:

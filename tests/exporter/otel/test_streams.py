@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flowrra_exporter.metrics.exemplars import Exemplar
 from flowrra_exporter.metrics.samples import Distribution
+from flowrra_exporter.otel import streams as streams_module
 from flowrra_exporter.otel.names import KEPT
 from flowrra_exporter.otel.readings import Kind, Point, Reading
 from flowrra_exporter.otel.streams import MAX_POINTS, Batch, Streams
@@ -232,6 +233,25 @@ def test_requests_are_bounded_and_each_is_accepted_on_its_own() -> None:
     values = [point.value for batch in found.batches(readings[1:], 2010) for point in points_of(batch)]
     assert values.count(0) == batches[1].points
     assert values.count(1) == len(many) - batches[1].points
+
+
+def test_what_fits_into_one_request_goes_in_one() -> None:
+    half = [Point((("task", str(number)),), 1) for number in range(MAX_POINTS // 2)]
+    (batch,) = streams(delta=True).batches([reading(Kind.COUNTER, *half), reading(Kind.GAUGE, *half, name="m")], 2000)
+    assert batch.points == MAX_POINTS == len(points_of(batch))
+    assert list(streams(delta=True).batches([], 2000)) == []
+
+
+def test_of_metrics_that_are_gone_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams_module, "MAX_ABSENT_STREAMS", 2)
+    found, names = streams(delta=True), ("first", "second", "third")
+    for at, name in enumerate(names, 2000):
+        (batch,) = found.batches([reading(Kind.COUNTER, Point(MAIL, 5), name=name)], at)
+        batch.sent()
+    assert list(found.batches([], 2010)) == []
+    again = [reading(Kind.COUNTER, Point(MAIL, 7), name=name) for name in names]
+    (batch,) = found.batches(again, 2020)
+    assert [point.value for point in points_of(batch)] == [7, 2, 2], "the first one is counted anew"
 
 
 def test_exemplars_go_along_a_delta_has_those_of_its_interval() -> None:

@@ -15,7 +15,8 @@ API = ("/api/stats", "/api/health", "/api/tasks")
 
 
 def body(answer: Answer) -> Any:
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    kind = "problem+json" if answer.text.startswith('{"type": ') else "json"
+    assert answer.headers["Content-Type"] == f"application/{kind}; charset=utf-8"
     return json.loads(answer.text)
 
 
@@ -116,7 +117,15 @@ async def test_the_api_answers_what_the_management_api_answers(serve: Serve) -> 
 
 async def test_a_query_that_the_app_does_not_know_is_404(serve: Serve) -> None:
     answer = await (await serve(MinimalApp())).get("/api/tasks")
-    assert (answer.status, body(answer)) == (404, {"error": "this app has no list_registered_tasks()"})
+    assert (answer.status, body(answer)) == (
+        404,
+        {
+            "type": "about:blank",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "this app has no list_registered_tasks()",
+        },
+    )
 
 
 @pytest.mark.parametrize(("what", "reason"), [(never, "did not answer"), (broken, "failed: ConnectionError")])
@@ -125,7 +134,7 @@ async def test_a_query_that_cannot_be_answered_is_503(serve: Serve, what: Any, r
     app.before["get_stats"] = what
     answer = await (await serve(app)).get("/api/stats")
     assert (answer.status, answer.seconds < 1.0) == (503, True)
-    assert reason in body(answer)["error"]
+    assert reason in body(answer)["detail"]
 
 
 async def test_what_json_does_not_know_is_made_plain(serve: Serve) -> None:
@@ -161,5 +170,5 @@ async def test_other_paths_are_404_with_a_clear_text(serve: Serve, path: str) ->
 
 async def test_errors_of_the_api_are_json(serve: Serve) -> None:
     service = await serve(ContractApp())
-    assert "error" in body(await service.get("/api/nothing"))
-    assert "error" in body(await service.get("/nothing", Accept="application/json"))
+    assert body(await service.get("/api/nothing"))["status"] == 404
+    assert body(await service.get("/nothing", Accept="application/json"))["status"] == 404

@@ -208,10 +208,10 @@ async def test_what_is_not_known_of_a_queue_fails_nothing(serve: Serve) -> None:
     app.queues["io"] |= {"pending": None, "oldest_pending_at": None}
     service = await serve(app, probe_max_pending=6, probe_max_queue_age=60.0)
     assert (await service.get("/readyz")).status == 200
-    app.before["get_queue_stats"] = never
+    app.before["list_queues"] = never
     slow = await service.get("/readyz/queue_depth")
     assert (slow.status, slow.seconds < 1.0) == (200, True)
-    assert "not known: get_queue_stats did not answer" in slow.text
+    assert "not known: list_queues did not answer" in slow.text
 
 
 # The second port.
@@ -265,3 +265,51 @@ def test_verbose_liveness_names_the_line_and_the_task_that_block(run: Run, how: 
     assert plain.status == 503
     assert "told.py" not in plain.text
     assert "told.py" in command.get("/readyz?verbose").text
+
+
+# An executor that is stuck.
+
+
+def stuck_app(is_stuck: object) -> ContractApp:
+    app = ContractApp()
+    app.runtime["stuck"] = {"io": is_stuck, "cpu": False}
+    return app
+
+
+@pytest.mark.parametrize(("is_stuck", "status"), [(True, 503), (False, 200)])
+async def test_liveness_follows_a_stuck_executor_if_that_is_wanted(serve: Serve, is_stuck: bool, status: int) -> None:
+    service = await serve(stuck_app(is_stuck), probe_fail_when_stuck=True)
+    answer = await service.get("/livez/progress?verbose")
+    assert answer.status == (await service.get("/livez")).status == status
+    assert ("tasks that hang hold all slots of: io" in answer.text) is is_stuck
+    assert (await service.get("/readyz")).status == 200, "nothing gets better without requests"
+
+
+async def test_by_default_a_stuck_executor_fails_no_probe(serve: Serve) -> None:
+    service = await serve(stuck_app(True))
+    assert (await service.get("/livez")).status == 200
+    assert (await service.get("/livez/progress")).status == 404
+
+
+@pytest.mark.parametrize("stuck", ["missing", None, "no mapping"])
+async def test_an_app_that_does_not_tell_whether_it_is_stuck_is_alive(serve: Serve, stuck: object) -> None:
+    app = ContractApp()
+    if stuck != "missing":
+        app.runtime["stuck"] = stuck
+    service = await serve(app, probe_fail_when_stuck=True)
+    answer = await service.get("/livez/progress?verbose")
+    assert answer.status == 200
+    assert "not known" in answer.text
+
+
+@pytest.mark.slow
+def test_a_process_whose_slots_all_hang_is_not_alive_if_that_is_wanted(run: Run) -> None:
+    """By a task that ignores its time limit."""
+    command = run(f"--web.listen-address={FREE_PORT}", "--probe.fail-when-stuck", "busy:app", FIRST="overstay")
+    command.ready()
+    assert command.get("/livez").status == 200
+    command.wait_for_line("executor stuck, .* executor=io slots=1 hanging=overstay ")
+    assert command.get("/livez/progress").status == command.get("/livez").status == 503
+    assert command.get("/readyz").status == command.get("/healthz").status == 200
+    assert "degraded: tasks wait, and all 1 workers are in tasks that hang: overstay" in command.get("/healthz").text
+    assert command.get().value("flowrra_executor_stuck", executor="io") == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
+import logging
 import shutil
 import socket
 import ssl
@@ -190,3 +192,36 @@ async def test_handshakes_that_never_end_hold_up_nobody(serve: Serve, issuer: Is
         finally:
             for each in dumb:
                 each.close()
+
+
+async def test_a_client_acts_under_the_name_of_its_certificate(
+    serve: Serve, issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a token of its own, that another client's is none of; both are taken by a replica with the same key."""
+    caplog.set_level(logging.INFO, "flowrra_exporter.web.actions")
+    path = config(tmp_path, MUTUAL % ("RequireAndVerifyClientCert", "[]"))
+    anna, bob = issuer.client(issuer.issue("anna")), issuer.client(issuer.issue("bob"))
+
+    def token(url: str, context: ssl.SSLContext) -> str:
+        with closing(connect(url, context)) as connection:
+            connection.request("GET", "/api/token")
+            return str(json.loads(connection.getresponse().read())["token"])
+
+    def act(url: str, context: ssl.SSLContext, token: str) -> int:
+        headers = {"Content-Type": "application/json", "X-Flowrra-Token": token}
+        with closing(connect(url, context)) as connection:
+            connection.request("POST", "/api/actions/pause-queue", b'{"queue": "default"}', headers)
+            return connection.getresponse().status
+
+    async with Flowrra() as app:
+
+        @app.task()
+        async def idle() -> None: ...
+
+        first, second = [await serve(app, web_config_file=path, web_actions=True) for _ in range(2)]
+        of_anna = await asyncio.to_thread(token, first.url, anna)
+        assert await asyncio.to_thread(act, first.url, anna, of_anna) == 200
+        assert await asyncio.to_thread(act, second.url, anna, of_anna) == 200
+        assert await asyncio.to_thread(act, first.url, bob, of_anna) == 403
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("actions.routes")]
+    assert [line.partition(":")[0] for line in lines if "pause-queue" in line] == ["'anna' from 127.0.0.1"] * 2

@@ -13,11 +13,14 @@ _FIGURES = {
     "workers": catalog.EXECUTOR_WORKERS,
     "busy": catalog.EXECUTOR_BUSY_WORKERS,
     "waiting": catalog.EXECUTOR_WAITING_TASKS,
+    "stuck": catalog.EXECUTOR_STUCK,
+    "draining": catalog.EXECUTOR_DRAINING,
 }
 
 
 class ExecutorsCollector(ManagementCollector):
-    """flowrra_executor_running, _workers, _busy_workers, _waiting_tasks. An executor that doesn't exist is absent."""
+    """flowrra_executor_running, _workers, _busy_workers, _waiting_tasks, _stuck, _draining. One that doesn't exist is
+    absent."""
 
     name = "executors"
     method = "get_stats"

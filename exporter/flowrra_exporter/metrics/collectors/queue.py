@@ -1,4 +1,4 @@
-"""Queues: depth, age and kind: from ``get_queue_stats``."""
+"""Queues: depth, age and kind: from ``list_queues``, or ``get_queue_stats`` of an app without it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.collector import ManagementCollector, number, section, timestamp
+from flowrra_exporter.metrics.queue_figures import each_queue, method_of
 from flowrra_exporter.metrics.samples import Family
 
 _FIGURES = {
@@ -14,12 +15,21 @@ _FIGURES = {
     "in_flight": catalog.QUEUE_IN_FLIGHT,
     "dead": catalog.QUEUE_DEAD,
     "unknown": catalog.QUEUE_UNKNOWN,
+    "taken": catalog.QUEUE_TAKEN,
     "paused": catalog.QUEUE_PAUSED,
+    "drain_seconds": catalog.QUEUE_DRAIN,
+}
+# Told with each queue, as all queues lie on the same server.
+_SERVER_FIGURES = {
+    "clock_offset": catalog.BROKER_CLOCK_OFFSET,
+    "lease": catalog.BROKER_LEASE,
+    "memory_used": catalog.BROKER_MEMORY_USED,
+    "memory_limit": catalog.BROKER_MEMORY_LIMIT,
 }
 
 
 class QueueCollector(ManagementCollector):
-    """flowrra_queue_*, flowrra_broker_unfit.
+    """flowrra_queue_*, flowrra_broker_*.
 
     A figure that the broker doesn't have is absent, and so is the age of an empty queue.
     """
@@ -29,16 +39,15 @@ class QueueCollector(ManagementCollector):
     method = "get_queue_stats"
 
     async def collect(self) -> Sequence[Family]:
-        queues = await self._management.ask("get_queue_stats")
+        queues = await self._management.ask(method_of(self._management))
         info, oldest = Family(catalog.QUEUE_INFO), Family(catalog.QUEUE_OLDEST_PENDING)
         families = {key: Family(metric) for key, metric in _FIGURES.items()}
+        server = {key: Family(metric) for key, metric in _SERVER_FIGURES.items()}
         unfit: dict[str, int] = {}
-        for executor in queues:
-            figures = section(queues, executor)
-            if figures is None:
-                continue
-            labels = (str(executor),)
-            info.points.append(((*labels, str(figures["broker"]), str(figures["namespace"])), 1))
+        for executor, queue, figures in each_queue(queues):
+            labels = (executor, queue)
+            place = (str(figures["broker"]), str(figures["namespace"]), str(figures.get("server", "")))
+            info.points.append(((*labels, *place), 1))
             for key, family in families.items():
                 value = number(figures, key)
                 if value is not None:
@@ -46,11 +55,14 @@ class QueueCollector(ManagementCollector):
             due = timestamp(figures, "oldest_pending_at")
             if due is not None:
                 oldest.points.append((labels, due))
-            # Both queues lie on the same server.
+            for key, family in server.items():
+                value = number(figures, key)
+                if value is not None:
+                    family.points = [((), value)]
             reasons = section(figures, "unfit") or {}
             for reason in reasons:
                 is_unfit = number(reasons, reason)
                 if is_unfit is not None:
                     unfit[str(reason)] = max(unfit.get(str(reason), 0), int(bool(is_unfit)))
         fitness = Family(catalog.BROKER_UNFIT, [((reason,), value) for reason, value in unfit.items()])
-        return [info, *families.values(), oldest, fitness]
+        return [info, *families.values(), oldest, fitness, *server.values()]

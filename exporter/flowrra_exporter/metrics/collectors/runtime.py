@@ -7,11 +7,12 @@ from typing import Any
 
 from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.catalog import Metric
-from flowrra_exporter.metrics.collector import ManagementCollector, distribution, number, section
-from flowrra_exporter.metrics.samples import Family
+from flowrra_exporter.metrics.collector import ManagementCollector, distribution, number, section, timestamp
+from flowrra_exporter.metrics.samples import Family, Number
 
 _PLAIN = {
     "stalls": catalog.EVENT_LOOP_STALLS,
+    "watchers": catalog.WATCHERS,
     "subscriber_dropped": catalog.EVENT_SUBSCRIBER_DROPPED,
     "subscriber_errors": catalog.EVENT_SUBSCRIBER_ERRORS,
 }
@@ -23,7 +24,8 @@ _LABELLED = {
 
 
 class RuntimeCollector(ManagementCollector):
-    """flowrra_event_loop_*, flowrra_event_subscriber_*, worker restarts, broker and backend errors."""
+    """flowrra_event_loop_*, flowrra_event_subscriber_*, who watches, heartbeats, worker restarts, abandoned tasks, and
+    errors of broker and backend."""
 
     name = "runtime"
     method = "get_runtime_stats"
@@ -36,7 +38,38 @@ class RuntimeCollector(ManagementCollector):
             value = number(stats, key)
             if value is not None:
                 families.append(Family(metric, [((), value)]))
+        families.append(_heartbeats(stats))
+        families.append(Family(catalog.EXECUTOR_ABANDONED_TASKS, [*abandoned_tasks(stats).items()]))
         return [*families, *(_by_label(metric, stats, key) for key, metric in _LABELLED.items())]
+
+
+def abandoned_tasks(stats: Mapping[str, Any]) -> dict[tuple[str, str], Number]:
+    """How many tasks stops have cancelled, by executor and by how they were found.
+
+    Args:
+        stats: What ``get_runtime_stats`` says.
+
+    Raises:
+        TypeError: It is no such figure.
+    """
+    by_executor = section(stats, "abandoned_at_stop") or {}
+    found: dict[tuple[str, str], Number] = {}
+    for executor in by_executor:
+        figures = section(by_executor, executor) or {}
+        for state in figures:
+            if (value := number(figures, state)) is not None:
+                found[str(executor), str(state)] = value
+    return found
+
+
+def _heartbeats(stats: Mapping[str, Any]) -> Family:
+    family = Family(catalog.EXECUTOR_HEARTBEAT)
+    heartbeats = section(stats, "heartbeat_at") or {}
+    for executor in heartbeats:
+        renewed = timestamp(heartbeats, executor)
+        if renewed is not None:
+            family.points.append(((str(executor),), renewed))
+    return family
 
 
 def _by_label(metric: Metric, stats: Mapping[str, Any], key: str) -> Family:

@@ -24,6 +24,10 @@ from flowrra_exporter.metrics.series_budget import OTHER, SeriesBudget
 MOST_SCHEDULES = 200
 # With more enabled schedules than that none has: listing them all would hold up the app's event loop.
 MOST_LISTED = 2_000
+# Of what people wrote about a schedule, in a label.
+MOST_CHARACTERS = 100
+# What is known of each, when it runs next, ran last and was changed, and its period.
+SERIES_EACH = 5
 # How many series the runs have by task name and result.
 MOST_RUN_SERIES = 5_000
 
@@ -96,20 +100,31 @@ class SchedulerCollector(ManagementCollector):
         if not self._management.has("list_schedules"):
             return []
         if enabled > MOST_LISTED:
-            self.dropped = 2 * int(enabled)
+            self.dropped = SERIES_EACH * int(enabled)
             return []
         listed = await self._management.ask("list_schedules", enabled_only=True)
         repeating = [schedule for schedule in listed if str(schedule["schedule_type"]) in _REPEATING]
         # Always the same ones, whichever is due next.
         repeating.sort(key=lambda schedule: (str(schedule.get("created_at")), str(schedule["id"])))
-        self.dropped = 2 * len(repeating[MOST_SCHEDULES:])
+        self.dropped = SERIES_EACH * len(repeating[MOST_SCHEDULES:])
+        info = Family(catalog.SCHEDULE_INFO)
         following, last = Family(catalog.SCHEDULE_NEXT_RUN), Family(catalog.SCHEDULE_LAST_RUN)
+        updated, period = Family(catalog.SCHEDULE_UPDATED), Family(catalog.SCHEDULE_PERIOD)
         for schedule in repeating[:MOST_SCHEDULES]:
             labels = (str(schedule["id"]), str(schedule["task_name"]))
+            info.points.append(((*labels, *_description(schedule)), 1))
             # A naive datetime is a local time, as ``timestamp`` takes it.
             _add(following, labels, timestamp(schedule, "next_run_at"))
             _add(last, labels, timestamp(schedule, "last_run_at"))
-        return [following, last]
+            _add(updated, labels, timestamp(schedule, "updated_at"))
+            _add(period, labels, number(schedule, "period"))
+        return [info, following, last, updated, period]
+
+
+def _description(schedule: Mapping[str, Any]) -> tuple[str, str]:
+    """What a schedule is for, and when it runs."""
+    runs = f"{schedule['schedule_type']} {schedule.get('schedule') or ''}"
+    return str(schedule.get("description") or "")[:MOST_CHARACTERS], runs.strip()[:MOST_CHARACTERS]
 
 
 def _state(stats: Mapping[str, Any]) -> list[Family]:
@@ -120,7 +135,8 @@ def _state(stats: Mapping[str, Any]) -> list[Family]:
     for state, key in _STATES.items():
         _add(schedules, (state,), number(stats, key))
     _add(following, (), timestamp(stats, "next_run_at"))
-    return [*families, schedules, following]
+    info = Family(catalog.SCHEDULER_INFO, [((str(stats.get("store", "")),), 1)])
+    return [info, *families, schedules, following]
 
 
 def _add(family: Family, labels: tuple[str, ...], value: Number | None) -> None:

@@ -9,9 +9,12 @@ from aiohttp import web
 from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.paths import is_probe
 from flowrra_exporter.web.access.auth import Busy, Credentials, Passwords, parse_basic
+from flowrra_exporter.web.access.connection import user_of
 from flowrra_exporter.web.access.limits import RateLimiter, client_of
+from flowrra_exporter.web.access.tls import name_of
+from flowrra_exporter.web.access.tokens import Tokens
 from flowrra_exporter.web.access.web_config import WebConfig
-from flowrra_exporter.web.responses import AUTHENTICATED, Handler
+from flowrra_exporter.web.responses import AUTHENTICATED, USER, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +22,14 @@ _CHALLENGE = 'Basic realm="flowrra-exporter", charset="UTF-8"'
 
 
 class Access:
-    """Applies a configuration, which may change at any time, to every request of an application."""
+    """Applies a configuration, which may change at any time, to every request of an application.
+
+    Attributes:
+        tokens: Signs what its users bring back.
+    """
 
     def __init__(self, config: WebConfig) -> None:
+        self.tokens = Tokens()
         self._passwords = Passwords()
         self._refused = ThrottledWarning(logger, "refused %d wrong passwords, the last from %s")
         self.change(config)
@@ -30,7 +38,13 @@ class Access:
         """From now on, this configuration holds."""
         limiter = None if config.rate is None else RateLimiter(config.rate)
         self._passwords.use(config.users)
+        self.tokens.use(config)
         self._config, self._limiter = config, limiter
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether clients have to prove who they are by a password."""
+        return bool(self._config.users)
 
     def close(self) -> None:
         """No more passwords are checked."""
@@ -53,12 +67,22 @@ class Access:
             raise web.HTTPTooManyRequests(reason="more requests than the rate limit allows", headers=_later())
         if config.tls is not None and not config.tls.allows(_certificate(request)) and _is_tls(request):
             raise web.HTTPForbidden(reason="this client certificate's names are not among client_allowed_sans")
-        if config.users and (credentials is None or not await self._knows(credentials, request)):
+        told = user_of(request)
+        if config.users and told is None and (credentials is None or not await self._knows(credentials, request)):
             raise web.HTTPUnauthorized(
                 reason="expected the user and password of basic_auth_users", headers={"WWW-Authenticate": _CHALLENGE}
             )
-        by_certificate = config.tls is not None and config.tls.requires_client_certificate and _is_tls(request)
-        request[AUTHENTICATED] = bool(config.users) or by_certificate
+        user = told or (credentials.user if config.users and credentials else self._certified(request))
+        request[AUTHENTICATED] = user is not None
+        if user is not None:
+            request[USER] = user
+
+    def _certified(self, request: web.Request) -> str | None:
+        """Who the client is by its certificate; None where none is required."""
+        tls, certificate = self._config.tls, _certificate(request)
+        if tls is None or not tls.requires_client_certificate or certificate is None:
+            return None
+        return name_of(certificate)
 
     def _is_exempt(self, request: web.Request, credentials: Credentials | None) -> bool:
         """Whether no rate limit applies: to a probe, as turning one away would restart a healthy pod.

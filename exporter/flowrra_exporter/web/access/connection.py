@@ -25,28 +25,44 @@ _LINGERING_SECONDS = 1.0
 
 
 def look_first(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """What makes requests, as ``make`` does, without headers that aiohttp chokes on before any of our code runs.
+    """What makes requests, as ``make`` does, without headers that aiohttp chokes on before any of our code runs, and
+    with the address of who is behind a connection that a program hands over.
 
     It reads Expect before the middlewares, and quotes what it doesn't know in an answer that it can't encode. RFC 9110,
     10.1.1, lets a server go on as if the header weren't there.
     """
 
-    def make_without(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+    def make_without(message: RawRequestMessage, payload: Any, protocol: Any, *rest: Any) -> web.BaseRequest:
         # What is no HTTP has a plain dictionary instead.
         given = () if hdrs.EXPECT not in message.headers else message.headers.getall(hdrs.EXPECT)
         if any(each.lower() != "100-continue" for each in given):
             kept = CIMultiDict(message.headers)
             kept.popall(hdrs.EXPECT)
             message = message._replace(headers=CIMultiDictProxy(kept))
-        return make(message, *rest)
+        request = make(message, payload, protocol, *rest)
+        return request.clone(remote=protocol.address) if protocol.address else request
 
     return make_without
 
 
 class Connection(web.RequestHandler):
-    """A connection that ``limits`` watches over."""
+    """A connection that ``limits`` watches over.
 
-    __slots__ = ("_limits", "_opening", "accepted", "client", "for_probes", "idle_limit", "waiting_since")
+    Of one that a program hands over, ``address`` is that of who is behind it, and ``user`` the name of who has
+    authenticated to that program, which nothing that comes on the connection changes; None for nobody.
+    """
+
+    __slots__ = (
+        "_limits",
+        "_opening",
+        "accepted",
+        "address",
+        "client",
+        "for_probes",
+        "idle_limit",
+        "user",
+        "waiting_since",
+    )
 
     def __init__(
         self,
@@ -55,6 +71,8 @@ class Connection(web.RequestHandler):
         loop: asyncio.AbstractEventLoop,
         client: str,
         for_probes: bool,
+        address: str = "",
+        user: str | None = None,
     ) -> None:
         super().__init__(
             server,
@@ -70,6 +88,8 @@ class Connection(web.RequestHandler):
         self._opening: asyncio.Task[object] | None = None
         self.client = client
         self.for_probes = for_probes
+        self.address = address
+        self.user = user
         self.accepted: socket.socket | None = None
         self.waiting_since: float | None = time.monotonic()
         self.idle_limit = FIRST_REQUEST_SECONDS
@@ -120,6 +140,11 @@ class Connection(web.RequestHandler):
         response = web.Response(status=status, text=f"{status}: {reason}\n", headers=HEADERS)
         response.force_close()
         return response
+
+
+def user_of(request: web.Request) -> str | None:
+    """Who has authenticated to the program that handed over the request's connection; None for nobody."""
+    return request.protocol.user if isinstance(request.protocol, Connection) else None
 
 
 @web.middleware

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # The most connections of all ports together, however many descriptors the process may have.
 MAX_CONNECTIONS = 512
+# The most of them that may be answers without an end.
+MAX_STREAMS = 50
 # How long a client may take from connecting to the end of its first request's headers.
 FIRST_REQUEST_SECONDS = 10.0
 # How long it may take to read an answer and to send the next request: more than any usual scrape interval.
@@ -126,6 +128,11 @@ class ConnectionLimits:
     def kept_for_probes(self) -> int:
         """How many of them are for the ports of probes alone, if there are any."""
         return min(_MOST_FOR_PROBES, self.most // 4)
+
+    @property
+    def most_streams(self) -> int:
+        """How many of them may be answers that have no end: what is left is enough for scrapes and probes."""
+        return min(MAX_STREAMS, max(1, self.most // 4))
 
     def make_room(self, descriptor: int, for_probes: bool, probes_have_a_port: bool) -> bool:
         """Whether there is a place for one more, with this descriptor; if need be after an idle one was ended."""

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from aiohttp import web
 
@@ -71,8 +72,8 @@ class Listeners:
             listening.setblocking(False)
             self._loop.add_reader(listening, self._accept, listening)
 
-    def take(self, accepted: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
-        """Serves a connection that the address ``client`` has made, over TLS if there is a ``context``.
+    def take(self, accepted: socket.socket, client: str, user: str | None) -> None:
+        """Serves a connection of this process, behind which is the address ``client``, and a user if it is known who.
 
         Raises:
             Full: There is no place for it; ``accepted`` is closed.
@@ -80,10 +81,17 @@ class Listeners:
         if not self._has_room(accepted.fileno()):
             accepted.close()
             raise Full
-        self._serve(accepted, client, context)
+        self._serve(accepted, client, None, address=client, user=user)
 
-    def _serve(self, accepted: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
-        connection = Connection(self._server, self._limits, self._loop, client_of(client), self._for_probes)
+    def _serve(
+        self,
+        accepted: socket.socket,
+        client: str,
+        context: ssl.SSLContext | None,
+        **handed_over: Any,
+    ) -> None:
+        of_client = client_of(client)
+        connection = Connection(self._server, self._limits, self._loop, of_client, self._for_probes, **handed_over)
         connection.accepted = accepted
         handshake = None if context is None else HANDSHAKE_SECONDS
         opening = self._loop.create_task(

@@ -67,6 +67,17 @@ class TlsConfig:
         return any(value in self.client_allowed_sans for _kind, value in names)
 
 
+def name_of(certificate: Mapping[str, Any]) -> str:
+    """The name that a client's certificate gives it: its common name, else the first alternative one, else its serial
+    number; as ``ssl.SSLSocket.getpeercert`` gives it."""
+    parts = (part for several in certificate.get("subject", ()) for part in several)
+    common = next((value for kind, value in parts if kind == "commonName" and value), None)
+    if common is not None:
+        return str(common)
+    alternative = next((value for _kind, value in certificate.get("subjectAltName", ()) if value), None)
+    return str(alternative or f"certificate {certificate.get('serialNumber')}")
+
+
 def read_tls(found: Fields, folder: Path) -> TlsConfig:
     """The section ``found`` of a file in ``folder``, which its paths are relative to.
 

@@ -6,14 +6,18 @@ or aiohttp doesn't carry is refused by name, instead of being ignored: a file th
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flowrra_exporter.errors import UsageError
+from flowrra_exporter.settings import Settings
 from flowrra_exporter.web.access.fields import Fields, shown
 from flowrra_exporter.web.access.limits import Rate
 from flowrra_exporter.web.access.tls import TlsConfig, make_context, read_tls
@@ -41,7 +45,10 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 
 @dataclass(frozen=True)
 class WebConfig:
-    """What the file says. ``files`` are all that it was read from: when one of them changes, it's to be read again."""
+    """What the file says. ``files`` are all that it was read from: when one of them changes, it's to be read again.
+
+    ``secret`` is a hash of the server's private key, for what is to be signed; random where there is none.
+    """
 
     tls: TlsConfig | None = None
     context: ssl.SSLContext | None = None
@@ -49,6 +56,7 @@ class WebConfig:
     headers: Mapping[str, str] = field(default_factory=dict)
     rate: Rate | None = None
     files: Sequence[Path] = ()
+    secret: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False, compare=False)
     # The sections that the file has, were they empty.
     sections: frozenset[str] = frozenset()
 
@@ -66,6 +74,15 @@ class WebConfig:
             if protected and section not in self.sections:
                 return section
         return ""
+
+
+def flags_without_authentication(settings: Settings, config: WebConfig, identified: bool = False) -> list[str]:
+    """The flags that are set, and are for clients that prove who they are, which none does under this configuration,
+    unless the program has found out who they are (``identified``)."""
+    if config.authenticates or identified:
+        return []
+    flags = {"--web.show-task-data": settings.web_show_task_data, "--web.actions": settings.web_actions}
+    return [flag for flag, is_set in flags.items() if is_set]
 
 
 def load_web_config(path: Path) -> WebConfig:
@@ -97,7 +114,7 @@ def _load(path: Path) -> WebConfig:
         sections=frozenset(name for name in (_USERS, _TLS) if name in top),
     )
     top.nothing_else()
-    return config
+    return config if tls is None else replace(config, secret=hashlib.sha256(tls.key_file.read_bytes()).digest())
 
 
 def _read_yaml(path: Path) -> Mapping[Any, Any]:
