@@ -1,4 +1,12 @@
-"""PromQL over the exporter's catalog: every series is chosen by job and instance, and by task where it has one."""
+"""PromQL over the exporter's catalog: series are chosen by job and instance, and by task or queue where they have one.
+
+Three kinds of figures, and how each is added up:
+
+* of a process: over processes, whatever job they are in;
+* shared through a broker or a store: once for each broker or store, however many processes and jobs tell it;
+* of what isn't there any more: not at all. What is asked for now is asked as an instant query, in which a target that
+  can't be scraped has no series.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +14,23 @@ from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.catalog import Metric
 
 TARGET = 'job=~"$job",instance=~"$instance"'
+# What counters are looked at for: around each point in time, or the whole range as of its end.
+AROUND = "[$__rate_interval]"
+WHOLE = "[$__range] @ end()"
+# For so long a target that has been an exporter is one, be it that it can't be scraped any more.
+REMEMBERED = "1d"
+# What lasts less is no trouble.
+WHILE = "1m"
+# How many names have a line of their own.
+MOST_LINES = 7
+# The value of what isn't there, far below all that are.
+NOTHING = -1_000_000
+
+# How a queue is called that `queued` has found: in memory by its job, else by its server and namespace.
+QUEUE_LEGEND = "{{job}}{{server}} {{namespace}} {{executor}} {{queue}}"
+
+_PROCESS = "job, instance"
+_QUEUE = "server, namespace, executor, queue"
 
 
 def series(metric: Metric | str, *matchers: str, suffix: str = "") -> str:
@@ -17,8 +42,65 @@ def series(metric: Metric | str, *matchers: str, suffix: str = "") -> str:
         suffix: ``_bucket``, ``_sum`` or ``_count`` of a histogram.
     """
     name, labels = (metric, ()) if isinstance(metric, str) else (metric.name, metric.labels)
-    chosen = [TARGET, 'task=~"$task"'] if "task" in labels else [TARGET]
+    chosen = [TARGET, *(f'{label}=~"${label}"' for label in ("task", "queue") if label in labels)]
     return f"{name}{suffix}{{{','.join([*chosen, *matchers])}}}"
+
+
+# ── targets ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def targets() -> str:
+    """1 for each exporter that could be scraped, 0 for each that could not, of jobs with exporters."""
+    return f"({series('up')} and on (job) present_over_time({series(catalog.EXPORTER_INFO)}[{REMEMBERED}]))"
+
+
+def targets_with_app() -> str:
+    """The same, of those that run an app: an observer has no health of its own."""
+    return f"({series('up')} and on ({_PROCESS}) present_over_time({series(catalog.HEALTHY)}[{REMEMBERED}]))"
+
+
+def blocked() -> str:
+    """The apps that don't answer, though their exporter does: their event loop doesn't turn."""
+    failed = series(catalog.COLLECTOR_SUCCESS, 'collector="health"')
+    return f"(({series(catalog.HEALTHY)} == 0) and on ({_PROCESS}) ({failed} == 0))"
+
+
+def of_exporters(name: str) -> str:
+    """A metric that processes of any kind have, of exporters only."""
+    return f"({series(name)} and on ({_PROCESS}) {series(catalog.EXPORTER_INFO)})"
+
+
+def n_of_m(part: str, whole: str, otherwise: str) -> str:
+    """How many are as they should be, as labels: ``n`` of ``m``. Its value is what is missing, below 0.
+
+    Args:
+        part, whole: Two figures without labels.
+        otherwise: The label ``n`` where there are no such figures; the value is then far below.
+    """
+    of = f'label_replace(count_values("m", {whole}), "m", "of $1", "m", "(.+)")'
+    labels = f'count_values("n", {part}) * on () group_left (m) {of}'
+    nothing = f'label_replace(vector({NOTHING}), "n", "{otherwise}", "", "")'
+    return f"({part} - {whole}) * on () group_left (n, m) ({labels}) or on () {nothing}"
+
+
+def or_none(figure: str, witness: str, value: int = 0) -> str:
+    """A figure that is absent if there is none of it; then this value, as long as somebody is there to say so.
+
+    Args:
+        figure: Without labels.
+        witness: What is there if figures can be had at all.
+        value: What stands for none.
+    """
+    none = f"0 * count({witness})" + (f" + {value}" if value > 0 else f" - {-value}" if value else "")
+    return f"{figure} or ({none})"
+
+
+def of_range(figure: str) -> str:
+    """How often something happened within the whole range, also in processes that are gone; absent if none answers."""
+    return f"round({figure}) and on () ({targets()} == 1)"
+
+
+# ── figures of processes ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def total(metric: Metric, *by: str) -> str:
@@ -26,33 +108,30 @@ def total(metric: Metric, *by: str) -> str:
     return f"{_aggregate('sum', by)}({series(metric)})"
 
 
+def most(metric: Metric | str, *by: str) -> str:
+    """The greatest value over processes, by these labels: of flags, whether any is set."""
+    return f"{_aggregate('max', by)}({series(metric)})"
+
+
+def least(metric: Metric, *by: str) -> str:
+    """The least value over processes, by these labels: of flags, whether all are set."""
+    return f"{_aggregate('min', by)}({series(metric)})"
+
+
 def rate(metric: Metric, *by: str) -> str:
     """How much a counter grows in a second, added up over processes, by these labels."""
-    return f"{_aggregate('sum', by)}(rate({series(metric)}[$__rate_interval]))"
+    return f"{_aggregate('sum', by)}(rate({series(metric)}{AROUND}))"
 
 
-def increase(metric: Metric, *by: str) -> str:
-    """How much a counter grew around a point in time, added up over processes, by these labels."""
-    return f"{_aggregate('sum', by)}(increase({series(metric)}[$__rate_interval]))"
+def rate_now(metric: Metric, *by: str, suffix: str = "") -> str:
+    """The same, of processes that can still be scraped."""
+    grown = f"rate({series(metric, suffix=suffix)}{AROUND})"
+    return f"{_aggregate('sum', by)}({grown} and on ({_PROCESS}) ({series('up')} == 1))"
 
 
-def quantile(fraction: float, metric: Metric, *matchers: str, by: tuple[str, ...] = ()) -> str:
-    """A quantile of a histogram over all processes, by these labels; nothing where it saw nothing.
-
-    See https://prometheus.io/docs/practices/histograms/#quantiles: it is interpolated within a bucket. Of an empty
-    histogram it is not a number, which the comparison leaves out.
-    """
-    buckets = series(metric, *matchers, suffix="_bucket")
-    return f"histogram_quantile({fraction}, sum by ({', '.join(('le', *by))}) (rate({buckets}[$__rate_interval]))) >= 0"
-
-
-def mean(metric: Metric, *matchers: str, by: tuple[str, ...] = ()) -> str:
-    """The mean of what a histogram saw, over all processes, by these labels; nothing where it saw nothing."""
-    seconds, count = (
-        f"{_aggregate('sum', by)}(rate({series(metric, *matchers, suffix=suffix)}[$__rate_interval]))"
-        for suffix in ("_sum", "_count")
-    )
-    return f"{seconds} / ({count} > 0)"
+def increase(metric: Metric, *by: str, within: str = AROUND) -> str:
+    """How much a counter grew around a point in time or within a range, added up over processes, by these labels."""
+    return f"{_aggregate('sum', by)}(increase({series(metric)}{within}))"
 
 
 def ratio(part: str, whole: str) -> str:
@@ -60,20 +139,32 @@ def ratio(part: str, whole: str) -> str:
     return f"{part} / ({whole} > 0)"
 
 
-def queued(metric: Metric) -> str:
-    """A figure of the queues, by executor.
+def quantile(fraction: float, metric: Metric, *matchers: str, by: tuple[str, ...] = (), within: str = AROUND) -> str:
+    """A quantile of a histogram over all processes, by these labels; nothing where it saw nothing.
 
-    Queues in memory are each process's own, and are added up. A queue at a broker is the same one for every process
-    that shares its namespace: it counts once.
+    See https://prometheus.io/docs/practices/histograms/#quantiles: it is interpolated within a bucket. Of an empty
+    histogram it is not a number, which the comparison leaves out.
     """
-    own, shared = (_of_queues(metric, f'broker{match}"memory"') for match in ("=", "!="))
-    once = f"max by (executor, broker, namespace) ({shared})"
-    return f"sum by (executor) ({own}) or sum by (executor) ({once})"
+    return f"histogram_quantile({fraction}, {_buckets(metric, *matchers, by=by, within=within)}) >= 0"
 
 
-def _of_queues(metric: Metric, matcher: str) -> str:
-    info = series(catalog.QUEUE_INFO, matcher)
-    return f"{series(metric)} * on (job, instance, executor) group_left (broker, namespace) {info}"
+def buckets(metric: Metric, *matchers: str) -> str:
+    """How many observations fell into each bucket around a point in time, over all processes."""
+    return f"sum by (le) (increase({series(metric, *matchers, suffix='_bucket')}{AROUND}))"
+
+
+def _buckets(metric: Metric, *matchers: str, by: tuple[str, ...], within: str) -> str:
+    grown = f"increase({series(metric, *matchers, suffix='_bucket')}{within})"
+    return f"sum by ({', '.join(('le', *by))}) ({grown})"
+
+
+def mean(metric: Metric, *matchers: str, by: tuple[str, ...] = (), within: str = AROUND) -> str:
+    """The mean of what a histogram saw, over all processes, by these labels; nothing where it saw nothing."""
+    seconds, count = (
+        f"{_aggregate('sum', by)}(increase({series(metric, *matchers, suffix=suffix)}{within}))"
+        for suffix in ("_sum", "_count")
+    )
+    return ratio(seconds, count)
 
 
 def age(metric: Metric, *by: str) -> str:
@@ -81,24 +172,100 @@ def age(metric: Metric, *by: str) -> str:
     return f"time() - {_aggregate('min', by)}({series(metric)})"
 
 
-def once(metric: Metric, *by: str) -> str:
-    """A figure that all processes of a job see alike, added up over jobs, by these labels."""
-    return f"{_aggregate('sum', by)}(max by ({', '.join(('job', *by))}) ({series(metric)}))"
+# ── a few names of many ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def until(metric: Metric, *by: str) -> str:
-    """Seconds until the earliest of these timestamps, by these labels; below 0 once it has passed."""
-    return f"{_aggregate('min', by)}({series(metric)}) - time()"
+def foremost(metric: Metric, suffix: str = "") -> str:
+    """The few names of tasks of which a counter grew most within the whole range."""
+    grown = f"increase({series(metric, suffix=suffix)}{WHOLE})"
+    return f"topk({MOST_LINES}, sum by (task) ({grown}) > 0)"
 
 
-def since(metric: Metric, *by: str) -> str:
-    """Seconds since the latest of these timestamps, by these labels; nothing where there is none."""
-    return f"time() - {_aggregate('max', by)}({series(metric)})"
+def of_foremost(figure: str, metric: Metric, suffix: str = "") -> str:
+    """A figure by task, of those names."""
+    return f"{figure} and on (task) {foremost(metric, suffix)}"
 
 
-def least(metric: Metric, *by: str) -> str:
-    """The least value over processes, by these labels: of flags, whether all are set."""
-    return f"{_aggregate('min', by)}({series(metric)})"
+def of_others(figure: str, metric: Metric, suffix: str = "") -> str:
+    """A figure by task, added up over all other names."""
+    return f"sum({figure} unless on (task) {foremost(metric, suffix)})"
+
+
+def slowest(fraction: float, metric: Metric, *matchers: str) -> str:
+    """A quantile by task, of the few names for which it was highest within the whole range."""
+    ranking = quantile(fraction, metric, *matchers, by=("task",), within=WHOLE)
+    return f"{quantile(fraction, metric, *matchers, by=('task',))} and on (task) topk({MOST_LINES}, {ranking})"
+
+
+# ── figures that are shared ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def queued(metric: Metric) -> str:
+    """A figure of the queues, by where they are, executor and queue.
+
+    Queues in memory are each process's own, and are added up by job. A queue at a broker is the same one for every
+    process that shares its server and namespace: it counts once.
+    """
+    return _once_for_each_queue(series(metric))
+
+
+def taken() -> str:
+    """How many tasks are taken from each queue in a second, by whichever process."""
+    return _once_for_each_queue(f"rate({series(catalog.QUEUE_TAKEN)}{AROUND})")
+
+
+def _once_for_each_queue(figure: str) -> str:
+    return f"(sum by (job, executor, queue) ({_placed(figure, '=')}) or max by ({_QUEUE}) ({_placed(figure, '!=')}))"
+
+
+def oldest() -> str:
+    """When the task that waits longest became due, by queue, as ``queued`` has them."""
+    due = series(catalog.QUEUE_OLDEST_PENDING)
+    return f"(min by (job, executor, queue) ({_placed(due, '=')}) or min by ({_QUEUE}) ({_placed(due, '!=')}))"
+
+
+def _placed(figure: str, match: str) -> str:
+    info = series(catalog.QUEUE_INFO, f'broker{match}"memory"')
+    return f"{figure} * on ({_PROCESS}, executor, queue) group_left (server, namespace) {info}"
+
+
+def by_broker(metric: Metric, *by: str) -> str:
+    """A figure that all processes of a broker see alike, by broker; in memory each process has its own."""
+    shared, own = (_brokers(match) for match in ("!=", "="))
+    labels = ", ".join(("server", "namespace", *by))
+    once = f"max by ({labels}) ({series(metric)} * on ({_PROCESS}) group_left (server, namespace) {shared})"
+    summed = f"sum by ({', '.join(('job', *by))}) ({series(metric)} * on ({_PROCESS}) group_left () {own})"
+    return f"({once} or {summed})"
+
+
+def _brokers(match: str) -> str:
+    # Not narrowed down to the queues that are chosen: a process has one broker for all of them.
+    return f'max by ({_PROCESS}, server, namespace) ({catalog.QUEUE_INFO.name}{{{TARGET},broker{match}"memory"}})'
+
+
+def by_store(metric: Metric, *by: str) -> str:
+    """A figure that all processes of a store of schedules see alike, by store; in memory each process has its own."""
+    return _once_for_each_store(series(metric), *by)
+
+
+def overdue() -> str:
+    """Schedules that have been overdue for a while, by store: each is for a moment, until a scheduler has taken it."""
+    return _once_for_each_store(f"min_over_time({series(catalog.SCHEDULER_OVERDUE)}[{WHILE}])")
+
+
+def _once_for_each_store(figure: str, *by: str) -> str:
+    shared, own = (series(catalog.SCHEDULER_INFO, f'store{match}""') for match in ("!=", "="))
+    once = f"max by ({', '.join(('store', *by))}) ({figure} * on ({_PROCESS}) group_left (store) {shared})"
+    summed = f"sum by ({', '.join(('job', *by))}) ({figure} * on ({_PROCESS}) group_left () {own})"
+    return f"({once} or {summed})"
+
+
+def by_schedule(metric: Metric) -> str:
+    """A time of each schedule, once for each store, with what the schedule is for and when it runs."""
+    described = f"on ({_PROCESS}, schedule, task) group_left (description, runs) {series(catalog.SCHEDULE_INFO)}"
+    stored = f"on ({_PROCESS}) group_left (store) {series(catalog.SCHEDULER_INFO)}"
+    labels = "task, description, runs, schedule, store"
+    return f"max by ({labels}) ({series(metric)} * {described} * {stored})"
 
 
 def _aggregate(operator: str, by: tuple[str, ...]) -> str:

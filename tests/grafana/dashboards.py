@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import promql_parser
 
 FOLDER = Path(__file__).parents[2] / "grafana" / "dashboards"
-RATE_INTERVAL = "$__rate_interval"
+RATE_INTERVAL, RANGE = "$__rate_interval", "$__range"
+# Placeholders while a query is parsed, which no query has by itself.
+_PARSED = {RATE_INTERVAL: "297s", RANGE: "299s"}
 
 
 class Panel(NamedTuple):
@@ -24,6 +26,11 @@ class Panel(NamedTuple):
     def queries(self) -> list[str]:
         """The panel's queries, with Grafana's variables in them."""
         return [target["expr"] for target in self.json["targets"]]
+
+    @property
+    def is_of_now(self) -> bool:
+        """Whether it tells what is now, rather than what was."""
+        return self.json["type"] in ("stat", "table")
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
@@ -46,39 +53,52 @@ def queries() -> list[tuple[str, str]]:
     return [(panel.where, query) for panel in panels() for query in panel.queries]
 
 
-def fill_in(query: str, *, rate_interval: str, **chosen: str) -> str:
+def fill_in(query: str, *, rate_interval: str, range: str = "60s", **chosen: str) -> str:
     """A query with values in place of Grafana's variables; what isn't chosen is everything."""
-    query = query.replace(RATE_INTERVAL, rate_interval)
-    return re.sub(r"\$(\w+)", lambda variable: chosen.get(variable[1], ".+"), query)
+    query = query.replace(RATE_INTERVAL, rate_interval).replace(RANGE, range)
+    return re.sub(r"\$([a-z_]\w*)", lambda variable: chosen.get(variable[1], ".+"), query)
 
 
 class Selector(NamedTuple):
-    """A selector within a query: the metric's name, the matchers, and the functions around it."""
+    """A selector within a query.
+
+    Attributes:
+        name: The metric's.
+        matchers: By label, with their operators.
+        functions: Those around it, the outermost first.
+        range: How far it looks back, as Grafana's variable or as it is written; None unless it does.
+    """
 
     name: str
     matchers: dict[str, str]
     functions: tuple[str, ...]
+    range: str | None
 
 
 def selectors(query: str) -> list[Selector]:
     """The selectors of a query. Grafana's variables stay as they are within strings."""
-    return list(_selectors(promql_parser.parse(query.replace(RATE_INTERVAL, "5m")), ()))
+    for variable, seconds in _PARSED.items():
+        query = query.replace(variable, seconds)
+    return list(_selectors(promql_parser.parse(query), (), None))
 
 
-def _selectors(node: Any, functions: tuple[str, ...]) -> Iterator[Selector]:
+def _selectors(node: Any, functions: tuple[str, ...], looks_back: str | None) -> Iterator[Selector]:
     if isinstance(node, promql_parser.VectorSelector):
         matchers = {matcher.name: f"{_OPERATORS[str(matcher.op)]}{matcher.value}" for matcher in node.matchers.matchers}
-        yield Selector(node.name, matchers, functions)
+        yield Selector(node.name, matchers, functions, looks_back)
         return
+    if isinstance(node, promql_parser.MatrixSelector):
+        written = f"{int(node.range.total_seconds())}s"
+        looks_back = {seconds: variable for variable, seconds in _PARSED.items()}.get(written, written)
     if isinstance(node, promql_parser.Call):
         functions = (*functions, node.func.name)
         for argument in node.args:
-            yield from _selectors(argument, functions)
+            yield from _selectors(argument, functions, looks_back)
         return
     for child in ("expr", "lhs", "rhs", "vector_selector", "param"):
         inner = getattr(node, child, None)
         if inner is not None:
-            yield from _selectors(inner, functions)
+            yield from _selectors(inner, functions, looks_back)
 
 
 _OPERATORS = {"MatchOp.Equal": "=", "MatchOp.NotEqual": "!=", "MatchOp.Re": "=~", "MatchOp.NotRe": "!~"}

@@ -1,0 +1,390 @@
+"""The alerts. A condition that is met fires after its time; one whose figures can't be read stays as it was.
+
+What counts events of a window is over when the window is, whatever became of the process: it is kept by nothing.
+"""
+
+from __future__ import annotations
+
+from deploy.prometheus.promql import BROKER, QUEUE, SCHEDULE, is_lost
+from deploy.prometheus.recordings import remembered_targets
+from deploy.prometheus.rule import Alert
+from deploy.prometheus.scaled import Scaled
+
+# What keeps a condition: its process can't be asked, its job has no process left to ask, or nobody tells any more of
+# the queue, the broker or the schedules that somebody told of.
+_OF_JOB = "and on (job) up unless on (job) flowrra_tasks_running"
+_OF_EXECUTORS = "and on (job) up unless on (job) flowrra_executor_workers"
+_OF_QUEUE = f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_pending_tasks"
+_OF_SCHEDULER = (
+    "and on (job, instance, store) flowrra:scheduler:known unless on (job, instance, store) flowrra:scheduler:answering"
+)
+
+
+def _of_process(collector: str | None = None) -> str:
+    return f"and {is_lost(collector)}"
+
+
+def _of_broker(figure: str) -> str:
+    return f"and on ({BROKER}) flowrra:broker:known unless on ({BROKER}) {figure}"
+
+
+# Where a queue, a broker or a store is, in descriptions: shared ones have a server, others an instance.
+_SERVER = "{{ or $labels.server $labels.instance }}"
+_STORE = "{{ or $labels.store $labels.instance }}"
+_QUEUE = f"Queue {{{{ $labels.queue }}}} ({{{{ $labels.executor }}}}) at {_SERVER}"
+_PROCESS = "{{ $labels.instance }} of job {{ $labels.job }}"
+
+
+def targets(t: Scaled) -> list[Alert]:
+    """Whether there is anything to go by."""
+    return [
+        Alert(
+            "FlowrraTargetDown",
+            "critical",
+            f"Flowrra's {_PROCESS} can't be scraped",
+            "Nothing is known of this process: what it said last may not be so any more.",
+            "flowrra:target:up == 0",
+            "",
+            "flowrra-overview",
+            t.TARGET_DOWN_FOR,
+        ),
+        Alert(
+            "FlowrraTargetsMissing",
+            "critical",
+            "Prometheus has no target of job {{ $labels.job }} any more",
+            "There were some within the last day. Either all processes are gone, or Prometheus looks for them no more.",
+            f"group by (job) ({remembered_targets(t)})\nunless on (job) up",
+            "",
+            "flowrra-overview",
+            t.TARGETS_MISSING_FOR,
+        ),
+        Alert(
+            "FlowrraCollectorFailing",
+            "warning",
+            f"Collector {{{{ $labels.collector }}}} fails on {_PROCESS}",
+            "Its figures are absent, and what follows from them isn't known.",
+            "flowrra_collector_success == 0\nor\nflowrra_registered_collector_success == 0",
+            _of_process(),
+            "flowrra-exporter",
+            t.COLLECTOR_FAILING_FOR,
+        ),
+        Alert(
+            "FlowrraSeriesDropped",
+            "warning",
+            f"{_PROCESS} leaves out {{{{ $value }}}} series",
+            "Tasks or schedules beyond the limit have no figures of their own, and no alerts.",
+            f"flowrra_exporter_series_dropped > {t.SERIES_DROPPED}",
+            _of_process(),
+            "flowrra-exporter",
+            t.SERIES_DROPPED_FOR,
+        ),
+    ]
+
+
+def processes(t: Scaled) -> list[Alert]:
+    """Whether each process gets on."""
+    is_blocked = 'flowrra_healthy == 0 and on (job, instance) flowrra_collector_success{collector="health"} == 0'
+    known = 'group by (job, instance, server, namespace) (flowrra:queue_info:known{server!=""})'
+    return [
+        Alert(
+            "FlowrraAppNotRunning",
+            "critical",
+            f"The app of {_PROCESS} isn't running",
+            "The process lives and is scraped, but its app has stopped, or never started: it runs no task.",
+            "flowrra_app_running == 0",
+            _of_process("app"),
+            "flowrra-overview",
+            t.APP_NOT_RUNNING_FOR,
+        ),
+        Alert(
+            "FlowrraWorkersDead",
+            "critical",
+            f"{{{{ $labels.component }}}} of {_PROCESS} is dead",
+            "Tasks wait in this process although slots are free, or the executor has ended.",
+            'flowrra_component_healthy{component=~".+_executor"} == 0',
+            _of_process("health"),
+            "flowrra-queues",
+            t.WORKERS_DEAD_FOR,
+        ),
+        Alert(
+            "FlowrraWorkersRestarting",
+            "warning",
+            f"Workers of {_PROCESS} die and are replaced",
+            "{{ $value | humanize }} workers ({{ $labels.executor }}) died lately: a task kills its worker process, or "
+            "memory runs out.",
+            f"increase(flowrra_executor_worker_restarts_total[{t.text('WORKER_RESTARTS_WINDOW')}]) > "
+            f"{t.WORKER_RESTARTS}",
+            "",
+            "flowrra-queues",
+        ),
+        Alert(
+            "FlowrraExecutorStuck",
+            "critical",
+            f"Executor {{{{ $labels.executor }}}} of {_PROCESS} is stuck",
+            "Each slot is held by a task that should have ended long ago, and others wait.",
+            "flowrra_executor_stuck == 1",
+            _of_process("executors"),
+            "flowrra-queues",
+            t.EXECUTOR_STUCK_FOR,
+        ),
+        Alert(
+            "FlowrraHeartbeatLost",
+            "critical",
+            f"{_PROCESS} has given no sign of life to its broker for {{{{ $value | humanizeDuration }}}}",
+            "Its leases have ended: its tasks run elsewhere as well, or wait for a broker that is away.",
+            f"time() - flowrra_executor_heartbeat_timestamp_seconds > {t.HEARTBEAT_LOST:g}",
+            _of_process("runtime"),
+            "flowrra-queues",
+            t.HEARTBEAT_LOST_FOR,
+        ),
+        Alert(
+            "FlowrraEventLoopBlocked",
+            "critical",
+            f"The event loop of {_PROCESS} doesn't turn",
+            "Something blocks it: no io task goes on, nothing is taken from the broker, and most figures are absent.",
+            # With its broker, so that it can be told what follows for the queues there.
+            f"({is_blocked})\n* on (job, instance) group_left (server, namespace) {known}\n"
+            f"or\n(({is_blocked}) unless on (job, instance) {known})",
+            _of_process(),
+            "flowrra-exporter",
+            t.EVENT_LOOP_BLOCKED_FOR,
+        ),
+        Alert(
+            "FlowrraEventLoopStalls",
+            "warning",
+            f"The event loop of {_PROCESS} is blocked again and again",
+            "It stood still for more than a second {{ $value | humanize }} times lately: a task does blocking work.",
+            f"increase(flowrra_event_loop_stalls_total[{t.text('EVENT_LOOP_STALLS_WINDOW')}]) > {t.EVENT_LOOP_STALLS}",
+            "",
+            "flowrra-exporter",
+        ),
+        Alert(
+            "FlowrraTasksAbandoned",
+            "critical",
+            f"{_PROCESS} stopped, and lost {{{{ $value | humanize }}}} tasks",
+            "They were accepted and cancelled by the stop: in memory, or since they could not be given back in time.",
+            "sum by (job, instance, executor) (increase(flowrra_executor_abandoned_tasks_total"
+            f"[{t.text('ABANDONED_WINDOW')}])) > {t.ABANDONED_TASKS}",
+            "",
+            "flowrra-queues",
+        ),
+        Alert(
+            "FlowrraClockSkew",
+            "critical",
+            f"The clocks of {_PROCESS} and its broker differ by {{{{ $value | humanizeDuration }}}}",
+            "That is more than a lease. Ages, delays and schedules of this host are wrong by as much.",
+            f"abs(flowrra_broker_clock_offset_seconds) > {t.CLOCK_SKEW_LEASES:g} * flowrra_broker_lease_seconds",
+            _of_process("queue"),
+            "flowrra-queues",
+            t.CLOCK_SKEW_FOR,
+        ),
+        Alert(
+            "FlowrraSaturated",
+            "warning",
+            "Job {{ $labels.job }} has no free slot for {{ $labels.executor }} tasks, and more wait",
+            "{{ $value | humanizePercentage }} of its slots are busy.",
+            f"avg_over_time(flowrra:executor_busy:ratio[{t.text('SATURATION_WINDOW')}]) >= {t.SATURATION_RATIO}\n"
+            f"and on (job, executor) avg_over_time(flowrra:executor_pending_tasks[{t.text('SATURATION_WINDOW')}]) >= 1",
+            _OF_EXECUTORS,
+            "flowrra-queues",
+            t.SATURATION_FOR,
+        ),
+    ]
+
+
+def queues(t: Scaled) -> list[Alert]:
+    """Whether what waits is begun, and its broker fit to keep it."""
+    age = "time() - flowrra:queue_oldest_pending_timestamp_seconds"
+    is_paused = f"unless on ({QUEUE}) flowrra:queue_paused == 1"
+    is_busy = "unless on (job, instance, server, namespace, executor) flowrra:executor_free_workers == 0"
+    return [
+        Alert(
+            "FlowrraNoWorkers",
+            "critical",
+            "No worker process lives at {{ $labels.server }} ({{ $labels.namespace }})",
+            "Tasks are accepted and wait: nobody takes them.",
+            "flowrra:worker_processes == 0",
+            _of_broker("flowrra:worker_processes"),
+            "flowrra-queues",
+            t.NO_WORKERS_FOR,
+        ),
+        Alert(
+            "FlowrraNoProgress",
+            "critical",
+            f"{_QUEUE} gets on nowhere",
+            "Tasks have waited for {{ $value | humanizeDuration }}, slots are free, and none was taken.",
+            f"{age} > {t.NO_PROGRESS_WINDOW:g}\n"
+            f"and on ({QUEUE}) flowrra:queue_taken_tasks:increase == 0\n{is_paused}\n{is_busy}",
+            _OF_QUEUE,
+            "flowrra-queues",
+            t.NO_PROGRESS_FOR,
+        ),
+        Alert(
+            "FlowrraOldestTaskTooOld",
+            "warning",
+            f"{_QUEUE}: a task has waited for {{{{ $value | humanizeDuration }}}}",
+            "More comes in than is done, or its priority never has its turn.",
+            f"{age} > {t.OLDEST_TASK_AGE:g}\n{is_paused}",
+            _OF_QUEUE,
+            "flowrra-queues",
+            t.OLDEST_TASK_FOR,
+        ),
+        Alert(
+            "FlowrraDeadTasks",
+            "warning",
+            f"{_QUEUE} has {{{{ $value }}}} dead tasks",
+            "They could not be read, or their workers died again and again. They stay until somebody decides.",
+            f"flowrra:queue_dead_tasks > {t.DEAD_TASKS}",
+            _OF_QUEUE,
+            "flowrra-queues",
+            t.DEAD_TASKS_FOR,
+        ),
+        Alert(
+            "FlowrraBrokerFull",
+            "critical",
+            "The broker at {{ $labels.server }} has used {{ $value | humanizePercentage }} of its memory",
+            "When it is full, tasks are refused, or dropped if its policy is to evict.",
+            f"flowrra:broker_memory:ratio > {t.BROKER_MEMORY_RATIO}",
+            # Not of the ratio, which is absent as well once there is no limit any more.
+            _of_broker("flowrra:broker_memory_used_bytes"),
+            "flowrra-queues",
+            t.BROKER_FULL_FOR,
+        ),
+        Alert(
+            "FlowrraBrokerUnfit",
+            "warning",
+            "The broker at {{ $labels.server }} is unfit to keep tasks: {{ $labels.reason }}",
+            "Tasks run, and may be lost: when its memory is full, or when it restarts.",
+            'flowrra:broker_unfit{reason!="clock"} == 1',
+            _of_broker("flowrra:broker_unfit"),
+            "flowrra-queues",
+            t.BROKER_UNFIT_FOR,
+        ),
+    ]
+
+
+def tasks(t: Scaled) -> list[Alert]:
+    """Whether attempts end as they should."""
+
+    def failing(long: str, short: str, burn: float) -> str:
+        limit = round(burn * t.FAILURE_BUDGET, 6)
+        return (
+            f"flowrra:task_failures:ratio_rate{long} > {limit}\n"
+            f"and on (job, task) flowrra:task_failures:ratio_rate{short} > {limit}\n"
+            f"and on (job, task) flowrra:task_failures:increase{long} >= {t.FAILURES_AT_LEAST}"
+        )
+
+    window = t.text("RETRY_WINDOW")
+    retried, started = (f"sum by (job, task) (rate(flowrra_tasks_{n}_total[{window}]))" for n in ("retried", "started"))
+    failures = "Job {{ $labels.job }}: {{ $value | humanizePercentage }} of task {{ $labels.task }} fail"
+    return [
+        Alert(
+            "FlowrraTasksFailing",
+            "critical",
+            failures,
+            "At this rate a month's budget of failures is gone within two days.",
+            failing("1h", "5m", t.FAST_BURN),
+            _OF_JOB,
+            "flowrra-tasks",
+            variant="_fast",
+        ),
+        Alert(
+            "FlowrraTasksFailing",
+            "warning",
+            failures,
+            "At this rate a month's budget of failures is gone within five days.",
+            failing("6h", "30m", t.SLOW_BURN),
+            _OF_JOB,
+            "flowrra-tasks",
+            variant="_slow",
+        ),
+        Alert(
+            "FlowrraRetryStorm",
+            "warning",
+            "Job {{ $labels.job }}: {{ $value | humanizePercentage }} of attempts at {{ $labels.task }} are retried",
+            "Most of the work is done again and again; what the task depends on may be away.",
+            f"{retried}\n/\n({started} > 0) > {t.RETRY_RATIO}\n"
+            f"and on (job, task) sum by (job, task) (increase(flowrra_tasks_retried_total[{window}])) "
+            f">= {t.RETRIES_AT_LEAST}",
+            _OF_JOB,
+            "flowrra-tasks",
+        ),
+        Alert(
+            "FlowrraTaskHung",
+            "warning",
+            f"Task {{{{ $labels.task }}}} has run for {{{{ $value | humanizeDuration }}}} on {_PROCESS}",
+            "It holds a slot. If it may take that long, raise the threshold; else give it a time limit.",
+            f"time() - flowrra_task_oldest_running_timestamp_seconds > {t.TASK_HUNG_AGE:g}",
+            _of_process("tasks"),
+            "flowrra-tasks",
+            t.TASK_HUNG_FOR,
+        ),
+        Alert(
+            "FlowrraRedeliveries",
+            "warning",
+            "Job {{ $labels.job }}: {{ $value | humanize }} tasks {{ $labels.task }} were delivered again",
+            "The workers that had them were killed, or cut off from the broker for longer than a lease.",
+            f"sum by (job, task) (increase(flowrra_tasks_redelivered_total[{t.text('REDELIVERY_WINDOW')}])) > "
+            f"{t.REDELIVERIES}",
+            "",
+            "flowrra-tasks",
+        ),
+    ]
+
+
+def schedules(t: Scaled) -> list[Alert]:
+    """Whether what is due is submitted."""
+    count, window = 'flowrra_scheduler_runs_total{result="missed"}', t.text("SCHEDULES_MISSED_WINDOW")
+    # A scheduler that comes back misses at once what was due: its count begins above 0, where there was none.
+    # Not as of the window's first moment, in which its process may have been down.
+    asked = f'sum_over_time(flowrra_collector_success{{collector="scheduler"}}[{window}])'
+    is_new = f"count_over_time({count}[{window}]) < on (job, instance) group_left () {asked}"
+    is_young = f"process_start_time_seconds > time() - {t.SCHEDULES_MISSED_WINDOW:g}"
+    begun = f"({count} and ({is_new})) or ({count} and on (job, instance) {is_young})"
+    missed = f"({begun}) or increase({count}[{window}])"
+    runs, changes = "flowrra:schedule_last_run_timestamp_seconds", "flowrra:schedule_updated_timestamp_seconds"
+    period = f"{t.SCHEDULE_PERIODS:g} * flowrra:schedule_period_seconds"
+    # A schedule that was just made or enabled had nothing to do before.
+    idle = f"time() - ({runs} > {changes} or {changes} or {runs})"
+    return [
+        Alert(
+            "FlowrraScheduleMissed",
+            "warning",
+            "Job {{ $labels.job }}: {{ $value | humanize }} runs of {{ $labels.task }} were missed",
+            "They came up too late, past the grace of their schedules, and don't happen any more.",
+            f"sum by (job, task) ({missed}) > {t.SCHEDULES_MISSED}",
+            "",
+            "flowrra-scheduler",
+        ),
+        Alert(
+            "FlowrraScheduleNotRun",
+            "critical",
+            "Schedule {{ $labels.schedule }} of {{ $labels.task }} has not run for {{ $value | humanizeDuration }}",
+            f"That is twice its period, and more. Its store is {_STORE}.",
+            f"{idle} > on ({SCHEDULE}) {period}",
+            _OF_SCHEDULER,
+            "flowrra-scheduler",
+            t.SCHEDULE_NOT_RUN_FOR,
+        ),
+        Alert(
+            "FlowrraSchedulerStalled",
+            "critical",
+            f"No scheduler takes what is due in {_STORE}",
+            "The next schedule has been due for {{ $value | humanizeDuration }}: no scheduler runs, or it hangs.",
+            f"time() - flowrra:scheduler_next_run_timestamp_seconds > {t.SCHEDULER_STALLED_AGE:g}",
+            _OF_SCHEDULER,
+            "flowrra-scheduler",
+            t.SCHEDULER_STALLED_FOR,
+        ),
+    ]
+
+
+def groups(t: Scaled) -> dict[str, list[Alert]]:
+    """All alerts, by the name of their group."""
+    return {
+        "flowrra-targets": targets(t),
+        "flowrra-processes": processes(t),
+        "flowrra-queues": queues(t),
+        "flowrra-tasks": tasks(t),
+        "flowrra-schedules": schedules(t),
+    }

@@ -1,0 +1,123 @@
+"""The series that alerts and dashboards share: which targets are Flowrra's, and what processes share, once.
+
+What was known of a target outlives its being down, as ``…:known``: a series that refers to itself as it was before.
+"""
+
+from __future__ import annotations
+
+from deploy.prometheus.promql import BROKER, duration, is_lost, of_brokers, of_executors, of_queues, of_schedules
+from deploy.prometheus.rule import Recording
+from deploy.prometheus.scaled import Scaled
+
+# Figures of a queue by the name that they are recorded by, with how those of several processes become one.
+_OF_QUEUES = {
+    "flowrra_queue_pending_tasks": "max",
+    "flowrra_queue_delayed_tasks": "max",
+    "flowrra_queue_in_flight_tasks": "max",
+    "flowrra_queue_dead_tasks": "max",
+    "flowrra_queue_unknown_tasks": "max",
+    "flowrra_queue_paused": "max",
+    "flowrra_queue_oldest_pending_timestamp_seconds": "min",
+    "flowrra_queue_drain_seconds": "max",
+}
+_OF_SCHEDULES = {
+    "flowrra_schedule_last_run_timestamp_seconds": "max",
+    "flowrra_schedule_next_run_timestamp_seconds": "max",
+    "flowrra_schedule_updated_timestamp_seconds": "max",
+    "flowrra_schedule_period_seconds": "max",
+}
+
+
+def recorded(metric: str) -> str:
+    """What a shared figure of the catalog is recorded by, once."""
+    return "flowrra:" + metric.removeprefix("flowrra_")
+
+
+def remembered_targets(thresholds: Scaled) -> str:
+    """The targets that were Flowrra's within the last day."""
+    step = duration(300 / thresholds.scale)
+    return f"last_over_time(flowrra:target:up[{thresholds.text('TARGETS_MISSED_WINDOW')}:{step}])"
+
+
+def targets(thresholds: Scaled) -> list[Recording]:
+    """Which of Prometheus' targets are Flowrra's: all of a job of which one is, or was within a day."""
+    known = f"flowrra_exporter_info or flowrra:target:up or {remembered_targets(thresholds)}"
+    return [Recording("flowrra:target:up", f"up and on (job) ({known})")]
+
+
+def shared_figures(thresholds: Scaled) -> list[Recording]:
+    """What processes share, counted by what they share it through."""
+    taken = f"increase(flowrra_queue_taken_tasks_total[{thresholds.text('NO_PROGRESS_WINDOW')}])"
+    answering = 'on (job, instance) flowrra_collector_success{collector="scheduler"} == 1'
+    memory = "flowrra_broker_memory_used_bytes / flowrra_broker_memory_limit_bytes"
+    return [
+        Recording("flowrra:queue_info:known", _known("flowrra_queue_info", "flowrra:queue_info:known", "queue")),
+        Recording("flowrra:queue:known", _places("flowrra:queue_info:known", "server", f"{BROKER}, executor, queue")),
+        Recording("flowrra:broker:known", f'group by ({BROKER}) (flowrra:queue_info:known{{server!=""}})'),
+        *(Recording(recorded(metric), of_queues(operator, metric)) for metric, operator in _OF_QUEUES.items()),
+        Recording("flowrra:queue_taken_tasks:increase", of_queues("max", taken)),
+        Recording(
+            "flowrra:executor_free_workers",
+            of_executors("(flowrra_executor_workers > 0) - flowrra_executor_busy_workers"),
+        ),
+        Recording("flowrra:worker_processes", of_brokers("flowrra_worker_processes")),
+        Recording("flowrra:broker_memory_used_bytes", of_brokers("flowrra_broker_memory_used_bytes")),
+        Recording("flowrra:broker_memory:ratio", of_brokers(f"({memory})")),
+        Recording("flowrra:broker_unfit", of_brokers("flowrra_broker_unfit", "reason")),
+        Recording(
+            "flowrra:scheduler_info:known",
+            _known("flowrra_scheduler_info", "flowrra:scheduler_info:known", "scheduler"),
+        ),
+        Recording("flowrra:scheduler:known", _places("flowrra:scheduler_info:known", "store", "store")),
+        Recording(
+            "flowrra:scheduler:answering",
+            _places(f"(flowrra_scheduler_info{{}} and {answering})", "store", "store"),
+        ),
+        Recording(
+            "flowrra:scheduler_next_run_timestamp_seconds",
+            _schedulers("max", "flowrra_scheduler_next_run_timestamp_seconds"),
+        ),
+        *(Recording(recorded(metric), of_schedules(operator, metric)) for metric, operator in _OF_SCHEDULES.items()),
+    ]
+
+
+def work(thresholds: Scaled) -> list[Recording]:
+    """What the processes of a job do together."""
+    busy = "sum by (job, executor) (flowrra_executor_busy_workers)"
+    slots = "sum by (job, executor) (flowrra_executor_workers)"
+    pending = "sum by (job, instance, executor) (flowrra_queue_pending_tasks)"
+    names = dict(zip(("1h", "5m"), thresholds.FAST_BURN_WINDOWS, strict=True))
+    names |= dict(zip(("6h", "30m"), thresholds.SLOW_BURN_WINDOWS, strict=True))
+    rules = [
+        Recording("flowrra:executor_busy:ratio", f"{busy}\n/\n({slots} > 0)"),
+        Recording("flowrra:executor_pending_tasks", f"max by (job, executor) ({pending})"),
+    ]
+    for name, seconds in sorted(names.items(), key=lambda window: window[1]):
+        failed, succeeded = (f"rate(flowrra_tasks_{end}_total[{duration(seconds)}])" for end in ("failed", "succeeded"))
+        ended = f"sum by (job, task) ({failed} + {succeeded})"
+        rules.append(
+            Recording(f"flowrra:task_failures:ratio_rate{name}", f"sum by (job, task) ({failed})\n/\n({ended} > 0)")
+        )
+    for name in ("1h", "6h"):
+        failed = f"increase(flowrra_tasks_failed_total[{duration(names[name])}])"
+        rules.append(Recording(f"flowrra:task_failures:increase{name}", f"sum by (job, task) ({failed})"))
+    return rules
+
+
+def _known(info: str, record: str, collector: str) -> str:
+    return f"{info}\nor\n({record} and {is_lost(collector)})"
+
+
+def _places(info: str, label: str, by: str) -> str:
+    """Where something is: by what is shared, or the process that has its own."""
+    own = ", ".join(("job", "instance", *(part for part in by.split(", ") if part not in (label, "namespace"))))
+
+    def where(matcher: str) -> str:
+        return info.replace("{}", f"{{{matcher}}}") if "{}" in info else f"{info}{{{matcher}}}"
+
+    return f"""group by ({by}) ({where(f'{label}!=""')})\nor\ngroup by ({own}) ({where(f'{label}=""')})"""
+
+
+def _schedulers(operator: str, figure: str) -> str:
+    where = f"{figure} * on (job, instance) group_left (store) flowrra_scheduler_info"
+    return f'{operator} by (store) ({where}{{store!=""}})\nor\n{operator} by (job, instance) ({where}{{store=""}})'

@@ -1,0 +1,1 @@
+"""What is shipped to be deployed, with the tools that read it."""
