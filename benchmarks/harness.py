@@ -17,9 +17,10 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import textwrap
 import time
 import venv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ OUTPUTS = ROOT / "docs" / "benchmarks"
 
 # No run of a side takes a tenth of it; one that hangs must not hang the benchmarks.
 RUN_TIMEOUT = 300.0
+INSTALL_TIMEOUT = 300.0
 
 Figures = dict[str, float]
 
@@ -63,7 +65,9 @@ class Side:
         program, *arguments = self.command
         # -P: only what is installed can be imported, not what lies beside the program or in the current folder.
         command = [self.python, "-P", str(self.folder / program), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT, check=False)
+        # What was compiled is kept, as an installed package's is: else each run of ours compiles what it imports.
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT, check=False, env=variables)
         if done.returncode != 0:
             raise RuntimeError(f"{self.name}: {' '.join(self.command)} ended with {done.returncode}:\n{done.stderr}")
         figures: Figures = json.loads(done.stdout)
@@ -76,14 +80,24 @@ class Rounds:
     Args:
         sides: What to run, in this order.
         count: How many rounds.
+        may_fail: Those of which one that fails is left out, and not the end of all: others' programs.
+
+    Attributes:
+        failures: What became of those that failed, in a line.
     """
 
-    def __init__(self, sides: Sequence[Side], count: int) -> None:
+    def __init__(self, sides: Sequence[Side], count: int, may_fail: Collection[Side] = ()) -> None:
         self._figures: dict[Side, list[Figures]] = {side: [] for side in sides}
+        self.failures: dict[Side, str] = {}
         for number in range(1, count + 1):
-            for side in sides:
+            for side in (each for each in sides if each not in self.failures):
                 _show_progress(f"round {number} of {count}: {side.name}")
-                self._figures[side].append(side.run())
+                try:
+                    self._figures[side].append(side.run())
+                except (RuntimeError, subprocess.TimeoutExpired) as error:
+                    if side not in may_fail:
+                        raise
+                    self.failures[side] = str(error).strip().splitlines()[-1]
         _show_progress("")
 
     def of(self, side: Side, figure: str) -> list[float]:
@@ -98,6 +112,11 @@ class Rounds:
         """How many times the other side's figure this side's is, in each round."""
         both = zip(self.of(side, figure), self.of(other, figure), strict=True)
         return [own / others for own, others in both]
+
+    def beside(self, side: Side, others: Sequence[Side], figure: str) -> list[float]:
+        """How many times the greatest of the others' figures this side's is, in each round; empty without others."""
+        best = [max(values) for values in zip(*(self.of(other, figure) for other in others), strict=True)]
+        return [own / other for own, other in zip(self.of(side, figure), best, strict=False)]
 
 
 def _show_progress(text: str) -> None:
@@ -147,6 +166,12 @@ class Report:
         print(text, flush=True)
         self._lines.append(text)
 
+    def paragraph(self, text: str) -> None:
+        """Print sentences, in lines that fit a terminal, and an empty line."""
+        for line in textwrap.wrap(" ".join(text.split()), width=100, break_on_hyphens=False):
+            self.line(line)
+        self.line()
+
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table, the first column to the left and the others to the right, and an empty line."""
         cells = [header, *rows]
@@ -162,6 +187,13 @@ class Report:
     def goal(self, wanted: str, reached: str, is_met: bool) -> None:
         """Print a goal beside what was reached."""
         self.line(f"goal {'met   ' if is_met else 'MISSED'}  {wanted}: {reached}")
+
+    def ratio_goal(self, wanted: str, ratios: Sequence[float], least: float) -> None:
+        """Print a goal that the median of some ratios is to reach; without any it is said not to be judged."""
+        if ratios:
+            self.goal(wanted, spread(ratios, decimals(2)), statistics.median(ratios) >= least)
+        else:
+            self.line(f"not judged   {wanted}: there is nothing here to compare it with")
 
     def save(self) -> None:
         """Write what was printed to the folder."""
@@ -193,6 +225,10 @@ def _system() -> str:
         return platform.platform()
 
 
+class Unavailable(Exception):
+    """A peer can't be had on this machine; the text says why."""
+
+
 def peer(*requirements: str) -> str:
     """The interpreter of an environment in ``.bench/`` that has nothing but these packages, which is made if need be.
 
@@ -200,20 +236,66 @@ def peer(*requirements: str) -> str:
         *requirements: Names and versions, such as ``flowrra==0.1.8``; the first one names the environment.
 
     Raises:
-        subprocess.CalledProcessError: A package could not be installed; pip has said why.
+        Unavailable: A package could not be installed.
     """
-    name = " ".join(requirements)
-    folder = PEERS / re.sub(r"\[.*?\]| @ .*/", "-", requirements[0]).replace("==", "-")
+    folder = _folder_of(requirements)
     python = folder / "bin" / "python"
-    complete = folder / "complete"  # the last thing to be there; it says what is
-    if not complete.exists() or complete.read_text(encoding="utf-8") != name:
-        _show_progress(f"installing {name}")
+
+    def install() -> None:
         venv.create(folder, clear=True, with_pip=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements], check=True
-        )
-        complete.write_text(name, encoding="utf-8")
+        _install([str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements])
+
+    _complete(folder, requirements, install)
     return str(python)
+
+
+def node_peer(*packages: str) -> str:
+    """The folder of Node packages in ``.bench/``, which is made if need be.
+
+    Args:
+        *packages: Names and versions, such as ``bullmq@5.81.5``; the first one names the folder.
+
+    Raises:
+        Unavailable: Node is not installed, or a package could not be.
+    """
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            raise Unavailable(f"{program} is not installed")
+    folder = _folder_of(packages)
+
+    def install() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        quiet = ("--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1")
+        _install(["npm", "install", *quiet, "--ignore-scripts", "--prefix", str(folder), *packages])
+
+    _complete(folder, packages, install)
+    return str(folder / "node_modules")
+
+
+def _folder_of(packages: Sequence[str]) -> Path:
+    return PEERS / re.sub(r"\[.*?\]| @ .*/", "-", packages[0]).replace("==", "-").replace("@", "-")
+
+
+def _complete(folder: Path, packages: Sequence[str], install: Callable[[], None]) -> None:
+    name = " ".join(packages)
+    complete = folder / "complete"  # the last thing to be there; it says what is
+    if complete.exists() and complete.read_text(encoding="utf-8") == name:
+        return
+    _show_progress(f"installing {name}")
+    install()
+    complete.write_text(name, encoding="utf-8")
+
+
+def _install(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"not installed within {INSTALL_TIMEOUT:.0f} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        said = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise Unavailable(f"not installed: {textwrap.shorten(said, 100, placeholder=' …')}")
 
 
 @dataclass(frozen=True)
@@ -240,7 +322,8 @@ class Commit:
         python: Its interpreter.
 
     Raises:
-        subprocess.CalledProcessError: There is no such commit, or it can't be installed.
+        subprocess.CalledProcessError: There is no such commit.
+        Unavailable: It can't be installed.
     """
 
     def __init__(self, revision: str) -> None:

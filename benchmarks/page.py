@@ -16,7 +16,9 @@ programs that each run in a process of their own, in turns (A B C A B C …), an
 a machine's speed drifts. Medians, with the least and the greatest in brackets. A goal that is missed is shown as such
 and fails nothing. What must be true whatever the speed is proved by `make prove`: its outputs are in [prove](prove).
 `python -m benchmarks NAME --against REV` pairs our own programs with those of another commit: its outputs are in
-[benchmarks](benchmarks), as `against_NAME.txt`.
+[benchmarks](benchmarks), as `against_NAME.txt`. `--only flowrra,bullmq` runs some of the peers of `distributed` and
+`slots`, and keeps nothing. Peers are installed in `.bench/`, BullMQ if there are Node and npm; one that can't be had is
+named with the reason.
 """
 
 

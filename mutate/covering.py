@@ -70,14 +70,13 @@ class Covering:
         found.save()
 
     def of(self, path: str, line: int) -> list[str]:
-        """The tests that run a line; of one that is run by an import alone, those that run anything of its file."""
+        """The tests that run a line. Of one that is run by an import alone, or as far as is known by nothing, as in a
+        process that is killed: those that run anything of its file."""
         if path.endswith(".lua"):
             return sorted({test for file, at in self._uses_of_script(Path(path).stem) for test in self.of(file, at)})
         assert self._data is not None
         lines = self._data.contexts_by_lineno(str(self._tree / path))
-        if line not in lines:
-            return []
-        found = {context for context in lines[line] if context in self.seconds}
+        found = {context for context in lines.get(line, ()) if context in self.seconds}
         return sorted(found or {test for tests in lines.values() for test in tests if test in self.seconds})
 
     def _uses_of_script(self, name: str) -> Iterator[tuple[str, int]]:

@@ -103,6 +103,11 @@ class _Python(ast.NodeVisitor):
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        # Its decorators are passed by, too: that what is frozen isn't changed, the type checker watches.
+        for part in node.body:
+            self.visit(part)
+
     def visit_If(self, node: ast.If) -> None:
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             return

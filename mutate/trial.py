@@ -16,7 +16,8 @@ from pathlib import Path
 from mutate.covering import environment_of
 from mutate.mutants import Mutant
 
-COLLECTION_FAILED = 2
+# What pytest ends with if a test's file, or a conftest, can't be imported.
+COLLECTION_FAILED = {2, 4}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ def copy_of(root: Path, folder: Path) -> Path:
 
 def run_tests(tree: Path, tests: Sequence[str], seconds: float, *flags: str) -> tuple[int | None, str]:
     """The status of pytest, None if it took too long, and what it printed."""
-    command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-seed=0", *flags, *tests]
+    # In a file: a line that every test runs has more tests than a command may have arguments.
+    chosen = tree / ".tests"
+    chosen.write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-seed=0", *flags, f"@{chosen}"]
     process = subprocess.Popen(
         command,
         cwd=tree,
@@ -90,7 +94,7 @@ def try_out(mutant: Mutant, tree: Path, tests: Sequence[str], seconds: float) ->
         file.write_bytes(right)
     if status is None:
         return Verdict(mutant, True, "took too long")
-    if status == COLLECTION_FAILED or status < 0:
+    if status in COLLECTION_FAILED or status < 0:
         return Verdict(mutant, True, "nothing ran")
     if status == 1:
         return Verdict(mutant, True, (failed_tests(printed) or ["a test"])[0])

@@ -31,39 +31,31 @@ PATIENCE = 120.0
 GLANCE = 0.05
 
 
-class Cluster:
-    """One server, that has on disk what it acknowledged, and the workers on it; a context manager that ends them."""
+class Workers:
+    """Worker processes, and what they have noted down.
 
-    def __init__(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="flowrra-prove-")
-        self.folder = Path(self._scratch.name)
+    Args:
+        url: Where their tasks come from.
+        folder: Where they note their runs, and log.
+        min_replicas: As in :class:`flowrra.BrokerConfig`.
+    """
+
+    def __init__(self, url: str, folder: Path, min_replicas: int = 0) -> None:
+        self.url = url
+        self.folder = folder
+        self.min_replicas = min_replicas
         self.workers: list[subprocess.Popen[bytes]] = []
-        self._server = self._serve(None)
-        self.port = self._server.port
-        self.url = f"redis://127.0.0.1:{self.port}/0"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def end(self) -> None:
+        """End all of them."""
         for worker in self.workers:
             worker.kill()
             worker.wait()
-        self._server.stop()
-        self._scratch.cleanup()
 
-    def _serve(self, port: int | None) -> ValkeyServer:
-        server = ValkeyServer(
-            port=port, data_dir=self.folder / "data", persist=True, appendonly="yes", appendfsync="always"
-        )
-        server.start()
-        return server
-
-    # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def spawn(self) -> subprocess.Popen[bytes]:
-        """Start a worker; what it logs is kept in the folder."""
-        command = [sys.executable, "-m", "prove.targets.noting", self.url, str(self.folder)]
+    def spawn(self, url: str | None = None) -> subprocess.Popen[bytes]:
+        """Start a worker, which finds the server at ``url`` if that is another one. What it logs is in the folder."""
+        place = url or self.url
+        command = [sys.executable, "-m", "prove.targets.noting", place, str(self.folder), str(self.min_replicas)]
         with (self.folder / f"{len(self.workers)}.log").open("wb") as log:
             worker = subprocess.Popen(command, stderr=log)
         self.workers.append(worker)
@@ -83,6 +75,35 @@ class Cluster:
         async with asyncio.timeout(PATIENCE):
             while len(self.runs()) < count:
                 await asyncio.sleep(GLANCE)
+
+    def producer(self) -> Flowrra:
+        """An app that submits and waits, and runs nothing."""
+        return make_app(self.url, self.folder, self.min_replicas, consume=False)
+
+
+class Cluster(Workers):
+    """One server, that has on disk what it acknowledged, and the workers on it; a context manager that ends them."""
+
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="flowrra-prove-")
+        folder = Path(self._scratch.name)
+        self._data = folder / "data"
+        self._server = self._serve(None)
+        self.port = self._server.port
+        super().__init__(f"redis://127.0.0.1:{self.port}/0", folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.end()
+        self._server.stop()
+        self._scratch.cleanup()
+
+    def _serve(self, port: int | None) -> ValkeyServer:
+        server = ValkeyServer(port=port, data_dir=self._data, persist=True, appendonly="yes", appendfsync="always")
+        server.start()
+        return server
 
     # ── the server ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -121,10 +142,6 @@ class Cluster:
         with self.look() as look:
             places = ("leases", "delayed", "dead")
             return {place: int(look.zcard(f"flowrra:queue:io:{place}")) for place in places}  # type: ignore[arg-type]
-
-    def producer(self) -> Flowrra:
-        """An app that submits and waits, and runs nothing."""
-        return make_app(self.url, self.folder, consume=False)
 
 
 async def submit(app: Flowrra, count: int = TASKS) -> Sequence[str]:

@@ -6,49 +6,45 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import redis.asyncio
 from redis.exceptions import ResponseError
+from redis_work import Spent, Work, stopwatch
 
 STREAM, GROUP, CONSUMER = "bare:queue", "workers", "worker"
 BATCH = 100
-
-
-async def no_op(number: int) -> int:
-    return number
 
 
 def encoded(number: int) -> dict[str, str]:
     return {"task": json.dumps({"id": str(uuid4()), "name": "no_op", "args": [number], "kwargs": {}})}
 
 
-async def submit(url: str, count: int) -> float:
+async def submit(url: str, count: int) -> Spent:
     client = redis.asyncio.Redis.from_url(url)
     await client.ping()
-    started = time.perf_counter()
+    spent = stopwatch()
     for number in range(count):
         await client.xadd(STREAM, encoded(number))
-    return time.perf_counter() - started
+    return spent()
 
 
-async def submit_many(url: str, count: int) -> float:
+async def submit_many(url: str, count: int) -> Spent:
     client = redis.asyncio.Redis.from_url(url)
     await client.ping()
-    started = time.perf_counter()
+    spent = stopwatch()
     for first in range(0, count, BATCH):
         pipeline = client.pipeline(transaction=False)
         for number in range(first, min(first + BATCH, count)):
             pipeline.xadd(STREAM, encoded(number))
         await pipeline.execute()
-    return time.perf_counter() - started
+    return spent()
 
 
-async def drain(url: str, count: int) -> float:
-    client = redis.asyncio.Redis.from_url(url)
-    started = time.perf_counter()
+async def drain(url: str, count: int, _slots: int, seconds: float) -> Spent:
+    client, work = redis.asyncio.Redis.from_url(url), Work(count, seconds)
+    spent = stopwatch()
     with contextlib.suppress(ResponseError):  # it is there already
         await client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
     taken = await client.xreadgroup(GROUP, CONSUMER, {STREAM: ">"}, count=BATCH)
@@ -61,7 +57,7 @@ async def drain(url: str, count: int) -> float:
             record = {
                 "task_id": task["id"],
                 "status": "success",
-                "result": await no_op(*task["args"], **task["kwargs"]),
+                "result": await work.run(*task["args"], **task["kwargs"]),
                 "finished_at": datetime.now(UTC).isoformat(),
             }
             pipeline.set(f"bare:task:{task['id']}", json.dumps(record), ex=86400)
@@ -72,4 +68,5 @@ async def drain(url: str, count: int) -> float:
         pipeline.xreadgroup(GROUP, CONSUMER, {STREAM: ">"}, count=BATCH)
         taken = (await pipeline.execute())[-1]
         done += len(entries)
-    return time.perf_counter() - started
+    await work.all_ran()
+    return spent()

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+
+from redis_work import Spent, Work, seconds_of_each, stopwatch, until
 
 from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra, TaskStatus, __version__
 
 SLOTS = 10
+# Over how many the queue is spread if nothing else is said.
+PARTITIONS = 1
 IS_PUBLISHED = __version__ == "0.1.8"
 
 
-class Counter:
-    """Counts to a number, and tells when it is reached."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-        self.reached = asyncio.Event()
-
-    def count(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.reached.set()
-
-
-def build(url: str, consume: bool = True, counter: Counter | None = None) -> Flowrra:
+def build(
+    url: str, consume: bool = True, slots: int = SLOTS, work: Work | None = None, partitions: int | None = None
+) -> Flowrra:
+    partitions = PARTITIONS if partitions is None else partitions
     options = {} if consume or IS_PUBLISHED else {"consume": False}
-    executor = ExecutorConfig(io_workers=SLOTS, **options)
-    app = Flowrra(Config(broker=BrokerConfig(url=url), backend=BackendConfig(url=url), executor=executor))
+    spread = {} if partitions == 1 else {"partitions": partitions}
+    executor = ExecutorConfig(io_workers=slots, **options)
+    broker, backend = BrokerConfig(url=url, **spread), BackendConfig(url=url, **spread)
+    app = Flowrra(Config(broker=broker, backend=backend, executor=executor))
+    run = (work or Work()).run
 
     @app.task()
     async def no_op(number: int) -> int:
-        if counter is not None:
-            counter.count()
-        return number
+        return await run(number)
 
     app.no_op = no_op  # type: ignore[attr-defined]
     return app
 
 
-async def submit(url: str, count: int) -> float:
+async def submit(url: str, count: int) -> Spent:
     app = build(url, consume=False)
     if IS_PUBLISHED:  # it can't submit without running tasks; what it would run is kept from it
         app._io_executor._running = app._running = True
@@ -49,35 +43,41 @@ async def submit(url: str, count: int) -> float:
         return await _submit_all(app, count)
 
 
-async def _submit_all(app: Flowrra, count: int) -> float:
+async def _submit_all(app: Flowrra, count: int) -> Spent:
     await app.submit(app.no_op, 0)  # connects
-    started = time.perf_counter()
+    spent = stopwatch()
     for number in range(1, count):
         await app.submit(app.no_op, number)
-    return time.perf_counter() - started
+    return spent()
 
 
 if not IS_PUBLISHED:
 
-    async def submit_many(url: str, count: int) -> float:
+    async def submit_many(url: str, count: int) -> Spent:
         app = build(url, consume=False)
         async with app:
             await app.get_result("none")  # connects
-            started = time.perf_counter()
+            spent = stopwatch()
             await app.submit_many((app.no_op, (number,), {}) for number in range(count))
-            return time.perf_counter() - started
+            return spent()
 
 
-async def drain(url: str, count: int) -> float:
-    counter = Counter(count)
-    app = build(url, counter=counter)
-    started = time.perf_counter()
+async def drain(url: str, count: int, slots: int, seconds: float) -> Spent:
+    work = Work(count, seconds)
+    app = build(url, slots=slots, work=work)
+    spent = stopwatch()
     async with app:
-        await counter.reached.wait()
-        # Acknowledged as well: nothing pending is left. The published version took them for good when it took them.
-        while not IS_PUBLISHED and await app.results.list_by_status(TaskStatus.PENDING, 1):
-            await asyncio.sleep(0.001)
-        return time.perf_counter() - started
+        await work.all_ran()
+        # Acknowledged as well: each has its result. The published version took them for good when it took them.
+        if not IS_PUBLISHED:
+            await until(lambda: have_succeeded(app, count))
+        return spent()
+
+
+async def have_succeeded(app: Flowrra, count: int) -> bool:
+    """Whether so many tasks have their results."""
+    counts = await app.results.count()
+    return sum(number for (status, _), number in counts.items() if status == TaskStatus.SUCCESS) == count
 
 
 async def serve(url: str) -> None:
@@ -87,20 +87,14 @@ async def serve(url: str) -> None:
 
 async def latency(url: str, count: int) -> list[float]:
     app = build(url, consume=False)
-    if IS_PUBLISHED:
-        app._io_executor._running = app._running = True
-        return await _round_trips(app, count)
-    async with app:
-        return await _round_trips(app, count)
 
-
-async def _round_trips(app: Flowrra, count: int) -> list[float]:
-    seconds = []
-    for number in range(count + 1):
-        started = time.perf_counter()
+    async def round_trip(number: int) -> None:
         task_id = await app.submit(app.no_op, number)
         with contextlib.suppress(TimeoutError):  # the published version loses some wake-ups
             await app.wait_for_result(task_id, timeout=1.0)
-        seconds.append(time.perf_counter() - started)
-        await asyncio.sleep(0.002)
-    return seconds[1:]  # the first one connects
+
+    if IS_PUBLISHED:
+        app._io_executor._running = app._running = True
+        return await seconds_of_each(count, round_trip)
+    async with app:
+        return await seconds_of_each(count, round_trip)

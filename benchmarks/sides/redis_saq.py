@@ -1,48 +1,53 @@
-"""SAQ on Redis; see redis_engine.py."""
+"""SAQ on Redis, with its defaults: results are kept for ten minutes, a job is acknowledged when it has ended. See
+redis_engine.py."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Any
 
+from redis_work import Spent, Work, seconds_of_each, stopwatch
 from saq import Queue, Worker
 
 SLOTS = 10
 
 
-async def no_op(_context: dict[str, Any], *, number: int) -> int:
-    return number
-
-
-async def submit(url: str, count: int) -> float:
+async def submit(url: str, count: int) -> Spent:
     queue = Queue.from_url(url)
     await queue.connect()
     await queue.enqueue("no_op", number=0)
-    started = time.perf_counter()
+    spent = stopwatch()
     for number in range(1, count):
         await queue.enqueue("no_op", number=number)
-    return time.perf_counter() - started
+    return spent()
 
 
-async def drain(url: str, count: int) -> float:
-    queue = Queue.from_url(url)
-    left, done = count, asyncio.Event()
+async def drain(url: str, count: int, slots: int, seconds: float) -> Spent:
+    work = Work(count, seconds)
+    left, acknowledged = count, asyncio.Event()
+
+    async def no_op(_context: dict[str, Any], *, number: int) -> int:
+        return await work.run(number)
 
     async def count_down(_context: dict[str, Any]) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            done.set()
+            acknowledged.set()
 
-    worker = Worker(queue, [("no_op", no_op)], concurrency=SLOTS, after_process=count_down)
-    started = time.perf_counter()
+    worker = Worker(Queue.from_url(url), [("no_op", no_op)], concurrency=slots, after_process=count_down)
+    spent = stopwatch()
     running = asyncio.create_task(worker.start())
-    await done.wait()
-    seconds = time.perf_counter() - started
+    await acknowledged.wait()
+    spent_on_all = spent()
+    await work.all_ran()
     running.cancel()
-    return seconds
+    return spent_on_all
+
+
+async def no_op(_context: dict[str, Any], *, number: int) -> int:
+    return number
 
 
 async def serve(url: str) -> None:
@@ -52,13 +57,11 @@ async def serve(url: str) -> None:
 async def latency(url: str, count: int) -> list[float]:
     queue = Queue.from_url(url)
     await queue.connect()
-    seconds = []
-    for number in range(count + 1):
-        started = time.perf_counter()
+
+    async def round_trip(number: int) -> None:
         job = await queue.enqueue("no_op", number=number)
         # Told by the server; Queue.apply() would look twice a second. Some are told before it listens.
         with contextlib.suppress(TimeoutError):
             await job.refresh(until_complete=1.0)
-        seconds.append(time.perf_counter() - started)
-        await asyncio.sleep(0.002)
-    return seconds[1:]
+
+    return await seconds_of_each(count, round_trip)
