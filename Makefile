@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 # Everything that is ours and isn't a test; tests are read by ruff alone.
-SOURCES := flowrra exporter/flowrra_exporter examples grafana
+SOURCES := flowrra exporter/flowrra_exporter examples grafana deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint bench prove mutate dashboards reference clean
+.PHONY: help run test test-fast lint bench prove mutate dashboards rules manifests reference sessions clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 12
@@ -27,7 +27,7 @@ run: $(INSTALLED) ## Serve the demo app with the exporter; PORT=9464
 	@echo 'Probes    http://localhost:$(PORT)/livez  /readyz  /startupz  /healthz'
 	@echo 'JSON API  http://localhost:$(PORT)/api/stats  /api/health  /api/tasks'
 	@echo 'Ctrl-C ends it.'
-	@$(BIN)/flowrra-exporter --web.listen-address=:$(PORT) --shutdown.timeout=10 examples.demo_app:app
+	@$(BIN)/flowrra worker examples.demo_app:app --exporter=:$(PORT) --shutdown-timeout=10
 
 test: $(INSTALLED) ## Run all tests; ARGS='-k retries' is passed to pytest, JOBS=1 runs one at a time
 	$(PYTEST) $(ARGS)
@@ -40,7 +40,7 @@ lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
-	$(BIN)/mypy examples grafana mutate
+	$(BIN)/mypy examples grafana deploy mutate
 
 bench: $(INSTALLED) ## Measure speed and memory, beside others
 	$(BIN)/python -m benchmarks
@@ -52,11 +52,22 @@ mutate: $(INSTALLED) ## Show which mistakes in the code no test would notice; AR
 	$(BIN)/python -m mutate $(ARGS)
 
 dashboards: $(INSTALLED) ## Write grafana/dashboards from its source
-	$(BIN)/python -m grafana.overview
+	$(BIN)/python -m grafana
+	$(BIN)/python -m deploy.kubernetes
+
+rules: $(INSTALLED) ## Write the rules of deploy/prometheus from their source
+	$(BIN)/python -m deploy.prometheus
+	$(BIN)/python -m deploy.kubernetes
+
+manifests: $(INSTALLED) ## Write what deploy/kubernetes and the chart have of rules and dashboards
+	$(BIN)/python -m deploy.kubernetes
 
 reference: $(INSTALLED) ## Write docs/metrics.md from the catalog
 	@$(BIN)/python -m flowrra_exporter.reference > docs/metrics.md.new
 	@mv docs/metrics.md.new docs/metrics.md
+
+sessions: $(INSTALLED) ## Write the terminal sessions of docs/cli.md anew
+	WRITE_SESSIONS=1 $(BIN)/pytest -q tests/command/test_document.py -k sessions
 
 clean: ## Remove the environment and everything that was built
 	rm -rf .venv .venv-* .bench .mutate build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
