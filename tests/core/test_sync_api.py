@@ -417,11 +417,14 @@ STUBBORN_STARTS = {
 
 
 class TestASignalWhileItStarts:
-    def start(self, what_hangs: str) -> subprocess.Popen[str]:
+    def begin(self, what_hangs: str) -> subprocess.Popen[str]:
         script = textwrap.dedent(SLOW_START.replace("    WHAT_HANGS", what_hangs))
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-W", "error", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+
+    def start(self, what_hangs: str) -> subprocess.Popen[str]:
+        process = self.begin(what_hangs)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         return process
@@ -458,13 +461,12 @@ class TestASignalWhileItStarts:
     class Signal(logging.Handler):
         def emit(self, record):
             if record.getMessage().startswith("app started"):
-                print("ready", flush=True)
                 signal.raise_signal(signal.SIGTERM)
 
     logging.getLogger("flowrra").addHandler(Signal())
     logging.getLogger("flowrra").setLevel("INFO")
         """
-        with self.start(signal_in_the_log) as process:
+        with self.begin(signal_in_the_log) as process:
             output, errors = process.communicate(timeout=10)
 
         assert output.splitlines() == ["closed", "pool closed", "left stopped"]
