@@ -97,6 +97,17 @@ def processes(t: Scaled) -> list[Alert]:
             t.APP_NOT_RUNNING_FOR,
         ),
         Alert(
+            "FlowrraProcessRestarting",
+            "critical",
+            f"{_PROCESS} is started again and again",
+            "It started {{ $value | humanize }} times lately: it crashes, memory runs out, or liveness ends it, as "
+            "for a loop that is blocked. What it had in hand is done anew each time.",
+            f"changes(process_start_time_seconds[{t.text('PROCESS_RESTARTS_WINDOW')}]) > {t.PROCESS_RESTARTS}\n"
+            "and on (job, instance) flowrra:target:up",
+            "",
+            "flowrra-exporter",
+        ),
+        Alert(
             "FlowrraWorkersDead",
             "critical",
             f"{{{{ $labels.component }}}} of {_PROCESS} is dead",

@@ -15,6 +15,7 @@ ALERTS: Final = (
     "FlowrraCollectorFailing",
     "FlowrraSeriesDropped",
     "FlowrraAppNotRunning",
+    "FlowrraProcessRestarting",
     "FlowrraWorkersDead",
     "FlowrraWorkersRestarting",
     "FlowrraNoWorkers",

@@ -23,11 +23,15 @@ SERIES_DROPPED_FOR: Final = 15 * MINUTE
 
 # ── the app and its workers ─────────────────────────────────────────────────────────────────────────────────────
 APP_NOT_RUNNING_FOR: Final = 2 * MINUTE
+# Kubernetes waits for up to five minutes between two starts, so that there are four of them within the window.
+PROCESS_RESTARTS: Final = 3
+PROCESS_RESTARTS_WINDOW: Final = 30 * MINUTE
 WORKERS_DEAD_FOR: Final = 2 * MINUTE
 WORKER_RESTARTS: Final = 3
 WORKER_RESTARTS_WINDOW: Final = 15 * MINUTE
 NO_WORKERS_FOR: Final = 2 * MINUTE
-EXECUTOR_STUCK_FOR: Final = 2 * MINUTE
+# What fails liveness is restarted within a minute: what lasts for longer never fires where a pod is.
+EXECUTOR_STUCK_FOR: Final = 30.0
 # Slots that run a task, as a part of all: a second or so between two tasks is none that is free.
 SATURATION_RATIO: Final = 0.95
 SATURATION_WINDOW: Final = 5 * MINUTE
@@ -35,7 +39,7 @@ SATURATION_FOR: Final = 10 * MINUTE
 # Three signs of life are 15 s, and a lease is 20 s by default; the rest is for clocks and scrapes.
 HEARTBEAT_LOST: Final = 45.0
 HEARTBEAT_LOST_FOR: Final = MINUTE
-EVENT_LOOP_BLOCKED_FOR: Final = MINUTE
+EVENT_LOOP_BLOCKED_FOR: Final = 30.0
 EVENT_LOOP_STALLS: Final = 5
 EVENT_LOOP_STALLS_WINDOW: Final = 10 * MINUTE
 ABANDONED_TASKS: Final = 0

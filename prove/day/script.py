@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deploy.prometheus import thresholds
 from flowrra.management import FlowrraManager
 from prove.day.fleet import BILLING, SHOP, Fleet
 
@@ -176,6 +177,19 @@ def many_series(fleet: Fleet) -> None:
     fleet.shop[0] = fleet.replaced(fleet.shop[0])
 
 
+def restart_often(fleet: Fleet) -> None:
+    """A worker is killed again and again, as by a container's limit of memory, and comes back each time."""
+    for _ in range(thresholds.PROCESS_RESTARTS + 1):
+        fleet.shop[1].kill()
+        fleet.shop[1] = fleet.start(SHOP, address=fleet.shop[1].address)
+
+
+def forget_all_dead(fleet: Fleet) -> None:
+    """Of both apps."""
+    for job in (SHOP, BILLING):
+        fleet.manage(job, lambda manager: manager.delete_dead_tasks())
+
+
 def crash(fleet: Fleet) -> None:
     """Tasks kill the processes that run them."""
     fleet.submit(SHOP, "crash", 12)
@@ -200,6 +214,13 @@ PHASES = (
         "a task kills the processes that run it",
         (Step(crash, ("FlowrraWorkersRestarting", "FlowrraTasksFailing")),),
         nothing,
+    ),
+    Phase(
+        "restarts",
+        "a worker is killed again and again, and comes back each time",
+        (Step(restart_often, ("FlowrraProcessRestarting",)),),
+        forget_all_dead,
+        may=("FlowrraTargetDown", "FlowrraRedeliveries", "FlowrraDeadTasks", "FlowrraEventLoopBlocked"),
     ),
     Phase(
         "hung",

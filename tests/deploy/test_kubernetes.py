@@ -15,6 +15,7 @@ from flowrra_exporter.paths import PROBE_PATHS
 from flowrra_exporter.settings import OPTIONS, Settings, load_settings
 
 from deploy.kubernetes.files import CHART, FOLDER, ROOT, render
+from deploy.prometheus import thresholds
 from tests.end_to_end.processes import tool
 
 MANIFESTS = ("worker.yaml", "observer.yaml", "plain-worker.yaml")
@@ -102,6 +103,17 @@ def test_the_probes_ask_what_is_served_and_wait_for_its_answer(name: str) -> Non
     liveness = container["livenessProbe"]
     lasting = given.loop_block_threshold + liveness["failureThreshold"] * liveness["periodSeconds"]
     assert 4 * given.loop_block_threshold <= lasting <= 60
+
+
+@pytest.mark.parametrize("lasting", [thresholds.EVENT_LOOP_BLOCKED_FOR, thresholds.EXECUTOR_STUCK_FOR])
+def test_an_alert_about_what_liveness_ends_fires_before_it_is_ended(lasting: float) -> None:
+    given, liveness = settings("worker.yaml"), pod("worker.yaml")["containers"][0]["livenessProbe"]
+    until_it_fails = given.loop_block_threshold + (liveness["failureThreshold"] - 1) * liveness["periodSeconds"]
+    [monitor] = [each for each in documents("monitoring.yaml") if each["kind"] == "PodMonitor"]
+    interval = float(monitor["spec"]["podMetricsEndpoints"][0]["interval"].removesuffix("s"))
+    # From the first scrape that shows it to the first one that doesn't; rules are evaluated as often.
+    shown = (until_it_fails + given.shutdown_timeout) // interval * interval
+    assert lasting + interval <= shown
 
 
 def test_the_chart_has_the_same_probes_and_times() -> None:
