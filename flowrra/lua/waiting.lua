@@ -5,15 +5,19 @@
 
 local most, name = tonumber(ARGV[1]), ARGV[2]
 local MOST_LOOKED_AT = 20000
--- Of a task's text, its name stands in that part.
-local HEAD = 4096
+-- How an entry begins, up to its task's name.
+local UP_TO_NAME = '^[^|]*|%d+|%d+|%d+|{"id":%s*"(.-)",%s*"name":%s*()'
 local ids = {}
 
+-- Whether a task's own name is the one that is meant: its headers and arguments may hold any text. Not parsed, as all of a
+-- large one would be copied again.
 local function is_meant(id)
   if name == '' then return true end
-  -- Not parsed, as all of a large one would be copied again.
-  local entry = redis.call('HGET', key('tasks'), id)
-  return entry and string.find(string.sub(entry, 1, HEAD), '"name":' .. name, 1, true) ~= nil
+  local entry = redis.call('HGET', key('tasks'), id) or ''
+  local its_id, begin = string.match(entry, UP_TO_NAME)
+  -- A quotation mark that stands in the id itself has a backslash before it.
+  if not its_id or string.find(string.gsub(its_id, '\\.', ''), '"', 1, true) then return false end
+  return string.sub(entry, begin, begin + #name) == name .. ','
 end
 
 local function look(members, prefix)

@@ -17,7 +17,7 @@ from flowrra.exceptions import ResultNotFoundError
 from flowrra.management import FlowrraManager, control
 from tests.core.apps import final, memory_app, numbers_of, record_of, until
 from tests.history.conftest import Place as AppPlace
-from tests.redis.apps import Gate, counts_of, redis_app, with_tasks
+from tests.redis.apps import Gate, counts_of, old_task, redis_app, with_tasks
 from tests.redis_faults.conftest import LEASE, Spawn
 from tests.redis_faults.worker import RUNS, make_app
 
@@ -400,3 +400,35 @@ async def test_a_task_of_a_strange_name_and_id_is_purged_by_its_name(url: str) -
             await app.options(task_id=f'"name":"plain" {n}').submit(name)
         for name in names:
             assert await manager.purge_queue(name=name) == {"done": 1, "left": 0}
+
+
+async def test_a_task_is_purged_by_its_own_name_whatever_its_headers_and_arguments_hold(place: AppPlace) -> None:
+    async with with_tasks(place()) as app:
+        manager = FlowrraManager(app)
+        later = app.options(countdown=3600)
+        meant = [
+            await later.submit("add", 1, 1),
+            await app.options(countdown=3600, task_id="x" * 5000).submit("add", 1, 1),
+        ]
+        others = [
+            await later.submit("echo", {"name": "add"}),
+            await later.submit("echo", customer={"id": "1", "name": "add", "amount": 5}),
+            await app.options(countdown=3600, headers={"name": "add"}).submit("echo"),
+            await app.options(countdown=3600, task_id='"name":"add",').submit("echo"),
+            await app.options(countdown=3600, task_id='1","name":"add","').submit("echo"),
+        ]
+        assert await manager.purge_queue(name="add") == {"done": 2, "left": 0}
+        assert {(await record_of(app, each)).status for each in meant} == {TaskStatus.CANCELLED}
+        assert {(await record_of(app, each)).status for each in others} == {TaskStatus.PENDING}
+        assert await manager.purge_queue(name="echo") == {"done": len(others), "left": 0}
+
+
+async def test_a_task_that_flowrra_0_1_8_queued_is_purged_by_its_name(url: str, look: redis.Redis) -> None:
+    async with with_tasks(redis_app(url, consume=False)) as app:
+        look.lpush("flowrra:queue:io", old_task("old", "add", {"name": "echo"}))
+        broker = RedisBroker(url, queue_key="flowrra:queue:io")
+        await broker.take(0)
+        await broker.close()
+        manager = FlowrraManager(app)
+        assert await manager.purge_queue(name="echo") == {"done": 0, "left": 0}
+        assert await manager.purge_queue(name="add") == {"done": 1, "left": 0}
