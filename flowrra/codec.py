@@ -79,7 +79,7 @@ class EncodedRecord(NamedTuple):
     Attributes:
         text: The record.
         status: Its status.
-        submitted: When the task was submitted, in microseconds since 1970; 0 if that is unknown.
+        submitted: When the task was submitted, in microseconds since 1970; 0 if that is unknown, or before.
         name: The task's name; "" if that is unknown.
     """
 
@@ -379,7 +379,7 @@ def encode_record(record: TaskResult, call: str | None = None) -> EncodedRecord:
     )
     moment = record.submitted_at
     # A naive one is local time, as flowrra 0.1.8 wrote it.
-    submitted = 0 if moment is None else round(moment.timestamp() * 1e6)
+    submitted = 0 if moment is None else max(0, round(moment.timestamp() * 1e6))
     return EncodedRecord(text, status, submitted, record.task_name or "")
 
 

@@ -347,7 +347,7 @@ class RedisServer:
 # Said by a node of a cluster of keys that it doesn't have.
 _ELSEWHERE = "non local key"
 # What a server answers for reasons of its own, whatever it was asked: it is full, loads, follows another one, is in
-# other hands. A script's error has it anywhere in its text.
+# other hands. A script's error has it anywhere in its text, in which our own scripts repeat nothing that is a user's.
 _OWN_REASONS = (
     *("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"),
     *("MOVED", "ASK "),

@@ -27,9 +27,10 @@ local UNLIST_MORE = 20
 -- was unlisted while it is still there would stay in the index of its status for good.
 local UNLIST_LATER = 10000
 
--- The name and the id at the end of a line, "<label> <id>", of which a pattern with (%d+):(.*)$ took both parts.
-local function read_label(bytes, rest, line)
-  if not bytes then error('no label: ' .. string.sub(line, 1, 200)) end
+-- The name and the id at the end of a line, "<label> <id>", of which a pattern with (%d+):(.*)$ took both parts. The error
+-- repeats nothing of the line: an id or a name in it could pass for one of the server's own reasons, such as OOM.
+local function read_label(bytes, rest)
+  if not bytes then error('a line is not of the expected form') end
   bytes = tonumber(bytes)
   return string.sub(rest, 1, bytes), string.sub(rest, bytes + 2)
 end
@@ -151,7 +152,7 @@ local function read_finished(entry)
   if not expiry then return end
   local bytes, labelled = string.match(rest, '^(%d+):(.*)$')
   if bytes then
-    local name, id = read_label(bytes, labelled, entry)
+    local name, id = read_label(bytes, labelled)
     return tonumber(expiry), status, name, id
   end
   return tonumber(expiry), status, '', rest

@@ -112,9 +112,9 @@ local function settle(verb, id, delay, text)
 end
 
 -- The number that a part of a line states, which no more than `most` may be.
-local function number_in(text, line, most)
+local function number_in(text, part, most)
   local number = tonumber(text)
-  if not number or not (math.abs(number) <= most) then error('no outcome: ' .. string.sub(line, 1, 200)) end
+  if not number or not (math.abs(number) <= most) then error('the ' .. part .. ' of an outcome is out of range') end
   return number
 end
 
@@ -123,12 +123,12 @@ for i = 4, #ARGV, 3 do
   local line = ARGV[i]
   local verb, delay, status, submitted, priority, bytes, rest =
     string.match(line, '^([%l_]+) (%d+) (%S+) (%d+) (%S+) (%d+):(.*)$')
-  local name, id = read_label(bytes, rest, line)
-  number_in(submitted, line, MOST)
-  number_in(priority, line, LARGEST)
+  local name, id = read_label(bytes, rest)
+  number_in(submitted, 'time of submission', MOST)
+  number_in(priority, 'priority', LARGEST)
   local place = (i - 1) / 3
   ids[place] = id
-  outcomes[place] = {verb, number_in(delay, line, MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2], name}
+  outcomes[place] = {verb, number_in(delay, 'delay', MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2], name}
 end
 
 local holders, records, done, let_go, answers = redis.call('HMGET', key('holders'), unpack(ids)), {}, {}, {}, {}

@@ -9,7 +9,7 @@ local is_full = type(answer) == 'table' and answer.err and string.find(answer.er
 redis.call('ZREM', ns .. ':status:pending', '')
 for i = 2, #ARGV, 2 do
   local status, submitted, bytes, rest = string.match(ARGV[i], '^(%l+) (%d+) (%d+):(.*)$')
-  local name, id = read_label(bytes, rest, ARGV[i])
+  local name, id = read_label(bytes, rest)
   name = name_of(ns, id, name)
   local is_refused = is_full and status == 'pending' and redis.call('EXISTS', ns .. ':task:' .. id) == 0
   kept[#kept + 1] = is_refused and 0 or 1

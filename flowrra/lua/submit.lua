@@ -13,7 +13,7 @@ for i = 2, #ARGV, 3 do
   local line = ARGV[i]
   local priority, delay, submitted, remembered, bytes, rest =
     string.match(line, '^(%S+) (%d+) (%d+) (%d+) (%d+):(.*)$')
-  local name, id = read_label(bytes, rest, line)
+  local name, id = read_label(bytes, rest)
   local payload, record, is_ready = ARGV[i + 1], ARGV[i + 2], delay == '0'
   local place = is_ready and place_text(first_place + (i - 2) / 3) or NO_PLACE
   local due = is_ready and now or as_text(tonumber(now) + tonumber(delay))

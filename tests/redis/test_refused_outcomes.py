@@ -78,6 +78,39 @@ async def test_a_bad_outcome_is_put_aside_and_the_others_are_told(url: str, look
     await told.broker.close()
 
 
+@pytest.mark.parametrize("word", ["OOM", "BUSY", "MOVED", "READONLY", "LOADING"])
+async def test_an_id_or_name_with_a_reason_of_the_servers_own_in_it_is_none(url: str, word: str) -> None:
+    told = Told(url)
+    task_id, name = f"ROOM-{word}-1", f"{word} report"
+    await told.broker.submit([entry(task_id), entry("other")])
+    await told.broker.take(2)
+    retrying = codec.encode_record(TaskResult(task_id, TaskStatus.RETRYING, name))
+    bad = Outcome(Verb.RETRY, task_id, -5.0, entry(task_id).text, retrying)
+    with pytest.raises(RequestRefusedError):
+        await told.broker.settle([bad])
+    with pytest.raises(RequestRefusedError):
+        await told.broker.submit([entry(f"{word}-2", delay=-5.0)])
+    told.settler.add(bad)
+    told.settler.add(Outcome(Verb.COMPLETE, "other", status=TaskStatus.SUCCESS))
+    await told.settler.flush(10)
+    assert (told.refused, sorted(told.ids)) == ([task_id], sorted([task_id, "other"]))
+    await told.broker.close()
+
+
+@pytest.mark.slow
+async def test_a_task_that_was_submitted_before_1970_runs(url: str, look: redis.Redis) -> None:
+    """By a clock that is wrong, or another program: the lists order it as the oldest."""
+    moment = datetime(1960, 1, 1, tzinfo=UTC)
+    text = codec.encode_task(Task("old", "echo", (), {}), moment, codec.encode_call((), {}, "echo"))
+    async with with_tasks(redis_app(url)) as app:
+        broker = RedisBroker(url, queue_key=QUEUE)
+        await broker.submit([QueuedTask("old", 0, 0.0, text, None)])
+        await broker.close()
+        record = await final(app, "old", within=10)
+        assert (record.status, record.submitted_at) == (TaskStatus.SUCCESS, moment)
+        assert look.zscore("flowrra:status:success", "old") == 0
+
+
 async def test_an_outcome_that_the_driver_cannot_send(url: str, look: redis.Redis) -> None:
     told = Told(url)
     ids = await told.held(20)
