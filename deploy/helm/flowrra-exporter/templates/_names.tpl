@@ -13,15 +13,20 @@
 {{- end -}}
 
 {{- define "flowrra.selector" -}}
-app.kubernetes.io/name: {{ include "flowrra.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "flowrra.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "flowrra.labels" -}}
 {{ include "flowrra.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+{{- end -}}
+
+{{/* A duration such as 15s. */}}
+{{- define "flowrra.milliseconds" -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (get (dict "ms" 1 "s" 1000 "m" 60000) (regexFind "[a-z]+$" .)) -}}
 {{- end -}}
 
 {{/* What is the same in the pods of workers and observer: nothing that they don't need. */}}
@@ -41,7 +46,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 
 {{- define "flowrra.container" -}}
 image: {{ printf "%s:%s" .Values.image.repository .Values.image.tag | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
@@ -59,7 +64,7 @@ env:
 {{- if $root.Values.broker.secretName }}
 {{- range $name := list "FLOWRRA_BROKER_URL" "FLOWRRA_BACKEND_URL" }}
   - name: {{ $name }}
-    valueFrom: {secretKeyRef: {name: {{ $root.Values.broker.secretName }}, key: {{ $key }}}}
+    valueFrom: {secretKeyRef: {name: {{ $root.Values.broker.secretName | quote }}, key: {{ $key | quote }}}}
 {{- end }}
 {{- end }}
 {{- with $root.Values.env }}
