@@ -14,9 +14,10 @@ from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
 from flowrra.scheduler.due_times import first_run
+from flowrra.scheduler.error_text import describe
 from flowrra.scheduler.figures import RunFigures
 from flowrra.scheduler.models import named
-from flowrra.scheduler.submissions import Submissions, describe
+from flowrra.scheduler.submissions import Submissions
 from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
 
 logger = logging.getLogger(__name__)

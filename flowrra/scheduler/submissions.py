@@ -9,13 +9,14 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from flowrra.outage import Outage
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.due_times import retry_at
+from flowrra.scheduler.error_text import describe, in_ascii
 from flowrra.scheduler.figures import RunFigures
 from flowrra.scheduler.models import Run, named
 from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
@@ -28,6 +29,8 @@ MOST_UNDER_WAY = 100
 PATIENCE = 0.1
 # Seconds between two signs of life: a third of the time for which they count.
 BEAT = 10.0
+# Rows that a store refuses one after the other before it is taken for one that is away.
+MOST_REFUSED = 3
 # Of a schedule with max_running, so many of the latest runs are looked at.
 LOOK_BACK = 100
 
@@ -36,6 +39,12 @@ class _UnderWay(NamedTuple):
     run: Run
     cpu_bound: bool
     submission: asyncio.Task[bool]  # whether it was submitted, and not skipped
+
+
+class _Ended(NamedTuple):
+    run: Run
+    error: str | None
+    is_skipped: bool
 
 
 class Submissions:
@@ -154,23 +163,39 @@ class Submissions:
 
     async def record(self) -> None:
         """Record what became of the runs that have ended. What can't be recorded stays under way, for the next time."""
-        ended = [each for each in self._under_way.values() if each.submission.done()]
+        ended = [_ended(each) for each in self._under_way.values() if each.submission.done()]
         if not ended:
             return
-        errors: dict[str, str] = {}
-        skipped: set[str] = set()
-        for run, _, submission in ended:
-            if (error := _error_of(submission)) is not None:
-                errors[run.id] = error
-            elif not submission.result():
-                skipped.add(run.id)
+        try:
+            await self._settle(ended)
+        except Exception:  # noqa: BLE001 - a store may be a user's own; what fails below is raised
+            await self._settle_each(ended)
+
+    async def _settle_each(self, ended: Sequence[_Ended]) -> None:
+        """Record runs one by one and in ASCII: a row that the store refuses holds up no other. It comes last the next
+        time, and after a few of them the store is taken for one that is away."""
+        refusals: list[Exception] = []
+        for each in ended:
+            try:
+                await self._settle([each._replace(error=each.error and in_ascii(each.error))])
+            except Exception as refusal:  # noqa: BLE001 - as above
+                refusals.append(refusal)
+                self._under_way[each.run.id] = self._under_way.pop(each.run.id)
+                if len(refusals) == MOST_REFUSED:
+                    break
+        if refusals:
+            raise refusals[0]
+
+    async def _settle(self, ended: Sequence[_Ended]) -> None:
         now = self._now()
+        errors = {each.run.id: each.error for each in ended if each.error is not None}
+        skipped = {each.run.id for each in ended if each.is_skipped}
         await self._backend.settle([each.run for each in ended], now, errors, skipped)
-        for run, _, _ in ended:
+        for run, error, is_skipped in ended:
             del self._under_way[run.id]
-            if run.id in errors:
-                self._tell_of_error(run, errors[run.id], retry_at(run, now))
-            elif run.id in skipped:
+            if error is not None:
+                self._tell_of_error(run, error, retry_at(run, now))
+            elif is_skipped:
                 self._figures.count(run.schedule.task_name, "skipped")
                 self._tell_of_skip(run)
             elif (skipping := self._skipping.pop(run.schedule.id, None)) is not None:
@@ -212,13 +237,13 @@ class Submissions:
         await self.record()
 
 
-def _error_of(submission: asyncio.Task[bool]) -> str | None:
+def _ended(under_way: _UnderWay) -> _Ended:
+    submission = under_way.submission
+    error: BaseException | None
     if submission.cancelled():
-        return "CancelledError: the scheduler stopped before it was queued"
-    error = submission.exception()
-    return None if error is None else describe(error)
-
-
-def describe(error: BaseException) -> str:
-    """An error as it is recorded."""
-    return f"{type(error).__name__}: {error}"
+        error = asyncio.CancelledError("the scheduler stopped before it was queued")
+    else:
+        error = submission.exception()
+    if error is not None:
+        return _Ended(under_way.run, describe(error), False)
+    return _Ended(under_way.run, None, not submission.result())

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from flowrra.scheduler.backends.sql import SqlSchedulerBackend
 from tests.core.apps import until
 from tests.scheduler.test_simulated_time import START, World
 
@@ -108,6 +110,51 @@ async def test_what_could_not_be_recorded_is_recorded_a_second_later_and_not_sub
     [run] = await world.scheduler.list_runs()
     assert (run["result"], run["attempts"], len(world.submitted)) == ("submitted", 1, 1)
     assert world.counts() == {"submitted": 1}
+
+
+async def refuse(world: World, condition: str) -> None:
+    """From now on the store refuses what would make such a row of a run."""
+    store = world.scheduler.backend
+    assert isinstance(store, SqlSchedulerBackend)
+    what = f"BEFORE UPDATE ON schedule_runs WHEN {condition} BEGIN SELECT RAISE(ABORT, 'as planned'); END"
+    await store._write(sa.text(f"CREATE TRIGGER refusal {what}"))
+
+
+async def test_rows_that_the_store_refuses_hold_up_no_others_and_are_recorded_once_it_takes_them(
+    world: World,
+) -> None:
+    names = [*(f"bad{number}" for number in range(7)), "good", "better"]
+    for late, name in enumerate(reversed(names)):
+        await world.scheduler.schedule_once("note", START - timedelta(seconds=late), [name], task_id=name)
+    await refuse(world, "NEW.id LIKE 'bad%'")
+    await world.scheduler.start()
+    await world.clock.run(timedelta(seconds=3))
+
+    async def results() -> dict[str, str]:
+        return {run["schedule_id"]: run["result"] for run in await world.scheduler.list_runs()}
+
+    bad = dict.fromkeys(names[:7], "claimed")
+    assert await results() == {**bad, "good": "submitted", "better": "submitted"}
+    assert "as planned" in str(world.scheduler.store_error)
+    await world.scheduler.backend._write(sa.text("DROP TRIGGER refusal"))  # type: ignore[attr-defined]
+    await world.clock.run(timedelta(seconds=1))
+    assert await results() == dict.fromkeys(names, "submitted")
+    assert (world.scheduler.store_error, len(world.submitted)) == (None, len(names))
+
+
+async def test_an_error_in_letters_that_the_column_has_not_is_recorded_in_ascii(world: World) -> None:
+    async def submit(*_: Any) -> None:
+        raise ConnectionError("für 5 €")
+
+    world.scheduler.set_submit_callback(submit)
+    await world.scheduler.schedule_once("note", START)
+    await world.scheduler.list_runs()
+    await refuse(world, "NEW.error GLOB '*[^ -~]*'")
+    await world.scheduler.start()
+    await world.clock.run(timedelta(seconds=1))
+    [run] = await world.scheduler.list_runs()
+    assert run["error"] == r"ConnectionError: f\xfcr 5 \u20ac"
+    assert world.scheduler.store_error is None
 
 
 async def test_a_run_that_was_triggered_and_not_recorded_is_counted_and_unhealthy_until_the_next_turn(

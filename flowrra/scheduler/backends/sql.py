@@ -33,6 +33,7 @@ from flowrra.scheduler.backends.sql_schema import (
 )
 from flowrra.scheduler.backends.sql_upgrade import upgrade
 from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
+from flowrra.scheduler.error_text import describe
 from flowrra.scheduler.local_time import local, micros
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, named
 
@@ -348,7 +349,7 @@ def _claim(
                 raise ValueError(fault)
             firing = fire(task, row["due"], now, zone)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
-            why = fault or f"{type(error).__name__}: {error}"
+            why = fault or describe(error)
             logger.error("schedule can't run, set aside until its row is repaired %s error=%s", named(task), why)
             advances.append(_advance(row, None if fault else task.last_run_at, None, why))
             continue

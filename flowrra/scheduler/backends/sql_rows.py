@@ -9,6 +9,7 @@ from typing import Any
 
 from flowrra import codec, tags
 from flowrra.scheduler.backends.sql_schema import DEFINED
+from flowrra.scheduler.error_text import storable
 from flowrra.scheduler.local_time import local, micros
 from flowrra.scheduler.models import ScheduledTask, ScheduleType, check, definition_key
 
@@ -61,7 +62,7 @@ def read_row(row: Any) -> tuple[ScheduledTask, str | None]:
             check(task)
     except (TypeError, ValueError) as error:
         faults.append(str(error))
-    fault = "; ".join(faults) or None
+    fault = storable("; ".join(faults)) or None
     task.broken = fault or task.broken
     return task, fault
 
