@@ -120,6 +120,13 @@ class BaseResultBackend(ABC):
         """
         return new_id
 
+    async def release_retry(self, task_id: str, new_id: str) -> None:
+        """Take back what :meth:`claim_retry` said: the task is not run anew under that id after all.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
     async def retried_as(self, task_id: str) -> str | None:
         """The id under which a task was run anew; None if it was not.
 

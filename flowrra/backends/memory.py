@@ -258,6 +258,10 @@ class InMemoryBackend(BaseResultBackend):
     async def claim_retry(self, task_id: str, new_id: str) -> str:
         return self._retried.setdefault(task_id, new_id)
 
+    async def release_retry(self, task_id: str, new_id: str) -> None:
+        if self._retried.get(task_id) == new_id:
+            del self._retried[task_id]
+
     async def retried_as(self, task_id: str) -> str | None:
         return self._retried.get(task_id)
 

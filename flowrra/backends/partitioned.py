@@ -69,6 +69,9 @@ class PartitionedBackend(BaseResultBackend):
     async def claim_retry(self, task_id: str, new_id: str) -> str:
         return await self.cell_of(task_id).claim_retry(task_id, new_id)
 
+    async def release_retry(self, task_id: str, new_id: str) -> None:
+        await self.cell_of(task_id).release_retry(task_id, new_id)
+
     async def retried_as(self, task_id: str) -> str | None:
         return await self.cell_of(task_id).retried_as(task_id)
 

@@ -34,6 +34,7 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 _STORE = Script("clock", "records", "store")
 _FORGET = Script("clock", "records", "forget")
+_RELEASE_RETRY = Script("release_retry")
 
 
 class RedisBackend(BaseResultBackend):
@@ -203,6 +204,10 @@ class RedisBackend(BaseResultBackend):
 
         claimed = await self.server.call("claim a retry", ask)
         return new_id if claimed is None else _text(claimed)
+
+    async def release_retry(self, task_id: str, new_id: str) -> None:
+        ids = (_wire_id(task_id), _wire_id(new_id))
+        await self.server.run(_RELEASE_RETRY, "take back a retry", self.namespace, *ids)
 
     async def retried_as(self, task_id: str) -> str | None:
         key = self._retried_key(task_id)

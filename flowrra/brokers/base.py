@@ -536,7 +536,28 @@ class LeasingBroker(BaseBroker):
 
     @abstractmethod
     async def requeue_dead(self, task_id: str, record: TaskResult | None, queue: str = DEFAULT_QUEUE) -> bool:
-        """Make a dead task due again, with that record; False if no dead task has that id.
+        """Make a dead task due again, with that record; False if no dead task has that id, or :meth:`claim_dead` said
+        that it is run anew.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:
+        """Say under which id a dead task is run anew, if nobody has said so before: of several calls the first counts.
+        Until it is deleted it stays among the dead ones, and is not requeued.
+
+        Returns:
+            The id that counts; None if no dead task has that id.
+
+        Raises:
+            BackendError: The server could not be reached.
+        """
+
+    @abstractmethod
+    async def release_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> None:
+        """Take back what :meth:`claim_dead` said: the dead task is not run anew under that id after all.
 
         Raises:
             BackendError: The server could not be reached.

@@ -236,6 +236,12 @@ class PartitionedBroker(LeasingBroker):
     async def requeue_dead(self, task_id: str, record: TaskResult | None, queue: str = DEFAULT_QUEUE) -> bool:
         return await (await self._of(task_id)).requeue_dead(task_id, record, queue)
 
+    async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:
+        return await (await self._of(task_id)).claim_dead(task_id, new_id, queue)
+
+    async def release_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> None:
+        await (await self._of(task_id)).release_dead(task_id, new_id, queue)
+
     async def delete_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
         return await (await self._of(task_id)).delete_dead(task_id, queue)
 

@@ -91,6 +91,8 @@ _RECOVER = Script("clock", "queue", "recover")
 _WAITING = Script("clock", "queue", "waiting")
 _CANCEL = Script("clock", "records", "queue", "cancel")
 _REQUEUE = Script("clock", "records", "queue", "requeue")
+_CLAIM_DEAD = Script("clock", "queue", "claim_dead")
+_RELEASE_DEAD = Script("clock", "queue", "release_dead")
 _PAUSE = Script("clock", "queue", "pause")
 
 
@@ -487,12 +489,21 @@ class RedisBroker(LeasingBroker):
         args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name))
         return bool(await self.server.run(_REQUEUE, "requeue a dead task", self._key(queue), *args))
 
+    async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:
+        ids = (_wire(task_id), _wire(new_id))
+        return _text(await self.server.run(_CLAIM_DEAD, "claim a dead task", self._key(queue), *ids)) or None
+
+    async def release_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> None:
+        ids = (_wire(task_id), _wire(new_id))
+        await self.server.run(_RELEASE_DEAD, "release a dead task", self._key(queue), *ids)
+
     async def delete_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
         key = self._key(queue)
 
         async def ask(client: Client) -> list[Any]:
             async with client.pipeline(transaction=True) as pipeline:
                 pipeline.zrem(f"{key}:dead", task_id).hdel(f"{key}:dead:tasks", task_id)
+                pipeline.hdel(f"{key}:dead:retried", task_id)
                 removed: list[Any] = await pipeline.execute()
                 return removed
 

@@ -16,6 +16,7 @@
 --   <queue>:names:<token>   set of the names that a worker knows; expires with it
 --   <queue>:dead            sorted set, id by the time at which it was given up
 --   <queue>:dead:tasks      hash, id to "<reason>\n<entry>"
+--   <queue>:dead:retried    hash, id to the id under which a dead task is being run anew: it is not requeued as well
 --   <queue>:cancelled       set of ids whose holder is asked to end them
 --   <queue>:once:<id>       says that this id was accepted, for longer than its record is kept; expires
 --   <queue>:lapsed:<id>     says that a worker which has lost its hold may still tell an outcome; expires

@@ -42,6 +42,7 @@ local function dead_letter(id, entry, reason)
   local text = entry_of(entry.priority, entry.deliveries, entry.place, entry.since, payload)
   redis.call('ZADD', key('dead'), as_text(now), id)
   redis.call('HSET', key('dead:tasks'), id, reason .. '\n' .. text)
+  redis.call('HDEL', key('dead:retried'), id)  -- that was another one, of the same id
   forget_task(id)
 end
 
@@ -60,6 +61,7 @@ end
 local function take_from_dead(id, name)
   if redis.call('ZREM', key('dead'), id) == 0 then return false end
   redis.call('HDEL', key('dead:tasks'), id)
+  redis.call('HDEL', key('dead:retried'), id)
   if ns ~= '' then unlist(ns, 'failed', name_of(ns, id, name), {id}) end
   return true
 end

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
 from flowrra.app import Flowrra
 from flowrra.backends.listing import TaskFilter
-from flowrra.exceptions import ResultNotFoundError
+from flowrra.exceptions import BackendError, ResultNotFoundError, ServerUnavailableError
 from flowrra.management.answers import BulkResult, DeadTask
-from flowrra.management.queues import dead_tasks, delete_dead_task, find_dead_task, is_queued, requeue_dead_task
+from flowrra.management.queues import (
+    claim_dead_task,
+    dead_tasks,
+    delete_dead_task,
+    find_dead_task,
+    release_dead_task,
+    requeue_dead_task,
+)
 from flowrra.management.tasks import find
 from flowrra.queue_names import checked_queue
 from flowrra.submission import SubmitOptions
@@ -91,19 +99,50 @@ async def retry_task(app: Flowrra, task_id: str) -> str:
         raise ValueError(f"Task '{task_id}' is {record and record.status}: only one that has finished is run anew")
     if name is None:
         raise ValueError(f"Task '{task_id}' can't be read: nobody knows what it was to run")
-    app.registry.definition(name)  # nothing is claimed for a task that this app can't submit
+    # Nothing is claimed for a task that this app can't submit.
+    app.registry.definition(name).signature.check(name, args, kwargs)
     queue = record.queue if record is not None else dead and dead["queue"]
-    new_id = await app.results.claim_retry(task_id, new_task_id())
-    # Before it is submitted, so that nobody requeues it as well; but for one that is known from nowhere else.
-    if dead is not None and record is not None:
-        is_requeued = not await delete_dead_task(app, task_id, dead) and await is_queued(app, task_id, dead)
-        if is_requeued:
-            raise ValueError(f"Task '{task_id}' is pending: it was requeued meanwhile")
-    # Whoever was second, or goes on after a crash, submits the same: an id that is known is not submitted again.
-    await app.submit_with(name, args, kwargs, SubmitOptions(task_id=new_id, retry_of=task_id, queue=queue))
-    if dead is not None and record is None:
+    new_id = await _claim_retry(app, task_id, dead)
+    try:
+        # Whoever was second, or goes on after a crash, submits the same: an id that is known is not submitted again.
+        await app.submit_with(name, args, kwargs, SubmitOptions(task_id=new_id, retry_of=task_id, queue=queue))
+    except ServerUnavailableError:
+        raise  # it may be queued all the same: whoever asks again goes on with it
+    except Exception:
+        with suppress(BackendError):
+            await _release_retry(app, task_id, dead, new_id)
+        raise
+    # Last, so that it can't be lost.
+    if dead is not None:
         await delete_dead_task(app, task_id, dead)
     return new_id
+
+
+async def _claim_retry(app: Flowrra, task_id: str, dead: DeadTask | None) -> str:
+    """The id under which a task is run anew, by whoever does so.
+
+    Raises:
+        ValueError: It was dead, and is no more.
+    """
+    new_id = new_task_id()
+    if dead is None:
+        return await app.results.claim_retry(task_id, new_id)
+    # At the broker first: in one step, nobody can requeue it as well, whether anything else is known of it or not.
+    if (claimed := await claim_dead_task(app, task_id, dead, new_id)) is not None:
+        return await app.results.claim_retry(task_id, claimed)
+    if (retried_as := await app.results.retried_as(task_id)) is not None:
+        return retried_as
+    raise ValueError(f"Task '{task_id}' is dead no more: it was requeued or deleted meanwhile")
+
+
+async def _release_retry(app: Flowrra, task_id: str, dead: DeadTask | None, new_id: str) -> None:
+    """Say that a task was not run anew under that id after all, unless another call has submitted it meanwhile."""
+    known = await app.results.get(new_id)
+    if known is not None and known.status is not TaskStatus.CANCELLED:
+        return
+    await app.results.release_retry(task_id, new_id)
+    if dead is not None:
+        await release_dead_task(app, task_id, dead, new_id)
 
 
 async def requeue_dead_tasks(

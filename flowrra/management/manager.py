@@ -410,17 +410,19 @@ class FlowrraManager:
     async def retry_task(self, task_id: str) -> str:
         """Run a task that has finished, however it did, or was given up, anew: with its arguments, under a new id, and
         with the options that its function is registered with. Its record and that of the new run name each other. A
-        task is run anew once: whoever asks again gets the same id.
+        task is run anew once: whoever asks again gets the same id. If the new run is refused, a dead task stays dead.
 
         Returns:
             The id of the new run.
 
         Raises:
             ResultNotFoundError: Nothing is known of that id; also a ValueError.
-            ValueError: The task has not finished.
+            ValueError: The task has not finished, or was requeued or deleted meanwhile.
+            TypeError: Its arguments don't fit its function any more.
             TaskNotFoundError: This app has no task of that name.
             ExecutorNotRunningError: The app is not started.
-            BackendError: The server could not be reached.
+            BackendError: The server could not be reached; if it did not answer, the new run may be queued, and a call
+                again goes on with the same id.
         """
         return await control.retry_task(self.app, task_id)
 
@@ -453,10 +455,10 @@ class FlowrraManager:
         """Run a dead task after all, as if it had never been delivered.
 
         Returns:
-            True if it is pending now; False if no dead task has that id.
+            True if it is pending now; False if no dead task has that id, or it is being run anew.
 
         Raises:
-            BackendError: The broker could not be asked.
+            BackendError: The broker or the results could not be asked.
         """
         return await queues.requeue_dead_task(self.app, task_id)
 

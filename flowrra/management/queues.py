@@ -6,11 +6,13 @@ from typing import Any, cast
 
 from flowrra.app import Flowrra
 from flowrra.brokers.base import LeasingBroker, QueueFigures
+from flowrra.exceptions import BackendError
 from flowrra.executors.base import BaseTaskExecutor
+from flowrra.executors.records import BrokerRecords
 from flowrra.management.answers import DeadTask, NamedQueueStats, Queues, QueueStats, Worker
 from flowrra.management.tasks import check_limit
 from flowrra.queue_names import DEFAULT_QUEUE
-from flowrra.task import TaskStatus
+from flowrra.task import TaskResult, TaskStatus
 
 
 def leasing_brokers(app: Flowrra) -> dict[str, LeasingBroker]:
@@ -125,24 +127,70 @@ async def find_dead_task(app: Flowrra, task_id: str) -> DeadTask | None:
     return None
 
 
+def _place(app: Flowrra, dead: DeadTask) -> tuple[LeasingBroker, str]:
+    """The queue of a dead task, with its broker."""
+    return leasing_brokers(app)[dead["executor"]], dead["queue"]
+
+
 async def _places(app: Flowrra, dead: DeadTask | None) -> list[tuple[LeasingBroker, str]]:
     """The queue of a dead task, with its broker; all queues if it isn't known."""
-    brokers = leasing_brokers(app)
     if dead is not None:
-        return [(brokers[dead["executor"]], dead["queue"])]
-    return [(broker, queue) for broker in brokers.values() for queue in await broker.queues()]
+        return [_place(app, dead)]
+    return [(broker, queue) for broker in leasing_brokers(app).values() for queue in await broker.queues()]
 
 
 async def requeue_dead_task(app: Flowrra, task_id: str, dead: DeadTask | None = None) -> bool:
-    """Make a dead task pending again; whether there was one of that id. It is looked for, unless it is given."""
+    """Make a dead task pending again; whether there was one of that id. It is looked for, unless it is given.
+
+    Raises:
+        BackendError: The broker or the results could not be asked, or the record can't be stored: then it stays dead.
+    """
     record = await app.get_result(task_id)
-    if record is not None:
-        record.status, record.error, record.traceback = TaskStatus.PENDING, None, None
-        record.started_at = record.finished_at = record.worker = record.progress = None
+    dead = dead or await find_dead_task(app, task_id)
+    pending = None if record is None else _pending_again(record)
+    # Told first: a worker has it the moment that it is requeued, and tells what comes next. Of one that can't be read
+    # nothing is told: it dies again.
+    if pending is not None and dead is not None:
+        await _keep_record(app, dead, pending)
     for broker, queue in await _places(app, dead):
-        if await broker.requeue_dead(task_id, record, queue):
+        if await broker.requeue_dead(task_id, pending, queue):
             return True
+    if record is not None and dead is not None and not await is_queued(app, task_id, dead):
+        await _keep_record(app, dead, record)  # it was deleted, or run anew, meanwhile
     return False
+
+
+def _pending_again(record: TaskResult) -> TaskResult:
+    pending = record.copy()
+    pending.status, pending.error, pending.traceback = TaskStatus.PENDING, None, None
+    pending.started_at = pending.finished_at = pending.worker = pending.progress = None
+    return pending
+
+
+async def _keep_record(app: Flowrra, dead: DeadTask, record: TaskResult) -> None:
+    """Keep the record of a dead task, unless the broker does that as it requeues the task, and publish it."""
+    records = app.executors[dead["executor"]].source.records
+
+    async def keep() -> None:
+        if not await records.store(record):
+            raise BackendError(f"Task '{record.task_id}' stays dead: its record could not be stored")
+        records.publish(record)
+
+    if records.has_subscribers or not isinstance(records, BrokerRecords):
+        await app.run_on_app_loop(keep)
+
+
+async def claim_dead_task(app: Flowrra, task_id: str, dead: DeadTask, new_id: str) -> str | None:
+    """Say under which id a dead task is run anew, so that nobody requeues it as well; the id that counts, or None if it
+    is dead no more."""
+    broker, queue = _place(app, dead)
+    return await broker.claim_dead(task_id, new_id, queue)
+
+
+async def release_dead_task(app: Flowrra, task_id: str, dead: DeadTask, new_id: str) -> None:
+    """Take back what was said by :func:`claim_dead_task`."""
+    broker, queue = _place(app, dead)
+    await broker.release_dead(task_id, new_id, queue)
 
 
 async def delete_dead_task(app: Flowrra, task_id: str, dead: DeadTask | None = None) -> bool:

@@ -83,7 +83,7 @@ ACTIONS_BY_NAME: Mapping[str, Action] = {
             "Requeue",
             "Task {task_id} is pending again",
             (_TASK,),
-            "No dead task has the id {task_id}",
+            "No dead task has the id {task_id}, or it is being run anew",
         ),
         Action(
             "delete-dead-task",
