@@ -196,7 +196,8 @@ def decode_task(data: bytes) -> DecodedTask:
     """Read what :func:`encode_task`, or flowrra 0.1.8, wrote.
 
     Raises:
-        ValueError: It is no task, or one of its fields is out of range.
+        ValueError: It is no task, or one of its fields is out of range. It names the field, and quotes nothing of what
+            the field holds.
     """
     if len(data) > MAX_SIZE:
         raise ValueError(f"it has {len(data):,} bytes, at most {MAX_SIZE:,} are read")
@@ -209,7 +210,7 @@ def decode_task(data: bytes) -> DecodedTask:
     if not isinstance(args or [], list) or not isinstance(kwargs or {}, dict):
         raise ValueError("its arguments are no list, or no dict")
     if _MARK in text:
-        args, kwargs = _untagged(lambda: (tags.read(args), tags.read_values(kwargs or {})))
+        args, kwargs = _field("args", tags.read, args), _field("kwargs", tags.read_values, kwargs or {})
     submitted_at = found("submitted_at")
     try:
         max_retries, retry_delay, current_retry, timeout, backoff, jitter = _numbers(
@@ -234,18 +235,31 @@ def decode_task(data: bytes) -> DecodedTask:
             backoff,
             jitter,
             _headers(found("headers")),
-            checked_queue(found("queue")) if "queue" in fields else DEFAULT_QUEUE,
+            _field("queue", checked_queue, found("queue")) if "queue" in fields else DEFAULT_QUEUE,
         )
         return DecodedTask(
             task,
-            None if submitted_at is None else datetime.fromisoformat(submitted_at),
+            None if submitted_at is None else _field("submitted_at", datetime.fromisoformat, submitted_at),
             _call_within(text, fields) or encode_call(task.args, task.kwargs, name),
             # What few tasks have is looked at only where it is there.
-            _read_attempts(found("attempts")) if "attempts" in fields else (),
-            _text_or_none("retry_of", found("retry_of")) if "retry_of" in fields else None,
+            _field("attempts", _read_attempts, found("attempts")) if "attempts" in fields else (),
+            _field("retry_of", _text_or_none, found("retry_of")) if "retry_of" in fields else None,
         )
     except (TypeError, AttributeError, KeyError, OverflowError, BackendError) as error:
-        raise ValueError(f"a field is of the wrong type: {error}") from None
+        raise ValueError(f"a field is of the wrong type: {type(error).__name__}") from None
+
+
+def _field(name: str, read: Callable[[Any], Any], value: Any) -> Any:
+    """A field of a task, from what stands there.
+
+    Raises:
+        ValueError: It can't be read.
+    """
+    try:
+        return read(value)
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+        # Only the class: what it says may quote the value, and is shown to people who may not see that.
+        raise ValueError(f"its {name} can't be read: {type(error).__name__}") from None
 
 
 def _call_within(text: str, fields: dict[str, Any]) -> str | None:
@@ -333,13 +347,13 @@ def _read_attempts(found: Any) -> tuple[Attempt, ...]:
         if type(attempt.number) is not int:
             raise TypeError("the number of an attempt is no number")
         for text in (attempt.worker, attempt.error, attempt.traceback):
-            _text_or_none("attempt", text)
+            _text_or_none(text)
     return attempts[-MAX_ATTEMPTS:]
 
 
-def _text_or_none(name: str, value: Any) -> str | None:
+def _text_or_none(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"its {name} is no text")
+        raise TypeError("it is no text")
     return value
 
 

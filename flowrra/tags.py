@@ -305,7 +305,8 @@ def read(value: Any) -> Any:
     """What was written as this.
 
     Raises:
-        ValueError: A tag is unknown, or what it marks is not what it says.
+        ValueError: A tag is unknown, or what it marks is not what it says. It quotes nothing of what was read: it is
+            shown to people who may not see that.
         RecursionError: It is nested too deeply.
     """
     kind = type(value)
@@ -325,12 +326,12 @@ def _read_tag(tag: dict[str, Any]) -> Any:
     name = tag[MARK]
     reader = _READERS.get(name) if isinstance(name, str) else None
     if reader is None:
-        raise ValueError(f"{shown(name)} is no type that is known here")
+        raise ValueError("something is marked as of a type that is not known here")
     more = {key: value for key, value in tag.items() if key not in (MARK, "value")}
     try:
         return reader(tag["value"], **more)
     except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError) as error:
-        raise ValueError(f"what is marked as {name} is none: {type(error).__name__}: {error}") from None
+        raise ValueError(f"what is marked as {name} is none: {type(error).__name__}") from None
 
 
 def _read_list(value: Any) -> list[Any]:

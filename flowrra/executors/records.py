@@ -106,7 +106,16 @@ class RecordStore(ABC):
 
     @abstractmethod
     async def store(self, record: TaskResult) -> bool:
-        """Keep a record as it is now; a failure is logged and counted."""
+        """Keep a record as it is now; a failure is logged and counted.
+
+        Returns:
+            Whether that is over, be it that the backend refuses the record; False if it is away, and the same record
+            can be stored later.
+        """
+
+    async def store_late(self, record: TaskResult) -> None:
+        """Keep a record as soon as the backend is back, unless :meth:`give_up` is called before."""
+        await self.store(record)
 
     def encoded(self, record: TaskResult, call: str | None) -> EncodedRecord | None:
         """The record as the broker keeps it; None if it doesn't."""
@@ -144,10 +153,23 @@ class RecordStore(ABC):
     async def known(self, task_id: str) -> TaskResult | None:
         """The record of a task; None if there is none, or it can't be read, which is counted."""
         try:
+            return await self.find(task_id)
+        except PASSING:
+            return None
+
+    async def find(self, task_id: str) -> TaskResult | None:
+        """The record of a task; None if there is none, or what is there can't be read, which is counted.
+
+        Raises:
+            ServerUnavailableError, OSError: The backend is away: what it has can be read later.
+        """
+        try:
             record = await self.results.get(task_id)
-        except Exception as error:  # noqa: BLE001 - a backend is user code
+        except Exception as error:
             self.errors["get"] += 1
             self._reading.failed(f"{describe(error)} id={task_id}", error)
+            if isinstance(error, PASSING):
+                raise
             return None
         self._reading.over()
         return record
@@ -222,6 +244,7 @@ class StoredRecords(RecordStore):
         self._storing = Outage(logger, "records not stored", f"executor={workers.kind}", level=logging.ERROR)
         # What stores the progress of a running attempt, by the task's id: its outcome is stored after that.
         self._progressing: dict[str, asyncio.Task[None]] = {}
+        self._is_giving_up = False
 
     def open(self) -> None:
         # How many attempts have ended whose outcome waits for the backend.
@@ -258,9 +281,17 @@ class StoredRecords(RecordStore):
             raise
         except BaseException as error:  # noqa: BLE001 - a backend is user code, and must not end a worker
             self._failed(record, error)
-            return False
+            return not isinstance(error, PASSING)
         self._storing.over()
         return True
+
+    async def store_late(self, record: TaskResult) -> None:
+        backoff = Backoff()
+        while not self._is_giving_up:
+            await asyncio.sleep(backoff.next())
+            if await self.store(record):
+                return
+        _log_given_up(record)
 
     # ── outcomes ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -310,9 +341,7 @@ class StoredRecords(RecordStore):
                     break
                 kept = "result" if record.status is SUCCESS else "record"
                 fail_unwritable(job, error, f"its {kept} could not be stored", self._workers.worker_id)
-        logger.error(
-            "outcome not stored, given up task=%s id=%s status=%s", record.task_name, job.task.id, record.status
-        )
+        _log_given_up(record)
         return True
 
     async def _store_late(self, job: Job) -> bool:
@@ -329,15 +358,18 @@ class StoredRecords(RecordStore):
             except Exception as error:  # noqa: BLE001 - logged, and what says so is stored instead
                 self.errors["store"] += 1
                 fail_unwritable(job, error, "its record could not be stored", self._workers.worker_id)
-        logger.error(
-            "outcome not stored, given up task=%s id=%s status=%s", job.definition.name, job.task.id, job.record.status
-        )
+        _log_given_up(job.record)
         return False
 
     def _failed(self, record: TaskResult, error: BaseException) -> None:
         self.errors["store"] += 1
         last = f"task={record.task_name} id={record.task_id} status={record.status}"
         self._storing.failed(f"{describe(error)} {last}", error)
+
+
+def _log_given_up(record: TaskResult) -> None:
+    text = "outcome not stored, given up task=%s id=%s status=%s"
+    logger.error(text, record.task_name, record.task_id, record.status)
 
 
 def records_for(

@@ -59,6 +59,32 @@ class TestTask:
         assert (found.task.args, found.task.kwargs) == ((1,), {"b": 2})
         assert found.call == encode_call((1,), {"b": 2}, "n")
 
+    @pytest.mark.parametrize(
+        ("field", "text"),
+        [
+            ("args", '[{"__flowrra__":"date","value":"card 4111"}]'),
+            ("args", '[{"__flowrra__":"date","value":"2026-01-02","card 4111":1}]'),
+            ("args", '[{"__flowrra__":"tuple","value":[{"__flowrra__":"uuid","value":"card 4111"}]}]'),
+            ("args", '[{"__flowrra__":"card 4111","value":1}]'),
+            ("kwargs", '{"a":{"__flowrra__":"time","value":"12:00","zone":"card 4111"}}'),
+            ("submitted_at", '"card 4111"'),
+            ("queue", '"card 4111"'),
+            ("attempts", '[{"number":1,"outcome":"card 4111"}]'),
+            ("attempts", '[{"number":1,"outcome":"lost","started_at":"card 4111"}]'),
+            ("retry_of", "[4111]"),
+        ],
+    )
+    def test_says_which_field_cannot_be_read_and_not_what_it_holds(self, field: str, text: str) -> None:
+        with pytest.raises(ValueError, match=f"its {field} can't be read: (ValueError|TypeError)$"):
+            decode_task(f'{{"id":"a","name":"n","{field}":{text}}}'.encode())
+
+    @pytest.mark.parametrize(
+        "fields", ['"max_retries":"4111"', '"headers":{"a":4111}', '"args":{"a":"4111"}', '"b":"4111']
+    )
+    def test_quotes_nothing_of_what_it_refuses(self, fields: str) -> None:
+        with pytest.raises(ValueError, match=r"^(?!.*4111)"):
+            decode_task(f'{{"id":"a","name":"n",{fields}}}'.encode())
+
 
 class TestRecord:
     @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -19,9 +19,9 @@ from flowrra.brokers.redis import RedisBroker
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
 from flowrra.executors.sources.settler import Settler
 from flowrra.management import FlowrraManager
-from flowrra.task import Task
+from flowrra.task import AttemptEnd, Task
 from tests.core.apps import final, numbers_of, until
-from tests.redis.apps import QUEUE, queue_of, redis_app, with_tasks
+from tests.redis.apps import QUEUE, let_lapse, queue_of, redis_app, with_tasks
 
 NO_ARGUMENTS = codec.encode_call((), {}, "work")
 
@@ -188,6 +188,67 @@ async def test_a_queued_task_that_says_impossible_things_is_put_aside(
         (dead,) = await FlowrraManager(app).list_dead_tasks()
         assert dead["task_id"] == "bad"
         assert not look.exists(f"{QUEUE}:leases")
+
+
+def spoil(look: redis.Redis, task_id: str) -> None:
+    """Make of a queued task's arguments what can't be read."""
+    entry = look.hget(f"{QUEUE}:tasks", task_id)
+    assert isinstance(entry, bytes)
+    look.hset(f"{QUEUE}:tasks", task_id, entry.replace(b'"2026-01-02"', b'"card 4111 1111"'))
+
+
+@pytest.mark.parametrize("database", [0, 1], ids=["results together", "results elsewhere"])
+async def test_a_task_whose_entry_cannot_be_read_is_failed_with_the_reason(
+    url: str, look: redis.Redis, database: int
+) -> None:
+    backend = url[:-1] + str(database)
+    async with with_tasks(redis_app(url, backend=backend, consume=False)) as producer:
+        task_id = await producer.submit("echo", date(2026, 1, 2))
+        spoil(look, task_id)
+        async with with_tasks(redis_app(url, backend=backend)) as app:
+            record = await final(producer, task_id)
+            await until(lambda: look.zcard(f"{QUEUE}:dead") == 1)
+            (dead,) = await FlowrraManager(app).list_dead_tasks()
+    assert record.status is TaskStatus.FAILED
+    assert record.finished_at is not None
+    assert (record.task_name, record.attempts) == ("echo", ())
+    # It says which part it is, and nothing of what that holds: who sees it may not see arguments.
+    assert record.error == dead["reason"] == "what was queued can't be read: its args can't be read: ValueError"
+
+
+async def test_so_is_one_whose_worker_died(url: str, look: redis.Redis) -> None:
+    results, worker = RedisBackend(url), RedisBroker(url, queue_key=QUEUE)
+    assert worker.keeps_records_of(results)
+    async with with_tasks(redis_app(url, consume=False)) as producer:
+        task_id = await producer.submit("echo", date(2026, 1, 2))
+        await worker.take(1)
+        running = TaskResult(task_id, TaskStatus.RUNNING, "echo", submitted_at=datetime.now(UTC), worker="the dead one")
+        await worker.settle([Outcome(Verb.RUNNING, task_id, record=codec.encode_record(running))])
+        spoil(look, task_id)
+        let_lapse(look)
+        async with with_tasks(redis_app(url)):
+            record = await final(producer, task_id)
+    assert record.status is TaskStatus.FAILED
+    assert [(each.outcome, each.worker) for each in record.attempts] == [(AttemptEnd.LOST, "the dead one")]
+    await worker.close()
+    await results.close()
+
+
+async def test_so_is_one_that_its_worker_cannot_take_in(
+    url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = with_tasks(redis_app(url))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(app.telemetry, "register", fail)
+    async with with_tasks(redis_app(url, consume=False)) as producer:
+        task_id = await producer.submit("echo")
+        async with app:
+            record = await final(producer, task_id)
+            await until(lambda: look.zcard(f"{QUEUE}:dead") == 1)
+    assert (record.status, record.error) == (TaskStatus.FAILED, "it could not be delivered: RuntimeError")
 
 
 PRIORITIES = (

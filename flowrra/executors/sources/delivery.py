@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 from flowrra import codec
 from flowrra.brokers.base import Delivery, LeasingBroker, Outcome, Verb
-from flowrra.exceptions import BackendError
+from flowrra.exceptions import BackendError, SerializationError
 from flowrra.executors import attempt_log
 from flowrra.executors.job import Job
-from flowrra.executors.records import RecordStore
+from flowrra.executors.records import PASSING, RecordStore
 from flowrra.executors.sources.holdings import Holdings
 from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
@@ -68,18 +68,17 @@ class Deliveries:
             await self._deliver(delivery)
         except Exception as error:
             logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
-            reason = f"it could not be delivered: {type(error).__name__}"
-            self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue))
+            await self._put_aside(delivery, f"it could not be delivered: {type(error).__name__}")
 
     async def _deliver(self, delivery: Delivery) -> None:
         task = delivery.task
         if self._holdings.has_still(delivery.task_id):
             return
         if task is None:
-            self._put_aside(delivery, delivery.error or "")
+            await self._put_aside_unread(delivery, delivery.error or "")
             return
         if task.id != delivery.task_id:
-            self._put_aside(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
+            await self._put_aside_unread(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
             return
         record = await self._record_of(task, delivery)
         if delivery.is_cancelled:
@@ -111,10 +110,6 @@ class Deliveries:
             self._workers.tell_queues_apart()
         self._workers.put(job)
 
-    def _put_aside(self, delivery: Delivery, reason: str) -> None:
-        logger.error("queued task not readable, put aside id=%r error=%s", delivery.task_id, reason)
-        self._settler.add(Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue))
-
     async def _record_of(self, task: Task, delivery: Delivery) -> TaskResult:
         if delivery.submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
             return await self._records.of(task)
@@ -138,7 +133,7 @@ class Deliveries:
         """Remember the attempt of a worker that was not heard of any more: its record is all that tells of it."""
         known = await self._records.known(record.task_id)
         if known is not None and known.status is RUNNING:
-            known.end_attempt(AttemptEnd.LOST, None)
+            _end_lost_attempt(known)
             record.attempts = known.attempts
 
     # ── what is not run ─────────────────────────────────────────────────────────────────────────────────────
@@ -167,22 +162,21 @@ class Deliveries:
             for name in names:
                 while is_wanted():
                     deliveries, _ = await self._broker.take(OVERDUE_BATCH, queue=queue, name=name)
-                    for delivery in deliveries:
-                        await self._give_up(delivery)
-                    if not deliveries:
+                    ended = [await self._give_up(delivery) for delivery in deliveries]
+                    if not any(ended):
                         break
         except BackendError as error:
             logger.warning("unknown tasks not given up, tried again later names=%s error=%s", names, error)
 
-    async def _give_up(self, delivery: Delivery) -> None:
+    async def _give_up(self, delivery: Delivery) -> bool:
+        """End a task of an unknown name, and return whether it was: one that is let go waits once more for as long."""
         task = delivery.task
         if task is None:
-            self._put_aside(delivery, delivery.error or "")
-            return
+            return await self._put_aside_unread(delivery, delivery.error or "")
         reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
         record = await self._record_of(task, delivery)
         reason = f"Task '{task.name}' not registered: {reason}"
-        await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
+        return await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
 
     async def end_cancelled(self, task: Task, record: TaskResult, call: str | None) -> None:
         """Settle a task that was cancelled before it ran."""
@@ -190,13 +184,55 @@ class Deliveries:
 
     async def _end(
         self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb, call: str | None
-    ) -> None:
-        record.status, record.error, record.finished_at = status, reason, datetime.now(UTC)
+    ) -> bool:
+        if not await self._settle(record, Outcome(verb, task.id, text=reason, status=status, queue=task.queue), call):
+            return False
         if verb is Verb.DEAD_LETTER:
             attempt_log.given_up(task, reason, self._workers.worker_id)
         elif task.name in self._registry.by_name:
             self._telemetry.register(task.name, self._workers.kind).count_cancelled_before_start()
-        await self._records.store(record)
-        encoded = self._records.encoded(record, call)
-        self._settler.add(Outcome(verb, task.id, text=reason, record=encoded, status=status, queue=task.queue))
+        return True
+
+    async def _settle(self, record: TaskResult, outcome: Outcome, call: str | None) -> bool:
+        """Store how a task ended, and tell the broker then: once that has forgotten the task, nobody would come back to
+        its record. While the backend is away, the task is let go: whoever is given it when its lease ends, ends it.
+
+        Returns:
+            Whether it was ended.
+
+        Raises:
+            SerializationError: The record can't be written.
+        """
+        assert outcome.status is not None  # noqa: S101 - it has ended
+        record.status, record.error, record.finished_at = outcome.status, outcome.text, datetime.now(UTC)
+        if not await self._records.store(record):
+            self._holdings.let_go(outcome.task_id)
+            return False
+        self._settler.add(outcome._replace(record=self._records.encoded(record, call)))
         self._records.publish(record)
+        return True
+
+    async def _put_aside_unread(self, delivery: Delivery, reason: str) -> bool:
+        logger.error("queued task not readable, put aside id=%r error=%s", delivery.task_id, reason)
+        return await self._put_aside(delivery, reason)
+
+    async def _put_aside(self, delivery: Delivery, reason: str) -> bool:
+        """Give up a task of which there may be nothing but its record; see :meth:`_settle`."""
+        burial = Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue)
+        try:
+            record = await self._records.find(delivery.task_id)
+            if record is not None and not record.is_complete:
+                _end_lost_attempt(record)
+                return await self._settle(record, burial._replace(status=FAILED), None)
+        except PASSING:
+            return False
+        except SerializationError as error:
+            logger.warning("record of a task that is put aside not writable id=%s error=%s", delivery.task_id, error)
+        self._settler.add(burial)
+        return True
+
+
+def _end_lost_attempt(record: TaskResult) -> None:
+    """Remember the attempt that is under way, by its record, as that of a worker that was not heard of any more."""
+    if record.status is RUNNING:
+        record.end_attempt(AttemptEnd.LOST, None)

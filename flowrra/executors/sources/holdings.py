@@ -54,6 +54,10 @@ class Holdings:
         logger.warning("lease had lapsed, and is held again executor=%s id=%s", self._kind, task_id)
         return True
 
+    def let_go(self, task_id: str) -> None:
+        """Renew the hold on a task no more, if it is held."""
+        self.held.pop(task_id, None)
+
     def settled(self, task_ids: list[str]) -> None:
         """The broker knows what became of these."""
         for task_id in task_ids:

@@ -477,11 +477,20 @@ class LeasedSource(TaskSource):
         record.error = "cancelled before it ran: by request"
         answer = await self._cancel_in_queue(record, known, is_only_if_waiting=is_only_if_waiting)
         if answer is Cancellation.CANCELLED:
-            await self.records.store(record)
+            await self._keep_cancelled(record)
             if record.task_name in self.registry:
                 self.telemetry.register(str(record.task_name), self.workers.kind).count_cancelled_before_start()
             self.records.publish(record)
         return answer
+
+    async def _keep_cancelled(self, record: TaskResult) -> None:
+        """Store the record of a task that is in no queue any more: nobody else will."""
+        if await self.records.store(record):
+            return
+        if self.workers.is_open:
+            self.workers.spawn(self.records.store_late(record))
+        else:
+            await self.records.store_late(record)
 
     async def _cancel_in_queue(
         self, record: TaskResult, known: TaskResult | None, *, is_only_if_waiting: bool

@@ -49,7 +49,9 @@ def read_row(row: Any) -> tuple[ScheduledTask, str | None]:
         try:
             fields[name] = read(fields[name])
         except (ValueError, TypeError, RecursionError) as error:
-            faults.append(f"{name} {fields[name]!r} can't be read: {error}")
+            # What a task is called with is shown to nobody who may only see that its schedule is broken.
+            value = "" if name in ("args", "kwargs") else f" {fields[name]!r}"
+            faults.append(f"{name}{value} can't be read: {error}")
             fields[name] = stand_in
     try:
         if row["due"] is not None:
