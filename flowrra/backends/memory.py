@@ -96,7 +96,7 @@ class InMemoryBackend(BaseResultBackend):
         """The same as :meth:`store`, without a coroutine: it is on every task's way."""
         if result.status in COMPLETE_STATUSES:
             if task_id in self._finished:
-                self._forget_finished(task_id)
+                self._drop([task_id])
             # Asked here first, as a call takes longer: most tasks return a number or nothing.
             if (
                 type(result.result) not in SMALL or result.args or result.kwargs or result.error or result.attempts

@@ -186,6 +186,16 @@ async def test_a_task_that_is_run_under_its_id_again_is_listed_where_it_is_now(b
     assert await backend.count() == {(TaskStatus.SUCCESS, "work"): 2, (TaskStatus.FAILED, "mail"): 1}
 
 
+async def test_one_whose_end_is_stored_twice_takes_no_other_off_the_lists(backend: BaseResultBackend) -> None:
+    await keep(backend, [record(1)])
+    assert await backend.count() == {(TaskStatus.SUCCESS, "work"): 1}
+    for _ in range(2):
+        await backend.store("t000002", record(2))
+
+    assert await all_of(backend, TaskFilter()) == ["t000002", "t000001"]
+    assert await backend.count() == {(TaskStatus.SUCCESS, "work"): 2}
+
+
 async def test_what_expires_is_neither_listed_nor_counted(url: str) -> None:
     for backend in (InMemoryBackend(max_age=1.0), RedisBackend(url, ttl=1.0), partitioned_backend(url, ttl=1.0)):
         await keep(backend, [record(n, name=f"work {n % 2}") for n in range(20)])
