@@ -328,8 +328,10 @@ class Telemetry:
         """
         if any(any(telemetry.cells) for telemetry in self.tasks.values()):
             raise RuntimeError("Histogram bounds can't change once tasks were submitted; set them before")
-        self._run_bounds = self._run_bounds if run_bounds is None else check_bounds(run_bounds)
-        self._wait_bounds = self._wait_bounds if wait_bounds is None else check_bounds(wait_bounds)
+        # Both are looked at before either is used.
+        run_bounds = self._run_bounds if run_bounds is None else check_bounds(run_bounds)
+        wait_bounds = self._wait_bounds if wait_bounds is None else check_bounds(wait_bounds)
+        self._run_bounds, self._wait_bounds = run_bounds, wait_bounds
         self.reset()
 
     def reset(self) -> None:

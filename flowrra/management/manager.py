@@ -59,6 +59,7 @@ from flowrra.management.schedules import schedule, schedule_details
 from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.scheduler.scheduler import ScheduleExtras, Scheduler
 from flowrra.task import TaskStatus
+from flowrra.telemetry import check_bounds
 
 CountedBy: TypeAlias = Literal["status", "name"]
 
@@ -187,6 +188,7 @@ class FlowrraManager:
             RuntimeError: Tasks were counted already.
             ValueError: The bounds are not finite, positive and ascending.
         """
+        loop_lag = None if loop_lag is None else check_bounds(loop_lag)
         self.app.telemetry.set_bounds(run_duration, queue_wait)
         if loop_lag is not None:
             self.app.loop_monitor.set_bounds(loop_lag)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flowrra.management import FlowrraManager
+from flowrra.telemetry import QUEUE_WAIT_BOUNDS, RUN_DURATION_BOUNDS
 from tests.core.apps import (
     BACKENDS,
     OUTCOMES,
@@ -500,3 +501,11 @@ class TestBounds:
     async def test_bounds_that_make_no_sense_are_refused(self, bounds: tuple[float, ...]) -> None:
         with pytest.raises(ValueError, match="bounds"):
             await FlowrraManager(memory_app()).set_histogram_bounds(run_duration=bounds)
+
+    @pytest.mark.parametrize("refused", ["queue_wait", "loop_lag"])
+    async def test_a_call_that_is_refused_changes_nothing(self, refused: str) -> None:
+        app = memory_app()
+        with pytest.raises(ValueError, match="bounds"):
+            await FlowrraManager(app).set_histogram_bounds(run_duration=(1.0, 2.0), **{refused: (3.0, 1.0)})
+        later = app.telemetry.register("registered later", "io")
+        assert (later.run_bounds, later.wait_bounds) == (RUN_DURATION_BOUNDS, QUEUE_WAIT_BOUNDS)
