@@ -102,6 +102,7 @@ class TaskTelemetry:
 
     Attributes:
         run_bounds, wait_bounds: The same.
+        longest_run: Seconds that no attempt which has returned or failed took more of; 0 before the first.
     """
 
     __slots__ = (
@@ -114,6 +115,7 @@ class TaskTelemetry:
         "cells",
         "exceptions",
         "executor",
+        "longest_run",
         "run_bounds",
         "wait_bounds",
     )
@@ -131,6 +133,7 @@ class TaskTelemetry:
         self._wait_sum = self._wait + len(wait_bounds) + 1
         self.cells: list[Any] = [0] * (self._wait_sum + 1)
         self.exceptions: dict[str, int] = {}
+        self.longest_run = 0.0
 
     def count_start(self, waited: float) -> None:
         """Count an attempt that starts, and the seconds for which its task, when due, waited for a free worker."""
@@ -143,6 +146,8 @@ class TaskTelemetry:
         cells = self.cells
         cells[self._success + bisect_left(self.run_bounds, seconds)] += 1
         cells[self._success_sum] += seconds
+        if seconds > self.longest_run:
+            self.longest_run = seconds
 
     def count_failed(self, seconds: float, exception: str | None, timed_out: bool) -> None:
         """Count an attempt that failed for good: how long it took, the class of its exception, whether that was its
@@ -158,6 +163,8 @@ class TaskTelemetry:
         cells[counter] += 1
         cells[self._error + bisect_left(self.run_bounds, seconds)] += 1
         cells[self._error_sum] += seconds
+        if seconds > self.longest_run:
+            self.longest_run = seconds
         cells[TIMED_OUT] += timed_out
         if exception is not None:
             self._count_exception(exception)
@@ -192,16 +199,6 @@ class TaskTelemetry:
     def count_retry_wait(self, change: int) -> None:
         """Count a task that begins (1) or ends (-1) to wait here for its next attempt."""
         self.cells[RETRYING] += change
-
-    def longest_run(self) -> float:
-        """Seconds that no attempt which has finished took more of; 0 before the first.
-
-        As exact as the histogram, so that counting costs nothing more: the bound of the highest bucket that has any,
-        and where they are fewer, the seconds of all of them.
-        """
-        cells = self.cells.copy()
-        success = _longest(cells[self._success : self._success_sum + 1], self.run_bounds)
-        return max(success, _longest(cells[self._error : self._error_sum + 1], self.run_bounds))
 
     def snapshot(self, oldest_running_at: datetime | None = None) -> dict[str, Any]:
         """The numbers as one consistent picture.
@@ -278,14 +275,6 @@ def ended(tally: array[int]) -> tuple[int, int, int]:
 def _histogram(cells: list[Any], start: int, bounds: tuple[float, ...]) -> Histogram:
     overflow = start + len(bounds)
     return {"bounds": bounds, "counts": tuple(cells[start : overflow + 1]), "sum": float(cells[overflow + 1])}
-
-
-def _longest(histogram: list[Any], bounds: tuple[float, ...]) -> float:
-    *counts, added_up = histogram
-    highest = max((place for place, count in enumerate(counts) if count), default=None)
-    if highest is None:
-        return 0.0
-    return float(added_up if highest == len(bounds) else min(bounds[highest], added_up))
 
 
 def check_bounds(bounds: Iterable[float]) -> tuple[float, ...]:

@@ -127,5 +127,5 @@ class HangMonitor:
 
 def _most_seconds(job: Job) -> float:
     """How long an attempt may last before it hangs. A name that has finished nothing yet has no longest run."""
-    most = max(AT_LEAST, TIMES_LONGEST * job.telemetry.longest_run())
+    most = max(AT_LEAST, TIMES_LONGEST * job.telemetry.longest_run)
     return most if job.task.timeout is None else min(most, job.task.timeout + CANCEL_GRACE)
