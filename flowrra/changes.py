@@ -67,6 +67,9 @@ class Changes:
             except RuntimeError:  # it was closed, and nobody there can leave any more
                 self._leave(news)
 
+    def _join(self, news: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+        self._watchers[news] = loop
+
     def _leave(self, news: asyncio.Event) -> None:
         self._watchers.pop(news, None)
         self._told.discard(news)
@@ -83,12 +86,11 @@ class Changes:
         Raises:
             ValueError: ``after`` is no id of a change.
         """
-        news, loop = asyncio.Event(), asyncio.get_running_loop()
-        last, is_known = self._number, True
-        if after is not None:
-            last, is_known = self._number_of(after)
-        self._watchers[news] = loop
+        news = asyncio.Event()
+        known = None if after is None else self._number_of(after)
+        self._join(news, asyncio.get_running_loop())
         try:
+            last, is_known = known or (self._number, True)
             if not is_known:
                 yield Change(self._id(last), None, None)
             while True:

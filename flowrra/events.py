@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -12,6 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 from flowrra.changes import Change, Changes
+from flowrra.forks import tell_of_forks
 from flowrra.outage import Outage
 from flowrra.ranges import shown
 from flowrra.supervision import Supervised
@@ -50,15 +52,24 @@ class EventBus:
 
     Attributes:
         subscribers: Who is subscribed now, in order of subscription; for reading only.
+        changing: Held while that changes, which any thread may do.
     """
 
     def __init__(self) -> None:
         self.subscribers: tuple[Subscriber, ...] = ()
+        # To be entered again, as comparing subscribers may run user code.
+        self.changing = threading.RLock()
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """In a forked child: who held the lock is not there."""
+        self.changing = threading.RLock()
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Send events to ``subscriber`` from now on; once only, however often it is subscribed."""
-        if subscriber not in self.subscribers:
-            self.subscribers = (*self.subscribers, subscriber)
+        with self.changing:
+            if subscriber not in self.subscribers:
+                self.subscribers = (*self.subscribers, subscriber)
 
     async def async_subscribe(self, subscriber: Subscriber) -> None:
         """The same as :meth:`subscribe`."""
@@ -66,7 +77,8 @@ class EventBus:
 
     async def unsubscribe(self, subscriber: Subscriber) -> None:
         """Send nothing more to ``subscriber``; unknown ones are ignored."""
-        self.subscribers = tuple(each for each in self.subscribers if each != subscriber)
+        with self.changing:
+            self.subscribers = tuple(each for each in self.subscribers if each != subscriber)
 
     async def emit(self, event: Event) -> None:
         """Send an event to all subscribers at once, and return when all are done. A failure is logged."""
@@ -166,7 +178,6 @@ class Watchers(Changes):
 
     async def watch(self, after: str | None) -> AsyncGenerator[Change, None]:
         self._leaves_at = time.monotonic() + WATCH_LINGER
-        self._bus.subscribe(self)
         try:
             async with aclosing(super().watch(after)) as changes:
                 async for change in changes:
@@ -176,6 +187,11 @@ class Watchers(Changes):
             if self._is_closed:
                 self.leave()
 
+    def _join(self, news: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+        with self._bus.changing:  # the app's thread may be about to leave
+            self._bus.subscribe(self)
+            super()._join(news, loop)
+
     def close(self) -> None:
         """The app stops: whoever watches still is the last to take changes."""
         self._is_closed = True
@@ -183,9 +199,10 @@ class Watchers(Changes):
 
     def leave(self) -> None:
         """Take no more changes, unless somebody watches."""
-        if not self.watchers:
-            self.forget()
-            self._bus.subscribers = tuple(each for each in self._bus.subscribers if each is not self)
+        with self._bus.changing:
+            if not self.watchers:
+                self.forget()
+                self._bus.subscribers = tuple(each for each in self._bus.subscribers if each is not self)
 
 
 class EventPublisher:

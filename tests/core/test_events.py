@@ -49,7 +49,35 @@ def subscribe() -> Iterator[Callable[[Any], Any]]:
         asyncio.run(event_bus.unsubscribe(subscriber))
 
 
+class Meeting:
+    """A subscriber that lets another thread do something in the middle of a change of the bus that it is on."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = threading.Thread(target=meanwhile)
+
+    def __call__(self, event: Event) -> None: ...
+
+    def __eq__(self, other: object) -> bool:
+        if self._meanwhile.ident is None:
+            self._meanwhile.start()
+            self._meanwhile.join(0.5)  # it may have to wait for this change
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def join(self) -> None:
+        self._meanwhile.join()
+
+
 class TestBus:
+    async def test_who_is_subscribed_by_one_thread_stays_so_while_another_one_takes_somebody_off(self) -> None:
+        bus, leaving, coming = EventBus(), Listener(), Listener()
+        meeting = Meeting(lambda: bus.subscribe(coming))
+        bus.subscribers = (meeting, leaving)
+        await bus.unsubscribe(leaving)
+        meeting.join()
+        assert bus.subscribers == (meeting, coming)
+
     async def test_emit_reaches_all_and_returns_when_all_are_done(self) -> None:
         bus = EventBus()
         done: list[str] = []

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,40 @@ async def test_one_who_watches_beyond_the_end_of_the_app_leaves_nothing_behind()
     first.cancel()
     await asyncio.wait([first])
     assert app.events.watchers not in event_bus.subscribers
+
+
+async def test_one_who_comes_just_when_the_last_one_is_given_up_hears_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flowrra.events.WATCH_LINGER", 0.0)
+    with LoopThread() as elsewhere:
+        async with with_tasks(memory_app()) as app:
+            async with watching(app):
+                pass
+            watchers, seen = app.events.watchers, threading.Event()
+            really_forget, watching_there = watchers.forget, []
+
+            async def watch() -> None:
+                async with contextlib.aclosing(FlowrraManager(app).watch()) as events:
+                    async for _ in events:
+                        seen.set()
+
+            def forget() -> None:  # the app's thread has seen that nobody watches
+                monkeypatch.setattr(watchers, "forget", really_forget)
+                watching_there.append(asyncio.run_coroutine_threadsafe(watch(), elsewhere.loop))
+                for _ in range(100):
+                    if watchers.watchers:
+                        break
+                    time.sleep(0.005)
+                really_forget()
+
+            monkeypatch.setattr(watchers, "forget", forget)
+            await final(app, await app.submit("add", 1, 1))
+            await until(lambda: watchers.watchers)
+            await app.submit("add", 1, 1)
+            await until(seen.is_set)
+            watching_there[0].cancel()
+            await until(lambda: not watchers.watchers)
 
 
 async def test_one_who_goes_on_after_it_was_told_what_it_missed_misses_no_more(url: str, look: redis.Redis) -> None:
