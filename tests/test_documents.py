@@ -13,7 +13,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from flowrra_exporter.metrics.catalog import CATALOG
 
 from tests.end_to_end.processes import tool
 
@@ -68,13 +67,6 @@ def test_each_link_leads_somewhere(path: Path) -> None:
 def test_the_index_leads_to_each_page(path: Path) -> None:
     if path.name != "index.md":
         assert f"({path.name})" in (ROOT / "docs/index.md").read_text()
-
-
-@pytest.mark.parametrize("name", ["from-celery-exporter-or-flower.md", "kubernetes.md", "choosing.md"])
-def test_a_metric_that_is_named_is_one_of_the_catalog(name: str) -> None:
-    known = {each for metric in CATALOG for each in (metric.name, *metric.sample_names)}
-    named = set(re.findall(r"\bflowrra_[a-z0-9_]+\b", (ROOT / "docs" / name).read_text()))
-    assert named - known == set()
 
 
 def blocks() -> list[Any]:
