@@ -62,6 +62,23 @@ def test_ports_are_open_to_this_machine_alone() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
+def test_the_addresses_that_its_head_names_are_published() -> None:
+    """Each by a service of which there is one, so that the address stays."""
+    named = set(re.findall(r"http://localhost:(\d+)", (FOLDER / "compose.yaml").read_text()))
+    published = {port.split(":")[1] for service in services().values() for port in service.get("ports", ())}
+    assert named == published - {""}
+
+
+def test_a_service_that_is_scraped_as_any_number_of_containers_takes_any_port() -> None:
+    """A port of the machine can be given once: with one of its own, `--scale worker=2` fails."""
+    jobs = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    scaled = {name for job in jobs for found in job.get("dns_sd_configs", ()) for name in found["names"]}
+    assert scaled == {"worker"}
+    for name in scaled:
+        for port in services()[name].get("ports", ()):
+            assert port.split(":")[1] == "", port
+
+
 def test_no_image_is_whatever_is_latest() -> None:
     for name, service in services().items():
         assert "build" in service or service["image"] == "flowrra-exporter" or re.search(r":v?\d", service["image"]), (
