@@ -13,6 +13,8 @@ from deploy.prometheus.files import FOLDER, render
 from deploy.prometheus.names import DASHBOARDS, RUNBOOKS
 from deploy.prometheus.rule import Links
 from deploy.prometheus.scaled import Scaled
+from grafana.all import DASHBOARDS as FRAMES
+from grafana.frame import render as draw
 
 
 def main() -> None:
@@ -23,13 +25,22 @@ def main() -> None:
     parser.add_argument("--runbooks", default=RUNBOOKS, help="what links to runbooks begin with (default: %(default)s)")
     parser.add_argument("--dashboards", default=DASHBOARDS, help="... to dashboards (default: %(default)s)")
     given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
     links = Links(given.runbooks.rstrip("/"), given.dashboards.rstrip("/"))
-    for name, text in render(Scaled(given.scale), links).items():
-        (given.output / name).write_text(text, encoding="utf-8")
-    if given.output == FOLDER:
+    if given.output.resolve() == FOLDER:
+        _write(FOLDER, render(Scaled(given.scale), links))
         for path, text in runbooks.render().items():
             path.write_text(text, encoding="utf-8")
+    else:
+        _write(given.output, render(Scaled(given.scale), links, "dashboards"))
+        drawn = {f"{each.uid}.json": draw(each, links.runbooks) for each in FRAMES}
+        # The mixin has them, and they have links to runbooks, too.
+        _write(given.output / "dashboards", drawn)
+
+
+def _write(folder: Path, texts: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _scale(text: str) -> float:

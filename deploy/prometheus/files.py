@@ -13,7 +13,8 @@ from deploy.prometheus.rule import Links
 from deploy.prometheus.scaled import Scaled
 
 FOLDER = Path(__file__).parent
-DASHBOARDS = FOLDER.parents[1] / "grafana" / "dashboards"
+# Where the mixin finds the dashboards, from its own folder.
+DASHBOARDS = "../../grafana/dashboards"
 _HEAD = "# Made by `make rules` from the Python files beside it; don't edit it here.\n"
 
 
@@ -56,8 +57,8 @@ def _groups(rules: dict[str, list[dict[str, Any]]], thresholds: Scaled) -> dict[
     return {"groups": [{"name": name, **pace, "rules": found} for name, found in rules.items()]}
 
 
-def render(thresholds: Scaled, links: Links) -> dict[str, str]:
-    """The text of each file, by its name."""
+def render(thresholds: Scaled, links: Links, dashboards: str = DASHBOARDS) -> dict[str, str]:
+    """The text of each file, by its name; the dashboards are in that folder, as seen from where they are written."""
     recorded, alerting = recording_groups(thresholds), alert_groups(thresholds, links)
     operator = {
         "apiVersion": "monitoring.coreos.com/v1",
@@ -70,7 +71,7 @@ def render(thresholds: Scaled, links: Links) -> dict[str, str]:
         "flowrra.alerts.yml": _yaml(alerting),
         "prometheusrule.yaml": _yaml(operator),
         "mixin.json": json.dumps({"rules": recorded, "alerts": alerting}, indent=1) + "\n",
-        "mixin.libsonnet": _mixin(links),
+        "mixin.libsonnet": _mixin(links, dashboards),
     }
 
 
@@ -79,11 +80,9 @@ def _yaml(content: dict[str, Any]) -> str:
     return _HEAD + text
 
 
-def _mixin(links: Links) -> str:
-    dashboards = "".join(
-        f"    '{path.name}': import '../../grafana/dashboards/{path.name}',\n"
-        for path in sorted(DASHBOARDS.glob("*.json"))
-    )
+def _mixin(links: Links, folder: str) -> str:
+    names = sorted(path.name for path in (FOLDER / DASHBOARDS).glob("*.json"))
+    dashboards = "".join(f"    '{name}': import '{folder}/{name}',\n" for name in names)
     return f"""// Made by `make rules`; don't edit it here. See docs/alerting.md.
 local rules = import 'mixin.json';
 {{

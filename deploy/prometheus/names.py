@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 # What `runbook_url` and `dashboard_url` begin with: a folder of the repository, and a path of Grafana. `--runbooks` and
-# `--grafana` of the generator put addresses before them.
+# `--dashboards` of the generator put addresses before them.
 RUNBOOKS: Final = "docs/runbooks"
 DASHBOARDS: Final = "/d"
 
