@@ -19,7 +19,8 @@ import click
 from flowrra.app import Flowrra
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.command.suggestions import did_you_mean
-from flowrra.config import DEFAULT_NAMESPACE, BackendConfig, BrokerConfig, Config, ExecutorConfig
+from flowrra.config import BackendConfig, BrokerConfig, Config, ExecutorConfig
+from flowrra.exceptions import BackendError
 from flowrra.management import FlowrraManager
 from flowrra.partitions import MAX_PARTITIONS
 from flowrra.urls import quoted
@@ -69,16 +70,25 @@ class Session:
             return await question(FlowrraManager(producer))
 
 
-def choose_app(target: str | None, broker: str | None, backend: str | None, namespace: str, partitions: int) -> Flowrra:
+def choose_app(target: str | None, broker: str | None, **of_broker: Any) -> Flowrra:
     """The app that is meant by the flags, or else by the environment.
 
+    Args:
+        target: ``MODULE:APP``.
+        broker: Its broker's URL instead.
+        of_broker: What only goes with the broker's URL; None where it isn't given.
+
     Raises:
-        UsageError: None is, or it can't be had.
+        UsageError: None is meant, or it can't be had.
     """
     if target and broker:
         raise click.UsageError("Give either --app or --broker: an app has its own broker")
+    given = {name: value for name, value in of_broker.items() if value is not None}
     if broker:
-        return _app_at(broker, backend or broker, namespace=namespace, partitions=partitions)
+        return _app_at(broker, given.pop("backend", broker), **given)
+    if given:
+        # Left out, another queue than the one that is meant would be looked at, or purged.
+        raise click.UsageError(f"--{next(iter(given))} goes with --broker: an app, and the environment, have their own")
     if target := target or os.environ.get(APP_VARIABLE):
         with redirect_stdout(sys.stderr):  # what its module prints is no part of an answer
             return load_app(target)
@@ -94,13 +104,16 @@ def choose_app(target: str | None, broker: str | None, backend: str | None, name
 
 
 def _app_at(broker: str, backend: str, **shared: Any) -> Flowrra:
-    return Flowrra(
-        Config(
-            broker=BrokerConfig(url=broker, **shared),
-            backend=BackendConfig(url=backend, **shared),
-            executor=ExecutorConfig(consume=False),
-        )
+    config = Config(
+        broker=BrokerConfig(url=broker, **shared),
+        backend=BackendConfig(url=backend, **shared),
+        executor=ExecutorConfig(consume=False),
     )
+    try:
+        config.create_broker()  # first: without --backend it is its URL that an error is about
+        return Flowrra(config)
+    except BackendError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def load_app(target: str) -> Flowrra:
@@ -142,7 +155,9 @@ def _meant(target: str) -> str:
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             here = (module.name for module in pkgutil.iter_modules([os.getcwd()]))
             raise click.UsageError(f"There is no module {name!r}; {FORM}{did_you_mean(name, here)}") from error
@@ -156,7 +171,9 @@ def _call(function: Callable[[], Any], target: str) -> Any:
     try:
         found = function()
         return asyncio.run(wait_for(found)) if inspect.isawaitable(found) else found
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise click.UsageError(f"Calling {target!r} failed: {described(error)}") from error
 
 
@@ -172,14 +189,11 @@ def app_options() -> list[click.Parameter]:
         click.Option(["-A", "--app", "target"], metavar="MODULE:APP", help=f"The app. [env: {APP_VARIABLE}]"),
         click.Option(["--broker"], metavar="URL", help="Its broker, where its code isn't at hand."),
         click.Option(["--backend"], metavar="URL", help="With --broker: its result backend. [default: the broker's]"),
-        click.Option(
-            ["--namespace"], metavar="NAME", default=DEFAULT_NAMESPACE, help="With --broker. [default: flowrra]"
-        ),
+        click.Option(["--namespace"], metavar="NAME", help="With --broker. [default: flowrra]"),
         click.Option(
             ["--partitions"],
             metavar="N",
             type=click.IntRange(1, MAX_PARTITIONS),
-            default=1,
             help="With --broker: how many its queues have. [default: 1]",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the answer as JSON."),

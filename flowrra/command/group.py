@@ -58,12 +58,13 @@ def app_command(name: str) -> Callable[[Callable[..., int | None]], click.Comman
             target: str | None,
             broker: str | None,
             backend: str | None,
-            namespace: str,
-            partitions: int,
+            namespace: str | None,
+            partitions: int | None,
             as_json: bool,
             **given: Any,
         ) -> int | None:
-            return function(Session(choose_app(target, broker, backend, namespace, partitions), as_json), **given)
+            app = choose_app(target, broker, backend=backend, namespace=namespace, partitions=partitions)
+            return function(Session(app, as_json), **given)
 
         command = flowrra.command(name)(run)
         command.params += app_options()

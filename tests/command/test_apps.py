@@ -42,6 +42,32 @@ def test_a_server_alone(flowrra: Flowrra, url: str) -> None:
     assert flowrra("tasks", "--broker", url, "--namespace", "other", "--json").answer["tasks"] == []
 
 
+@pytest.mark.parametrize("option", [("--namespace", "other"), ("--partitions", "2"), ("--backend", NOBODY)])
+def test_what_goes_with_a_broker_alone_is_refused_elsewhere(
+    flowrra: Flowrra, url: str, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str]
+) -> None:
+    reason = f"{option[0]} goes with --broker: an app, and the environment, have their own"
+    assert (flowrra("purge", "mail", "--yes", *option).status, flowrra("queues", *option).reason) == (2, reason)
+    monkeypatch.delenv("FLOWRRA_APP")
+    monkeypatch.setenv("FLOWRRA_BROKER_URL", url)
+    assert (flowrra("purge", "mail", "--yes", *option).status, flowrra("queues", *option).reason) == (2, reason)
+
+
+@pytest.mark.parametrize("address", ["mysql://me:secret@host", "nourl"])
+def test_a_broker_of_another_kind_is_used_wrongly(flowrra: Flowrra, address: str) -> None:
+    ran = flowrra("stats", "--broker", address)
+    assert ran.status == 2
+    assert ran.reason.startswith("Unsupported broker URL scheme")
+    assert "secret" not in ran.reason
+
+
+def test_a_module_that_raises_what_is_no_exception(url: str, tmp_path: Path) -> None:
+    (tmp_path / "rude.py").write_text("class Rude(BaseException): ...\nraise Rude('go away')\n")
+    with Process(url, "stats", "-A", "rude:app", folder=tmp_path) as process:
+        ran = process.end()
+    assert (ran.status, ran.reason) == (2, "Importing 'rude' failed: Rude: go away")
+
+
 def test_a_server_whose_queues_have_partitions(flowrra: Flowrra, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLOWRRA_APP")
     for name, value in {"BROKER_URL": url, "BROKER_PARTITIONS": "3"}.items():
@@ -147,9 +173,9 @@ def test_a_driver_that_is_missing(url: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program, "stats", "--broker", url], capture_output=True, text=True, check=False
     )
-    assert ran.returncode == 1
+    assert ran.returncode == 2
     assert ran.stderr.splitlines() == [
-        "flowrra: A result backend on Redis requires redis package: pip install 'flowrra[redis]'"
+        "flowrra: A broker on Redis requires redis package: pip install 'flowrra[redis]'"
     ]
     assert ran.stdout == ""
 
