@@ -51,12 +51,14 @@ class Processes:
         for number in SIGNALS:
             loop.add_signal_handler(number, self._tell_all)
         keeping = [loop.create_task(self._keep_one(command)) for command in self._commands]
+        for each in keeping:
+            each.add_done_callback(self._has_died)
         try:
             await self._stopping.wait()
             await asyncio.wait(keeping, timeout=self._shutdown_timeout + MARGIN)
             for process in self._running:
                 logger.error("worker process did not stop in time, killed pid=%d", process.pid)
-                process.kill()
+                _send(process, signal.SIGKILL)
             await asyncio.gather(*keeping)
         finally:
             for number in SIGNALS:
@@ -67,7 +69,12 @@ class Processes:
         """Have all end; told again, they don't wait for running tasks."""
         self._stopping.set()
         for process in self._running:
-            process.terminate()
+            _send(process, signal.SIGTERM)
+
+    def _has_died(self, keeper: asyncio.Task[None]) -> None:
+        """Nobody replaces its process any more: end all, and raise what it died of."""
+        if not keeper.cancelled() and keeper.exception() is not None:
+            self._tell_all()
 
     async def _keep_one(self, command: Sequence[str]) -> None:
         pauses, ended_at_once, has_run = Backoff(0.5, 30.0), 0, False
@@ -106,14 +113,13 @@ class Processes:
         )
         self._running.add(process)
         if self._stopping.is_set():
-            process.terminate()
+            _send(process, signal.SIGTERM)
         status = await process.wait()
         self._running.discard(process)
         if process.stdin is not None:
             process.stdin.close()
         if not self._stopping.is_set() and not (status == RELOADED and self._reloads):
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-            logger.warning("worker process ended pid=%d by=%s", process.pid, how)
+            logger.warning("worker process ended pid=%d by=%s", process.pid, _how_ended(status))
         return status
 
     async def _pause(self, seconds: float) -> None:
@@ -126,6 +132,23 @@ class Processes:
         logger.error("%s: all are ended", reason)
         self._status = max(self._status, status)
         self._tell_all()
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal to a process, which may have ended meanwhile."""
+    # Not by asyncio: it would ask for the exit status itself, and who waits for that would be told another one.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
+def _how_ended(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:  # those between SIGRTMIN and SIGRTMAX have no names
+        return f"signal {-status}"
 
 
 def end_with_parent() -> None:

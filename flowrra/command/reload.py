@@ -68,6 +68,10 @@ class SourceWatch:
         logger.warning("source changed, starting anew: %s", ", ".join(changed))
         self._changed.set()
         if not self._is_waited_for:
+            if (
+                signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            ):  # the app is still imported: nothing is to be stopped
+                os._exit(RELOADED)
             os.kill(os.getpid(), signal.SIGTERM)
         # A daemon's thread: if the process ends in time, this is not reached.
         threading.Event().wait(self._shutdown_timeout + _MARGIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -159,6 +160,50 @@ async def test_one_that_has_run_is_tried_again_where_it_finds_its_port_taken(
     assert other.read_text() == "."
     signal.raise_signal(signal.SIGTERM)
     assert await running == 0
+
+
+async def test_one_that_a_nameless_signal_has_killed_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = tmp_path / "runs"
+    program = (
+        f"import os, signal, time; runs = open({str(runs)!r}, 'a+'); runs.seek(0); is_first = not runs.read()\n"
+        "print('.', end='', file=runs, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGRTMIN + 6) if is_first else time.sleep(60)"
+    )
+    running = asyncio.create_task(processes.Processes([["-c", program]], 5.0).run())
+    while not running.done() and (not runs.exists() or len(runs.read_text()) < 2):
+        await asyncio.sleep(0.05)
+    assert not running.done()
+    signal.raise_signal(signal.SIGTERM)
+    assert await running == 0
+    assert f"by=signal {signal.SIGRTMIN + 6}" in caplog.text
+
+
+async def test_those_that_end_as_they_are_told_to_have_their_own_status(tmp_path: Path) -> None:
+    for turn in range(5):
+        end = tmp_path / str(turn)
+        program = f"import os, time\nwhile not os.path.exists({str(end)!r}): time.sleep(0.01)"
+        supervisor = processes.Processes([["-c", program]] * 2, 5.0)
+        running = asyncio.create_task(supervisor.run())
+        while len(supervisor._running) < 2:
+            await asyncio.sleep(0.01)
+        end.touch()
+        for process in supervisor._running:  # has ended, and this loop doesn't know it yet
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        signal.raise_signal(signal.SIGTERM)
+        assert await running == 0
+
+
+async def test_a_process_that_nobody_would_replace_any_more_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(processes.Processes):
+        async def _pause(self, seconds: float) -> None:
+            raise ZeroDivisionError
+
+    program = "import sys, time; time.sleep(60) if sys.argv[1:] else sys.exit(3)"
+    with pytest.raises(ZeroDivisionError):
+        await Broken([["-c", program], ["-c", program, "lives"]], 5.0).run()
 
 
 def test_they_end_with_their_parent(three: Process, pids: Callable[[], set[int]]) -> None:

@@ -131,6 +131,17 @@ def test_a_mistake_is_told_and_waited_out(reloading: Reloading, mistake: str, sa
     assert not any("worker process ended" in line for line in reloading.err)
 
 
+def test_changes_while_the_app_is_imported_start_it_anew_each_time(tmp_path: Path) -> None:
+    slow = PROGRAM.format(word="{word}", more="import time\nprint('imports', flush=True)\ntime.sleep({seconds})")
+    write(tmp_path / "shop.py", slow.format(word="first", seconds=60))
+    with running(tmp_path) as reloading:
+        for number in range(1, 7):
+            reloading.says("imports", number)
+            write(tmp_path / "shop.py", slow.format(word="last", seconds=60 if number < 6 else 0))
+        reloading.says("last")
+        assert not any("worker process ended" in line for line in reloading.err)
+
+
 def test_a_missing_module_may_come_later(reloading: Reloading) -> None:
     reloading.write("second", "import prices")
     reloading.says("waiting for a change of the source")
