@@ -101,8 +101,7 @@ class Flowrra:
         self._resources = AsyncExitStack()
         # Between open() and begin() of the executors the startup hooks run: tasks are accepted, and none runs.
         self._has_begun = False
-        # All of it has started: nothing is left of start() but to say so.
-        self._is_up = False
+        self._has_started = False
         if (store := self.config.create_scheduler_backend()) is not None:
             assert self.config.scheduler is not None  # noqa: S101 - it made the store
             self.create_scheduler(store, self.config.scheduler.check_interval, self.config.scheduler.timezone)
@@ -164,7 +163,7 @@ class Flowrra:
             detach_loop(self._loop, with_connections=False)
         leave_to_parent(self._resources, self._io_executor, self._cpu_executor)
         self._state, self._loop, self.started_at = "stopped", None, None
-        self._has_begun = self._is_up = False
+        self._has_begun = self._has_started = False
         self._resources = AsyncExitStack()
         self.telemetry.reset()
         self.task_history.forget()
@@ -195,6 +194,11 @@ class Flowrra:
     def state(self) -> State:
         """``stopped``, ``running`` or ``stopping``."""
         return self._state
+
+    @property
+    def has_started(self) -> bool:
+        """Whether all of it started when it was started last; it may have stopped since."""
+        return self._has_started
 
     @property
     def lost_at_stop(self) -> int:
@@ -710,6 +714,7 @@ class Flowrra:
         self._state = "running"
         self._resources = AsyncExitStack()
         self._releasing = asyncio.Lock()
+        self._has_started = False
         self.started_at = datetime.now(UTC)
         try:
             await self._acquire()
@@ -753,7 +758,7 @@ class Flowrra:
             self.broker_fitness.start()
         if self._scheduler is not None:
             await self._scheduler.start()
-        self._is_up = True
+        self._has_started = True
 
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """Finish waiting and running tasks, cancel what is left, call the shutdown hooks, stop. A no-op if stopped.
@@ -778,7 +783,7 @@ class Flowrra:
                 await self._resources.aclose()
             finally:
                 self._loop = None
-                self._has_begun = self._is_up = False
+                self._has_begun = False
                 self.started_at = None
                 self._state = "stopped"
         logger.info("app stopped id=%s", self.id)
@@ -853,7 +858,7 @@ class Flowrra:
     async def _run(self, shutdown_timeout: float) -> None:
         await Runner(
             self.start,
-            lambda: self._is_up,
+            lambda: self._has_started,
             lambda: self.stop(timeout=shutdown_timeout),
             lambda: self.stop(wait=False),
         ).run()

@@ -20,7 +20,7 @@ class Runner:
 
     Args:
         start: Starts the app; cancelled, it cleans up what it has started.
-        is_up: Whether the app has started. Its start may yet have a line to log; a signal stops it then, as later.
+        is_started: Whether the app has started. Its start may yet have a line to log; a signal stops it then, as later.
         stop: Stops it, and waits for its tasks.
         stop_now: Stops it, and waits for nothing.
     """
@@ -28,12 +28,12 @@ class Runner:
     def __init__(
         self,
         start: Callable[[], Coroutine[Any, Any, None]],
-        is_up: Callable[[], bool],
+        is_started: Callable[[], bool],
         stop: Callable[[], Coroutine[Any, Any, None]],
         stop_now: Callable[[], Awaitable[None]],
     ) -> None:
         self._start = start
-        self._is_up = is_up
+        self._is_started = is_started
         self._stop = stop
         self._stop_now = stop_now
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -60,7 +60,7 @@ class Runner:
             signal.raise_signal(number)
         self._has_signal = True
         self._loop.call_soon_threadsafe(self._take, signal.Signals(number))
-        if asyncio.current_task(self._loop) is self._starting and not self._is_up():
+        if asyncio.current_task(self._loop) is self._starting and not self._is_started():
             raise asyncio.CancelledError  # a start that blocks the loop just now can't be cancelled by it
 
     def _take(self, number: signal.Signals) -> None:
@@ -70,7 +70,7 @@ class Runner:
             self._starting.cancel()
 
     def _has_ended_start(self) -> bool:
-        return self._starting.done() or self._is_up()
+        return self._starting.done() or self._is_started()
 
     async def _has_started(self) -> bool:
         await asyncio.wait({self._starting})

@@ -111,12 +111,16 @@ def _run(target: str, changes: dict[str, Any], shutdown_timeout: float, exporter
     try:
         app.run(shutdown_timeout=shutdown_timeout)
     except Exception as error:
-        if app.started_at is not None:
-            raise
-        raise click.UsageError(f"Starting the app failed: {described(error)}") from error
+        if not app.has_started:
+            raise click.UsageError(f"Starting the app failed: {described(error)}") from error
+        logger.exception("exit status 1: stopping the app failed")
+        status = 1
+    else:
+        status = 0
     if app.lost_at_stop:
         logger.error("exit status 1: the stop cancelled %d tasks that the app had accepted", app.lost_at_stop)
-    return 1 if app.lost_at_stop else 0
+        status = 1
+    return status
 
 
 def _exporter() -> Callable[[Callable[[], Flowrra], str, str, float], int]:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests.command.conftest import APP, Flowrra, Process, finished, until
+
+CLOSES_BADLY = """\
+from flowrra import Flowrra
+
+app = Flowrra()
+
+
+@app.on_shutdown
+def stopped() -> None:
+    raise RuntimeError("the pool is closed")
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -31,6 +43,18 @@ def test_tasks_that_were_lost_are_status_1(url: str) -> None:
         ran = process.end(signal.SIGTERM)
     assert ran.status == 1
     assert "exit status 1: the stop cancelled 1 tasks that the app had accepted" in ran.err
+
+
+def test_a_shutdown_hook_that_raises_is_no_failed_start(url: str, tmp_path: Path) -> None:
+    (tmp_path / "badly.py").write_text(CLOSES_BADLY)
+    with Process(url, "worker", "badly:app", folder=tmp_path) as process:
+        assert process.popen.stderr is not None
+        assert any("app started" in line for line in process.popen.stderr)
+        ran = process.end(signal.SIGTERM)
+    assert ran.status == 1
+    assert "exit status 1: stopping the app failed" in ran.err
+    assert "RuntimeError: the pool is closed" in ran.err
+    assert "Starting the app failed" not in ran.err
 
 
 def test_slots_and_queues(url: str, flowrra: Flowrra) -> None:
