@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import click
 
@@ -11,6 +12,8 @@ from flowrra.command.output import print_json, shown
 from flowrra.command.terminal import Tell, has_bars, progress_bar
 from flowrra.management import FlowrraManager
 from flowrra.management.answers import BulkResult
+
+Outcome = TypeVar("Outcome")
 
 
 def act_on_each(
@@ -21,21 +24,44 @@ def act_on_each(
 ) -> int:
     """Act on each task, and tell what became of it; the exit status is 1 unless it worked for all."""
 
-    async def act_on_all(manager: FlowrraManager) -> dict[str, bool]:
-        outcomes = {}
+    outcomes = act_on_ids(session, ids, act, lambda worked: done if worked else f"not {done}")
+    return 0 if all(outcomes.values()) else 1
+
+
+def act_on_ids(
+    session: Session,
+    ids: tuple[str, ...],
+    act: Callable[[FlowrraManager, str], Awaitable[Outcome]],
+    described: Callable[[Outcome], str],
+    *,
+    results: bool = False,
+) -> dict[str, Outcome]:
+    """Act on each task, print what became of each, and return it. An error ends it, and what was done is told first.
+
+    Args:
+        session: The app.
+        ids: Of the tasks.
+        act: Does so to one.
+        described: What became of one, in words.
+        results: Whether the records of tasks are asked for.
+    """
+    outcomes: dict[str, Outcome] = {}
+
+    async def act_on_all(manager: FlowrraManager) -> None:
         with progress_bar(f"{len(ids)} tasks", len(ids)) as tell:
             for task_id in ids:
                 outcomes[task_id] = await act(manager, task_id)
                 tell(len(outcomes))
-        return outcomes
 
-    outcomes = session.ask(act_on_all)
-    if session.as_json:
-        print_json(outcomes)
-    else:
-        for task_id, worked in outcomes.items():
-            click.echo(f"{shown(task_id)}: {'' if worked else 'not '}{done}")
-    return 0 if all(outcomes.values()) else 1
+    try:
+        session.ask(act_on_all, results=results)
+    finally:
+        if session.as_json and outcomes:
+            print_json(outcomes)
+        elif not session.as_json:
+            for task_id, outcome in outcomes.items():
+                click.echo(f"{shown(task_id)}: {described(outcome)}")
+    return outcomes
 
 
 def act_on_many(

@@ -28,18 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, the process's own by default; returns the exit status."""
     # Its own warnings are no answers; `worker` gives it a handler.
     logging.getLogger("flowrra").addHandler(logging.NullHandler())
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         status = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # as click has it, where it comes earlier
-        # What the interpreter would flush at its end has no reader, either.
+    except OSError as error:
+        # What the interpreter would flush at its end can't be written, either.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOT_DONE
+        if isinstance(error, BrokenPipeError):  # as click has it, where it comes earlier: who reads has seen enough
+            return NOT_DONE
+        return _fail(str(error), NOT_DONE)
     return status
+
+
+def _open_closed_streams() -> None:
+    """What the caller has closed (``>&-``) is there and leads nowhere, for us and for what we call."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -83,7 +83,7 @@ def shown(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
-    if isinstance(value, float):
+    if isinstance(value, float):  # seconds that somebody reads
         return f"{value:.3g}"
     if isinstance(value, str):
         return printable(value)
@@ -94,7 +94,11 @@ def shown(value: object) -> str:
 
 def described_progress(progress: TaskProgress | None) -> str | None:
     """How far a task is, as it tells."""
-    return progress and f"{progress['done']:g} of {shown(progress['total'])} {progress['message']}"
+    return progress and f"{_counted(progress['done'])} of {_counted(progress['total'])} {progress['message']}"
+
+
+def _counted(number: float | None) -> str:
+    return NOTHING if number is None else f"{number:.12g}"
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from flowrra.command.apps import Session
-from flowrra.command.bulk import act_on_each, act_on_many, count_dead
+from flowrra.command.bulk import act_on_each, act_on_ids, act_on_many, count_dead
 from flowrra.command.group import (
     STATUS,
     app_command,
@@ -97,7 +97,7 @@ def _print_task(task: TaskDetails) -> None:
             "Arguments": list(task["args"]) or None,
             "By name": task["kwargs"] or None,
             "Progress": described_progress(task["progress"]),
-            "Result": task["result"],
+            "Result": repr(task["result"]) if isinstance(task["result"], float) else task["result"],
             "Error": task["error"],
             "Run anew of": task["retry_of"],
             "Run anew as": task["retried_as"],
@@ -158,15 +158,13 @@ def cancel(session: Session, ids: tuple[str, ...], limit: int, yes: bool, **want
 def retry(session: Session, ids: tuple[str, ...]) -> None:
     """Runs finished tasks anew, each once, under new ids. Needs the app's code: --app."""
 
-    async def retry_all(manager: FlowrraManager) -> dict[str, str]:
-        return {task_id: await manager.retry_task(task_id) for task_id in ids}
-
-    new_ids = session.ask(retry_all, results=True)
-    if session.as_json:
-        return print_json(new_ids)
-    for task_id, new_id in new_ids.items():
-        click.echo(f"{shown(task_id)} runs anew as {shown(new_id)}")
-    return None
+    act_on_ids(
+        session,
+        ids,
+        lambda manager, task_id: manager.retry_task(task_id),
+        lambda new_id: f"runs anew as {shown(new_id)}",
+        results=True,
+    )
 
 
 @app_command("submit")

@@ -45,6 +45,11 @@ async def hold(seconds: float = 600) -> None:
 
 
 @app.task
+async def give_back(number: str | float) -> float:
+    return float(number)
+
+
+@app.task
 async def copy(files: int) -> None:
     for number in range(1, files + 1):
         await asyncio.sleep(0.7)

@@ -90,7 +90,19 @@ def test_retry(flowrra: Flowrra, submit: Callable[..., str], worker: Process) ->
     finished(flowrra, task_id)
     new_id = flowrra("retry", task_id, "--json").answer[task_id]
     assert finished(flowrra, new_id)["retry_of"] == task_id
-    assert flowrra("retry", task_id).out == f"{task_id} runs anew as {new_id}\n"
+    assert flowrra("retry", task_id).out == f"{task_id}: runs anew as {new_id}\n"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_was_run_anew_is_told_before_an_error(
+    flowrra: Flowrra, submit: Callable[..., str], worker: Process, form: list[str]
+) -> None:
+    task_id = submit("fail")
+    finished(flowrra, task_id)
+    ran = flowrra("retry", task_id, "nobody", *form)
+    assert ran.status == 1
+    assert flowrra("task", task_id, "--json").answer["retried_as"] in ran.out
+    assert "nobody" in ran.reason
 
 
 def test_retry_of_what_is_unknown_or_unfinished(flowrra: Flowrra, submit: Callable[..., str]) -> None:
