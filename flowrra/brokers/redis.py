@@ -234,7 +234,7 @@ class RedisBroker(LeasingBroker):
         return added
 
     async def _submit(self, queue: str, entries: Sequence[QueuedTask]) -> list[bool]:
-        args: list[Any] = [self._records]
+        args: list[Any] = [self._records, "" if self._records else _request_id()]
         for task_id, priority, delay, text, record, remember, _ in entries:
             kept, _, submitted, name = NO_RECORD if record is None else record
             # As a float: the text of an enumeration's member, or of True, is no number.
@@ -326,7 +326,7 @@ class RedisBroker(LeasingBroker):
         kept = NO_RECORD if self._results is None else codec.encode_record(record)
         text, status, submitted, name = kept
         ttl, control = self._ttl, "" if is_only_if_waiting else self._control
-        args = (self._records, _wire(record.task_id), text, status, submitted, _wire(name), ttl, control)
+        args = (self._records, _wire(record.task_id), text, status, submitted, _wire(name), ttl, control, _request_id())
         answer = await self.server.run(_CANCEL, "cancel a task", self._key(record.queue), *args)
         return Cancellation(answer.decode())
 
@@ -525,7 +525,8 @@ class RedisBroker(LeasingBroker):
         return await self._pause("pause a task" if is_paused else "resume a task", self.queue_key, is_paused, name)
 
     async def _pause(self, what: str, key: str, is_paused: bool, name: str) -> bool:
-        return bool(await self.server.run(_PAUSE, what, key, int(is_paused), self._requested, _wire(name)))
+        args = (int(is_paused), self._requested, _wire(name), _request_id())
+        return bool(await self.server.run(_PAUSE, what, key, *args))
 
     async def order(self, worker_id: str, order: dict[str, Any]) -> None:
         key, channel = self._orders(worker_id), self._requested
@@ -551,7 +552,9 @@ class RedisBroker(LeasingBroker):
         *paused, names, orders = await self.server.call("tell what is wanted", ask)
         if orders:
             key = self._orders(worker_id or "")
-            await self.server.call("take orders", lambda client: client.ltrim(key, len(orders), -1))
+            # Not tried again, as that would take off what has come meanwhile. What stays is obeyed twice, without harm.
+            with contextlib.suppress(BackendError):
+                await self.server.call("take orders", lambda client: client.ltrim(key, len(orders), -1), retry_for=0.0)
         return Requests(
             frozenset(queue for queue, is_paused in zip(queues, paused, strict=True) if is_paused),
             frozenset(map(_text, names)),
@@ -713,6 +716,11 @@ async def _for_each_queue(
     for queue, of_queue in places.items():
         answers.update(zip(of_queue, await work(queue, [entries[place] for place in of_queue]), strict=True))
     return [answers[place] for place in range(len(entries))]
+
+
+def _request_id() -> str:
+    """By it a request that is tried again is known, and answered as the first time."""
+    return secrets.token_hex(8)
 
 
 def _wire(text: str) -> str | bytes:

@@ -1,11 +1,13 @@
 -- Give out nothing of a queue, or of a name in all queues, any more; or do so again.
 --
 -- KEYS[1]: the queue; the default one if it is about a name. ARGV: 1 to pause, 0 to resume; the channel of the workers;
--- the name, or "". Returns 1 if that changed anything.
+-- the name, or ""; the id of the request. Returns 1 if that changed anything.
 
-local is_pause, channel, task = ARGV[1] == '1', ARGV[2], ARGV[3]
+local is_pause, channel, task, request = ARGV[1] == '1', ARGV[2], ARGV[3], ARGV[4]
 
 if not is_pause then write_even_if_full() end
+local answered = answer_before(request)
+if answered then return tonumber(answered) end
 
 local function change_queue()
   if not is_pause then return redis.call('DEL', key('paused')) end
@@ -29,4 +31,4 @@ local changed = task == '' and change_queue() or task ~= '' and change_name()
 if not is_pause and task == '' then wake() end
 if not is_pause and task ~= '' then take_up_name() end
 redis.call('PUBLISH', channel, '')
-return changed
+return answer_always(request, changed)

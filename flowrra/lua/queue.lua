@@ -20,6 +20,8 @@
 --   <queue>:cancelled       set of ids whose holder is asked to end them
 --   <queue>:once:<id>       says that this id was accepted, for longer than its record is kept; expires
 --   <queue>:lapsed:<id>     says that a worker which has lost its hold may still tell an outcome; expires
+--   <queue>:ended:<id>      the worker that said so, of a task whose record is kept elsewhere; "" if it was cancelled; expires
+--   <queue>:answer:<id>     what was answered to the request of that id, for whoever makes it again; expires
 --   <queue>:place           counter that gives each ready task its place
 --   <queue>:taken           counter of the tasks that workers were given
 --   <queue>:wake            list of at most one element, on which idle workers wait
@@ -52,6 +54,8 @@ local TOKEN_LENGTH = 16
 local UNDOUBTED = 0.6
 -- Milliseconds for which a worker that lost its hold is expected to tell of the task at the latest.
 local LAPSED_TTL = 3600 * 1000
+-- Milliseconds for which what is said or asked again is known for that.
+local REPEATED_TTL = 60 * 1000
 -- A task that is larger is not given out: nobody could read it.
 local MOST_BYTES = 65 * 1024 * 1024
 -- The largest whole number that is exact, and the largest number.
@@ -110,6 +114,28 @@ end
 -- if there is more than it can do. Of a queue that is paused there is nothing to be had.
 local function wake()
   if redis.call('EXISTS', key('wake'), key('paused')) == 0 then redis.call('LPUSH', key('wake'), '1') end
+end
+
+-- ── what is said or asked again, as its answer was lost ──────────────────────────────────────────────────────
+
+-- What this request was answered when it was made before.
+local function answer_before(request)
+  local answer = redis.call('GET', key('answer:' .. request))
+  -- A server waits for its replicas only for who has written something.
+  if answer then redis.call('PEXPIRE', key('answer:' .. request), REPEATED_TTL) end
+  return answer
+end
+
+-- The answer to a request, to which it is answered the same from now on.
+local function answer_always(request, answer)
+  redis.call('SET', key('answer:' .. request), answer, 'PX', REPEATED_TTL)
+  return answer
+end
+
+-- Remember of a task whose record is kept elsewhere that it has ended: there is nothing else by which what is said of it
+-- again would not be taken for what a failover has left of it.
+local function remember_end(id, token)
+  redis.call('SET', key('ended:' .. id), token, 'PX', REPEATED_TTL)
 end
 
 -- ── what is due, and what is not yet ─────────────────────────────────────────────────────────────────────────

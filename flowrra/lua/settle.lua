@@ -71,7 +71,9 @@ local function judge_missing(id, verb, status, record, name)
   if verb == 'complete' and status == 'success' and take_from_dead(id, name) then return 'settled' end
   if redis.call('HEXISTS', key('dead:tasks'), id) == 1 then return 'over' end
   if record ~= '' and redis.call('GET', ns .. ':task:' .. id) == record then return 'known' end
-  if is_recorded(id) or redis.call('EXISTS', key('lapsed:' .. id)) == 1 then return 'over' end
+  local ended_by = redis.call('GET', key('ended:' .. id))
+  if ended_by == token and verb == 'complete' then return 'known' end
+  if ended_by or is_recorded(id) or redis.call('EXISTS', key('lapsed:' .. id)) == 1 then return 'over' end
   return 'lost'
 end
 
@@ -142,6 +144,7 @@ for i, outcome in ipairs(outcomes) do
     run_again(id, {priority = priority}, delay, text)
   elseif answer == 'settled' and verb == 'complete' then
     done[#done + 1] = id
+    if record == '' then remember_end(id, token) end
   elseif answer == 'settled' and verb ~= 'running' then
     settle(verb, id, delay, text)
   end

@@ -1,21 +1,27 @@
 -- Add tasks, each once: an id that is known already stays as it is.
 --
--- KEYS[1]: the queue. ARGV[1]: the namespace of the records. Then 3 for each task: "<priority> <delay in microseconds>
+-- KEYS[1]: the queue. ARGV: the namespace of the records; the id of the request if records are kept elsewhere, else "": when
+-- it is made again, only that tells of a task that has ended meanwhile. Then 3 for each task: "<priority> <delay in microseconds>
 -- <time of submission> <milliseconds for which its id is remembered> <label> <id>", payload, record or "" if it is kept
 -- elsewhere. The label is as in records.lua. Returns 1 for each task that was added, 0 for one that was known.
 
-local ns, now, added = ARGV[1], as_text(server_now()), {}
+local ns, request, now, added = ARGV[1], ARGV[2], as_text(server_now()), {}
 local listed, ready, since = {}, {}, {}
 local changes = ns ~= '' and is_watched(ns) and {}
-local first_place = reserve_places((#ARGV - 1) / 3)
+local answered = request ~= '' and answer_before(request)
+if answered then
+  for each in string.gmatch(answered, '%d') do append(added, tonumber(each)) end
+  return added
+end
 
-for i = 2, #ARGV, 3 do
+local first_place = reserve_places((#ARGV - 2) / 3)
+for i = 3, #ARGV, 3 do
   local line = ARGV[i]
   local priority, delay, submitted, remembered, bytes, rest =
     string.match(line, '^(%S+) (%d+) (%d+) (%d+) (%d+):(.*)$')
   local name, id = read_label(bytes, rest)
   local payload, record, is_ready = ARGV[i + 1], ARGV[i + 2], delay == '0'
-  local place = is_ready and place_text(first_place + (i - 2) / 3) or NO_PLACE
+  local place = is_ready and place_text(first_place + (i - 3) / 3) or NO_PLACE
   local due = is_ready and now or as_text(tonumber(now) + tonumber(delay))
   local is_new = (remembered == '0' or redis.call('EXISTS', key('once:' .. id)) == 0)
     and (record == '' or redis.call('SET', ns .. ':task:' .. id, record, 'NX'))
@@ -47,4 +53,5 @@ if #ready > 0 then
   redis.call('ZADD', key('since'), unpack(since))
   wake()
 end
+if request ~= '' then answer_always(request, table.concat(added)) end
 return added

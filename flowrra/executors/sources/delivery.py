@@ -74,6 +74,8 @@ class Deliveries:
         task = delivery.task
         if self._holdings.has_still(delivery.task_id):
             return
+        if self._holdings.is_leaving(delivery.task_id):
+            self._settler.forget(delivery.task_id)
         if task is None:
             await self._put_aside_unread(delivery, delivery.error or "")
             return

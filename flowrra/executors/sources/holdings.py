@@ -67,8 +67,13 @@ class Holdings:
                 self.held.pop(task_id, None)
 
     def keeps(self, task_id: str) -> bool:
-        """Whether a task is held, and no outcome of it is being told."""
-        return task_id in self.held and task_id not in self.leaving
+        """Whether a task is held, and no outcome of this delivery is being told."""
+        job = self.held.get(task_id)
+        return job is not None and self.leaving.get(task_id) is not job
+
+    def is_leaving(self, task_id: str) -> bool:
+        """Whether an outcome of a task is being told, or was left untold as the task had come anew."""
+        return task_id in self.leaving or task_id in self.refused
 
     def lose(self, task_id: str) -> bool:
         """Hold a task no more that another worker has got; False if it isn't held, or is leaving anyway."""

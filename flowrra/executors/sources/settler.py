@@ -64,6 +64,8 @@ class Settler:
         self._on_refused = on_refused
         self._on_error = on_error
         self._waiting: deque[Outcome] = deque()
+        # Ids of tasks that were delivered since the request that is under way began.
+        self._delivered_anew: set[str] = set()
         self._started: dict[str, Job] = {}
         self._timer: asyncio.Handle | None = None
         self._sender: asyncio.Task[None] | None = None
@@ -82,6 +84,12 @@ class Settler:
         if self._sender is None or self._sender.done():
             loop = asyncio.get_running_loop()
             self._sender = loop.create_task(self._send_all(), context=contextvars.Context())
+
+    def forget(self, task_id: str) -> None:
+        """Tell nothing more of a task that has come anew: the broker knows what became of it before, and would take
+        that, told again, for what becomes of it now."""
+        self._waiting = deque(outcome for outcome in self._waiting if outcome.task_id != task_id)
+        self._delivered_anew.add(task_id)
 
     def mark_running(self, job: Job) -> None:
         """Tell that an attempt is under way, and of its progress, unless it is over soon."""
@@ -124,6 +132,7 @@ class Settler:
     async def _send_all(self) -> None:
         backoff = MIN_BACKOFF
         while self._waiting:
+            self._delivered_anew.clear()
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
             try:
                 await self._send(batch)
@@ -134,11 +143,17 @@ class Settler:
                 await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
                 backoff = min(2 * backoff, MAX_BACKOFF)
                 continue
-            if self.is_failing:
-                self.is_failing = False
-                self._on_error(None)
-                self._outage.over()
+            self._recovered()
             backoff = MIN_BACKOFF
+        if self.is_failing:  # what was untold needs to be told no more
+            self._recovered()
+            self._on_settled([])
+
+    def _recovered(self) -> None:
+        if self.is_failing:
+            self.is_failing = False
+            self._on_error(None)
+            self._outage.over()
 
     async def _send(self, batch: list[Outcome]) -> None:
         """Tell the outcomes of a batch.
@@ -161,7 +176,8 @@ class Settler:
                     else:
                         await self._put_aside(part[0], error)
             except BackendError:
-                self._waiting.extendleft(reversed([outcome for left in (part, *reversed(parts)) for outcome in left]))
+                untold = [outcome for left in (part, *reversed(parts)) for outcome in left]
+                self._waiting.extendleft(each for each in reversed(untold) if each.task_id not in self._delivered_anew)
                 raise
 
     async def _put_aside(self, outcome: Outcome, error: Exception) -> None:
