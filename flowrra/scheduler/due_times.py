@@ -6,11 +6,10 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 from flowrra.ranges import SOME_SECONDS
 from flowrra.scheduler.cron import CronExpression
-from flowrra.scheduler.local_time import LOCAL, local, micros
+from flowrra.scheduler.local_time import LOCAL, local, micros, zone_named
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
 
 # Microseconds between two tries of a submission, at first and at the most.
@@ -65,10 +64,10 @@ def period(task: ScheduledTask, zone: tzinfo = LOCAL) -> float | None:
 
     Those of a cron expression differ, as over a weekend: it is the longer of the times before and after the next one.
     """
-    if task.next_run_at is None:
+    if task.next_run_at is None or task.broken is not None:
         return None
-    due = micros(task.next_run_at)
     try:
+        due = micros(task.next_run_at)
         if (after := following(task, due, zone)) is None:
             return None
         longest = after - due
@@ -77,7 +76,7 @@ def period(task: ScheduledTask, zone: tzinfo = LOCAL) -> float | None:
             # Unless it missed a run in between.
             if (following(task, last, zone) or 0) >= due:
                 longest = max(longest, due - last)
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return None
     return longest / 1_000_000
 
@@ -85,7 +84,7 @@ def period(task: ScheduledTask, zone: tzinfo = LOCAL) -> float | None:
 @lru_cache(maxsize=4096)  # schedules are listed again and again, and change with each run
 def _next_of_cron(expression: str, timezone: str | None, zone: tzinfo, after: int) -> int:
     instant = datetime.fromtimestamp(after / 1_000_000, UTC)
-    return micros(CronExpression(expression).next_after(instant, ZoneInfo(timezone) if timezone else zone))
+    return micros(CronExpression(expression).next_after(instant, zone_named(timezone) if timezone else zone))
 
 
 def first_run(task: ScheduledTask, now: int, zone: tzinfo) -> datetime | None:

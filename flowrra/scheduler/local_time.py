@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
 
 
 class LocalZone(tzinfo):
@@ -41,3 +42,11 @@ def micros(at: datetime) -> int:
 def local(instant: int) -> datetime:
     """That instant as a naive local time; ``fold`` tells the two passes of a doubled hour apart."""
     return datetime.fromtimestamp(instant / 1_000_000)  # noqa: DTZ006 - the public datetimes of schedules are local
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """The zone of that name; ValueError if this host knows none, whatever else ``ZoneInfo`` raises then."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"timezone is not known: {name!r}") from error

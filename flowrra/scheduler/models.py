@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any, Self
-from zoneinfo import ZoneInfo
 
 from flowrra.ranges import RETRIES, SECONDS, SOME_SECONDS, Range, shown
 from flowrra.scheduler.cron import CronExpression
-from flowrra.scheduler.local_time import micros
+from flowrra.scheduler.local_time import micros, zone_named
 from flowrra.tags import Writer
 
 
@@ -131,10 +130,7 @@ def _check_zone(name: object) -> None:
         return
     if not isinstance(name, str):
         raise TypeError(f"timezone must be the name of a zone, not {shown(name)}")
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"timezone is not known: {name!r}") from error
+    zone_named(name)
 
 
 def call_arguments(args: object, kwargs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

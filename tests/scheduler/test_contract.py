@@ -438,6 +438,22 @@ async def test_changes_of_another_scheduler_are_noticed_within_the_check_interva
 # ── the Management API ──────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_a_zone_that_this_host_does_not_know_breaks_its_own_schedule_from_the_start(shop: Shop) -> None:
+    abroad = await shop.manager.create_schedule_cron("note", "0 3 * * *", timezone="Asia/Tokyo")
+    at_home = await shop.manager.create_schedule_cron("note", "0 4 * * *")
+    with closing(sqlite3.connect(shop.scheduler.backend.database_path)) as connection, connection:  # type: ignore[attr-defined]
+        connection.execute("UPDATE scheduled_tasks SET timezone = 'America/Newtown' WHERE id = ?", [abroad])
+    listed = {schedule["id"]: schedule for schedule in await shop.manager.list_schedules()}
+    why = "timezone is not known: 'America/Newtown'"
+    assert (listed[abroad]["broken"], listed[abroad]["period"]) == (why, None)
+    assert (listed[at_home]["broken"], listed[at_home]["period"]) == (None, 86_400.0)
+    shown = await shop.manager.get_schedule(abroad)
+    assert shown is not None
+    assert shown["broken"] == why
+    with pytest.raises(ValueError, match=why):
+        await shop.manager.enable_schedule(abroad)
+
+
 async def test_schedules_are_created_shown_switched_and_deleted(shop: Shop) -> None:
     manager = shop.manager
     nightly = await manager.create_schedule_cron("note", "0 3 * * *", (1,), {"b": 2}, False, "why", 4, max_retries=7)

@@ -191,6 +191,9 @@ WORKDAYS = "0 9 * * 1-5"
         (every("nonsense", next_run_at=FRIDAY), None),
         (every("nan", next_run_at=FRIDAY), None),
         (cron("nonsense", next_run_at=FRIDAY), None),
+        (cron(WORKDAYS, timezone="America/Newtown", next_run_at=FRIDAY), None),
+        (cron(WORKDAYS, next_run_at=datetime(1, 1, 1)), None),  # noqa: DTZ001 - before any that a system knows
+        (every("60", next_run_at=FRIDAY, broken="its arguments can't be read"), None),
     ],
 )
 def test_the_period_is_the_longer_of_the_times_around_the_next_run(
