@@ -25,6 +25,7 @@ MACROS: Mapping[str, str] = {
 """What the names for whole expressions stand for."""
 
 _DAY = timedelta(days=1)
+_MINUTE = timedelta(minutes=1)
 _LONGEST_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
@@ -115,6 +116,8 @@ class CronExpression:
         self._by_elapsed_time = self.minute_field.startswith("*") or self.hour_field.startswith("*")
         self._sorted_minutes, self._sorted_hours = sorted(self.minutes), sorted(self.hours)
         self._sorted_months = sorted(self.months)
+        # The minutes of a day that match, from midnight on.
+        self._of_day = [60 * hour + minute for hour in self._sorted_hours for minute in self._sorted_minutes]
         if self._both_days and min(self.days) > max(_LONGEST_MONTH[month - 1] for month in self.months):
             raise ValueError(f"Cron expression '{self.expression}' never matches: no such day in its months")
 
@@ -208,6 +211,45 @@ class CronExpression:
                     runs.append(run)
                     break
         return runs
+
+    def latest_runs(self, after: datetime, until: datetime, zone: tzinfo, most: int) -> tuple[list[datetime], int]:
+        """The latest runs after one instant (aware) and until another, of clocks in ``zone``.
+
+        They are counted a day at a time: a month of an expression for every minute takes as long as one for each day.
+
+        Returns:
+            The runs, in order and in UTC, ``most`` at the most; and how many there are.
+        """
+        latest: list[datetime] = []
+        count = 0
+        first, last = (instant.astimezone(zone).date() for instant in (after, until))
+        # The days around them, too: where clocks are put back over midnight, they show a day once more.
+        for back in range((last - first).days + 3):
+            day = last + _DAY - back * _DAY
+            if not self._matches_date(day):
+                continue
+            offsets = _offsets(day, zone)
+            if len(offsets) == 1:
+                midnight = (datetime.combine(day, time()) - offsets.pop()).replace(tzinfo=UTC)
+                begin, end = (bisect_right(self._of_day, (at - midnight) / _MINUTE) for at in (after, until))
+                missing = most - len(latest)
+                latest += [midnight + at * _MINUTE for at in self._of_day[max(begin, end - missing) : end]]
+                count += end - begin
+            else:
+                runs = [run for run in self._runs_on(day, zone) if after < run <= until]
+                latest += runs
+                count += len(runs)
+        return sorted(latest)[-most:], count
+
+    def _runs_on(self, day: date, zone: tzinfo) -> set[datetime]:
+        """The runs at the times of a day on which clocks are put forward or back."""
+        clocks = [datetime.combine(day, at) for at in self._times(after=None)]
+        if not self._by_elapsed_time:
+            runs = (_first_instant(clock, zone) for clock in clocks)
+            # What follows a gap that lasts until midnight may be a run of the next day as well.
+            return {run for run in runs if not self.matches(at := run.astimezone(zone)) or at.date() == day}
+        shown = ((offset, (clock - offset).replace(tzinfo=UTC)) for offset in _offsets(day, zone) for clock in clocks)
+        return {run for offset, run in shown if run.astimezone(zone).utcoffset() == offset}
 
     def _next_naive(self, after: datetime) -> datetime:
         """The first match after ``after``'s minute on a clock that is never put forward or back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
@@ -15,9 +15,10 @@ from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
 # Microseconds between two tries of a submission, at first and at the most.
 RETRY = 1_000_000
 LONGEST_RETRY = 10_000_000
-MOST_COUNTED = 20_000
 # Of a schedule that makes up for all that it missed, so many of the latest due times.
 MOST_MADE_UP = 100
+# Microseconds: ten years, before which the due times of a cron expression are not counted.
+LONGEST_COUNT = 3653 * 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,20 @@ def period(task: ScheduledTask, zone: tzinfo = LOCAL) -> float | None:
 
 @lru_cache(maxsize=4096)  # schedules are listed again and again, and change with each run
 def _next_of_cron(expression: str, timezone: str | None, zone: tzinfo, after: int) -> int:
-    instant = datetime.fromtimestamp(after / 1_000_000, UTC)
-    return micros(CronExpression(expression).next_after(instant, zone_named(timezone) if timezone else zone))
+    return micros(_cron(expression).next_after(_instant(after), _zone(timezone, zone)))
+
+
+@lru_cache(maxsize=1024)
+def _cron(expression: str) -> CronExpression:
+    return CronExpression(expression)
+
+
+def _zone(timezone: str | None, zone: tzinfo) -> tzinfo:
+    return zone_named(timezone) if timezone else zone
+
+
+def _instant(at: int) -> datetime:
+    return datetime.fromtimestamp(at / 1_000_000, UTC)
 
 
 def first_run(task: ScheduledTask, now: int, zone: tzinfo) -> datetime | None:
@@ -103,16 +116,26 @@ def fire(task: ScheduledTask, due: int, now: int, zone: tzinfo = LOCAL) -> Firin
         ValueError: The schedule can't be read.
     """
     most = MOST_MADE_UP if task.misfire == "all" else 1
-    times, after, count = deque([due], most), following(task, due, zone), 1
-    if task.schedule_type is ScheduleType.INTERVAL and after is not None and after <= now:
-        step = after - due
-        count += (now - due) // step
-        after = due + count * step
-        times = deque((after - back * step for back in range(min(count, most), 0, -1)), most)
-    while after is not None and after <= now:
-        times.append(after)
-        after, count = following(task, after, zone), count + 1
-        if count > MOST_COUNTED:  # of a schedule that was away for weeks, the rest isn't counted
-            after = following(task, now, zone)
+    later, count, after = _since(task, due, now, zone, most)
+    times = (due, *later)[-most:]
     missed = tuple(at for at in times if now > latest_start(task, at))
-    return Firing(tuple(times)[len(missed) :], missed, after, count - len(times))
+    return Firing(times[len(missed) :], missed, after, 1 + count - len(times))
+
+
+def _since(task: ScheduledTask, due: int, now: int, zone: tzinfo, most: int) -> tuple[Sequence[int], int, int | None]:
+    """What came due after a due time and until now: the latest of it, how many these are in all, and what follows."""
+    after = following(task, due, zone)
+    if after is None or after > now:
+        return (), 0, after
+    if task.schedule_type is ScheduleType.INTERVAL:
+        step = after - due
+        count = (now - due) // step
+        return (
+            [due + number * step for number in range(max(1, count - most + 1), count + 1)],
+            count,
+            due + (count + 1) * step,
+        )
+    latest, count = _cron(task.schedule).latest_runs(
+        _instant(max(due, now - LONGEST_COUNT)), _instant(now), _zone(task.timezone, zone), most
+    )
+    return [micros(at) for at in latest], count, following(task, now, zone)

@@ -121,3 +121,32 @@ def _expression(chance: random.Random) -> str:
     minute = chance.choice(["*", "*/10", "0", "30", "15,45", str(chance.randrange(60))])
     hour = chance.choice(["*", "*/2", "0", "1", "2", "3", "1-3", "23", str(chance.randrange(24))])
     return f"{minute} {hour} {chance.choice(['*', '*', '*/2', '10-28'])} * {chance.choice(['*', '*', '0', '1-5'])}"
+
+
+@pytest.mark.parametrize(
+    ("zone", "change"),
+    [
+        ("Europe/Berlin", (2026, 3, 29)),
+        ("Europe/Berlin", (2026, 10, 25)),
+        ("Australia/Lord_Howe", (2026, 4, 5)),  # by half an hour
+        ("America/Havana", (2026, 3, 8)),  # at midnight
+        ("America/Santiago", (2026, 4, 5)),  # over midnight
+        ("Pacific/Apia", (2011, 12, 30)),  # the day is skipped
+    ],
+)
+@pytest.mark.parametrize(
+    "expression", ["*/30 * * * *", "30 2 * * *", "0 0 * * *", "15,45 0-3,23 * * *", "0 */6 * * 6,0"]
+)
+def test_the_latest_runs_are_those_that_follow_each_other(
+    zone: str, change: tuple[int, int, int], expression: str
+) -> None:
+    cron, clock = CronExpression(expression), ZoneInfo(zone)
+    after = datetime(*change, 0, 10, tzinfo=UTC) - timedelta(days=2)
+    runs = [cron.next_after(after, clock)]
+    while runs[-1] < after + timedelta(days=4):
+        runs.append(cron.next_after(runs[-1], clock))
+    until = runs[-2]  # included, unlike the start
+    for begin in (after, runs[0]):
+        following = [run for run in runs[:-1] if run > begin]
+        for most in (1, 3, 1000):
+            assert cron.latest_runs(begin, until, clock, most) == (following[-most:], len(following))

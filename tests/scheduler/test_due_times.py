@@ -93,11 +93,18 @@ def test_at_most_a_hundred_are_made_up_for(task: ScheduledTask) -> None:
     assert (found.collapsed, found.following) == (50, DUE + 150 * 60 * SECOND)
 
 
-def test_of_a_schedule_that_was_away_for_weeks_not_all_is_counted() -> None:
-    late = 30_000 * 60 * SECOND
-    found = fire(cron("* * * * *"), DUE, DUE + late, UTC)
-    assert found.following == DUE + late + 60 * SECOND
-    assert found.collapsed == 20_000
+@pytest.mark.parametrize("misfire", ["latest", "all"])
+def test_after_weeks_the_latest_due_times_run_and_each_is_counted(misfire: str) -> None:
+    minute, weeks = 60 * SECOND, 30 * 1440
+    found = fire(cron("* * * * *", misfire=misfire), DUE, DUE + weeks * minute, UTC)
+    most = 100 if misfire == "all" else 1
+    assert found.due == tuple(DUE + number * minute for number in range(weeks - most + 1, weeks + 1))
+    assert (found.missed, found.collapsed, found.following) == ((), weeks + 1 - most, DUE + (weeks + 1) * minute)
+
+
+def test_of_a_schedule_that_was_away_for_longer_than_ten_years_those_are_counted() -> None:
+    found = fire(cron("0 12 * * *"), DUE - 40 * 365 * 86_400 * SECOND, DUE, UTC)
+    assert (found.due, found.collapsed) == ((DUE,), 3653)
 
 
 @pytest.mark.parametrize(

@@ -516,6 +516,17 @@ async def test_no_more_is_claimed_or_taken_over_than_is_asked_for(store: SqlSche
     assert [len(claim.runs) for claim in later] == [2, 1, 0]
 
 
+async def test_schedules_that_make_up_for_much_are_claimed_a_few_at_a_time(store: SqlSchedulerBackend) -> None:
+    for number in range(3):
+        late = NOW - timedelta(hours=1, seconds=-number)
+        await store.create(
+            ScheduledTask(f"{number}", "note", ScheduleType.INTERVAL, "60", (number,), next_run_at=late, misfire="all")
+        )
+    claims = [await store.claim(micros(NOW), LOCAL, "x", 100) for _ in range(2)]
+    found = [({run.schedule.id for run in claim.runs}, len(claim.runs), claim.more) for claim in claims]
+    assert found == [({"0", "1"}, 121, True), ({"2"}, 60, False)]
+
+
 async def test_a_schedule_that_was_triggered_is_claimed_by_its_owner_and_says_when_it_ran(
     store: SqlSchedulerBackend,
 ) -> None:

@@ -343,6 +343,9 @@ def _claim(
     _retake(connection, now, owner, limit, known, claims)
     advances, rows_of_runs, runs = [], [], []
     for row in rows:
+        if len(runs) >= limit:  # of schedules that make up for all that they missed
+            claims = claims._replace(more=True)
+            break
         task, fault = read_row(row)
         try:
             if fault is not None:
