@@ -486,7 +486,7 @@ class RedisBroker(LeasingBroker):
         kept = NO_RECORD
         if record is not None and self._results is not None:
             kept = codec.encode_record(record)
-        args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name))
+        args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name), _request_id())
         return bool(await self.server.run(_REQUEUE, "requeue a dead task", self._key(queue), *args))
 
     async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:

@@ -177,6 +177,16 @@ async def test_a_pause_or_its_end_is_said_to_have_changed_what_it_has(
     assert losses.count[broker_module._PAUSE] == 4
 
 
+async def test_a_dead_task_that_was_requeued_is_said_to_have_been(broker: RedisBroker, losses: Losses) -> None:
+    await broker.submit([entry("1")])
+    await broker.take(1)
+    await broker.settle([Outcome(Verb.DEAD_LETTER, "1", text="a reason")])
+    for expected in (True, False):
+        losses.lose(broker_module._REQUEUE)
+        assert await broker.requeue_dead("1", None) is expected
+    assert (await broker.figures()).pending == 1
+
+
 async def test_orders_that_came_while_others_were_taken_are_obeyed(
     broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
