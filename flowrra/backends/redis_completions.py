@@ -17,7 +17,7 @@ from flowrra.outage import Outage
 from flowrra.per_loop import PerLoop
 from flowrra.redis_client import MAX_BLOCK, RedisServer
 from flowrra.supervision import cancel_until_ended, spawn
-from flowrra.task import TaskResult, TaskStatus
+from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ LINGER = 30.0
 
 
 class _Waiter:
-    """One who waits: woken when the server listens for it, and when there may be something new."""
+    """One who waits: woken when the server listens for it, and when there may be something new. Channels know no
+    databases: what is told may be of a task of the same id in another one."""
 
     def __init__(self) -> None:
         self.is_listened_for = asyncio.Event()
@@ -188,6 +189,13 @@ def _end_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
+async def _at_most(seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, at most so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
 class Completions:
     """Waits for records to be complete.
 
@@ -209,7 +217,8 @@ class Completions:
 
         Raises:
             BackendError: The records can't be read, or the app was stopped meanwhile.
-            ResultNotFoundError: There is none, although it must exist; or it was gone before it could be read.
+            ResultNotFoundError: There is none, although it must exist; or there was one, which was complete and gone
+                before it could be read.
         """
         listener = self._listeners.get()
         waiter = listener.add(task_id)
@@ -219,39 +228,35 @@ class Completions:
             record = await self._read(task_id)
             if record is None and must_exist:
                 raise ResultNotFoundError(task_id)
-            was_told = False
+            is_known, is_read, was_told = record is not None, True, False
             if record is None or not record.is_complete:
-                await waiter.is_listened_for.wait()
+                await _at_most(RECHECK, waiter.is_listened_for)
                 # Before it is read: what is told during that may be of a record that comes too late for it.
                 was_told = waiter.was_told
                 record = await self._read(task_id)
             while record is None or not record.is_complete:
                 if listener.is_closed:
                     raise BackendError(f"The app stopped while task '{task_id}' was waited for")
-                if record is None and was_told:
+                is_known = is_known or record is not None
+                if is_read and record is None and is_known and was_told:
                     raise ResultNotFoundError(task_id)
-                await self._news_of(waiter)
+                await _at_most(RECHECK * random.uniform(0.8, 1.2), waiter.news)  # noqa: S311 - spreads load
+                waiter.news.clear()
                 was_told = waiter.was_told
-                record = await self._read_patiently(task_id)
+                record, is_read = await self._read_patiently(task_id)
             return record
         finally:
             listener.remove(task_id, waiter)
 
-    async def _news_of(self, waiter: _Waiter) -> None:
-        """Return when there was news, or it is time to look again."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RECHECK * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load
-                await waiter.news.wait()
-        waiter.news.clear()
-
-    async def _read_patiently(self, task_id: str) -> TaskResult | None:
+    async def _read_patiently(self, task_id: str) -> tuple[TaskResult | None, bool]:
+        """The record, and whether it could be read."""
         try:
             record = await self._read(task_id)
         except BackendError as error:  # the server is away for a while: it will be looked for again
             self._reading.failed(str(error))
-            return TaskResult(task_id, TaskStatus.PENDING)
+            return None, False
         self._reading.over()
-        return record
+        return record, True
 
     async def close(self) -> None:
         """Fail whoever waits on the running loop: nothing will complete any more."""

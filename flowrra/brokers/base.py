@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
 from flowrra.codec import EncodedRecord
+from flowrra.exceptions import RequestRefusedError
 from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.setting_aside import SetAside
 from flowrra.task import SUCCESS, Attempt, Task, TaskResult, TaskStatus
@@ -663,3 +664,22 @@ class LeasingBroker(BaseBroker):
         Raises:
             BackendError: The server could not be reached.
         """
+
+
+def first_refusal(queues: Iterable[str], work: Callable[[str], None]) -> RequestRefusedError | None:
+    """Do something for each of some queues, by its name. What the server refuses is that queue's fault, as when one of
+    its keys has the wrong type: it costs no other queue.
+
+    Returns:
+        What it refused first; None if it refused nothing.
+
+    Raises:
+        BackendError: The server could not be reached.
+    """
+    refusal = None
+    for queue in queues:
+        try:
+            work(queue)
+        except RequestRefusedError as error:
+            refusal = refusal or error
+    return refusal

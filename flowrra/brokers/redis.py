@@ -37,6 +37,7 @@ from flowrra.brokers.base import (
     ServerFigures,
     Verb,
     Verdict,
+    first_refusal,
 )
 from flowrra.brokers.redis_connections import Connections
 from flowrra.brokers.redis_fitness import look
@@ -660,12 +661,16 @@ class RedisBroker(LeasingBroker):
         )
 
     def withdraw(self, worker_id: str | None, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> None:
+        args = (self._token, self.namespace, worker_id or "")
         try:
-            for queue in queues:
-                self._run_in_thread(_WITHDRAW, "withdraw a worker", queue, self._token, self.namespace, worker_id or "")
+            refusal = first_refusal(
+                queues, lambda queue: self._run_in_thread(_WITHDRAW, "withdraw a worker", queue, *args)
+            )
         finally:
             self._close_thread_client()
             self._connections = Connections(self.queue_key, self._key, self.server.keys)
+        if refusal is not None:
+            raise refusal
 
     async def has_tasks_at(self, queue_key: str) -> bool:
         """Whether there are tasks in the default queue with that key, or in one beside it.

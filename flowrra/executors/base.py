@@ -520,7 +520,8 @@ class BaseTaskExecutor(ABC):
             outcomes.count_unsuccessful(job, seconds)
             if job.interrupt is Interrupt.STOP:
                 self._leave("running", job)
-        del self._running[job.task.id]
+        if self._running.get(job.task.id) is job:  # else its next attempt has begun
+            del self._running[job.task.id]
         if self._bus.subscribers:
             self._records.publish(job.record)
         if self._middlewares:

@@ -77,6 +77,18 @@ class TestFromAnotherProcess:
         assert numbers_of(app, "hold")["cancelled"] == 1
         assert not look.exists(f"{QUEUE}:cancelled")
 
+    async def test_running_on_while_its_worker_stops(self, url: str) -> None:
+        gate, app = Gate(), redis_app(url)
+        async with with_tasks(app, gate), with_tasks(redis_app(url, consume=False)) as other:
+            task_id = await other.submit("hold")
+            await until(lambda: gate.begun)
+            stopping = asyncio.create_task(app.stop(timeout=60))
+            await until(lambda: app.executors["io"].state == "stopping")
+            assert await other.cancel_task(task_id) is True
+            await stopping
+            assert (await final(other, task_id)).status is TaskStatus.CANCELLED
+        assert gate.ended == []
+
     @pytest.mark.slow
     async def test_running_in_a_process(self, url: str, tmp_path: Path) -> None:
         started, release = tmp_path / "started", tmp_path / "release"

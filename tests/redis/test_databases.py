@@ -53,6 +53,21 @@ async def test_a_cancellation_stays_where_it_was_asked_for(url: str, which: int)
         assert (await final(other, "nightly@1")).status is TaskStatus.CANCELLED
 
 
+async def test_a_task_that_ends_in_another_database_is_not_taken_for_one_that_is_waited_for(
+    url: str, look: redis.Redis
+) -> None:
+    one, other = redis_app(at(url, 3)), redis_app(at(url, 4))
+    async with with_tasks(one), with_tasks(other):
+        waiting = asyncio.create_task(one.executors["io"].wait_for_result("order-7", timeout=30))
+        channel = b"flowrra:complete:order-7"
+        await until(lambda: dict(look.pubsub_numsub(channel))[channel])  # type: ignore[arg-type]
+        await final(other, await other.options(task_id="order-7").submit("add", 1, 1))
+        await other.submit("add", 2, 2)
+        assert not waiting.done()
+        await one.options(task_id="order-7").submit("add", 3, 4)
+        assert (await waiting).result == 7
+
+
 async def test_where_a_queue_is_is_told_without_user_and_password(url: str) -> None:
     place = url.rsplit("/", 1)[0].removeprefix("redis://")
     app = redis_app(f"redis://user:secret@{place}/3?socket_connect_timeout=1")

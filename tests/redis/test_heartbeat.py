@@ -12,6 +12,7 @@ import redis
 from flowrra import BackendError
 from flowrra.brokers.base import Renewal
 from flowrra.brokers.redis import RedisBroker
+from flowrra.exceptions import RequestRefusedError
 from flowrra.executors.sources.heartbeat import Heartbeat
 from flowrra.management import FlowrraManager
 from tests.core.apps import until
@@ -35,6 +36,7 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
         lambda: ["default"],
         lambda: ["add"],
         announcement,
+        lambda renewal, _: told.put(renewal),
         told.put,
         lambda *_: None,
     )
@@ -48,6 +50,37 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
     for renewal in (first, third):
         assert isinstance(renewal, Renewal)
         assert renewal.missing == ["unknown"]
+
+
+def test_a_queue_that_the_server_refuses_costs_no_other(url: str, look: redis.Redis) -> None:
+    """One of its keys has the wrong type, by whomever."""
+    for key in ("leases", "workers"):
+        look.set(f"{QUEUE}@mail:{key}", "spoilt")
+    told: queue.Queue[Renewal | BackendError] = queue.Queue()
+    keeper = Heartbeat(
+        RedisBroker(url, queue_key=QUEUE, lease=1.0),
+        "io",
+        lambda: {"mail": ["mail"], "default": ["unknown"]},
+        lambda: ["mail", "default"],
+        lambda: ["add"],
+        lambda: {"id": "worker"},
+        lambda renewal, _: told.put(renewal),
+        told.put,
+        lambda *_: None,
+    )
+    began_at = keeper.renewed_at
+    keeper.start()
+    renewal, *errors = (told.get(timeout=10) for _ in range(3))
+    assert look.zcard(f"{QUEUE}:workers") == 1
+    assert list(look.scan_iter(f"{QUEUE}:names:*"))
+    assert look.exists("flowrra:worker:worker"), "its process is told of with the first queue that can be"
+    keeper.stop(timeout=10)
+
+    assert renewal == Renewal([], [], ["unknown"])
+    assert [type(error) for error in errors] == [RequestRefusedError] * 2
+    assert keeper.renewed_at == began_at, "not all of it is renewed"
+    assert look.zcard(f"{QUEUE}:workers") == 0
+    assert not look.exists("flowrra:worker:worker")
 
 
 async def test_a_worker_that_has_stopped_leaves_no_sign_of_life(url: str, look: redis.Redis) -> None:

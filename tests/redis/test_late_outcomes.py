@@ -356,3 +356,26 @@ async def test_a_late_failure_on_another_server_does_not_replace_a_success(url: 
         await until(lambda: numbers_of(app, "late")["running"] == 0)
         await other.close()
         assert (await record_of(app, task_id)).result == "the other's"
+
+
+async def test_a_late_success_on_another_server_does_not_undo_a_cancellation(url: str, look: redis.Redis) -> None:
+    gate, backend = Gate(), RemoteBackend()
+    app, other = with_tasks(redis_app(url, backend=backend, lease=1.0), gate), RedisBroker(url, queue_key=QUEUE)
+    async with app:
+        source = app.executors["io"].source
+        assert isinstance(source, LeasedSource)
+        task_id = await app.submit("hold")
+        await until(lambda: gate.begun)
+        # Its hold has lapsed, and it waits for another worker.
+        await other.pause_queue("default", True)
+        async with asyncio.timeout(10):
+            while source.held_ids():
+                let_lapse(look)
+                await other.take(0)
+                await asyncio.sleep(0.05)
+        assert await app.cancel_task(task_id) is True
+        assert (await final(app, task_id)).status is TaskStatus.CANCELLED
+        gate.opened.set()
+        await until(lambda: numbers_of(app, "hold")["running"] == 0)
+        assert (await record_of(app, task_id)).status is TaskStatus.CANCELLED
+    await other.close()

@@ -17,6 +17,7 @@ from flowrra import Flowrra, TaskStatus, codec, current_task
 from flowrra.backends import InMemoryBackend
 from flowrra.brokers.base import Delivery, Outcome, Renewal, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
+from flowrra.executors.sources.leased import LeasedSource
 from flowrra.management import FlowrraManager
 from flowrra.redis_client import MAX_BLOCK
 from tests.core.apps import final, numbers_of, record_of, until
@@ -49,6 +50,15 @@ async def take_one(broker: RedisBroker) -> Delivery:
             if deliveries:
                 return deliveries[0]
             await asyncio.sleep(0.02)
+
+
+async def take_over(look: redis.Redis, broker: RedisBroker, task_id: str) -> None:
+    """Have another worker take a task, as if the one that holds it had not been heard of."""
+    async with asyncio.timeout(10):
+        while True:  # its worker may be quicker to renew its hold
+            let_lapse(look)
+            if task_id in {delivery.task_id for delivery in (await broker.take(1))[0]}:
+                return
 
 
 class TestRenewal:
@@ -127,6 +137,56 @@ class TestRenewal:
             await until(lambda: not look.exists(f"{QUEUE}:leases"))
 
         assert gate.begun == [0, 1]
+
+    async def test_a_worker_that_gets_its_task_again_after_another_one_goes_on_with_it(
+        self, url: str, look: redis.Redis
+    ) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, lease=1.0), gate) as app, other_worker(url) as other:
+            source = app.executors["io"].source
+            assert isinstance(source, LeasedSource)
+            task_id = await app.submit("hold")
+            await until(lambda: gate.begun)
+            await take_over(look, other, task_id)
+            await until(lambda: not source.held_ids())
+            await other.settle([Outcome(Verb.RELEASE, task_id)])
+            await until(lambda: source.held_ids() == [task_id])
+            assert (len(gate.begun), app.executors["io"].busy_workers) == (1, 1)
+            gate.opened.set()
+            assert (await final(app, task_id)).is_success
+            await until(lambda: not look.exists(f"{QUEUE}:leases"))
+        assert len(gate.begun) == 1
+
+    async def test_a_task_that_it_gets_again_while_it_asks_for_a_renewal_is_not_lost(
+        self, url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gate, is_told, is_back = Gate(), threading.Event(), threading.Event()
+        renew, asked = RedisBroker.renew, []
+
+        def renew_late(broker: RedisBroker, task_ids: Sequence[str], queue: str = "default") -> Renewal:
+            answer = renew(broker, task_ids, queue)
+            if broker.queue_key == QUEUE:
+                asked.append(list(task_ids))
+                if answer.lost and not is_told.is_set():
+                    is_told.set()
+                    assert is_back.wait(20)
+            return answer
+
+        monkeypatch.setattr(RedisBroker, "renew", renew_late)
+        async with with_tasks(redis_app(url, lease=1.0), gate) as app, other_worker(url) as other:
+            task_id = await app.submit("hold")
+            await until(lambda: gate.begun)
+            await take_over(look, other, task_id)
+            await until(is_told.is_set)
+            await other.settle([Outcome(Verb.RELEASE, task_id)])
+            await until(lambda: f"is held again executor=io id={task_id}" in caplog.text)
+            is_back.set()
+            count = len(asked)
+            await until(lambda: len(asked) >= count + 3)
+            assert asked[-1] == [task_id]
+            gate.opened.set()
+            assert (await final(app, task_id)).is_success
+        assert "lease lost" not in caplog.text
 
     async def test_what_is_retried_at_once_is_held_like_the_rest(self, url: str, look: redis.Redis) -> None:
         """It may come back before the worker hears that the server knows of the retry."""

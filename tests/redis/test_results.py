@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
 from flowrra import BackendError, TaskResult, TaskStatus
 from flowrra.backends import get_backend, redis_completions
@@ -20,6 +21,7 @@ from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, record_of, until
 from tests.redis.apps import Gate, calls_of, redis_app, with_tasks
+from tests.support.servers import free_port
 
 
 def at(second: int) -> dt.datetime:
@@ -190,11 +192,29 @@ class TestWaiting:
 
     async def test_for_what_is_gone_when_it_is_told_is_an_error(self, url: str, look: redis.Redis) -> None:
         backend = RedisBackend(url)
-        wait = asyncio.create_task(backend.wait_for("t1", 3))
+        await backend.store("t1", TaskResult("t1", TaskStatus.PENDING))
+        wait = asyncio.create_task(backend.wait_for("t1", 10))
+        await until(lambda: dict(look.pubsub_numsub("flowrra:complete:t1"))[b"flowrra:complete:t1"])  # type: ignore[arg-type]
         # As if its record had expired before anybody could read it.
-        await until(lambda: look.publish("flowrra:complete:t1", "done"))
+        look.delete("flowrra:task:t1")
+        look.publish("flowrra:complete:t1", "done")
         with pytest.raises(ValueError, match="not found"):
             await wait
+        await backend.close()
+
+    async def test_goes_on_while_the_server_takes_no_connection_to_listen(
+        self, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As one that has as many clients as it takes."""
+        monkeypatch.setattr(redis_completions, "RECHECK", 0.2)
+        backend = RedisBackend(url)
+        await backend.store("t1", TaskResult("t1", TaskStatus.PENDING))
+        nowhere = free_port()
+        monkeypatch.setattr(backend.server, "dedicated_client", lambda: redis.asyncio.Redis(port=nowhere))
+        wait = asyncio.create_task(backend.wait_for("t1", 20))
+        await until(lambda: "not listening for results" in caplog.text)
+        await backend.store("t1", finished("t1"))
+        assert (await wait).status is TaskStatus.SUCCESS
         await backend.close()
 
     async def test_ends_in_time(self, url: str) -> None:

@@ -161,7 +161,7 @@ class TaskSource(ABC):
         claim = self._claimed[task_id] = asyncio.get_running_loop().create_future()
         try:
             known = await self.records.results.get(task_id)
-            yield known is None or _was_refused(known) or await self._is_lost(known)
+            yield known is None or was_refused(known) or await self._is_lost(known)
         finally:
             del self._claimed[task_id]
             claim.set_result(None)
@@ -271,6 +271,6 @@ class TaskSource(ABC):
         return await self.figures_by_queue()
 
 
-def _was_refused(known: TaskResult) -> bool:
+def was_refused(known: TaskResult) -> bool:
     """Whether a task could not be queued: it was never one, and this is the next try."""
     return known.status is CANCELLED and (known.error or "").startswith("not queued: ")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flowrra.backoff import Backoff
-from flowrra.brokers.base import Announcement, LeasingBroker, Renewal
+from flowrra.brokers.base import Announcement, LeasingBroker, Renewal, first_refusal
 from flowrra.exceptions import BackendError, ServerUnavailableError
 from flowrra.outage import Outage
 
@@ -38,7 +38,9 @@ class Heartbeat:
         queues: Returns the names of the queues that tasks are taken from; called in the thread.
         names: Returns the names of the tasks that this worker knows; called in the thread.
         announcement: Returns what others are to know of this process; None announces nothing.
-        on_renewed: Called in the thread with each renewal, or with the error that kept it from happening.
+        on_renewed: Called in the thread with each renewal, and when it was asked for, on the monotonic clock.
+        on_failed: Called in the thread with each error that kept one from happening, or this worker from being
+            announced.
         on_overdue: Called in the thread with a queue, and the names whose tasks have waited there for too long for a
             worker that knows them.
     """
@@ -51,7 +53,8 @@ class Heartbeat:
         queues: Callable[[], Sequence[str]],
         names: Callable[[], list[str]],
         announcement: Callable[[], dict[str, Any]] | None,
-        on_renewed: Callable[[Renewal | BackendError], None],
+        on_renewed: Callable[[Renewal, float], None],
+        on_failed: Callable[[BackendError], None],
         on_overdue: Callable[[str, list[str]], None],
     ) -> None:
         self._broker = broker
@@ -61,6 +64,7 @@ class Heartbeat:
         self._told_names: dict[str, list[str]] = {}
         self._announcement = announcement
         self._on_renewed = on_renewed
+        self._on_failed = on_failed
         self._on_overdue = on_overdue
         self.renewed_at = time.monotonic()
         self._interval = min(HEARTBEAT, broker.lease / RENEWALS_PER_LEASE)
@@ -117,19 +121,27 @@ class Heartbeat:
         return math.inf if pause is None else pause
 
     def _renew(self) -> None:
-        sent_at = time.monotonic()
+        asked_at = time.monotonic()
         held, renewal = self._held(), Renewal([], [], [])
-        # Also where nothing is held: it says that the worker lives.
-        for queue in dict.fromkeys((*self._queues(), *held)):
+
+        def renew(queue: str) -> None:
             for found, told in zip(renewal, self._broker.renew(held.get(queue, ()), queue), strict=True):
                 found += told
-        self.renewed_at = sent_at
-        self._on_renewed(renewal)
+
+        # Also where nothing is held: it says that the worker lives.
+        refusal = first_refusal(dict.fromkeys((*self._queues(), *held)), renew)
+        if refusal is None:
+            self.renewed_at = asked_at
+        self._on_renewed(renewal, asked_at)
+        if refusal is not None:
+            raise refusal
 
     def _announce(self) -> None:
         process = None if self._announcement is None else self._announcement()
         names = self._names()
-        for queue in self._queues():
+
+        def announce(queue: str) -> None:
+            nonlocal process
             answer = self._tell(process, None if names == self._told_names.get(queue) else names, queue)
             if not answer.are_names_known:
                 answer = self._tell(process, names, queue)
@@ -137,6 +149,10 @@ class Heartbeat:
             if answer.overdue:
                 self._on_overdue(queue, answer.overdue)
             process = None  # its process is told once
+
+        refusal = first_refusal(self._queues(), announce)
+        if refusal is not None:
+            raise refusal
 
     def _tell(self, process: dict[str, Any] | None, names: list[str] | None, queue: str) -> Announcement:
         return self._broker.announce(process, names, HEARTBEATS * HEARTBEAT, queue)
@@ -146,10 +162,10 @@ class Heartbeat:
             work()
         except BackendError as error:
             outage.failed(str(error))
-            self._on_renewed(error)
+            self._on_failed(error)
         except Exception as error:  # noqa: BLE001 - the thread must not end: all that is held would run again elsewhere
             text = f"{type(error).__name__}: {error}"
             outage.failed(text, error)
-            self._on_renewed(BackendError(f"{outage.what}: {text}"))
+            self._on_failed(BackendError(f"{outage.what}: {text}"))
         else:
             outage.over()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Mapping
 
 from flowrra.brokers.base import Outcome
 from flowrra.executors.job import Job
@@ -15,6 +17,7 @@ class Holdings:
 
     Args:
         kind: Names the executor in the log.
+        running: The jobs in an attempt, by id; of one whose hold was lost, too.
 
     Attributes:
         held: The jobs by id. Copied by the heartbeat's thread, in one step.
@@ -22,8 +25,9 @@ class Holdings:
         refused: What this worker doesn't know and is handing on, as it came.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, running: Mapping[str, Job]) -> None:
         self._kind = kind
+        self._running = running
         self.held: dict[str, Job] = {}
         self.leaving: dict[str, Job] = {}
         self.refused: dict[str, Outcome] = {}
@@ -49,8 +53,15 @@ class Holdings:
         """Whether a task whose lease had lapsed came back to the worker that has it: then it goes on. What is given
         back or is to be retried comes anew, perhaps before this worker hears that the server knows."""
         held, leaving = self.held.get(task_id), self.leaving.get(task_id)
-        if held is None or (leaving is held and not held.record.is_complete):
+        if held is None:
+            # Another worker may have had it meanwhile, and given it back.
+            held = self._running.get(task_id)
+            if held is None or held.settled:
+                return False
+            self.held[task_id] = held
+        elif leaving is held and not held.record.is_complete:
             return False
+        held.taken_at = time.monotonic()
         logger.warning("lease had lapsed, and is held again executor=%s id=%s", self._kind, task_id)
         return True
 
@@ -66,18 +77,19 @@ class Holdings:
             if told is None or self.held.get(task_id) is told:  # else it has come back already
                 self.held.pop(task_id, None)
 
-    def keeps(self, task_id: str) -> bool:
-        """Whether a task is held, and no outcome of this delivery is being told."""
+    def keeps(self, task_id: str, asked_at: float) -> bool:
+        """Whether what the broker said of a task at that time (monotonic) is about what is held of it now: it may have
+        been given back and taken anew since, and what leaves anyway is its own affair."""
         job = self.held.get(task_id)
-        return job is not None and self.leaving.get(task_id) is not job
+        return job is not None and job.taken_at < asked_at and self.leaving.get(task_id) is not job
 
     def is_leaving(self, task_id: str) -> bool:
         """Whether an outcome of a task is being told, or was left untold as the task had come anew."""
         return task_id in self.leaving or task_id in self.refused
 
-    def lose(self, task_id: str) -> bool:
-        """Hold a task no more that another worker has got; False if it isn't held, or is leaving anyway."""
-        if not self.keeps(task_id):
+    def lose(self, task_id: str, asked_at: float) -> bool:
+        """Hold a task no more that another worker had got at that time; False if that is not about what is held."""
+        if not self.keeps(task_id, asked_at):
             return False
         del self.held[task_id]
         return True

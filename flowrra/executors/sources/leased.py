@@ -32,7 +32,7 @@ from flowrra.executors.job import Job
 from flowrra.executors.outcomes import describe, fail_unwritable
 from flowrra.executors.queue_order import QueueOrder
 from flowrra.executors.records import BrokerRecords, RecordStore
-from flowrra.executors.sources.base import Obey, Pauses, TaskSource
+from flowrra.executors.sources.base import Obey, Pauses, TaskSource, was_refused
 from flowrra.executors.sources.delivery import Deliveries
 from flowrra.executors.sources.fetcher import REPLACEMENT_DELAY, Fetcher
 from flowrra.executors.sources.heartbeat import Heartbeat
@@ -108,7 +108,7 @@ class LeasedSource(TaskSource):
         # What keeps it from its work now, by operation. A submission that failed isn't among them: its caller was told,
         # and whether the next one would succeed isn't known before there is one.
         self._errors: dict[str, str] = {}
-        self._holdings = Holdings(self._label)
+        self._holdings = Holdings(self._label, workers.running)
         self._settler = Settler(
             broker,
             self._label,
@@ -302,7 +302,8 @@ class LeasedSource(TaskSource):
             self.queues,
             self.registry.list_tasks,
             self._announcement,
-            lambda renewal: self._from_thread(self._apply_renewal, renewal),
+            lambda renewal, asked_at: self._from_thread(self._apply_renewal, renewal, asked_at),
+            lambda error: self._from_thread(self._note, "renew", error),
             lambda queue, names: self._from_thread(self._give_up_unknown, queue, names),
         )
         self._heartbeat.start()
@@ -318,7 +319,7 @@ class LeasedSource(TaskSource):
         logger.error("listening died, replaced executor=%s error=%r", self._label, error)
 
     async def stop_fetching(self) -> None:
-        await asyncio.gather(self._fetcher.stop(), self._listening.stop())
+        await self._fetcher.stop()  # what runs on can be cancelled until it has ended
 
     async def close(self, left: float) -> None:
         """Tell what is still to be told, and end the holds.
@@ -326,6 +327,7 @@ class LeasedSource(TaskSource):
         Args:
             left: Seconds that the caller has left; if the server is away, hardly more are spent on it.
         """
+        await self._listening.stop()
         timeout = min(FLUSH_TIMEOUT, max(MIN_FLUSH_TIMEOUT, left))
         await self._settler.flush(timeout)
         self._settler.close()
@@ -388,9 +390,12 @@ class LeasedSource(TaskSource):
         return is_held and time.monotonic() < max(job.taken_at, self.renewed_at or 0.0) + self.broker.lease
 
     async def _is_known_better(self, job: Job) -> bool:
-        """Whether another worker, which had been given the task meanwhile, has told how it ended."""
+        """Whether it has been told how the task ended: by another worker, which had been given it meanwhile, or by who
+        cancelled it while it waited for one."""
         known = await self.records.known(job.task.id)
-        return known is not None and known.is_complete and (known.is_success or not job.record.is_success)
+        if known is None or not known.is_complete or was_refused(known):
+            return False
+        return known.is_success or known.status is CANCELLED or not job.record.is_success
 
     def _settle(self, job: Job, is_stored: bool) -> None:
         """Say what became of an attempt, as its record states. What can't be written fails its task."""
@@ -507,7 +512,7 @@ class LeasedSource(TaskSource):
     def _cancel_held(self, task_id: str) -> None:
         """Cancel a task that is held here, if it is."""
         job = self._holdings.held.get(task_id)
-        if job is None or not self._fetcher.is_fetching:
+        if job is None or not self.workers.is_open:
             return
         if self.workers.withdraw(task_id) is not None:
             self.workers.spawn(self._deliveries.end_cancelled(job.task, job.record, job.call))
@@ -532,7 +537,8 @@ class LeasedSource(TaskSource):
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
     def _look_at_requests(self) -> None:
-        self.workers.spawn(self._follow_requests())
+        if self._fetcher.is_fetching:
+            self.workers.spawn(self._follow_requests())
 
     async def _follow_requests(self) -> None:
         worker_id = None if self._announcement is None else self._announcement()["id"]
@@ -580,21 +586,17 @@ class LeasedSource(TaskSource):
     def _give_up_unknown(self, queue: str, names: list[str]) -> None:
         self.workers.spawn(self._deliveries.give_up_unknown(queue, names, lambda: self._fetcher.is_fetching))
 
-    def _apply_renewal(self, renewal: Renewal | BackendError) -> None:
-        if isinstance(renewal, BackendError):
-            self._note("renew", renewal)
-            return
+    def _apply_renewal(self, renewal: Renewal, asked_at: float) -> None:
         self._note("renew", None)
         if self._is_listening:  # nobody tells that it has begun: it has not failed, while the server answers
             self._deafness.over()
-        if self._fetcher.is_fetching:
-            self._look_at_requests()
+        self._look_at_requests()
         for task_id in renewal.lost:
-            if self._holdings.lose(task_id):
+            if self._holdings.lose(task_id, asked_at):
                 logger.warning("lease lost, the task may run twice executor=%s id=%s", self._label, task_id)
                 self.workers.withdraw(task_id)  # what has not begun here must not begin
         # What has been settled since the server was asked is not missed.
-        missing = [task_id for task_id in renewal.missing if self._holdings.keeps(task_id)]
+        missing = [task_id for task_id in renewal.missing if self._holdings.keeps(task_id, asked_at)]
         if missing:
             # The server has lost writes, as in a failover: what is here may be all that is left of them.
             logger.warning(
@@ -604,7 +606,8 @@ class LeasedSource(TaskSource):
                 missing[0],
             )
         for task_id in renewal.cancelled:
-            self._cancel_held(task_id)
+            if self._holdings.keeps(task_id, asked_at):
+                self._cancel_held(task_id)
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
