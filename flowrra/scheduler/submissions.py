@@ -29,6 +29,10 @@ MOST_UNDER_WAY = 100
 PATIENCE = 0.1
 # Seconds between two signs of life: a third of the time for which they count.
 BEAT = 10.0
+# Seconds for which it looks after each sign of life which tasks have ended.
+LOOKING_TIMEOUT = 2.0
+# Schedules of which it remembers that their last run was skipped.
+MOST_SKIPPING = 1_000
 # Rows that a store refuses one after the other before it is taken for one that is away.
 MOST_REFUSED = 3
 # Of a schedule with max_running, so many of the latest runs are looked at.
@@ -86,8 +90,8 @@ class Submissions:
         """Start anew, under a new name: what there was in memory has gone."""
         self.owner = uuid.uuid4().hex
         self._under_way: dict[str, _UnderWay] = {}
-        # By schedule, its runs whose tasks this process has in memory, as far as others must know that it lives.
-        self._kept_alive: dict[str, set[str]] = {}
+        # The task names of runs whose tasks this process has in memory, as far as others must know that it lives.
+        self._kept_alive: dict[str, str] = {}
         self._beat_at = 0.0
 
     def tasks_with_room(self) -> list[str]:
@@ -113,7 +117,10 @@ class Submissions:
 
     def _start(self, run: Run) -> asyncio.Task[bool]:
         submission = asyncio.create_task(self._submit_unless_full(run), context=contextvars.Context())
-        cpu_bound = self._registry.definition(run.schedule.task_name).cpu_bound
+        name = (
+            run.schedule.task_name
+        )  # which may have been unregistered since it was claimed: that fails this run alone
+        cpu_bound = self._registry.is_registered(name) and self._registry.definition(name).cpu_bound
         self._under_way[run.id] = _UnderWay(run, cpu_bound, submission)
         return submission
 
@@ -132,10 +139,10 @@ class Submissions:
         """Count a run that was submitted just now."""
         self._figures.observe(run.schedule.task_name, (self._now() - run.due) / 1e6)
         if run.schedule.max_running is not None and self._target.is_in_memory(run.schedule.task_name):
-            self._kept_alive.setdefault(run.schedule.id, set()).add(run.id)
+            self._kept_alive[run.id] = run.schedule.task_name
 
     async def _count_unfinished(self, run: Run, most: int) -> int:
-        unfinished, kept_alive = 0, set[str]()
+        unfinished = 0
         for other in await self._backend.list_runs(run.schedule.id, LOOK_BACK, ("claimed", "submitted")):
             if other["id"] == run.id:
                 continue
@@ -143,11 +150,10 @@ class Submissions:
             waiting = other["result"] == "claimed" and other["due"] < run.due
             running = other["result"] == "submitted" and await self._is_unfinished(run, other)
             unfinished += waiting or running
-            if running and other["owner"] == self.owner:
-                kept_alive.add(other["id"])
+            if other["result"] == "submitted" and not running:
+                self._kept_alive.pop(other["id"], None)
             if unfinished == most:
                 break
-        self._kept_alive[run.schedule.id] = kept_alive
         return unfinished
 
     async def _is_unfinished(self, run: Run, other: dict[str, object]) -> bool:
@@ -214,6 +220,8 @@ class Submissions:
     def _tell_of_skip(self, run: Run) -> None:
         schedule = run.schedule
         if schedule.id not in self._skipping:
+            if len(self._skipping) >= MOST_SKIPPING:
+                del self._skipping[next(iter(self._skipping))]  # the oldest, which may be gone
             about = f"max_running={schedule.max_running} {named(schedule)}"
             self._skipping[schedule.id] = Outage(logger, "run was skipped", about)
         self._skipping[schedule.id].failed()
@@ -222,9 +230,20 @@ class Submissions:
         """Give a sign of life, if it is time: what is under way is not taken over, what runs in memory still does."""
         if self.next_beat() != 0.0:
             return
-        kept_alive = set[str]().union(*self._kept_alive.values())
-        await self._backend.renew(list(self._under_way), kept_alive, self.owner, self._now())
+        await self._backend.renew(list(self._under_way), list(self._kept_alive), self.owner, self._now())
         self._beat_at = time.monotonic() + BEAT
+        await self._forget_ended()
+
+    async def _forget_ended(self) -> None:
+        """Keep alive no run whose task has ended: its schedule may never be due again. What can't be told now is told
+        by the next beat."""
+        try:
+            async with asyncio.timeout(LOOKING_TIMEOUT):
+                for run_id, name in list(self._kept_alive.items()):
+                    if not self._registry.is_registered(name) or not await self._target.is_unfinished(name, run_id):
+                        self._kept_alive.pop(run_id, None)
+        except Exception as error:  # noqa: BLE001 - results may be kept by a user's own backend
+            logger.debug("tasks of schedules could not be looked up error=%s", describe(error))
 
     async def finish(self, timeout: float) -> None:
         """Let what is under way end, cancel what takes longer, and record it all."""

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +120,31 @@ async def test_what_was_claimed_by_a_process_that_is_gone_is_left_to_one_that_kn
     assert await store.next_due(["else"]) is None
     assert len((await store.claim(later, LOCAL, "heir", 10, ["note"])).runs) == 1
     await store.close()
+
+
+async def test_a_task_that_is_unregistered_after_its_run_was_claimed_fails_that_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: asyncio.Queue[object] = asyncio.Queue()
+    app = counting_app(tmp_path / "s.db", ran)
+
+    @app.task("brief")
+    async def brief_one() -> None: ...
+
+    assert app.scheduler is not None
+    brief = await app.scheduler.schedule_once("brief", local_now() - timedelta(seconds=1))
+    await app.scheduler.schedule_once("note", local_now(), (1,))
+    claim = app.scheduler.backend.claim
+
+    async def claiming(*args: Any) -> Any:
+        claims = await claim(*args)
+        app.registry.unregister("brief")
+        return claims
+
+    monkeypatch.setattr(app.scheduler.backend, "claim", claiming)
+    async with app, asyncio.timeout(20):
+        assert await ran.get() == 1
+        while not (run := (await app.scheduler.list_runs(brief))[0])["error"]:
+            await asyncio.sleep(0.02)
+        assert (run["result"], run["error"][:17]) == ("claimed", "TaskNotFoundError")
+        assert app.scheduler.run_stats()["store_errors"] == {"claim": 0, "settle": 0}

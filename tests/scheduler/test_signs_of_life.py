@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,34 @@ async def test_it_is_renewed_though_that_process_claims_nothing_more(
     await until(lambda: second.begun == 1, within=30)
     for process in processes:
         await process.app.stop(timeout=0.1)
+
+
+async def test_a_task_that_has_ended_is_kept_alive_no_more_though_its_schedule_is_never_due_again(
+    processes: Sequence[Process],
+) -> None:
+    process, gate = processes[0], asyncio.Event()
+
+    @process.app.task("wait")
+    async def wait() -> None:
+        process.begun += 1
+        await gate.wait()
+
+    schedules = [
+        await process.scheduler.schedule_once("wait", datetime.now(), max_running=1),  # noqa: DTZ005 - local
+        await process.scheduler.schedule_cron("wait", "@yearly", enabled=False, max_running=1),
+    ]
+    async with process.app:
+        await until(lambda: process.begun == 1)
+        await process.scheduler.trigger(schedules[1])
+        await until(lambda: process.begun == 2)
+        runs = await process.scheduler.list_runs()
+        before = max(row["alive"] for row in await process.scheduler.backend.list_runs(None, 10))
+        deadline = asyncio.get_running_loop().time() + 30
+        while min(row["alive"] for row in await process.scheduler.backend.list_runs(None, 10)) <= before:
+            assert asyncio.get_running_loop().time() < deadline
+            process.scheduler._dispatcher.wake()
+            await asyncio.sleep(0.05)
+        gate.set()
+        submissions = process.scheduler._dispatcher._submissions
+        assert {run["task_id"] for run in runs} == set(submissions._kept_alive)
+        await until(lambda: not submissions._kept_alive, within=30)

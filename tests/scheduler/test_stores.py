@@ -188,6 +188,17 @@ async def test_a_run_that_is_still_being_submitted_is_not_taken_over(store: SqlS
     assert again.id == third.id == run.id
 
 
+async def test_any_number_of_runs_are_kept_alive_and_from_being_taken_over(store: SqlSchedulerBackend) -> None:
+    for name in ("a", "b"):
+        await store.create(once(name))
+    running, claimed = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    await store.settle([running], micros(NOW), {})
+    others = [f"other@{number}" for number in range(33_000)]  # more than a query of PostgreSQL takes
+    await store.renew([*others, claimed.id], [*others, running.id], "x", micros(NOW) + SECOND)
+    rows = {row["id"]: row for row in await store.list_runs(None, 10)}
+    assert rows[claimed.id]["lease"] == rows[running.id]["alive"] == micros(NOW) + SECOND + LEASE
+
+
 async def test_a_run_whose_scheduler_is_gone_is_missed_once_its_grace_has_ended(store: SqlSchedulerBackend) -> None:
     await store.create(once("a", misfire_grace=60.0))
     await store.claim(micros(NOW), LOCAL, "killed", 10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -256,10 +256,10 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
     async def renew(self, claimed: Collection[str], running: Collection[str], owner: str, now: int) -> None:
         own = RUNS.update().where(RUNS.c.owner == owner)
-        if claimed:
-            await self._write(own.where(RUNS.c.id.in_(claimed), RUNS.c.lease.is_not(None)).values(lease=now + LEASE))
-        if running:
-            await self._write(own.where(RUNS.c.id.in_(running)).values(alive=now + LEASE))
+        for ids in _batches(claimed):
+            await self._write(own.where(RUNS.c.id.in_(ids), RUNS.c.lease.is_not(None)).values(lease=now + LEASE))
+        for ids in _batches(running):
+            await self._write(own.where(RUNS.c.id.in_(ids)).values(alive=now + LEASE))
 
     async def settle(
         self, runs: Sequence[Run], now: int, errors: dict[str, str], skipped: Collection[str] = frozenset()
@@ -341,7 +341,8 @@ def _claim(
     rows = list(connection.execute(query.with_for_update(skip_locked=True)).mappings())
     claims = Claims([], {}, {}, {}, len(rows) == limit)
     _retake(connection, now, owner, limit, known, claims)
-    advances, rows_of_runs, runs = [], [], []
+    advances, rows_of_runs = [], []
+    runs: list[Run] = []
     for row in rows:
         if len(runs) >= limit:  # of schedules that make up for all that they missed
             claims = claims._replace(more=True)
@@ -376,10 +377,9 @@ def _claim(
 def _first_times(connection: Connection, runs: list[Run]) -> list[Run]:
     """Those of due times that have no row yet. Others were dealt with before the schedule became due there once more,
     as by a clock that was put back."""
-    ids = [run.id for run in runs]
     known: set[str] = set()
-    for first in range(0, len(ids), MOST_IDS):
-        known.update(connection.scalars(sa.select(RUNS.c.id).where(RUNS.c.id.in_(ids[first : first + MOST_IDS]))))
+    for ids in _batches([run.id for run in runs]):
+        known.update(connection.scalars(sa.select(RUNS.c.id).where(RUNS.c.id.in_(ids))))
     if known:
         logger.warning("due times were dealt with before, and are left out runs=%s", sorted(known)[:10])
     return [run for run in runs if run.id not in known]
@@ -411,6 +411,12 @@ def _retake(
     for change, rows_of_it in ((TAKE, taken), (END, ended)):
         if rows_of_it:
             connection.execute(change, rows_of_it)
+
+
+def _batches(ids: Collection[str]) -> Iterator[list[str]]:
+    """As many ids at a time as a query may have parameters."""
+    listed = list(ids)
+    return (listed[first : first + MOST_IDS] for first in range(0, len(listed), MOST_IDS))
 
 
 def _add(counts: dict[str, int], task_name: str | None, count: int = 1) -> None:
