@@ -20,7 +20,7 @@ from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavaila
 from flowrra.executors.sources.settler import Settler
 from flowrra.management import FlowrraManager
 from flowrra.task import AttemptEnd, Task
-from tests.core.apps import final, numbers_of, until
+from tests.core.apps import final, numbers_of, record_of, until
 from tests.redis.apps import QUEUE, let_lapse, queue_of, redis_app, with_tasks
 
 NO_ARGUMENTS = codec.encode_call((), {}, "work")
@@ -232,6 +232,15 @@ async def test_so_is_one_whose_worker_died(url: str, look: redis.Redis) -> None:
     assert [(each.outcome, each.worker) for each in record.attempts] == [(AttemptEnd.LOST, "the dead one")]
     await worker.close()
     await results.close()
+
+
+async def test_not_so_one_in_another_queue_whose_id_somebody_else_has_used(url: str, look: redis.Redis) -> None:
+    async with with_tasks(redis_app(url, consume=False)) as producer:
+        task_id = await producer.submit("echo")
+        look.lpush(f"{QUEUE}@mail", json.dumps({"id": task_id, "name": 7}))
+        async with with_tasks(redis_app(url, queues=["mail"])):
+            await until(lambda: look.zcard(f"{QUEUE}@mail:dead") == 1)
+            assert (await record_of(producer, task_id)).status is TaskStatus.PENDING
 
 
 async def test_so_is_one_that_its_worker_cannot_take_in(

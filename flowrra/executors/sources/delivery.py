@@ -223,7 +223,8 @@ class Deliveries:
         burial = Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue)
         try:
             record = await self._records.find(delivery.task_id)
-            if record is not None and not record.is_complete:
+            # Of what another program queued under the id of a task in another queue, it is not the record.
+            if record is not None and not record.is_complete and record.queue == delivery.queue:
                 _end_lost_attempt(record)
                 return await self._settle(record, burial._replace(status=FAILED), None)
         except PASSING:
