@@ -59,8 +59,9 @@ def whether_well() -> list[Panel]:
         ),
         figure(
             "Worker processes",
-            "Live processes that take tasks, as the brokers know them. Without any, nothing runs.",
-            f"sum({q.by_broker(catalog.WORKER_PROCESSES)})",
+            "Live processes that take tasks, as the brokers know them. None as soon as one of the brokers has none: "
+            "nothing runs there.",
+            q.sum_unless_none(q.by_broker(catalog.WORKER_PROCESSES)),
             base=BAD,
             thresholds=[Threshold(1, GOOD)],
             texts={"0": Text("none", BAD)},

@@ -200,52 +200,112 @@ def slowest(fraction: float, metric: Metric, *matchers: str) -> str:
 # ── figures that are shared ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def queued(metric: Metric) -> str:
+# Where a queue or a broker is: at a server that all its processes name, at a broker of the user's own that tells no
+# server, or in memory.
+_AT_SERVER, _ELSEWHERE, _IN_MEMORY = 'server!=""', 'broker!="memory",server=""', 'broker="memory"'
+
+
+def queued(metric: Metric, own: str = "sum") -> str:
     """A figure of the queues, by where they are, executor and queue.
 
-    Queues in memory are each process's own, and are added up by job. A queue at a broker is the same one for every
-    process that shares its server and namespace: it counts once.
+    Queues in memory are each process's own, and become one by job. A queue at a broker is the same one for every
+    process that shares its server and namespace: it counts once. Of brokers that tell no server, it does so by job.
+
+    Args:
+        metric: From the catalog.
+        own: How the figures of queues in memory become one.
     """
-    return _once_for_each_queue(series(metric))
+    return _by_queue(series(metric), own, "max")
 
 
 def taken() -> str:
     """How many tasks are taken from each queue in a second, by whichever process."""
-    return _once_for_each_queue(f"rate({series(catalog.QUEUE_TAKEN)}{AROUND})")
-
-
-def _once_for_each_queue(figure: str) -> str:
-    return f"(sum by (job, executor, queue) ({_placed(figure, '=')}) or max by ({_QUEUE}) ({_placed(figure, '!=')}))"
+    return _by_queue(f"rate({series(catalog.QUEUE_TAKEN)}{AROUND})", "sum", "max")
 
 
 def oldest() -> str:
     """When the task that waits longest became due, by queue, as ``queued`` has them."""
-    due = series(catalog.QUEUE_OLDEST_PENDING)
-    return f"(min by (job, executor, queue) ({_placed(due, '=')}) or min by ({_QUEUE}) ({_placed(due, '!=')}))"
+    return _by_queue(series(catalog.QUEUE_OLDEST_PENDING), "min", "min")
 
 
-def _placed(figure: str, match: str) -> str:
-    info = series(catalog.QUEUE_INFO, f'broker{match}"memory"')
+def busiest() -> str:
+    """Of the slots of those who take from a queue, how many are busy, of the queue of which most are.
+
+    A process that doesn't tell from which queues it takes, takes from all that it tells of.
+    """
+    executor = f"on ({_PROCESS}, executor)"
+    told = series(catalog.EXECUTOR_QUEUE_INFO)
+    queues = f"({told} or {series(catalog.QUEUE_INFO)} unless {executor} {told})"
+    shared = f"group by ({_PROCESS}, executor, queue) {queues} * {executor} group_left ()"
+    busy, slots = series(catalog.EXECUTOR_BUSY_WORKERS), f"{series(catalog.EXECUTOR_WORKERS)} > 0"
+    return f"max({_by_taker(f'{shared} ({busy} and {slots})')} / {_by_taker(f'{shared} ({slots})')})"
+
+
+def _by_taker(figure: str) -> str:
+    shared, own = (
+        f"{figure} * on ({_PROCESS}) group_left (server, namespace)"
+        f" max by ({_PROCESS}, server, namespace) ({series(catalog.QUEUE_INFO, place)})"
+        for place in (_AT_SERVER, 'server=""')
+    )
+    return f"(sum by ({_QUEUE}) ({shared}) or sum by ({_PROCESS}, executor, queue) ({own}))"
+
+
+def _by_queue(figure: str, own: str, shared: str) -> str:
+    at_server, elsewhere, in_memory = (_placed(figure, place) for place in (_AT_SERVER, _ELSEWHERE, _IN_MEMORY))
+    return (
+        f"({own} by (job, executor, queue) ({in_memory})"
+        f" or {shared} by (job, namespace, executor, queue) ({elsewhere})"
+        f" or {shared} by ({_QUEUE}) ({at_server}))"
+    )
+
+
+def _placed(figure: str, place: str) -> str:
+    info = series(catalog.QUEUE_INFO, place)
     return f"{figure} * on ({_PROCESS}, executor, queue) group_left (server, namespace) {info}"
 
 
 def by_broker(metric: Metric, *by: str) -> str:
     """A figure that all processes of a broker see alike, by broker; in memory each process has its own."""
-    shared, own = (_brokers(match) for match in ("!=", "="))
-    labels = ", ".join(("server", "namespace", *by))
-    once = f"max by ({labels}) ({series(metric)} * on ({_PROCESS}) group_left (server, namespace) {shared})"
-    summed = f"sum by ({', '.join(('job', *by))}) ({series(metric)} * on ({_PROCESS}) group_left () {own})"
-    return f"({once} or {summed})"
+    at_server, elsewhere, in_memory = (
+        f"{series(metric)} * on ({_PROCESS}) group_left (server, namespace) {_brokers(place)}"
+        for place in (_AT_SERVER, _ELSEWHERE, _IN_MEMORY)
+    )
+    return (
+        f"(max by ({', '.join(('server', 'namespace', *by))}) ({at_server})"
+        f" or max by ({', '.join(('job', 'namespace', *by))}) ({elsewhere})"
+        f" or sum by ({', '.join(('job', *by))}) ({in_memory}))"
+    )
 
 
-def _brokers(match: str) -> str:
+def _brokers(place: str) -> str:
     # Not narrowed down to the queues that are chosen: a process has one broker for all of them.
-    return f'max by ({_PROCESS}, server, namespace) ({catalog.QUEUE_INFO.name}{{{TARGET},broker{match}"memory"}})'
+    return f"max by ({_PROCESS}, server, namespace) ({catalog.QUEUE_INFO.name}{{{TARGET},{place}}})"
 
 
-def by_store(metric: Metric, *by: str) -> str:
-    """A figure that all processes of a store of schedules see alike, by store; in memory each process has its own."""
-    return _once_for_each_store(series(metric), *by)
+def sum_unless_none(figure: str) -> str:
+    """A number over all brokers or stores; 0 as soon as one of them has none, however many others have.
+
+    Args:
+        figure: The number of each.
+    """
+    return f"min({figure}) == 0 or sum({figure})"
+
+
+def running_schedulers() -> str:
+    """How many processes run the scheduler, by store; in memory by job."""
+    shared, own = (_stored(series(catalog.SCHEDULER_RUNNING), match) for match in ("!=", "="))
+    return f"(sum by (store) ({shared}) or sum by (job) ({own}))"
+
+
+def by_store(metric: Metric, *by: str, own: str = "sum") -> str:
+    """A figure that all processes of a store of schedules see alike, by store; in memory each process has its own.
+
+    Args:
+        metric: From the catalog.
+        *by: Further labels.
+        own: How the figures of stores in memory become one, by job.
+    """
+    return _once_for_each_store(series(metric), *by, own=own)
 
 
 def overdue() -> str:
@@ -253,11 +313,14 @@ def overdue() -> str:
     return _once_for_each_store(f"min_over_time({series(catalog.SCHEDULER_OVERDUE)}[{WHILE}])")
 
 
-def _once_for_each_store(figure: str, *by: str) -> str:
-    shared, own = (series(catalog.SCHEDULER_INFO, f'store{match}""') for match in ("!=", "="))
-    once = f"max by ({', '.join(('store', *by))}) ({figure} * on ({_PROCESS}) group_left (store) {shared})"
-    summed = f"sum by ({', '.join(('job', *by))}) ({figure} * on ({_PROCESS}) group_left () {own})"
-    return f"({once} or {summed})"
+def _once_for_each_store(figure: str, *by: str, own: str = "sum") -> str:
+    once = f"max by ({', '.join(('store', *by))}) ({_stored(figure, '!=')})"
+    return f"({once} or {own} by ({', '.join(('job', *by))}) ({_stored(figure, '=')}))"
+
+
+def _stored(figure: str, match: str) -> str:
+    info = series(catalog.SCHEDULER_INFO, f'store{match}""')
+    return f"{figure} * on ({_PROCESS}) group_left (store) {info}"
 
 
 def by_schedule(metric: Metric) -> str:

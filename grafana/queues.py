@@ -20,7 +20,7 @@ def now() -> list[Panel]:
     """How it is just now, over all queues that are chosen."""
     pending = q.queued(catalog.QUEUE_PENDING)
     stuck = q.series(catalog.EXECUTOR_STUCK)
-    paused = f"sum({q.queued(catalog.QUEUE_PAUSED)})"
+    paused = f"sum({q.queued(catalog.QUEUE_PAUSED, own='max')})"
     return [
         figure(
             "Oldest waiting",
@@ -34,8 +34,9 @@ def now() -> list[Panel]:
         figure("Waiting", "Tasks that could run now.", f"sum({pending})", base=PLAIN, width=4),
         figure(
             "Worker processes",
-            "Live processes that take tasks, as the brokers know them: gone 15 s after a kill.",
-            f"sum({q.by_broker(catalog.WORKER_PROCESSES)})",
+            "Live processes that take tasks, as the brokers know them: gone 15 s after a kill. None as soon as one of "
+            "the brokers has none.",
+            q.sum_unless_none(q.by_broker(catalog.WORKER_PROCESSES)),
             base=BAD,
             thresholds=[Threshold(1, GOOD)],
             texts={"0": Text("none", BAD)},
@@ -44,8 +45,8 @@ def now() -> list[Panel]:
         ),
         figure(
             "Busy slots",
-            "Of the slots that run tasks, how many do.",
-            q.ratio(q.total(catalog.EXECUTOR_BUSY_WORKERS), q.total(catalog.EXECUTOR_WORKERS)),
+            "Of the slots of those who take from a queue, how many run a task: of the queue of which most do.",
+            q.busiest(),
             unit=units.PercentUnit,
             thresholds=limits.BUSY,
             width=3,
@@ -90,12 +91,12 @@ def by_queue() -> list[Panel]:
             {"server": "Server", "namespace": "Namespace", "job": "Job", "executor": "Executor", "queue": "Queue"},
             Column("Oldest", f"time() - {q.oldest()}", units.Seconds, limits.OLDEST_WAITING),
             Column("Waiting", q.queued(catalog.QUEUE_PENDING)),
-            Column("Drained in", q.queued(catalog.QUEUE_DRAIN), units.Seconds),
+            Column("Drained in", q.queued(catalog.QUEUE_DRAIN, own="max"), units.Seconds),
             Column("Delayed", q.queued(catalog.QUEUE_DELAYED)),
             Column("In flight", q.queued(catalog.QUEUE_IN_FLIGHT)),
             Column("Unknown", q.queued(catalog.QUEUE_UNKNOWN), thresholds=[Threshold(1, WARNING)]),
             Column("Dead", q.queued(catalog.QUEUE_DEAD), thresholds=limits.ANY),
-            Column("Paused", q.queued(catalog.QUEUE_PAUSED), texts=limits.PAUSED),
+            Column("Paused", q.queued(catalog.QUEUE_PAUSED, own="max"), texts=limits.PAUSED),
             worst=["Oldest", "Waiting"],
         )
     ]
@@ -122,6 +123,7 @@ def queues() -> list[Panel]:
             "Until all that waits has been taken, at the rate of the last five minutes. Nothing while a queue grows.",
             catalog.QUEUE_DRAIN,
             units.Seconds,
+            own="max",
         ),
         graph(
             "Taken",
@@ -146,8 +148,8 @@ def queues() -> list[Panel]:
     ]
 
 
-def _by_queue(title: str, description: str, metric: Metric, unit: str = units.Short) -> Panel:
-    return graph(title, description, Query(q.queued(metric), q.QUEUE_LEGEND), unit=unit)
+def _by_queue(title: str, description: str, metric: Metric, unit: str = units.Short, own: str = "sum") -> Panel:
+    return graph(title, description, Query(q.queued(metric, own), q.QUEUE_LEGEND), unit=unit)
 
 
 def workers() -> list[Panel]:
@@ -181,11 +183,12 @@ def workers() -> list[Panel]:
             Query(q.total(catalog.EXECUTOR_WAITING_TASKS, "job", "instance"), "{{job}} {{instance}}"),
         ),
         graph(
-            "Stuck, draining",
-            "Executors whose slots are all held by tasks that should have ended long ago, and those that begin "
-            "nothing by request.",
+            "Stuck, draining, paused",
+            "Executors whose slots are all held by tasks that should have ended long ago, those that begin nothing by "
+            "request, and tasks that wait as their names are paused.",
             Query(q.total(catalog.EXECUTOR_STUCK, "executor"), "{{executor}}: stuck"),
             Query(q.total(catalog.EXECUTOR_DRAINING, "executor"), "{{executor}}: draining"),
+            Query(q.queued(catalog.QUEUE_PAUSED_TASKS), f"paused tasks: {q.QUEUE_LEGEND}"),
             colors={"io: stuck": BAD, "cpu: stuck": BAD},
             links=[runbook("FlowrraExecutorStuck")],
         ),

@@ -35,8 +35,11 @@ def now() -> list[Panel]:
     return [
         figure(
             "Schedulers running",
-            "Processes whose scheduler runs. One is enough; without any, nothing is submitted when it is due.",
-            q.or_none(q.total(catalog.SCHEDULER_RUNNING), answers, -1),
+            "Processes whose scheduler runs. One is enough for a store; without any, nothing is submitted when it is "
+            "due. None as soon as one of the stores has none.",
+            q.or_none(
+                f"{q.sum_unless_none(q.running_schedulers())} or {q.total(catalog.SCHEDULER_RUNNING)}", answers, -1
+            ),
             base=UNKNOWN,
             thresholds=[Threshold(0, BAD), Threshold(1, GOOD)],
             texts={"0": Text("none", BAD), **limits.NO_SCHEDULER},
@@ -75,7 +78,7 @@ def now() -> list[Panel]:
         figure(
             "Next run",
             "Until the next schedule is due. Below 0 it is late.",
-            q.or_none(f"min({q.by_store(catalog.SCHEDULER_NEXT_RUN)} - time())", answers, -1),
+            q.or_none(f"min({q.by_store(catalog.SCHEDULER_NEXT_RUN, own='min')} - time())", answers, -1),
             unit=units.Seconds,
             base=BAD,
             thresholds=[Threshold(-1, GOOD)],

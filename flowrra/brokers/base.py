@@ -232,6 +232,8 @@ class QueueFigures(NamedTuple):
         unknown: Waiting for a worker that knows their names.
         taken: Taken by workers so far, since the queue was made.
         paused: Whether none of its tasks is given out, by request.
+        paused_tasks: Those of the pending ones that are not to be begun whatever their queue, as their names are
+            paused.
     """
 
     pending: int
@@ -242,11 +244,17 @@ class QueueFigures(NamedTuple):
     unknown: int | None
     taken: int | None = None
     paused: bool | None = None
+    paused_tasks: int | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Those of the pending ones that a free worker would begin."""
+        return 0 if self.paused else self.pending - (self.paused_tasks or 0)
 
 
 def sum_of(figures: Sequence[QueueFigures]) -> QueueFigures:
     """The figures of a queue whose tasks lie in several places; what one place doesn't tell is not known of all."""
-    pending, delayed, in_flight, dead, oldest, unknown, taken, paused = zip(*figures, strict=True)
+    pending, delayed, in_flight, dead, oldest, unknown, taken, paused, paused_tasks = zip(*figures, strict=True)
     return QueueFigures(
         sum(pending),
         _sum(delayed),
@@ -256,6 +264,7 @@ def sum_of(figures: Sequence[QueueFigures]) -> QueueFigures:
         _sum(unknown),
         _sum(taken),
         None if None in paused else any(paused),
+        _sum(paused_tasks),
     )
 
 

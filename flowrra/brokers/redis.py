@@ -388,7 +388,8 @@ class RedisBroker(LeasingBroker):
         moments = [entry[0][1] for entry in (since, first) if entry and 0 <= entry[0][1] <= now]
         oldest = _moment(min(moments)) if moments else None
         pending, unknown = ready + left + due + parked, unknown - parked
-        return QueueFigures(pending, delayed - due, leased, dead, oldest, unknown, _counter(taken), bool(paused))
+        taken = _counter(taken)
+        return QueueFigures(pending, delayed - due, leased, dead, oldest, unknown, taken, bool(paused), parked)
 
     async def _ask_figures(self, key: str, client: Client) -> list[Any]:
         now = round(1e6 * await self._ask_clock(client))

@@ -120,7 +120,7 @@ class HangMonitor:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 queues = await self._source.figures_of_own()
-                return sum(figures.pending for figures in queues.values() if not figures.paused)
+                return sum(figures.wanted for figures in queues.values())
         except Exception:  # noqa: BLE001 - who takes from the broker says that it is away; what it told last holds
             return self._waiting_there
 

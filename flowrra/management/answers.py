@@ -44,6 +44,8 @@ class ExecutorStats(TypedDict):
         waiting: Tasks that are in this process already and wait for a free slot: with a broker, what was taken ahead.
         stuck: Whether each slot is held by a task that should have ended long ago, while others wait.
         draining: Whether it begins no more tasks, by request.
+        queues: The names of the queues at the broker that it takes tasks from; None in memory: from all, which are its
+            own.
     """
 
     running: bool
@@ -52,6 +54,7 @@ class ExecutorStats(TypedDict):
     waiting: int
     stuck: bool
     draining: bool
+    queues: list[str] | None
 
 
 class Executors(TypedDict):
@@ -147,13 +150,15 @@ class QueueStats(TypedDict):
         oldest_pending_at: Since when the longest waiting task has been due, of those whose names aren't paused; None
             if none waits.
         paused: Whether no task is taken from it.
+        paused_tasks: Those of the pending ones whose names are paused; None if that isn't known.
         broker: ``memory``, or the class of the broker.
         namespace: The prefix of its keys in the broker.
         server: Host, port and database of the broker as its URL has them, without user and password; empty in memory.
         shared: Whether other processes see the same queue: then take the maximum of what they tell, else the sum.
-        drain_seconds: Seconds until workers have taken all that is pending, at the rate at which all of them took tasks
-            in the last five minutes, or since the queue was last seen empty; 0.0 if nothing is pending, None if it is
-            paused, more is than a minute ago, nothing was taken, or the figures were not asked for at least 10 s ago.
+        drain_seconds: Seconds until workers have taken all that is pending, but for paused tasks, at the rate at which
+            all of them took tasks in the last five minutes, or since the queue was last seen empty; 0.0 if nothing is
+            pending, None if it is paused, more is than a minute ago, nothing was taken, or the figures were not asked
+            for at least 10 s ago.
         unfit: Whether the broker's server is unfit to keep tasks, by reason: ``eviction``, ``no_persistence``,
             ``replica``, ``old_version`` and ``clock``, looked at every 3 minutes; only there with a broker.
         clock_offset: Seconds by which the clock of the broker's server is ahead of this host's, looked at every 3
@@ -171,6 +176,7 @@ class QueueStats(TypedDict):
     unknown: int | None
     oldest_pending_at: datetime | None
     paused: bool | None
+    paused_tasks: int | None
     broker: str
     namespace: str
     server: str

@@ -82,11 +82,14 @@ def _queue_stats(
         "unknown": figures.unknown,
         "oldest_pending_at": figures.oldest_pending_at,
         "paused": figures.paused,
+        "paused_tasks": figures.paused_tasks,
         "broker": source.name,
         "namespace": source.namespace,
         "server": source.server,
         "shared": source.shared,
-        "drain_seconds": flow.drain_seconds(figures.pending, figures.taken, is_paused=bool(figures.paused)),
+        "drain_seconds": flow.drain_seconds(
+            figures.pending - (figures.paused_tasks or 0), figures.taken, is_paused=bool(figures.paused)
+        ),
     }
     return cast(QueueStats, {**stats, **server})
 

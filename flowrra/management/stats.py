@@ -61,7 +61,15 @@ def _executor_stats(executor: BaseTaskExecutor | None) -> ExecutorStats | None:
         "waiting": executor.pending_count(),
         "stuck": bool(executor.hanging()),
         "draining": executor.is_draining,
+        "queues": _queues_of(executor),
     }
+
+
+def _queues_of(executor: BaseTaskExecutor) -> list[str] | None:
+    if not executor.takes_tasks:
+        return []
+    queues = executor.source.queues()
+    return None if queues is None else list(queues)
 
 
 def _task_counts(registered: int, counts: Sequence[tuple[int | None, str]]) -> TaskCounts:

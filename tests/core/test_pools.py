@@ -193,6 +193,7 @@ class TestPauseOfATask:
             assert (await bench.manager.get_stats())["tasks"]["pending"] == 4
             queue = await bench.queue()
             assert (queue["pending"], queue["oldest_pending_at"]) == (3, None), "it waits by request"
+            assert (queue["paused_tasks"], queue["drain_seconds"]) == (3, 0.0), "workers have nothing left to take"
             assert (await bench.manager.get_stats())["paused"] == {"queues": [], "tasks": ["note"]}
             assert await bench.manager.resume_task("note") is True
             for each in waits:

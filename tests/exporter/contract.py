@@ -82,7 +82,13 @@ class ContractApp(MinimalApp):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stats["executors"]["io"] |= {"busy": 3, "waiting": 5, "stuck": False, "draining": False}
+        self.stats["executors"]["io"] |= {
+            "busy": 3,
+            "waiting": 5,
+            "stuck": False,
+            "draining": False,
+            "queues": ["default", "mail"],
+        }
         self.stats["tasks"]["pending"] = 7
         self.queues: dict[str, Any] = {
             "io": {
@@ -94,6 +100,7 @@ class ContractApp(MinimalApp):
                 "unknown": 1,
                 "oldest_pending_at": datetime.fromtimestamp(1_700_000_000.25, UTC),
                 "paused": False,
+                "paused_tasks": 1,
                 "broker": "memory",
                 "namespace": "flowrra",
                 "server": "",

@@ -122,10 +122,10 @@ def task(name: str, *, succeeds: float = 1.0, fails: float = 0.0) -> Samples:
 
 
 def queue(server: str, pending: float, *, name: str = "default", namespace: str = "flowrra", dead: float = 0,
-          oldest: float | None = None) -> Samples:  # fmt: skip
-    """Of a queue: at a server, or in memory if it is empty."""
+          oldest: float | None = None, broker: str = "") -> Samples:  # fmt: skip
+    """Of a queue: at a server, or in memory if it is empty; or at a broker of that class."""
     at = {"executor": "io", "queue": name}
-    broker = "RedisBroker" if server else "memory"
+    broker = broker or ("RedisBroker" if server else "memory")
     samples: Samples = {
         labelled("flowrra_queue_info", **at, broker=broker, namespace=namespace, server=server): 1,
         labelled("flowrra_queue_pending_tasks", **at): pending,
@@ -137,16 +137,26 @@ def queue(server: str, pending: float, *, name: str = "default", namespace: str 
     return samples
 
 
+def pool(name: str, *, busy: float) -> Samples:
+    """Of a process with four slots that takes from one queue alone."""
+    return {
+        labelled("flowrra_executor_queue_info", executor="io", queue=name): 1,
+        labelled("flowrra_executor_busy_workers", executor="io"): busy,
+    }
+
+
 def workers(count: float) -> Samples:
     """Of the processes that take tasks from the broker."""
     return {labelled("flowrra_worker_processes"): count}
 
 
-def scheduler(store: str, *schedules: str, overdue: float = 0, enabled: float | None = None) -> Samples:
-    """Of a store of schedules, each of which is due in a minute."""
+def scheduler(store: str, *schedules: str, overdue: float = 0, enabled: float | None = None, running: float = 1,
+              next_run: float = 60) -> Samples:  # fmt: skip
+    """Of a store of schedules, each of which is due in a minute, or in so many seconds."""
     samples: Samples = {
         labelled("flowrra_scheduler_info", store=store): 1,
-        labelled("flowrra_scheduler_running"): 1,
+        labelled("flowrra_scheduler_running"): running,
+        labelled("flowrra_scheduler_next_run_timestamp_seconds"): time.time() + next_run,
         labelled("flowrra_scheduler_overdue_schedules"): overdue,
         labelled("flowrra_scheduler_broken_schedules"): 0,
         labelled("flowrra_scheduler_schedules", state="enabled"): len(schedules) if enabled is None else enabled,
@@ -154,7 +164,7 @@ def scheduler(store: str, *schedules: str, overdue: float = 0, enabled: float | 
     for each in schedules:
         at = {"schedule": each, "task": "report"}
         samples[labelled("flowrra_schedule_info", **at, description="nightly figures", runs="cron 0 3 * * *")] = 1
-        samples[labelled("flowrra_schedule_next_run_timestamp_seconds", **at)] = time.time() + 60
+        samples[labelled("flowrra_schedule_next_run_timestamp_seconds", **at)] = time.time() + next_run
     return samples
 
 

@@ -21,6 +21,7 @@ from tests.grafana.fleet import (
     app,
     exporter,
     labelled,
+    pool,
     queue,
     scheduler,
     task,
@@ -51,6 +52,7 @@ def jobs() -> dict[str, list[Target]]:
     shared = (queue(ONE, 5, oldest=90), workers(2), scheduler(STORE, "nightly", "hourly"))
     blocked = Target(exporter(failing=("app", "executors", "queue", "workers", "scheduler", "health")), task("ship"))
     blocked.samples |= {labelled("flowrra_healthy"): 0, labelled("flowrra_event_loop_stalls_total"): (1, 0)}
+    drained = {labelled("flowrra_queue_drain_seconds", executor="io", queue="default"): 30}
     names = [sample for number in range(NAMES) for sample in task(f"name-{number}", fails=0.001 * number).items()]
     return {
         "killed": [worker(*shared)],
@@ -62,9 +64,23 @@ def jobs() -> dict[str, list[Target]]:
         ],
         "prefixes": [worker(queue(ONE, 5, namespace="live")), worker(queue(ONE, 2, namespace="test"))],
         "memory": [
-            worker(queue("", 3), workers(1), scheduler("", "a")),
-            worker(queue("", 4), workers(1), scheduler("", "b")),
+            worker(queue("", 3), workers(1), scheduler("", "a", next_run=1000), drained),
+            worker(queue("", 4), workers(1), scheduler("", "b", next_run=2000), drained),
         ],
+        "dead-half": [
+            worker(queue(ONE, 0), workers(5), scheduler(STORE, "nightly")),
+            worker(queue(OTHER, 0), workers(0), scheduler("db:5432/mail", "hourly", running=0)),
+        ],
+        "pools": [
+            worker(queue(ONE, 9, name="slow"), queue(ONE, 0, name="fast"), pool("slow", busy=4)),
+            worker(queue(ONE, 9, name="slow"), queue(ONE, 0, name="fast"), pool("fast", busy=0)),
+        ],
+        # Brokers of the users' own, which tell no server.
+        "own-shop": [
+            worker(queue("", 5, broker="Polled"), workers(2)),
+            worker(queue("", 5, broker="Polled"), workers(2)),
+        ],
+        "own-mail": [worker(queue("", 7, broker="Polled"), workers(1))],
         "shop": [worker(*shared), worker(*shared)],
         "shop-observer": [Target(exporter("observer", OBSERVING), *shared)],
         "quiet": [worker(queue(ONE, 0), workers(1))],
@@ -192,6 +208,21 @@ def test_a_schedule_that_is_just_due_is_not_overdue(fleet: Fleet) -> None:
     assert overview.tile("Schedules overdue") == schedules.tile("Overdue") == Shown("none", "green")
 
 
+def test_of_two_brokers_one_without_workers_is_red(fleet: Fleet) -> None:
+    for dashboard in ("overview", "queues"):
+        assert of(fleet, dashboard, "dead-half").tile("Worker processes") == Shown("none", "red")
+
+
+def test_of_two_stores_one_without_a_scheduler_is_red(fleet: Fleet) -> None:
+    assert of(fleet, "scheduler", "dead-half").tile("Schedulers running") == Shown("none", "red")
+
+
+def test_all_slots_of_one_queue_are_busy_however_many_of_another_are_free(fleet: Fleet) -> None:
+    assert of(fleet, "queues", "pools").tile("Busy slots") == Shown("1", "orange")
+    assert of(fleet, "queues", "memory").tile("Busy slots").color == "green"
+    assert of(fleet, "queues", "databases").tile("Busy slots") == Shown("0.25", "green")
+
+
 # ── shared figures count once ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -213,6 +244,18 @@ def test_queues_and_schedules_in_memory_are_each_processs_own(fleet: Fleet) -> N
     assert overview.tile("Waiting").text == "7"
     assert overview.tile("Worker processes").text == "2"
     assert len(of(fleet, "scheduler", "memory").table("Schedules", "Due in")) == 2
+
+
+def test_what_is_a_time_is_not_added_up(fleet: Fleet) -> None:
+    assert 0 < float(of(fleet, "scheduler", "memory").tile("Next run").text) <= 1000, "the next of the two"
+    assert [*of(fleet, "queues", "memory").table("Queues", "Drained in").values()] == [30]
+
+
+def test_a_broker_that_tells_no_server_is_each_jobs_own(fleet: Fleet) -> None:
+    overview = of(fleet, "overview", "own-.*")
+
+    assert overview.tile("Waiting").text == "12", "5 + 7"
+    assert overview.tile("Worker processes").text == "3", "2 + 1"
 
 
 def test_an_observer_in_a_job_of_its_own_doubles_nothing(fleet: Fleet) -> None:

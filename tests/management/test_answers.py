@@ -163,12 +163,21 @@ async def test_of_an_app_on_a_broker_of_the_users_own(tmp_path: Path) -> None:
         ([1, "2"], list[int], r"\[1\] is '2'"),
         ({"a": 1.5}, dict[str, int], r"\['a'\] is 1.5"),
         (
-            {"running": True, "workers": 1, "waiting": 0, "stuck": False, "draining": False},
+            {"running": True, "workers": 1, "waiting": 0, "stuck": False, "draining": False, "queues": None},
             answers.ExecutorStats,
             r"has no \['busy'\]",
         ),
         (
-            {"running": True, "workers": 1, "busy": 0, "waiting": 0, "stuck": False, "draining": False, "idle": 1},
+            {
+                "running": True,
+                "workers": 1,
+                "busy": 0,
+                "waiting": 0,
+                "stuck": False,
+                "draining": False,
+                "queues": ["default"],
+                "idle": 1,
+            },
             answers.ExecutorStats,
             "which ExecutorStats has not",
         ),

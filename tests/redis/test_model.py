@@ -336,6 +336,7 @@ class Model:
         assert found == [pending, delayed, held, dead, unknown]
         assert (figures.oldest_pending_at is not None) is bool(self.ids("pending"))
         assert figures.paused is self.is_paused
+        assert figures.paused_tasks == (len(self.ids("unknown")) if self.is_name_paused else 0)
         await self.check_records()
 
     async def check_records(self) -> None:

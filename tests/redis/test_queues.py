@@ -99,6 +99,17 @@ class TestWhoTakes:
         assert Counter(gates[0].begun) == {"mail": 10}
         assert Counter(gates[1].begun) == {"sms": 10, "default": 10}
 
+    async def test_each_process_tells_from_which_queues_it_takes(self, url: str) -> None:
+        async def told(app: Flowrra) -> Any:
+            return (await FlowrraManager(app).get_stats())["executors"]["io"]["queues"]
+
+        async with (
+            with_tasks(redis_app(url, consume=False)) as producer,
+            with_tasks(redis_app(url, queues=("sms", "mail"))) as chosen,
+            with_tasks(redis_app(url)) as usual,
+        ):
+            assert [await told(producer), await told(chosen), await told(usual)] == [[], ["sms", "mail"], ["default"]]
+
     async def test_what_nobody_takes_waits_and_is_counted(self, url: str) -> None:
         async with with_tasks(redis_app(url)) as app:
             waiting = await app.options(queue="elsewhere").submit("echo", 1)

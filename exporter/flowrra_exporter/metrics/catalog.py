@@ -149,6 +149,14 @@ EXECUTOR_DRAINING = Metric(
     "flowrra.executor.draining",
     ("executor",),
 )
+EXECUTOR_QUEUE_INFO = Metric(
+    "flowrra_executor_queue_info",
+    "info",
+    "A queue at the broker that the executor takes tasks from. Absent in memory, where it takes from all, as they are "
+    "its own, and for an app that doesn't tell.",
+    "flowrra.executor.queue.info",
+    ("executor", "queue"),
+)
 EXECUTOR_HEARTBEAT = Metric(
     "flowrra_executor_heartbeat_timestamp_seconds",
     "gauge",
@@ -248,10 +256,21 @@ QUEUE_PAUSED = Metric(
     ("executor", "queue"),
     scope="shared",
 )
+QUEUE_PAUSED_TASKS = Metric(
+    "flowrra_queue_paused_tasks",
+    "gauge",
+    "Those of the pending tasks that nobody begins, by request, as their names are paused. Absent where that isn't "
+    "known.",
+    "flowrra.queue.paused_tasks",
+    ("executor", "queue"),
+    "tasks",
+    scope="shared",
+)
 QUEUE_OLDEST_PENDING = Metric(
     "flowrra_queue_oldest_pending_timestamp_seconds",
     "gauge",
-    "When the task that waits longest became due, as a Unix time. Absent while nothing waits.",
+    "When the task that waits longest became due, as a Unix time, but for tasks whose names are paused. Absent while "
+    "nothing else waits.",
     "flowrra.queue.oldest_pending.timestamp",
     ("executor", "queue"),
     "seconds",
@@ -260,8 +279,9 @@ QUEUE_OLDEST_PENDING = Metric(
 QUEUE_DRAIN = Metric(
     "flowrra_queue_drain_seconds",
     "gauge",
-    "Until workers have taken all tasks that are pending, at the rate of the last five minutes; 0 if none is. Absent "
-    "while the queue grows, is paused or nothing is taken, and until it was looked at twice.",
+    "Until workers have taken all tasks that are pending, but for those whose names are paused, at the rate of the "
+    "last five minutes; 0 if none is. Absent while the queue grows, is paused or nothing is taken, and until it was "
+    "looked at twice.",
     "flowrra.queue.drain",
     ("executor", "queue"),
     "seconds",

@@ -85,6 +85,10 @@ class TaskSource(ABC):
         """How often something of it died and was replaced."""
         return 0
 
+    def queues(self) -> Sequence[str] | None:
+        """The names of the queues at the broker that tasks are taken from, from any thread; None without a broker."""
+        return None
+
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(self) -> None:

@@ -187,12 +187,15 @@ class MemorySource(TaskSource):
     async def figures_by_queue(self) -> dict[str, QueueFigures]:
         workers, queue = self.workers, self.workers.queue
         pending: Counter[str] = Counter()
+        paused: Counter[str] = Counter()
         delayed, running = Counter({DEFAULT_QUEUE: queue.delayed}), Counter({DEFAULT_QUEUE: len(workers.running)})
         since: dict[str, float] = {}
         for count, job in [*queue.lanes(), *((1, job) for job in queue.aside())]:
             name = job.task.queue
             pending[name] += count
-            if job.task.name not in workers.paused_names:  # those wait by request, however long
+            if job.task.name in workers.paused_names:  # those wait by request, however long
+                paused[name] += count
+            else:
                 since[name] = min(job.ready_at, since.get(name, job.ready_at))
         if workers.has_queues:
             delayed = Counter(job.task.queue for job in queue.delayed_items())
@@ -208,6 +211,7 @@ class MemorySource(TaskSource):
                 unknown=0,
                 taken=workers.taken_from(name) if workers.has_queues else self._taken(),
                 paused=name in workers.paused_queues,
+                paused_tasks=paused[name],
             )
             for name in dict.fromkeys((DEFAULT_QUEUE, *sorted(named)))
         }

@@ -204,6 +204,9 @@ class PolledSource(MemorySource):
             if self.workers.withdraw(job.task.id) is not None and await self._push_back(job) is not None:
                 self.workers.put(job)
 
+    def queues(self) -> tuple[str, ...]:
+        return (DEFAULT_QUEUE,)
+
     async def pause_queue(self, queue: str, is_paused: bool) -> bool:
         if queue != DEFAULT_QUEUE:
             raise ValueError(f"A {self.name} has one queue, {DEFAULT_QUEUE!r}; it has none that is called {queue!r}")

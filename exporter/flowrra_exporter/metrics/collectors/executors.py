@@ -18,9 +18,15 @@ _FIGURES = {
 }
 
 
+# As many as flowrra looks at.
+MOST_QUEUES = 1000
+
+
 class ExecutorsCollector(ManagementCollector):
-    """flowrra_executor_running, _workers, _busy_workers, _waiting_tasks, _stuck, _draining. One that doesn't exist is
-    absent."""
+    """flowrra_executor_running, _workers, _busy_workers, _waiting_tasks, _stuck, _draining, _queue_info.
+
+    One that doesn't exist is absent.
+    """
 
     name = "executors"
     method = "get_stats"
@@ -28,10 +34,13 @@ class ExecutorsCollector(ManagementCollector):
     async def collect(self) -> Sequence[Family]:
         executors = section(await self._management.ask("get_stats"), "executors") or {}
         families = {key: Family(metric) for key, metric in _FIGURES.items()}
+        taken_from = Family(catalog.EXECUTOR_QUEUE_INFO)
         for executor in executors:
             figures = section(executors, executor) or {}
             for key, family in families.items():
                 value = number(figures, key)
                 if value is not None:
                     family.points.append(((str(executor),), value))
-        return list(families.values())
+            queues = figures.get("queues") or ()
+            taken_from.points += [((str(executor), str(queue)), 1) for queue in queues[:MOST_QUEUES]]
+        return [*families.values(), taken_from]

@@ -17,6 +17,7 @@ _FIGURES = {
     "unknown": catalog.QUEUE_UNKNOWN,
     "taken": catalog.QUEUE_TAKEN,
     "paused": catalog.QUEUE_PAUSED,
+    "paused_tasks": catalog.QUEUE_PAUSED_TASKS,
     "drain_seconds": catalog.QUEUE_DRAIN,
 }
 # Told with each queue, as all queues lie on the same server.
