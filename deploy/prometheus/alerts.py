@@ -13,8 +13,12 @@ from deploy.prometheus.scaled import Scaled
 # What keeps a condition: its process can't be asked, its job has no process left to ask, or nobody tells any more of
 # the queue, the broker or the schedules that somebody told of.
 _OF_JOB = "and on (job) up unless on (job) flowrra_tasks_running"
-_OF_EXECUTORS = "and on (job) up unless on (job) flowrra_executor_workers"
 _OF_QUEUE = f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_pending_tasks"
+# Workers tell whether slots are busy, and anybody what waits: where nothing does, it matters no more.
+_OF_TAKERS = (
+    f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_busy:ratio\n"
+    f"unless on ({QUEUE}) flowrra:queue_wanted_tasks == 0"
+)
 _OF_SCHEDULER = (
     "and on (job, instance, store) flowrra:scheduler:known unless on (job, instance, store) flowrra:scheduler:answering"
 )
@@ -189,17 +193,6 @@ def processes(t: Scaled) -> list[Alert]:
             "flowrra-queues",
             t.CLOCK_SKEW_FOR,
         ),
-        Alert(
-            "FlowrraSaturated",
-            "warning",
-            "Job {{ $labels.job }} has no free slot for {{ $labels.executor }} tasks, and more wait",
-            "{{ $value | humanizePercentage }} of its slots are busy.",
-            f"avg_over_time(flowrra:executor_busy:ratio[{t.text('SATURATION_WINDOW')}]) >= {t.SATURATION_RATIO}\n"
-            f"and on (job, executor) avg_over_time(flowrra:executor_pending_tasks[{t.text('SATURATION_WINDOW')}]) >= 1",
-            _OF_EXECUTORS,
-            "flowrra-queues",
-            t.SATURATION_FOR,
-        ),
     ]
 
 
@@ -207,7 +200,8 @@ def queues(t: Scaled) -> list[Alert]:
     """Whether what waits is begun, and its broker fit to keep it."""
     age = "time() - flowrra:queue_oldest_pending_timestamp_seconds"
     is_paused = f"unless on ({QUEUE}) flowrra:queue_paused == 1"
-    is_busy = "unless on (job, instance, server, namespace, executor) flowrra:executor_free_workers == 0"
+    is_busy = f"unless on ({QUEUE}) flowrra:queue_busy:ratio >= 1"
+    window = t.text("SATURATION_WINDOW")
     return [
         Alert(
             "FlowrraNoWorkers",
@@ -223,12 +217,24 @@ def queues(t: Scaled) -> list[Alert]:
             "FlowrraNoProgress",
             "critical",
             f"{_QUEUE} gets on nowhere",
-            "Tasks have waited for {{ $value | humanizeDuration }}, slots are free, and none was taken.",
+            "Tasks have waited for {{ $value | humanizeDuration }}, and none was taken: nobody takes from this queue, "
+            "or those who do have free slots, and don't.",
             f"{age} > {t.NO_PROGRESS_WINDOW:g}\n"
             f"and on ({QUEUE}) flowrra:queue_taken_tasks:increase == 0\n{is_paused}\n{is_busy}",
             _OF_QUEUE,
             "flowrra-queues",
             t.NO_PROGRESS_FOR,
+        ),
+        Alert(
+            "FlowrraSaturated",
+            "warning",
+            f"{_QUEUE} has no free slot, and more waits",
+            "{{ $value | humanizePercentage }} of the slots of those who take from it are busy.",
+            f"avg_over_time(flowrra:queue_busy:ratio[{window}]) >= {t.SATURATION_RATIO}\n"
+            f"and on ({QUEUE}) avg_over_time(flowrra:queue_wanted_tasks[{window}]) >= 1",
+            _OF_TAKERS,
+            "flowrra-queues",
+            t.SATURATION_FOR,
         ),
         Alert(
             "FlowrraOldestTaskTooOld",

@@ -31,13 +31,22 @@ def of_queues(operator: str, figure: str) -> str:
     ).replace("''", '""')
 
 
-def of_executors(figure: str) -> str:
-    """A figure of the executors, summed up over the processes of a broker's namespace; else of each process."""
-    places = "group by (job, instance, server, namespace) (flowrra_queue_info"
-    where = f"({figure}) * on (job, instance) group_left (server, namespace) {places}"
+def of_takers(figure: str) -> str:
+    """A figure of the executors, by queue: summed up over the processes that take from it; else of its own process.
+
+    A process that doesn't tell from which queues it takes, takes from all that it tells of: they are its own.
+
+    Args:
+        figure: The figure, by job, instance and executor.
+    """
+    executor = "on (job, instance, executor)"
+    taken_from = f"(flowrra_executor_queue_info or flowrra_queue_info unless {executor} flowrra_executor_queue_info)"
+    taken = f"group by (job, instance, executor, queue) {taken_from} * {executor} group_left () ({figure})"
+    places = "on (job, instance) group_left (server, namespace) group by (job, instance, server, namespace)"
+    where = f"{taken} * {places} (flowrra_queue_info"
     return (
-        f'sum by (server, namespace, executor) ({where}{{server!=""}}))\n'
-        f'or\nsum by (job, instance, executor) ({where}{{server=""}}))'
+        f'sum by (server, namespace, executor, queue) ({where}{{server!=""}}))\n'
+        f'or\nsum by (job, instance, executor, queue) ({where}{{server=""}}))'
     )
 
 

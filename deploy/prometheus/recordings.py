@@ -5,7 +5,7 @@ What was known of a target outlives its being down, as ``…:known``: a series t
 
 from __future__ import annotations
 
-from deploy.prometheus.promql import BROKER, duration, is_lost, of_brokers, of_executors, of_queues, of_schedules
+from deploy.prometheus.promql import BROKER, duration, is_lost, of_brokers, of_queues, of_schedules, of_takers
 from deploy.prometheus.rule import Recording
 from deploy.prometheus.scaled import Scaled
 
@@ -56,10 +56,14 @@ def shared_figures(thresholds: Scaled) -> list[Recording]:
         Recording("flowrra:broker:known", f'group by ({BROKER}) (flowrra:queue_info:known{{server!=""}})'),
         *(Recording(recorded(metric), of_queues(operator, metric)) for metric, operator in _OF_QUEUES.items()),
         Recording("flowrra:queue_taken_tasks:increase", of_queues("max", taken)),
+        Recording("flowrra:queue_wanted_tasks", of_queues("max", _wanted())),
+        # Of the processes that take from a queue.
+        Recording("flowrra:queue_workers", of_takers("flowrra_executor_workers > 0")),
         Recording(
-            "flowrra:executor_free_workers",
-            of_executors("(flowrra_executor_workers > 0) - flowrra_executor_busy_workers"),
+            "flowrra:queue_busy_workers",
+            of_takers("flowrra_executor_busy_workers and flowrra_executor_workers > 0"),
         ),
+        Recording("flowrra:queue_busy:ratio", "flowrra:queue_busy_workers / flowrra:queue_workers"),
         Recording("flowrra:worker_processes", of_brokers("flowrra_worker_processes")),
         Recording("flowrra:broker_memory_used_bytes", of_brokers("flowrra_broker_memory_used_bytes")),
         Recording("flowrra:broker_memory:ratio", of_brokers(f"({memory})")),
@@ -83,15 +87,9 @@ def shared_figures(thresholds: Scaled) -> list[Recording]:
 
 def work(thresholds: Scaled) -> list[Recording]:
     """What the processes of a job do together."""
-    busy = "sum by (job, executor) (flowrra_executor_busy_workers)"
-    slots = "sum by (job, executor) (flowrra_executor_workers)"
-    pending = "sum by (job, instance, executor) (flowrra_queue_pending_tasks)"
     names = dict(zip(("1h", "5m"), thresholds.FAST_BURN_WINDOWS, strict=True))
     names |= dict(zip(("6h", "30m"), thresholds.SLOW_BURN_WINDOWS, strict=True))
-    rules = [
-        Recording("flowrra:executor_busy:ratio", f"{busy}\n/\n({slots} > 0)"),
-        Recording("flowrra:executor_pending_tasks", f"max by (job, executor) ({pending})"),
-    ]
+    rules = []
     for name, seconds in sorted(names.items(), key=lambda window: window[1]):
         failed, succeeded = (f"rate(flowrra_tasks_{end}_total[{duration(seconds)}])" for end in ("failed", "succeeded"))
         ended = f"sum by (job, task) ({failed} + {succeeded})"
@@ -102,6 +100,12 @@ def work(thresholds: Scaled) -> list[Recording]:
         failed = f"increase(flowrra_tasks_failed_total[{duration(names[name])}])"
         rules.append(Recording(f"flowrra:task_failures:increase{name}", f"sum by (job, task) ({failed})"))
     return rules
+
+
+def _wanted() -> str:
+    """What a free worker would begin: all that is pending, but for what waits by request."""
+    unpaused = "flowrra_queue_pending_tasks - flowrra_queue_paused_tasks or flowrra_queue_pending_tasks"
+    return f"(({unpaused}) unless flowrra_queue_paused == 1 or flowrra_queue_pending_tasks * 0)"
 
 
 def _known(info: str, record: str, collector: str) -> str:

@@ -191,9 +191,34 @@ def test_an_empty_queue_is_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.tools
+def test_a_paused_queue_is_zero_whatever_waits_in_it(tmp_path: Path) -> None:
+    series = {
+        f"flowrra_queue_pending_tasks{{{QUEUE}}}": "7x60",
+        f"flowrra_queue_oldest_pending_timestamp_seconds{{{QUEUE}}}": "1x60",
+        f"flowrra_queue_paused{{{QUEUE}}}": "1x60",
+        f"flowrra_queue_paused{{{OTHERS}}}": "0x60",
+    }
+    answers(tmp_path, series, {"age": 0, "depth": 0, "drain": 0})
+
+
+@pytest.mark.tools
+def test_tasks_whose_names_are_paused_do_not_count(tmp_path: Path) -> None:
+    series = {
+        f"flowrra_queue_pending_tasks{{{QUEUE}}}": "507x60",
+        f"flowrra_queue_paused_tasks{{{QUEUE}}}": "500x60",
+        f"flowrra_queue_oldest_pending_timestamp_seconds{{{QUEUE}}}": "480x60",
+        f"flowrra_queue_drain_seconds{{{QUEUE}}}": "90x60",
+        f"flowrra_queue_paused{{{QUEUE}}}": "0x60",
+    }
+    answers(tmp_path, series, {"age": 120, "depth": 7, "drain": 90})
+
+
+@pytest.mark.tools
 def test_a_lost_target_is_no_answer(tmp_path: Path) -> None:
     series = {
         f"flowrra_queue_pending_tasks{{{QUEUE}}}": "7x20 stale",
+        f"flowrra_queue_paused{{{QUEUE}}}": "1x20 stale",
+        f"flowrra_queue_paused_tasks{{{QUEUE}}}": "7x20 stale",
         f"flowrra_queue_oldest_pending_timestamp_seconds{{{QUEUE}}}": "60x20 stale",
         f"flowrra_queue_drain_seconds{{{QUEUE}}}": "90x20 stale",
     }

@@ -86,17 +86,18 @@ ports:
 
 {{/*
 Queries of one queue, and of no other app's. What isn't known has no answer, so that the number of workers stays; an empty
-queue is 0. Until when a queue is drained is unknown while it grows.
+queue is 0, and so is one that is paused, as workers could do nothing about it. Until when a queue is drained is unknown while it
+grows.
 */}}
 {{- define "flowrra.selected" -}}
 {{ printf "{namespace=%q,job=~\"(.+/)?%s-(worker|observer)\",executor=%q,queue=%q}" .Release.Namespace (include "flowrra.fullname" .) .Values.autoscaling.executor .Values.autoscaling.queue }}
 {{- end -}}
 {{- define "flowrra.depth" -}}
-max(flowrra_queue_pending_tasks{{ include "flowrra.selected" . }})
+clamp_min(max(flowrra_queue_pending_tasks{{ include "flowrra.selected" . }}) - (max(flowrra_queue_paused_tasks{{ include "flowrra.selected" . }}) or max(flowrra_queue_pending_tasks{{ include "flowrra.selected" . }}) * 0), 0) unless max(flowrra_queue_paused{{ include "flowrra.selected" . }}) == 1 or max(flowrra_queue_pending_tasks{{ include "flowrra.selected" . }}) * 0
 {{- end -}}
 {{- define "flowrra.age" -}}
-time() - min(flowrra_queue_oldest_pending_timestamp_seconds{{ include "flowrra.selected" . }}) or max(flowrra_queue_pending_tasks{{ include "flowrra.selected" . }}) * 0
+time() - min(flowrra_queue_oldest_pending_timestamp_seconds{{ include "flowrra.selected" . }}) unless max(flowrra_queue_paused{{ include "flowrra.selected" . }}) == 1 or max(flowrra_queue_pending_tasks{{ include "flowrra.selected" . }}) * 0
 {{- end -}}
 {{- define "flowrra.drain" -}}
-max(flowrra_queue_drain_seconds{{ include "flowrra.selected" . }})
+max(flowrra_queue_drain_seconds{{ include "flowrra.selected" . }}) or max(flowrra_queue_paused{{ include "flowrra.selected" . }} == 1) * 0
 {{- end -}}
