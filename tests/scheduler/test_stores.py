@@ -217,6 +217,71 @@ async def test_a_run_whose_schedule_was_deleted_before_it_was_submitted_is_count
     assert [run["result"] for run in await store.list_runs("a", 10)] == ["skipped"]
 
 
+@pytest.mark.parametrize(
+    "change", ["disable", "disable and enable", "replace", "replace and disable", "create anew", "clear"]
+)
+async def test_a_run_that_waits_for_another_try_is_skipped_once_its_schedule_is_another_or_disabled(
+    store: SqlSchedulerBackend, change: str
+) -> None:
+    for name in ("a", "b"):
+        await store.create(ScheduledTask(name, "note", ScheduleType.INTERVAL, "3600", (name,), next_run_at=NOW))
+    runs = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    await store.settle(runs, micros(NOW), {run.id: "ConnectionError: away" for run in runs})
+    other = ScheduledTask("a", "note", ScheduleType.INTERVAL, "86400", ("wipe",), next_run_at=NOW + timedelta(days=1))
+    if change.startswith("disable"):
+        await store.set_enabled("a", False, None)
+    if change.endswith("enable"):
+        await store.set_enabled("a", True, NOW + timedelta(days=1))
+    if change == "replace":
+        assert await store.replace(other)
+    if change == "replace and disable":
+        same = ScheduledTask("a", "note", ScheduleType.INTERVAL, "3600", ("a",), next_run_at=NOW, enabled=False)
+        assert await store.replace(same)
+    if change == "create anew":
+        await store.delete("a")
+        await store.create(other)
+    if change == "clear":
+        await store.clear()
+        for name in ("a", "b"):
+            await store.create(
+                ScheduledTask(name, "note", ScheduleType.INTERVAL, "60", (name,), next_run_at=NOW + timedelta(days=1))
+            )
+    kept = [] if change == "clear" else ["b"]
+    claims = await store.claim(micros(NOW) + 2 * SECOND, LOCAL, "x", 10)
+    assert [run.schedule.id for run in claims.runs] == kept
+    assert claims.skipped == {"note": 2 - len(kept)}
+    assert [run["result"] for run in await store.list_runs("a", 10)] == ["skipped"]
+
+
+async def test_a_replacement_that_means_the_same_leaves_its_runs_to_be_tried_again(store: SqlSchedulerBackend) -> None:
+    task = ScheduledTask("a", "note", ScheduleType.INTERVAL, "3600", next_run_at=NOW)
+    await store.create(task)
+    [run] = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    await store.settle([run], micros(NOW), {run.id: "ConnectionError: away"})
+    task.description = "hourly"
+    assert await store.replace(task)
+    [again] = (await store.claim(micros(NOW) + 2 * SECOND, LOCAL, "x", 10)).runs
+    assert (again.id, again.schedule.description) == (run.id, "hourly")
+
+
+async def test_a_run_that_is_being_submitted_while_its_schedule_is_disabled_is_recorded(
+    store: SqlSchedulerBackend,
+) -> None:
+    await store.create(once("a"))
+    await store.create(once("b"))
+    runs = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    await store.set_enabled("a", False, None)
+    await store.set_enabled("b", False, None)
+    failed = next(run.id for run in runs if run.schedule.id == "b")
+    await store.settle(runs, micros(NOW), {failed: "ConnectionError: away"})
+    claims = await store.claim(micros(NOW) + 2 * SECOND, LOCAL, "x", 10)
+    assert (claims.runs, claims.skipped) == ([], {"note": 1})
+    assert {row["schedule_id"]: row["result"] for row in await store.list_runs(None, 10)} == {
+        "a": "submitted",
+        "b": "skipped",
+    }
+
+
 @pytest.mark.slow
 async def test_an_error_that_is_told_late_undoes_no_submission(store: SqlSchedulerBackend) -> None:
     await store.create(once("a"))

@@ -30,6 +30,7 @@ from flowrra.scheduler.backends.sql_schema import (
     is_of_known,
     select_due,
     tells_overlap,
+    withdraw_runs,
 )
 from flowrra.scheduler.backends.sql_upgrade import upgrade
 from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
@@ -112,10 +113,14 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             connection = await connection.execution_options(flowrra_reads=True)
             return list((await connection.execute(query)).mappings())
 
-    async def _write(self, statement: sa.Executable) -> int:
+    async def _write(self, statement: sa.Executable, *more: sa.Executable) -> int:
+        """How many rows the first statement changed; those after it are in the same transaction."""
         engine = await self._open()
         async with engine.begin() as connection:
-            return (await connection.execute(statement)).rowcount
+            changed = (await connection.execute(statement)).rowcount
+            for each in more:
+                await connection.execute(each)
+            return changed
 
     async def create(self, task: ScheduledTask) -> None:
         try:
@@ -134,12 +139,14 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if not await self._write_defined(SCHEDULES.update().where(SCHEDULES.c.id == task.id), written(task)):
             raise ValueError(f"Scheduled task '{task.id}' not found")
 
-    async def _write_defined(self, statement: sa.Insert | sa.Update, values: dict[str, Any]) -> int:
+    async def _write_defined(
+        self, statement: sa.Insert | sa.Update, values: dict[str, Any], *more: sa.Executable
+    ) -> int:
         """Of schedules that mean the same, the first one has the definition that others are compared with."""
         try:
-            return await self._write(statement.values(values))
+            return await self._write(statement.values(values), *more)
         except sa.exc.IntegrityError:
-            return await self._write(statement.values({**values, "definition": None}))
+            return await self._write(statement.values({**values, "definition": None}), *more)
 
     async def replace(self, task: ScheduledTask) -> bool:
         if (found := await self.get(task.id)) is None:
@@ -148,13 +155,15 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             name: value for name, value in written(task).items() if name not in ("id", "created_at", "last_run_at")
         }
         change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
-        if found.broken is None and definition_of(found) == definition_of(task):
+        is_same = found.broken is None and definition_of(found) == definition_of(task)
+        if is_same:
             kept = {"next_run_at", "due", "definition", *(["enabled"] if task.enabled else [])}
             values = {name: value for name, value in values.items() if name not in kept}
-        return bool(await self._write_defined(change, values))
+        withdrawals = [] if is_same and task.enabled else [withdraw_runs(task.id)]
+        return bool(await self._write_defined(change, values, *withdrawals))
 
     async def delete(self, task_id: str) -> bool:
-        return bool(await self._write(SCHEDULES.delete().where(SCHEDULES.c.id == task_id)))
+        return bool(await self._write(SCHEDULES.delete().where(SCHEDULES.c.id == task_id), withdraw_runs(task_id)))
 
     async def get(self, task_id: str) -> ScheduledTask | None:
         return await self._first(SCHEDULES.c.id == task_id)
@@ -188,11 +197,12 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             due = None if next_run is None else micros(next_run)
             change = change.where((found.enabled != TRUE) | found.broken.is_not(None))
             change = change.values(enabled=True, updated_at=now, next_run_at=next_run, due=due, broken=None)
-        if not await self._write(change) and await self.get(task_id) is None:
+        withdrawals = [] if enabled else [withdraw_runs(task_id)]
+        if not await self._write(change, *withdrawals) and await self.get(task_id) is None:
             raise ValueError(f"Scheduled task '{task_id}' not found")
 
     async def clear(self) -> int:
-        return await self._write(SCHEDULES.delete())
+        return await self._write(SCHEDULES.delete(), withdraw_runs())
 
     async def find_by_definition(
         self,
@@ -228,9 +238,10 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         run = Run(f"{schedule_id}@{now}", task, now, 1, until=now)
         engine = await self._open()
         async with engine.begin() as connection:
-            await connection.execute(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
+            # The schedule first, as whoever withdraws its runs does: else the two would each wait for the other.
             ran = SCHEDULES.update().where(SCHEDULES.c.id == schedule_id)
             await connection.execute(ran.values(last_run_at=local(now)))
+            await connection.execute(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
         return run
 
     async def clock(self) -> float | None:
@@ -399,7 +410,7 @@ def _retake(
     taken, ended = [], []
     for row in rows:
         task = schedules.get(row["schedule_id"])
-        if task is None:  # it was deleted meanwhile, or spoilt
+        if task is None or row["owner"] is None:  # it was deleted, replaced or disabled meanwhile, or spoilt
             ended.append({"of": row["id"], "new_result": "skipped"})
             _add(claims.skipped, row["task_name"])
         elif now > (until := latest_start(task, row["due"])):
