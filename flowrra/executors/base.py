@@ -531,7 +531,7 @@ class BaseTaskExecutor(ABC):
         """Settle the attempt that a worker died over."""
         settling = self._settle(job, None, error)
         if settling is not None:
-            self._workers.spawn(settling)
+            self._workers.spawn(settling, settles=job)
 
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
@@ -629,6 +629,7 @@ class BaseTaskExecutor(ABC):
         self._workers.close()
         waiting = self._found_waiting()
         await self._workers.interrupt(self.running_jobs(), Interrupt.STOP)
+        await self._workers.end_background()
         await self._abandon_unresponsive()
         while jobs := self._queue.clear():
             for job in jobs:

@@ -11,7 +11,7 @@ import contextvars
 import heapq
 from bisect import insort
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -65,6 +65,20 @@ class JobQueue(Generic[Item]):
             insort(self._order, lane)
         items[key] = item
         self.size += 1
+
+    def put_back(self, entries: Iterable[tuple[str, Any, Item]], since: Callable[[Item], float]) -> None:
+        """Add items that have waited before, each to its place in its lane: by key, lane and item.
+
+        Args:
+            entries: Their keys, their lanes, and they themselves.
+            since: Tells since when an item has waited.
+        """
+        lanes = set()
+        for key, lane, item in entries:
+            self.put(key, lane, item)
+            lanes.add(lane)
+        for lane in lanes:
+            self._lanes[lane] = OrderedDict(sorted(self._lanes[lane].items(), key=lambda entry: since(entry[1])))
 
     def take(self) -> Item | None:
         """Remove and return the next ready item; None if there is none."""

@@ -19,9 +19,10 @@ import sys
 import time
 import types
 from bisect import bisect_right
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from flowrra.executors.job import Interrupt, Job
@@ -96,7 +97,8 @@ class Workers:
         # Those of them that were not suspended yet, and how many there may be.
         self._unsuspended: set[asyncio.Task[None]] = set()
         self._at_once = 1
-        self._background: set[asyncio.Task[None]] = set()
+        # What is done beside the attempts, and the job that it settles, if it does.
+        self._background: dict[asyncio.Task[None], Job | None] = {}
         self.is_waking = False
         self._is_turn_over = False
         self._turn_ends = 0.0
@@ -137,14 +139,19 @@ class Workers:
         """Whether it starts what waits, unless it drains."""
         return self._is_open
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the attempts; :meth:`drain` waits for it."""
+    def spawn(self, coroutine: Coroutine[Any, Any, None], settles: Job | None = None) -> None:
+        """Do something beside the attempts; :meth:`drain` waits for it.
+
+        Args:
+            coroutine: What is to be done.
+            settles: The job whose attempt it settles, if that is what it does.
+        """
         task = self._loop.create_task(coroutine, context=self._context.copy())
-        self._background.add(task)
+        self._background[task] = settles
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
+        self._background.pop(task, None)
         self._changed.set()
 
     # ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,6 +163,18 @@ class Workers:
         else:
             self._sort_in(job)
         if not self.is_waking:
+            self.wake()
+
+    def put_back(self, jobs: Iterable[Job]) -> None:
+        """Run jobs that have waited here before, in the order in which they became due."""
+        entries = []
+        for job in jobs:
+            if self._is_paused(job):
+                self.queue.set_aside(job.task.id, job)
+            else:
+                entries.append((job.task.id, self._lane_of(job), job))
+        self.queue.put_back(entries, attrgetter("ready_at"))
+        if entries and not self.is_waking:
             self.wake()
 
     def put_later(self, job: Job, delay: float) -> None:
@@ -227,10 +246,10 @@ class Workers:
             if self._is_paused(job):
                 self.queue.remove(job.task.id)
                 self.queue.set_aside(job.task.id, job)
-        for job in self.queue.aside():
-            if not self._is_paused(job):
-                self.queue.remove(job.task.id)
-                self.put(job)
+        resumed = [job for job in self.queue.aside() if not self._is_paused(job)]
+        for job in resumed:
+            self.queue.remove(job.task.id)
+        self.put_back(resumed)
 
     # ── slots ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,19 +286,26 @@ class Workers:
         """Tell an attempt to end, without waiting for it."""
         if _is_cancellable(job):
             job.interrupt = Interrupt.CANCEL
-            self.spawn(self._cancel_repeatedly([job]))
+            self.spawn(self._cancel_repeatedly([job], self._loop.time() + CANCEL_GRACE))
 
     async def interrupt(self, jobs: list[Job], reason: Interrupt) -> None:
-        """Tell running attempts to end, repeatedly, and wait until they have, or have had the time for it."""
+        """Tell running attempts to end, repeatedly, and wait until they have, at most 5 s."""
         for job in jobs:
             job.interrupt = reason
-        await self._cancel_repeatedly(jobs)
-        if self._background:  # where a worker died, its attempt is settled there
-            await asyncio.wait(self._background, timeout=CANCEL_GRACE)
-
-    async def _cancel_repeatedly(self, jobs: list[Job]) -> None:
-        workers = {job.worker for job in jobs if job.worker is not None}
         deadline = self._loop.time() + CANCEL_GRACE
+        await self._cancel_repeatedly(jobs, deadline)
+        # Where a worker died over one, its attempt is settled beside it.
+        settling = {task for task, job in self._background.items() if job in jobs}
+        if settling and (left := deadline - self._loop.time()) > 0:
+            await asyncio.wait(settling, timeout=left)
+
+    async def end_background(self) -> None:
+        """Wait until what is done beside the attempts has ended, at most 5 s."""
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=CANCEL_GRACE)
+
+    async def _cancel_repeatedly(self, jobs: list[Job], deadline: float) -> None:
+        workers = {job.worker for job in jobs if job.worker is not None}
         while workers and (left := deadline - self._loop.time()) > 0:
             for worker in workers:
                 worker.cancel()

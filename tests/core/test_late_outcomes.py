@@ -8,7 +8,7 @@ import pytest
 
 from flowrra import Flowrra, TaskResult
 from flowrra.backoff import Backoff
-from flowrra.executors import records
+from flowrra.executors import records, workers
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, memory_app, until
 
@@ -57,6 +57,24 @@ async def test_so_many_wait_beside_the_slots_and_each_other_one_keeps_its_own(ba
             assert {(await final(app, task_id)).status for task_id in ids} == {"success"}
             assert ran == list(range(MOST + 3))
         assert (await manager.get_runtime_stats())["backend_errors"]["store"] >= 12 * (MOST + 1)
+
+
+async def test_a_cancellation_does_not_wait_for_them(backend: Away, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "CANCEL_GRACE", 20.0)
+    app: Flowrra = memory_app(io_workers=1, backend=backend)
+
+    @app.task()
+    async def hold() -> None:
+        await asyncio.Event().wait()
+
+    async with app:
+        task_id = await app.submit(hold)
+        await until(lambda: app.executors["io"].busy_workers == 1)
+        backend.is_away = True
+        async with asyncio.timeout(10):
+            assert await FlowrraManager(app).cancel_task(task_id)
+        backend.is_away = False
+        assert (await final(app, task_id)).status == "cancelled"
 
 
 async def test_at_a_stop_they_are_given_up(backend: Away, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from flowrra import Config, ExecutorConfig, Flowrra
 from flowrra.backends import InMemoryBackend
 from flowrra.management import FlowrraManager
-from flowrra.task import TaskStatus
-from tests.core.apps import final, in_another_thread, record_of, until
+from flowrra.task import Task, TaskStatus
+from tests.core.apps import final, in_another_thread, numbers_of, record_of, until
 from tests.core.cpu_tasks import hold as cpu_hold
 from tests.management.test_answers import Polled
 
@@ -217,6 +218,43 @@ class TestPauseOfATask:
             await Bench().manager.pause_task("")
 
 
+class TestOrderAfterAPause:
+    async def test_what_is_resumed_comes_before_what_was_submitted_later(self) -> None:
+        bench = Bench(io_workers=1)
+        async with bench.app as app:
+            running = await app.submit("hold")
+            await until(lambda: bench.running == 1)
+            ids = [await app.submit("other", 0)]
+            await bench.manager.pause_task("note")
+            ids += [await app.submit("note" if n % 2 else "other", n) for n in range(1, 7)]
+            await bench.manager.pause_queue()
+            ids.append(await app.submit("note", 7))
+            await bench.manager.resume_queue()
+            await bench.manager.resume_task("note")
+            oldest = (await bench.queue())["oldest_pending_at"]
+            assert oldest is not None
+            assert oldest - (await record_of(app, ids[0])).submitted_at < timedelta(milliseconds=1)
+            bench.opened.set()
+            for each in (running, *ids):
+                await final(app, each)
+        assert bench.begun[1:] == list(range(8))
+
+    async def test_the_oldest_that_waits_is_one_that_was_resumed(self) -> None:
+        bench = Bench(io_workers=1)
+        async with bench.app as app:
+            running = await app.submit("hold")
+            await until(lambda: bench.running == 1)
+            await bench.manager.pause_task("note")
+            first = await app.submit("note", 1)
+            since = app.executors["io"]._queue.aside()[0].ready_at
+            second = await app.submit("other", 2)
+            await bench.manager.resume_task("note")
+            assert min(job.ready_at for job in app.executors["io"]._queue.oldest()) == since
+            bench.opened.set()
+            for each in (running, first, second):
+                await final(app, each)
+
+
 class TestResize:
     async def test_from_10_to_1_to_50_under_load(self) -> None:
         bench = Bench(io_workers=10)
@@ -377,6 +415,65 @@ class TestBrokerOfTheUsersOwn:
             assert bench.begun == [2]
             await bench.manager.resume_task("note")
             await final(app, waiting)
+
+    async def test_gets_back_what_waits_in_a_draining_worker_for_its_name_to_be_resumed(self) -> None:
+        broker = Polled()
+        bench = Bench(broker=broker)
+        async with bench.app as app:
+            await bench.manager.pause_task("note")
+            ids = [await app.submit("note", n) for n in range(3)]
+            await until(lambda: len(app.executors["io"]._queue.aside()) == 3)
+            await bench.manager.drain_worker()
+            assert (len(app.executors["io"]._queue.aside()), await broker.size()) == (0, 3)
+            await bench.manager.resume_task("note")
+            await bench.manager.resume_worker()
+            for each in ids:
+                await final(app, each)
+
+    async def test_gets_back_what_was_just_being_taken_when_the_worker_began_to_drain(self) -> None:
+        class Counting(Polled):
+            asked = given = 0
+
+            async def pop(self, timeout: float | None = None) -> Task | None:
+                self.asked += 1
+                task = await super().pop(timeout)
+                self.given += task is not None
+                return task
+
+        broker = Counting()
+        bench = Bench(broker=broker)
+        async with bench.app as app:
+            await until(lambda: broker.asked)
+            await bench.manager.drain_worker()
+            waiting = await app.submit("note", 1)
+            await until(lambda: broker.given)
+            await until(lambda: broker._queue.qsize() == 1)
+            assert app.executors["io"].pending_count() == 0
+            await bench.manager.resume_worker()
+            await final(app, waiting)
+
+    async def test_a_retry_that_it_gets_back_waits_here_no_more(self) -> None:
+        broker = Polled()
+        bench = Bench(io_workers=2, broker=broker)
+
+        @bench.app.task(max_retries=1, retry_delay=0.01)
+        async def fail() -> None:
+            await bench.manager.resize_workers("io", 1)
+            raise ValueError
+
+        async with bench.app as app:
+            running = await app.submit("hold")
+            await until(lambda: bench.running == 1)
+            retried = await app.submit(fail)
+            await until(lambda: app.executors["io"].pending_count() == 1)
+            assert numbers_of(app, "fail")["retrying"] == 1
+            await bench.manager.drain_worker()
+            assert (numbers_of(app, "fail")["retrying"], await broker.size()) == (0, 1)
+            bench.opened.set()
+            await bench.manager.resume_worker()
+            for each in (running, retried):
+                await final(app, each)
+            assert numbers_of(app, "fail")["retrying"] == 0
 
     async def test_gets_back_what_a_draining_worker_had_taken(self) -> None:
         broker = Polled()

@@ -116,6 +116,7 @@ class PolledSource(MemorySource):
             backoff.reset()
             if task is not None:
                 await self._deliver(task)
+                await self.slots_changed()  # it may have come after the workers began to drain
 
     def _has_room(self) -> bool:
         workers = self.workers
@@ -198,11 +199,21 @@ class PolledSource(MemorySource):
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
     async def slots_changed(self) -> None:
-        if not self.workers.is_draining:
-            return
-        for job in self.workers.queue.ready():
-            if self.workers.withdraw(job.task.id) is not None and await self._push_back(job) is not None:
-                self.workers.put(job)
+        if self.workers.is_draining:
+            await self._return_all()
+
+    async def _return_all(self) -> None:
+        """Return what was taken and has not begun, be it that its name is paused here: other processes may run it."""
+        queue = self.workers.queue
+        kept: list[Job] = []
+        for job in (*queue.ready(), *queue.aside()):
+            if self.workers.withdraw(job.task.id) is None:
+                continue
+            if await self._push_back(job) is None:
+                job.end_wait()
+            else:
+                kept.append(job)
+        self.workers.put_back(kept)
 
     def queues(self) -> tuple[str, ...]:
         return (DEFAULT_QUEUE,)
