@@ -56,13 +56,14 @@ class QueueFlow:
         if is_paused:
             self._seen = ()  # the time of a pause says nothing of how fast workers are
             return 0.0 if pending == 0 else None
-        now = Observation(self._clock(), pending, 0 if taken is None else taken)
-        seen = tuple(each for each in self._seen if now.at - each.at <= WINDOW)
+        if taken is None:
+            return 0.0 if pending == 0 else None
+        now = Observation(self._clock(), pending, taken)
+        # What was counted before it began anew, as after the server lost its data, is no part of what is counted since.
+        seen = tuple(each for each in self._seen if now.at - each.at <= WINDOW and each.taken <= now.taken)
         if not seen or now.at - seen[-1].at >= STEP:
             self._seen = (*seen, now)
-        if pending == 0:
-            return 0.0
-        return None if taken is None else _drain_seconds(seen, now)
+        return 0.0 if pending == 0 else _drain_seconds(seen, now)
 
 
 def _drain_seconds(seen: tuple[Observation, ...], now: Observation) -> float | None:

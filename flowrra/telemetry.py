@@ -328,6 +328,10 @@ class Telemetry:
         for name, telemetry in self.tasks.items():
             self.tasks[name] = TaskTelemetry(telemetry.executor, self._run_bounds, self._wait_bounds)
 
+    def started_by(self, executor: str) -> int:
+        """How many attempts began on an executor, ``io`` or ``cpu``; from any thread."""
+        return sum(each.started() for each in self.tasks.copy().values() if each.executor == executor)
+
     def register(self, task_name: str, executor: str) -> TaskTelemetry:
         """The numbers of that name, at 0 if it is new."""
         telemetry = self.tasks.get(task_name)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 from flowrra.backends.base import BaseResultBackend
@@ -102,6 +103,7 @@ class BaseTaskExecutor(ABC):
             self._on_worker_death,
             self._worker_id,
             QueueOrder(config.executor.queues),
+            partial(self._telemetry.started_by, self.kind),
         )
         self._queue, self._running = self._workers.queue, self._workers.running
         self.source = source_for(
@@ -317,7 +319,7 @@ class BaseTaskExecutor(ABC):
         record = TaskResult(task.id, PENDING, task.name, None, None, datetime.now(UTC), None, None, 0, args, kwargs)
         if queue is not DEFAULT_QUEUE and queue != DEFAULT_QUEUE:
             record.queue = queue
-            self._workers.tell_queues_apart()
+            self._workers.tell_apart(queue)
         if options is not NO_OPTIONS:
             record.retry_of = options.retry_of
         telemetry = self._telemetry.tasks.get(task.name) or self._telemetry.register(task.name, self.kind)

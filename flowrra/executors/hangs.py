@@ -47,8 +47,8 @@ class HangMonitor:
     def __init__(self, workers: Workers, source: TaskSource) -> None:
         self._workers = workers
         self._source = source
-        # What waited in the broker when it was asked last: only while all attempts hang, and nothing waits here.
-        self._waiting_there = 0
+        # Whether a task waited in the broker when it was asked last: only while all attempts hang, and none waits here.
+        self._one_waits_there = False
         self._stuck_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -57,7 +57,7 @@ class HangMonitor:
         """The attempts that hold all slots while tasks wait, by task name; empty if the executor is not stuck. Plain
         numbers, from any thread."""
         jobs = self._jobs_that_hang()
-        if not jobs or not (self._workers.queue.size or self._waiting_there):
+        if not jobs or not (self._workers.queue.size or self._one_waits_there):
             return []
         by_name: dict[str, list[Job]] = {}
         for job in jobs:  # the longest running first
@@ -76,7 +76,7 @@ class HangMonitor:
     def start(self) -> None:
         """Look from now on, on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._waiting_there, self._stuck_since = 0, None
+        self._one_waits_there, self._stuck_since = False, None
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -104,7 +104,7 @@ class HangMonitor:
 
     async def look(self) -> None:
         """Ask the broker what waits there, if that matters, and log what has changed."""
-        self._waiting_there = await self._count_waiting_there()
+        self._one_waits_there = await self._look_whether_one_waits_there()
         hanging = self.hanging()
         if hanging and self._stuck_since is None:
             self._stuck_since = time.monotonic()
@@ -114,15 +114,14 @@ class HangMonitor:
             seconds, self._stuck_since = time.monotonic() - self._stuck_since, None
             logger.info("executor gets on again executor=%s seconds=%.0f", self._workers.kind, seconds)
 
-    async def _count_waiting_there(self) -> int:
-        if not self._source.shared or self._workers.queue.size or not self._jobs_that_hang():
-            return 0
+    async def _look_whether_one_waits_there(self) -> bool:
+        if self._workers.queue.size or not self._jobs_that_hang():
+            return False
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
-                queues = await self._source.figures_of_own()
-                return sum(figures.wanted for figures in queues.values())
+                return await self._source.has_startable()
         except Exception:  # noqa: BLE001 - who takes from the broker says that it is away; what it told last holds
-            return self._waiting_there
+            return self._one_waits_there
 
 
 def _most_seconds(job: Job) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 
@@ -20,7 +19,7 @@ class QueueOrder:
             shares. None gives all queues equal shares.
 
     Attributes:
-        taken: How many tasks were taken from each queue; from 0 again if there are too many queues.
+        taken: How many tasks were taken from each queue, of the first ``MAX_QUEUES``: a count never falls.
     """
 
     def __init__(self, queues: Sequence[str] | Mapping[str, int] | None) -> None:
@@ -30,7 +29,7 @@ class QueueOrder:
         else:
             self._ranks = {name: rank for rank, name in enumerate(queues)}
         self._last_rank = 1 + max(self._ranks.values()) if self._ranks else 0
-        self.taken: Counter[str] = Counter()
+        self.taken: dict[str, int] = {}
         self._positions: dict[str, float] = {}
         # The position from which the latest of each rank was taken: nobody is behind it.
         self._reached: dict[int, float] = {}
@@ -54,10 +53,18 @@ class QueueOrder:
         rank, position = self.rank(queue), self._position(queue)
         self._reached[rank] = position
         self._positions[queue] = position + count / self._share(queue)
-        self.taken[queue] += count
+        self.count(queue, count)
         if len(self._positions) > MAX_QUEUES:
             self._positions.clear()
-            self.taken.clear()
+
+    def count(self, queue: str, taken: int) -> None:
+        """So many more were taken from a queue, be it none; nothing is counted of those beyond ``MAX_QUEUES``."""
+        if queue in self.taken or len(self.taken) < MAX_QUEUES:
+            self.taken[queue] = self.taken.get(queue, 0) + taken
+
+    def taken_from(self, queue: str) -> int | None:
+        """How many tasks were taken from a queue so far; None if it is one too many to be counted."""
+        return self.taken.get(queue, 0 if len(self.taken) < MAX_QUEUES else None)
 
     def _share(self, queue: str) -> int:
         return self._shares.get(queue, 1)

@@ -28,6 +28,7 @@ from typing import Any
 from flowrra.executors.job import Interrupt, Job
 from flowrra.executors.job_queue import JobQueue
 from flowrra.executors.queue_order import QueueOrder
+from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.task import CANCELLED
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Workers:
         on_death: Called with a job that a worker died over without settling it, and the error it died of.
         worker_id: Names the process in the log.
         order: Whose turn it is when jobs of several queues wait.
+        count_begun: Tells how many attempts have begun here so far; to be called from any thread.
 
     Attributes:
         queue: The jobs that wait, for a free slot or for their time.
@@ -76,6 +78,7 @@ class Workers:
         on_death: Callable[[Job, BaseException], None],
         worker_id: str | None,
         order: QueueOrder,
+        count_begun: Callable[[], int],
     ) -> None:
         self.kind = kind
         self.worker_id = worker_id
@@ -87,6 +90,7 @@ class Workers:
         self._attempt = attempt
         self._on_death = on_death
         self._order = order
+        self._count_begun = count_begun
         self.has_queues = False
         self.is_draining = False
         self.paused_queues: set[str] = set()
@@ -192,9 +196,19 @@ class Workers:
         """What runs now, the longest running first; from any thread."""
         return list(self.running.copy().values())
 
-    def taken_from(self, queue: str) -> int:
-        """How many jobs of a queue workers have taken since :meth:`tell_queues_apart`; from any thread."""
-        return self._order.taken[queue]
+    def taken_from(self, queue: str) -> int | None:
+        """How many jobs of a queue workers have taken so far; None if there are too many queues to count those of each.
+        From any thread.
+
+        While there is one queue, these are the attempts that began: to count them would be one more step for each.
+        """
+        if self.has_queues:
+            return self._order.taken_from(queue)
+        return self._count_begun() if queue == DEFAULT_QUEUE else 0
+
+    def queues(self) -> Iterable[str]:
+        """The queues that jobs have come from or were submitted to, up to ``MAX_QUEUES``; from any thread."""
+        return self._order.taken.copy()
 
     def oldest_waiting_at(self) -> datetime | None:
         """Since when the longest waiting job has been due; None if none waits. From any thread."""
@@ -208,12 +222,15 @@ class Workers:
 
     # ── queues and pauses ───────────────────────────────────────────────────────────────────────────────────
 
-    def tell_queues_apart(self) -> None:
-        """From now on there are jobs of several queues."""
+    def tell_apart(self, queue: str) -> None:
+        """There are jobs of that queue, which isn't the default one: from the first such call on, there are several."""
         if not self.has_queues:
+            # First, as what another thread sees of it must not fall meanwhile.
+            self._order.count(DEFAULT_QUEUE, self._count_begun())
             self.has_queues, self._is_plain = True, False
             self.queue.use_lanes(self._lane_of)
             self._take = partial(self.queue.take_first_of, self._next_lane)
+        self._order.count(queue, 0)
 
     def _lane_of(self, job: Job) -> Lane | float:
         task = job.task

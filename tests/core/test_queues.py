@@ -247,8 +247,9 @@ class TestOrder:
         for n in range(MAX_QUEUES - 2):
             order.took(f"q{n}")
         assert order.taken["mail"] == 4
-        order.took("one too many")
-        assert not order.taken
+        for _ in range(2):
+            order.took("one too many")
+        assert (order.taken_from("mail"), order.taken_from("sms"), order.taken_from("one too many")) == (4, 1, None)
 
 
 class TestFigures:
@@ -281,6 +282,30 @@ class TestFigures:
         assert default["io"]["pending"] == 1
         assert stats["tasks"]["pending"] == 2
         assert sorted(listed) == ["default", "mail", "sms"]
+
+    async def test_what_was_taken_before_there_was_a_second_queue_still_counts(self) -> None:
+        ran: list[Any] = []
+        async with app_with(None, ran) as app:
+            manager = FlowrraManager(app)
+
+            async def taken() -> dict[str, int | None]:
+                return {each["queue"]: each["taken"] for each in await manager.list_queues()}
+
+            for n in range(5):
+                await final(app, await app.submit("note", n))
+            assert await taken() == {"default": 5}
+            await final(app, await app.options(queue="mail").submit("note", 5))
+            assert await taken() == {"default": 5, "mail": 1}
+            await final(app, await app.submit("note", 6))
+            assert await taken() == {"default": 6, "mail": 1}
+
+    async def test_a_queue_that_was_submitted_to_stays_listed_when_it_is_empty(self) -> None:
+        async with app_with(None, []) as app:
+            manager = FlowrraManager(app)
+            await final(app, await app.options(queue="mail").submit("note", 1))
+            assert await manager.cancel_task(await app.options(queue="sms", countdown=3600).submit("note", 2))
+            found = {each["queue"]: (each["pending"], each["taken"]) for each in await manager.list_queues()}
+            assert found == {"default": (0, 0), "mail": (0, 1), "sms": (0, 0)}
 
     async def test_a_task_is_cancelled_in_whichever_queue_it_is(self) -> None:
         ran: list[Any] = []

@@ -99,6 +99,26 @@ def test_a_counter_that_begins_anew_says_nothing_until_it_has_counted() -> None:
     assert queue.look() == queue.pending
 
 
+def test_what_was_counted_before_a_counter_began_anew_is_no_part_of_the_rate() -> None:
+    queue = Watched(pending=1000)
+    queue.pass_time(60, taking=1)
+    queue.pending, queue.taken = 1000, 0
+    queue.look()
+    queue.pass_time(15, taking=4)
+    assert queue.look() == queue.pending / 4
+    queue.pass_time(120, taking=4)
+    assert queue.look() == queue.pending / 4
+
+
+def test_a_count_that_is_not_known_once_is_no_count_of_0() -> None:
+    queue = Watched(pending=1000)
+    queue.look()
+    queue.pass_time(30, taking=1)
+    assert queue.flow.drain_seconds(queue.pending, None) is None
+    queue.pass_time(30, taking=1)
+    assert queue.look() == queue.pending
+
+
 def test_a_broker_that_does_not_count_gives_no_estimate() -> None:
     queue = Watched(pending=100)
     queue.flow.drain_seconds(100, None)
@@ -164,12 +184,14 @@ async def test_what_was_seen_of_queues_that_are_no_more_is_not_kept() -> None:
     async def nothing() -> None: ...
 
     async with app:
+        manager = FlowrraManager(app)
         for number in range(20):
-            await app.options(queue=f"user-{number}", countdown=0.01).submit(nothing)
-        await FlowrraManager(app).list_queues()
+            await manager.pause_queue(f"user-{number}")
+        await manager.list_queues()
         assert len(app.queue_flows) == 21
-        await until(lambda: numbers_of(app, "nothing")["succeeded"] == 20)
-        await FlowrraManager(app).list_queues()
+        for number in range(20):
+            await manager.resume_queue(f"user-{number}")
+        await manager.list_queues()
         assert set(app.queue_flows) == {"io"}
 
 

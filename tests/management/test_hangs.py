@@ -15,7 +15,7 @@ from flowrra.executors import hangs
 from flowrra.executors.workers import CANCEL_GRACE
 from flowrra.management import FlowrraManager
 from flowrra.telemetry import Telemetry
-from tests.core.apps import memory_app, until
+from tests.core.apps import comes_true, memory_app, until
 from tests.support.servers import ValkeyServer
 
 LOGGER = "flowrra.executors.hangs"
@@ -219,6 +219,41 @@ async def test_what_waits_in_a_queue_of_others_does_not_wait_here() -> None:
             assert not await is_stuck(manager)
             await app.options(queue="mail").submit("hang")
             await until(lambda: app.executors["io"].hanging() != [])
+
+
+@pytest.mark.usefixtures("look_often")
+@pytest.mark.parametrize("was_looked_at", [True, False], ids=["before the hang", "during the hang"])
+async def test_what_waits_in_the_broker_for_its_name_to_be_resumed_does_not_wait_for_a_slot(
+    was_looked_at: bool,
+) -> None:
+    with ValkeyServer() as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        app = with_tasks(Flowrra(Config(BrokerConfig(url=url), BackendConfig(url=url), ExecutorConfig(io_workers=1))))
+        executor = app.executors["io"]
+        async with app:
+            manager = FlowrraManager(app)
+            await manager.pause_task("other")
+            if was_looked_at:
+                await app.submit("other")
+                await comes_true(lambda: is_parked(manager))
+            await app.submit("hang")
+            await until(lambda: executor.busy_workers == 1)
+            if not was_looked_at:
+                await app.submit("other")
+            await app.options(countdown=3600).submit("hang")
+            age(app, 61)
+            assert not await executor.source.has_startable()
+            await executor._hangs.look()
+            assert not await is_stuck(manager)
+            await app.submit("hang")
+            await until(lambda: executor.hanging() != [])
+            await app.stop(wait=False)
+
+
+async def is_parked(manager: FlowrraManager) -> bool:
+    """Whether a worker has seen that what is pending is of a paused name."""
+    queue = (await manager.get_queue_stats())["io"]
+    return queue is not None and queue["pending"] == 1 and queue["taken"] == 1 and queue["oldest_pending_at"] is None
 
 
 @pytest.mark.usefixtures("look_often")

@@ -270,9 +270,13 @@ class TaskSource(ABC):
             BackendError: The broker could not be asked.
         """
 
-    async def figures_of_own(self) -> dict[str, QueueFigures]:
-        """The same for those that tasks are taken from here."""
-        return await self.figures_by_queue()
+    async def has_startable(self) -> bool:
+        """Whether a task waits outside of this process that could begin here, as far as that is known.
+
+        Raises:
+            BackendError: The broker could not be asked.
+        """
+        return False
 
 
 def was_refused(known: TaskResult) -> bool:

@@ -109,7 +109,7 @@ class Deliveries:
         self._holdings.held[task.id] = job
         self._records.taken(record)
         if task.queue != DEFAULT_QUEUE:
-            self._workers.tell_queues_apart()
+            self._workers.tell_apart(task.queue)
         self._workers.put(job)
 
     async def _record_of(self, task: Task, delivery: Delivery) -> TaskResult:

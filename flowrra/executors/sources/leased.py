@@ -57,6 +57,8 @@ FLUSH_TIMEOUT = 10.0
 MIN_FLUSH_TIMEOUT = 1.0
 # Queues that the broker is asked about at once.
 QUEUES_AT_ONCE = 10
+# Tasks of a queue whose names are looked at.
+MOST_LOOKED_AT = 10_000
 
 
 class LeasedSource(TaskSource):
@@ -620,8 +622,21 @@ class LeasedSource(TaskSource):
     async def figures_by_queue(self) -> dict[str, QueueFigures]:
         return await self._figures_of(await self._known_queues())
 
-    async def figures_of_own(self) -> dict[str, QueueFigures]:
-        return await self._figures_of(self.queues())
+    async def has_startable(self) -> bool:
+        figures = await self._figures_of(self.queues())
+        startable = {queue: each.wanted for queue, each in figures.items() if each.wanted > 0}
+        if not startable:
+            return False
+        # While all slots are taken, nobody may have looked at the names of what came.
+        names = (await self.broker.requests(None, list(startable))).paused_names
+        return not names or any([await self._has_other_than(names, *each) for each in startable.items()])
+
+    async def _has_other_than(self, names: Iterable[str], queue: str, startable: int) -> bool:
+        """Whether so many tasks that wait at the head of a queue, as far as they are looked at, have other names."""
+        waiting = set(await self.broker.list_waiting(queue, None, min(startable, MOST_LOOKED_AT)))
+        for name in names:
+            waiting.difference_update(await self.broker.list_waiting(queue, name, MOST_LOOKED_AT))
+        return bool(waiting)
 
     async def _known_queues(self) -> list[str]:
         named = self.registry.queues[self.workers.kind == "cpu"]

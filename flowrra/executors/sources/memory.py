@@ -175,12 +175,6 @@ class MemorySource(TaskSource):
     async def size(self) -> int:
         return self.workers.queue.size + len(self.workers.queue.aside())
 
-    def _taken(self) -> int:
-        """How many tasks workers have taken so far: the attempts that began. While there is one queue, it doesn't count
-        them, as that would be one more step for each task."""
-        kind = self.workers.kind
-        return sum(each.started() for each in self.telemetry.tasks.copy().values() if each.executor == kind)
-
     async def figures(self) -> QueueFigures:
         return (await self.figures_by_queue())[DEFAULT_QUEUE]
 
@@ -200,7 +194,8 @@ class MemorySource(TaskSource):
         if workers.has_queues:
             delayed = Counter(job.task.queue for job in queue.delayed_items())
             running = Counter(job.task.queue for job in workers.running_jobs())
-        named = (*self.registry.queues[workers.kind == "cpu"], *workers.paused_queues, *pending, *delayed, *running)
+        known = (*self.registry.queues[workers.kind == "cpu"], *workers.queues(), *workers.paused_queues)
+        named = (*known, *pending, *delayed, *running)
         return {
             name: QueueFigures(
                 pending=pending[name],
@@ -209,7 +204,7 @@ class MemorySource(TaskSource):
                 dead=0,
                 oldest_pending_at=wall_clock(since[name]) if name in since else None,
                 unknown=0,
-                taken=workers.taken_from(name) if workers.has_queues else self._taken(),
+                taken=workers.taken_from(name),
                 paused=name in workers.paused_queues,
                 paused_tasks=paused[name],
             )

@@ -241,8 +241,8 @@ class PartitionedSource(TaskSource):
     async def figures_by_queue(self) -> dict[str, QueueFigures]:
         return _merged(await self._ask(lambda cell: cell.figures_by_queue()))
 
-    async def figures_of_own(self) -> dict[str, QueueFigures]:
-        return _merged(await self._ask(lambda cell: cell.figures_of_own()))
+    async def has_startable(self) -> bool:
+        return any(await self._ask(lambda cell: cell.has_startable()))
 
     async def _ask(self, ask: Callable[[LeasedSource], Awaitable[Answer]]) -> list[Answer]:
         """What all cells answer, asked at once: without one of them, a sum would be wrong.

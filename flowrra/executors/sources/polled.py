@@ -225,6 +225,9 @@ class PolledSource(MemorySource):
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def has_startable(self) -> bool:
+        return DEFAULT_QUEUE not in self.workers.paused_queues and await self.broker.size() > 0
+
     async def size(self) -> int:
         return await super().size() + await self.broker.size()
 
