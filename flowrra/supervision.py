@@ -91,6 +91,11 @@ class Supervised:
         elif error is not None:
             logger.warning("%s died as it was stopped error=%r", self._name, error)
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was cancelled, though it is wanted, and is not replaced yet."""
+        return self._is_wanted and self._task is not None and self._task.cancelling() > 0
+
     def release(self) -> asyncio.Task[None] | None:
         """Replace it no more. Returns what runs, if anything does: it is the caller's to end."""
         self._is_wanted = False

@@ -31,6 +31,7 @@ from flowrra.executors.leftovers import State as Found
 from flowrra.executors.progress import ProgressReports
 from flowrra.executors.queue_order import QueueOrder
 from flowrra.executors.sources import source_for
+from flowrra.executors.teardown import TeardownWatch
 from flowrra.executors.waits import Waits
 from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
@@ -126,6 +127,7 @@ class BaseTaskExecutor(ABC):
         self._waits = Waits(self._workers, self._records, self.registry)
         self._leftovers = Leftovers(self.kind)
         self._hangs = HangMonitor(self._workers, self.source)
+        self._teardown = TeardownWatch(self.kind, self.running_jobs)
         # Looked at once, when it opens: to ask the logger for every task would cost.
         self._logs_each = False
 
@@ -449,6 +451,7 @@ class BaseTaskExecutor(ABC):
             raise
         except BaseException as caught:  # noqa: BLE001 - a worker survives whatever user code raises
             error = caught
+            self._teardown.mark(job)
         if job.timer is not None:
             job.timer.cancel()
             job.timer = None
@@ -456,7 +459,10 @@ class BaseTaskExecutor(ABC):
         if settling is not None:
             await settling
         # By its own class: what it says of itself is user code.
-        if error is not None and issubclass(type(error), KeyboardInterrupt):
+        is_interrupted = error is not None and issubclass(type(error), KeyboardInterrupt)
+        if is_interrupted or job.interrupt is Interrupt.TEARDOWN:
+            await self.source.told()  # the loop ends now: it would be too late
+        if error is not None and is_interrupted:
             raise error
 
     async def _call_in_middlewares(self, func: Callable[..., Any], job: Job) -> Any:
@@ -520,7 +526,7 @@ class BaseTaskExecutor(ABC):
                 attempt_log.succeeded(job, seconds, self._worker_id)
         else:
             outcomes.count_unsuccessful(job, seconds)
-            if job.interrupt is Interrupt.STOP:
+            if job.interrupt in (Interrupt.STOP, Interrupt.TEARDOWN):
                 self._leave("running", job)
         if self._running.get(job.task.id) is job:  # else its next attempt has begun
             del self._running[job.task.id]
@@ -603,6 +609,7 @@ class BaseTaskExecutor(ABC):
         self._workers.open(context)
         self.source.start()
         self._hangs.start()
+        self._teardown.start()
         logger.info("executor started executor=%s workers=%d", self.kind, self.workers)
 
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
@@ -630,6 +637,7 @@ class BaseTaskExecutor(ABC):
         self._records.give_up()
         self._workers.close()
         waiting = self._found_waiting()
+        self._teardown.end()
         await self._workers.interrupt(self.running_jobs(), Interrupt.STOP)
         await self._workers.end_background()
         await self._abandon_unresponsive()
@@ -667,6 +675,7 @@ class BaseTaskExecutor(ABC):
             job.settled = True
         self._running.clear()
         self._hangs.abandon()
+        self._teardown.end()
         waiting = self._found_waiting()
         await self.source.abandon(running, self._queue.clear())
         for job in running:

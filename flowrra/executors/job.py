@@ -21,6 +21,7 @@ class Interrupt(Enum):
     TIMEOUT = "timeout"
     CANCEL = "cancel"
     STOP = "stop"
+    TEARDOWN = "teardown"  # of all that is on the event loop, which is about to close
 
 
 class Job:

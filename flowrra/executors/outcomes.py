@@ -21,6 +21,12 @@ from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, SUCCESS, AttemptE
 MAX_BACKOFF_DELAY = 24 * 3600.0
 MAX_ERROR_LENGTH = 4_096
 MAX_TRACEBACK_LENGTH = 16_384
+# Why an attempt is over that is no failure, and no success.
+_REASONS = {
+    Interrupt.CANCEL: "by request",
+    Interrupt.STOP: "the app stopped",
+    Interrupt.TEARDOWN: "all that ran on the app's event loop was cancelled, without stopping the app",
+}
 
 
 def decide(job: Job, value: Any, error: BaseException | None, can_release: bool, worker: str | None) -> None:
@@ -70,14 +76,13 @@ def fail_unwritable(job: Job, error: BaseException, what: str, worker: str | Non
 def _judge(job: Job, error: BaseException, can_release: bool) -> BaseException:
     """Write on the record what an error makes of its task. Returns the error as the user should see it."""
     record, now = job.record, datetime.now(UTC)
-    if job.interrupt is Interrupt.STOP and can_release:
+    if job.interrupt in (Interrupt.STOP, Interrupt.TEARDOWN) and can_release:
         record.end_attempt(AttemptEnd.RELEASED, now)
         record.status, record.started_at, record.worker = PENDING, None, None
         return error
-    if job.interrupt in (Interrupt.CANCEL, Interrupt.STOP):
-        reason = "by request" if job.interrupt is Interrupt.CANCEL else "the app stopped"
+    if job.interrupt in _REASONS:
         record.status, record.finished_at = CANCELLED, now
-        record.error = f"cancelled while running: {reason}"
+        record.error = f"cancelled while running: {_REASONS[job.interrupt]}"
         return error
     seen = _as_seen(job, error)
     job.exception, job.timed_out = class_name(seen), seen is not error

@@ -431,7 +431,7 @@ class Workers:
         self._unsuspended.discard(worker)
         job = self._jobs.pop(worker, None)
         error = asyncio.CancelledError() if worker.cancelled() else worker.exception()
-        was_told = job is not None and job.interrupt is not None
+        was_told = job is not None and job.interrupt not in (None, Interrupt.TEARDOWN)
         if error is not None and not was_told:
             self._count_death(job, error)
         if job is not None and not job.settled:

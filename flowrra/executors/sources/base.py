@@ -108,6 +108,9 @@ class TaskSource(ABC):
             left: Seconds that the caller has left.
         """
 
+    async def told(self) -> None:
+        """Return when whoever is told of outcomes knows of those there are, or would not be told soon."""
+
     @abstractmethod
     async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         """Its event loop was closed without a stop: these jobs can't run here any more."""

@@ -300,7 +300,7 @@ class LeasedSource(TaskSource):
         self._heartbeat = Heartbeat(
             self.broker,
             self._label,
-            self._holdings.ids_by_queue,
+            self._renewable,
             self.queues,
             self.registry.list_tasks,
             self._announcement,
@@ -311,6 +311,10 @@ class LeasedSource(TaskSource):
         self._heartbeat.start()
         self._fetcher.start()
         self._listening.start()
+
+    def _renewable(self) -> dict[str, list[str]]:
+        """What is held, by queue; nothing once the loop is closed, as it can't run here any more."""
+        return {} if self._loop.is_closed() else self._holdings.ids_by_queue()
 
     def _from_thread(self, call: Callable[..., None], *args: Any) -> None:
         if not self._loop.is_closed():
@@ -338,6 +342,9 @@ class LeasedSource(TaskSource):
             self._heartbeat = None
         self._holdings.clear()
         await self.broker.close()
+
+    async def told(self) -> None:
+        await self._settler.told(MIN_FLUSH_TIMEOUT)
 
     async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         for job in running:

@@ -154,6 +154,9 @@ class PartitionedSource(TaskSource):
         finally:
             await self.broker.close()
 
+    async def told(self) -> None:
+        await gather_all(cell.told() for cell in self._cells)
+
     async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         self._starting.release()
         for cell in self._cells:

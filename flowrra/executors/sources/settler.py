@@ -81,9 +81,16 @@ class Settler:
         """Tell an outcome soon."""
         self._started.pop(outcome.task_id, None)
         self._waiting.append(outcome)
+        self._send_soon()
+
+    def _is_idle(self) -> bool:
+        return self._sender is None or self._sender.done()
+
+    def _send_soon(self) -> asyncio.Task[None]:
         if self._sender is None or self._sender.done():
             loop = asyncio.get_running_loop()
             self._sender = loop.create_task(self._send_all(), context=contextvars.Context())
+        return self._sender
 
     def forget(self, task_id: str) -> None:
         """Tell nothing more of a task that has come anew: the broker knows what became of it before, and would take
@@ -175,7 +182,7 @@ class Settler:
                         parts += [part[middle:], part[:middle]]
                     else:
                         await self._put_aside(part[0], error)
-            except BackendError:
+            except (BackendError, asyncio.CancelledError):
                 untold = [outcome for left in (part, *reversed(parts)) for outcome in left]
                 self._waiting.extendleft(each for each in reversed(untold) if each.task_id not in self._delivered_anew)
                 raise
@@ -215,6 +222,12 @@ class Settler:
         self._on_settled([outcome.task_id for outcome in batch if outcome.verb is not Verb.RUNNING])
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def told(self, timeout: float) -> None:
+        """Return when everything was told, or after so many seconds."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0 and (self._waiting or not self._is_idle()):
+            await asyncio.wait({self._send_soon()}, timeout=left)
 
     async def flush(self, timeout: float) -> None:
         """Return when everything was told, or after that time."""
