@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
@@ -102,6 +103,8 @@ class Flowrra:
         # Between open() and begin() of the executors the startup hooks run: tasks are accepted, and none runs.
         self._has_begun = False
         self._has_started = False
+        # A start that is under way.
+        self._starting: Starting | None = None
         if (store := self.config.create_scheduler_backend()) is not None:
             assert self.config.scheduler is not None  # noqa: S101 - it made the store
             self.create_scheduler(store, self.config.scheduler.check_interval, self.config.scheduler.timezone)
@@ -164,6 +167,7 @@ class Flowrra:
         leave_to_parent(self._resources, self._io_executor, self._cpu_executor)
         self._state, self._loop, self.started_at = "stopped", None, None
         self._has_begun = self._has_started = False
+        self._starting = None
         self._resources = AsyncExitStack()
         self.telemetry.reset()
         self.task_history.forget()
@@ -688,7 +692,8 @@ class Flowrra:
 
     def _live_loop(self) -> asyncio.AbstractEventLoop:
         end_import()
-        if self._starts_on_use:
+        # Once tasks are accepted there is no wait for the start: it may itself wait for who submits, such as its hooks.
+        if self._starts_on_use and not any(executor.is_running for executor in self.executors.values()):
             self.start_sync()
         if self._state == "stopped" or self._loop is None or self._loop.is_closed():
             raise SubmittedInWorkerProcessError if is_worker_process() else ExecutorNotRunningError
@@ -702,7 +707,7 @@ class Flowrra:
         If any of it fails, what was started is stopped again, and the error is raised.
 
         Raises:
-            RuntimeError: It runs on another event loop, or is stopping.
+            RuntimeError: It runs on another event loop, or is stopping, or was stopped while it started.
         """
         end_import()
         loop = asyncio.get_running_loop()
@@ -716,15 +721,27 @@ class Flowrra:
         self._releasing = asyncio.Lock()
         self._has_started = False
         self.started_at = datetime.now(UTC)
+        self._ended = asyncio.Event()
+        self._starting = starting = Starting()
         try:
             await self._acquire()
-        except BaseException:
-            try:
-                await self.stop(wait=False)
-            except Exception:
-                logger.exception("app did not start, and cleaning up failed as well id=%s", self.id)
+        except BaseException as error:
+            await starting.take_cancellation()
+            await self._clean_up()
+            if starting.is_only_stopped:
+                raise StoppedWhileStartingError from error
             raise
+        finally:
+            self._starting = None
+            starting.is_over.set()
+        self._starts_on_use = False
         logger.info("app started id=%s tasks=%d", self.id, len(self._registry))
+
+    async def _clean_up(self) -> None:
+        try:
+            await self._end(wait=False, timeout=None)
+        except Exception:
+            logger.exception("app did not start, and cleaning up failed as well id=%s", self.id)
 
     async def _acquire(self) -> None:
         """Start everything; what ends it again is on the stack of resources, in the order of its ending from the
@@ -743,6 +760,7 @@ class Flowrra:
                 await stack.enter_async_context(manager)
             else:
                 stack.enter_context(manager)
+            self._check_starting()
         for hook in reversed(self._shutdown_hooks):
             stack.push_async_callback(_call_hook, hook)
         for executor in self.executors.values():
@@ -750,6 +768,7 @@ class Flowrra:
             executor.open()
         for hook in self._startup_hooks:
             await _call_hook(hook)
+            self._check_starting()
         self._has_begun = True
         for executor in self.executors.values():
             executor.begin()
@@ -758,18 +777,42 @@ class Flowrra:
             self.broker_fitness.start()
         if self._scheduler is not None:
             await self._scheduler.start()
+            self._check_starting()
         self._has_started = True
+
+    def _check_starting(self) -> None:
+        """End the start if somebody has stopped the app meanwhile, whatever a hook made of the cancellation."""
+        if self._state != "running":
+            raise StoppedWhileStartingError
 
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """Finish waiting and running tasks, cancel what is left, call the shutdown hooks, stop. A no-op if stopped.
 
-        While one call waits, another one with ``wait=False`` ends the waiting.
+        While one call waits, another one with ``wait=False`` ends the waiting. A start that is under way is cancelled,
+        and waited for. Works from any loop.
 
         Args:
             wait: Whether to wait for tasks at all.
             timeout: Seconds to wait for them; None waits for as long as it takes. In memory, what has not run by then
                 is recorded as cancelled.
+
+        Raises:
+            RuntimeError: Its event loop neither turns nor is closed.
         """
+        if self._state == "stopped":
+            return
+        loop = self._loop
+        if loop is not None and loop is not asyncio.get_running_loop() and not loop.is_closed():
+            if not loop.is_running():
+                raise RuntimeError("The app's event loop does not turn; stop it there, or close that loop first")
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.stop(wait, timeout), loop))
+        elif self._starting is not None and self._starting.task is not asyncio.current_task():
+            self._state = "stopping"
+            await self._starting.stop()
+        else:
+            await self._end(wait, timeout)
+
+    async def _end(self, wait: bool, timeout: float | None) -> None:
         if self._state == "stopped":
             return
         self._state = "stopping"
@@ -786,6 +829,7 @@ class Flowrra:
                 self._has_begun = False
                 self.started_at = None
                 self._state = "stopped"
+                self._ended.set()
         logger.info("app stopped id=%s", self.id)
 
     def start_sync(self) -> None:
@@ -804,28 +848,48 @@ class Flowrra:
         if imports_another_module():
             return
         end_import()
+        if self._thread is not None and self._thread.is_current and self._state == "running":
+            return  # also where a startup hook calls it, for which the start waits
         with self._thread_starts:
-            self._starts_on_use = False
             if self._thread is not None and self._state == "running":
                 return
-            thread = AppThread()
-            thread.start()
+            if self._thread is None:
+                thread = AppThread()
+                thread.start()
+                self._thread = thread
             try:
-                thread.call(self.start)
+                self._thread.call(self.start)
             except BaseException:
-                thread.stop()
+                if self._state == "stopped":
+                    self._end_thread(self._thread)
                 raise
-            self._thread = thread
 
     def stop_sync(self, wait: bool = True, timeout: float | None = 30.0) -> None:
-        """:meth:`stop` for an app that :meth:`start_sync` started; a no-op for any other."""
-        thread, self._thread, self._starts_on_use = self._thread, None, False
+        """:meth:`stop` for an app that :meth:`start_sync` started, or just starts; a no-op for any other. Ctrl-C ends
+        the waiting, as another call with ``wait=False`` does.
+
+        Raises:
+            RuntimeError: It was called on the app's event loop, which it would block for ever.
+        """
+        self._starts_on_use = False
+        thread = self._thread
         if thread is None:
             return
+        if thread.is_current:
+            raise RuntimeError("This would block the app's own event loop; use await app.stop() instead")
         try:
             thread.call(lambda: self.stop(wait, timeout))
+        except BaseException:
+            thread.call(lambda: self.stop(wait=False))
+            raise
         finally:
+            with self._thread_starts:
+                self._end_thread(thread)
+
+    def _end_thread(self, thread: AppThread) -> None:
+        if self._thread is thread:
             thread.stop()
+            self._thread = None
 
     async def _close_connections(self) -> None:
         if self._results is not None:
@@ -844,6 +908,8 @@ class Flowrra:
     def run(self, *, shutdown_timeout: float = 30.0) -> None:
         """Run the app, blocking, until SIGINT or SIGTERM; a second signal cancels what still runs.
 
+        It returns as well once :meth:`stop` was called, from wherever.
+
         A signal that comes while the app starts cancels its start, and cleans up what was started; a second one then
         ends the process at once.
 
@@ -857,11 +923,58 @@ class Flowrra:
 
     async def _run(self, shutdown_timeout: float) -> None:
         await Runner(
-            self.start,
+            self._start_unless_stopped,
             lambda: self._has_started,
+            lambda: self._ended.wait(),
             lambda: self.stop(timeout=shutdown_timeout),
             lambda: self.stop(wait=False),
         ).run()
+
+    async def _start_unless_stopped(self) -> None:
+        with contextlib.suppress(StoppedWhileStartingError):
+            await self.start()
+
+
+class StoppedWhileStartingError(RuntimeError):
+    """The app does not run, as somebody called ``stop()``."""
+
+    def __init__(self) -> None:
+        super().__init__("The app was stopped while it started")
+
+
+class Starting:
+    """A start of an app that is under way in the current asyncio task.
+
+    Attributes:
+        task: That task.
+        is_over: Set when it is over, and what it had started is stopped again if it has failed.
+    """
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - start() is a coroutine
+        self.task = task
+        self.is_over = asyncio.Event()
+        self._is_stopped = False
+
+    async def stop(self) -> None:
+        """Cancel it, and return when it is over."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            self.task.cancel()
+        await self.is_over.wait()
+
+    async def take_cancellation(self) -> None:
+        """In its task: let the cancellation by :meth:`stop` arrive, if it has not, and take it back."""
+        if self._is_stopped:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            self.task.uncancel()
+
+    @property
+    def is_only_stopped(self) -> bool:
+        """Whether nothing but :meth:`stop` has cancelled it."""
+        return self._is_stopped and not self.task.cancelling()
 
 
 def _new_id() -> str:

@@ -16,6 +16,9 @@ class AppThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="flowrra-app", daemon=True)
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._ending = threading.Lock()
+        self._ends = False
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -25,6 +28,8 @@ class AppThread:
         self._stopped = asyncio.Event()
         self._started.set()
         await self._stopped.wait()
+        while self._calls:
+            await asyncio.wait(self._calls)
 
     def start(self) -> None:
         """Start the thread, and return when its loop turns."""
@@ -32,15 +37,43 @@ class AppThread:
         self._thread.start()
         self._started.wait()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether this is called in the thread, whose loop must not be blocked."""
+        return threading.current_thread() is self._thread
+
     def call(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Carry out a coroutine on the loop, and return when it is done. Raises what it raises."""
-        asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+        """Carry out a coroutine on the loop, and return when it is done; raises what it raises. Where the loop is being
+        ended, only return when it is. If the wait is interrupted, as by Ctrl-C, the coroutine is cancelled."""
+        with self._ending:
+            # Before the end, which waits for it then.
+            future = None if self._ends else asyncio.run_coroutine_threadsafe(self._carry_out(call), self._loop)
+        if future is None:
+            self._thread.join()
+            return
+        try:
+            future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _carry_out(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        self._calls.add(task)
+        try:
+            await call()
+        finally:
+            self._calls.discard(task)
 
     def forked(self) -> None:
         """In a forked child: leave the loop to the parent."""
         detach_loop(self._loop, with_connections=True)
 
     def stop(self) -> None:
-        """End the loop and the thread."""
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        """End the loop and the thread, once all calls are done."""
+        with self._ending:
+            if not self._ends:
+                self._ends = True
+                self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()

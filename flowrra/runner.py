@@ -21,6 +21,7 @@ class Runner:
     Args:
         start: Starts the app; cancelled, it cleans up what it has started.
         is_started: Whether the app has started. Its start may yet have a line to log; a signal stops it then, as later.
+        until_stopped: Returns when somebody has stopped it.
         stop: Stops it, and waits for its tasks.
         stop_now: Stops it, and waits for nothing.
     """
@@ -29,18 +30,20 @@ class Runner:
         self,
         start: Callable[[], Coroutine[Any, Any, None]],
         is_started: Callable[[], bool],
+        until_stopped: Callable[[], Coroutine[Any, Any, object]],
         stop: Callable[[], Coroutine[Any, Any, None]],
         stop_now: Callable[[], Awaitable[None]],
     ) -> None:
         self._start = start
         self._is_started = is_started
+        self._until_stopped = until_stopped
         self._stop = stop
         self._stop_now = stop_now
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._has_signal = False
 
     async def run(self) -> None:
-        """Run it on the running event loop, until a signal. Without signals in any but the main thread."""
+        """Run it on the running event loop, until a signal or a stop. Without signals in any but the main thread."""
         self._loop = asyncio.get_running_loop()
         self._starting = self._loop.create_task(self._start(), name="flowrra-start")
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -77,10 +80,18 @@ class Runner:
         if self._starting.cancelled() and self._has_signal:
             return False
         await self._starting
-        return True
+        return self._is_started()
 
     async def _serve(self) -> None:
-        await self._signals.get()
+        asked = asyncio.create_task(self._signals.get())
+        stopped = asyncio.create_task(self._until_stopped())
+        await asyncio.wait({asked, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        stopped.cancel()
+        if not stopped.done():
+            await self._stop_by_signal()
+
+    async def _stop_by_signal(self) -> None:
         stopping = asyncio.create_task(self._stop())
         hurry = asyncio.create_task(self._signals.get())
         await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)

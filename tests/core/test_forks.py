@@ -125,6 +125,83 @@ def test_it_starts_anew_in_the_child(tmp_path: Path, again: str) -> None:
     assert run(tmp_path, main) == "0 0\n"
 
 
+def test_many_threads_of_the_child_may_use_it_first(tmp_path: Path) -> None:
+    main = """
+        from contextlib import contextmanager
+
+        @app.lifespan
+        @contextmanager
+        def pool():
+            time.sleep(0.1)
+            yield
+
+        app.start_sync()
+
+        def child():
+            gate, done = threading.Barrier(8), []
+
+            def use():
+                gate.wait()
+                done.append(result(pid))
+
+            threads = [threading.Thread(target=use) for _ in range(8)]
+            for each in threads:
+                each.start()
+            for each in threads:
+                each.join()
+            assert done == [os.getpid()] * 8, done
+            app.stop_sync()
+
+        print(in_a_fork(child))
+        app.stop_sync()
+    """
+    assert run(tmp_path, main) == "0\n"
+
+
+def test_a_start_in_the_child_that_fails_is_tried_again_by_the_next_use(tmp_path: Path) -> None:
+    main = """
+        parent, failures = os.getpid(), []
+
+        @app.on_startup
+        def look_for_the_database():
+            if os.getpid() != parent and not failures:
+                failures.append(1)
+                raise OSError("not there yet")
+
+        app.start_sync()
+
+        def child():
+            try:
+                result(pid)
+            except OSError as error:
+                print(error, flush=True)
+            assert result(pid) == os.getpid()
+            app.stop_sync()
+
+        print(in_a_fork(child))
+        app.stop_sync()
+    """
+    assert run(tmp_path, main) == "not there yet\n0\n"
+
+
+def test_a_startup_hook_in_the_child_may_submit_from_a_thread(tmp_path: Path) -> None:
+    main = """
+        @app.on_startup
+        async def warm_up():
+            await asyncio.to_thread(app.submit_sync, pid)
+
+        app.start_sync()
+
+        def child():
+            assert result(pid) == os.getpid()
+            app.stop_sync()
+
+        print(in_a_fork(child))
+        app.stop_sync()
+    """
+    assert run(tmp_path, main) == "0\n"
+
+
 def test_the_parent_goes_on_when_a_child_that_used_it_not_at_all_ends(tmp_path: Path) -> None:
     main = """
         app.start_sync()
