@@ -44,7 +44,7 @@ from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.queue_flow import QueueFlow
 from flowrra.queue_names import DEFAULT_QUEUE
-from flowrra.ranges import PRIORITY, shown
+from flowrra.ranges import PRIORITY, SECONDS, shown
 from flowrra.rebuilding import rebuild_result
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry, is_async
 from flowrra.runner import Runner
@@ -71,9 +71,15 @@ class Flowrra:
 
     Args:
         config: Where tasks and results live and how tasks run; all in memory with 4 workers if None.
+
+    Raises:
+        TypeError: It is none.
     """
 
     def __init__(self, config: Config | None = None) -> None:
+        if config is not None and not isinstance(config, Config):
+            expected = "a Config, such as Config(broker=BrokerConfig(url=…)); Flowrra.from_urls() takes URLs"
+            raise TypeError(f"config must be {expected}, not a {type(config).__name__}")
         self.config = Config() if config is None else config
         self.id = _new_id()
         self.telemetry = Telemetry()
@@ -237,9 +243,9 @@ class Flowrra:
         Raises:
             ValueError: The URL's scheme is not supported, or the time zone is not known.
         """
-        config = SchedulerConfig(check_interval=check_interval, timezone=timezone)
+        url = None if isinstance(backend, BaseSchedulerBackend) else backend
+        config = SchedulerConfig(database_url=url, check_interval=check_interval, timezone=timezone)
         if not isinstance(backend, BaseSchedulerBackend):
-            config.database_url = backend
             backend = config.create_backend()
         zone = None if timezone is None else ZoneInfo(timezone)
         self._scheduler = Scheduler(backend, self._registry, check_interval, timezone=zone)
@@ -798,7 +804,9 @@ class Flowrra:
 
         Raises:
             RuntimeError: Its event loop neither turns nor is closed.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        _check_timeout("timeout", timeout)
         if self._state == "stopped":
             return
         loop = self._loop
@@ -870,7 +878,9 @@ class Flowrra:
 
         Raises:
             RuntimeError: It was called on the app's event loop, which it would block for ever.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        _check_timeout("timeout", timeout)
         self._starts_on_use = False
         thread = self._thread
         if thread is None:
@@ -917,7 +927,11 @@ class Flowrra:
 
         Args:
             shutdown_timeout: Seconds that waiting and running tasks get to finish.
+
+        Raises:
+            TypeError, ValueError: That is no number of seconds.
         """
+        _check_timeout("shutdown_timeout", shutdown_timeout)
         end_import()
         asyncio.run(self._run(shutdown_timeout))
 
@@ -975,6 +989,11 @@ class Starting:
     def is_only_stopped(self) -> bool:
         """Whether nothing but :meth:`stop` has cancelled it."""
         return self._is_stopped and not self.task.cancelling()
+
+
+def _check_timeout(name: str, seconds: float | None) -> None:
+    if seconds is not None:
+        SECONDS.check(name, seconds)
 
 
 def _new_id() -> str:

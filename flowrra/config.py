@@ -43,6 +43,11 @@ def _text(what: str, value: object, *, required: str | None = None) -> None:
     _require(bool(value) or required is None, required or "")
 
 
+def _part(what: str, value: object, kinds: tuple[type, ...], expected: str) -> None:
+    if value is not None and not isinstance(value, kinds):  # by its class alone: a URL may hold a password
+        raise TypeError(f"{what} must be {expected}, not a {type(value).__name__}")
+
+
 def _switch(what: str, value: object) -> None:
     if value not in (True, False):  # a text such as "no" would count as True
         raise TypeError(f"{what} must be True or False, not {ranges.shown(value)}")
@@ -296,6 +301,8 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         _check_numbers(self, "check_interval")
         _switch("enabled", self.enabled)
+        _text("database_url", self.database_url)
+        _text("timezone", self.timezone)
         if self.timezone is not None:
             try:
                 ZoneInfo(self.timezone)
@@ -323,6 +330,9 @@ class Config:
         backend: A configuration or a result backend instance; None keeps results in memory.
         executor: How tasks run.
         scheduler: When tasks are submitted by the clock; None is never.
+
+    Raises:
+        TypeError: One of them is of another type.
     """
 
     broker: BrokerConfig | BaseBroker | None = None
@@ -333,6 +343,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.executor is None:
             self.executor = ExecutorConfig()
+        brokers, backends = (BrokerConfig, BaseBroker), (BackendConfig, BaseResultBackend)
+        _part("broker", self.broker, brokers, "a BrokerConfig(url=…), a BaseBroker or None")
+        _part("backend", self.backend, backends, "a BackendConfig(url=…), a BaseResultBackend or None")
+        _part("executor", self.executor, (ExecutorConfig,), "an ExecutorConfig or None")
+        _part("scheduler", self.scheduler, (SchedulerConfig,), "a SchedulerConfig(enabled=True, …) or None")
 
     def create_broker(self, queue_suffix: str = "") -> BaseBroker | None:
         """The broker for one kind of task; None if waiting tasks stay in memory."""

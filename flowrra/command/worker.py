@@ -16,6 +16,7 @@ from flowrra.command.group import flowrra
 from flowrra.command.processes import Processes, end_with_parent
 from flowrra.command.reload import RELOADED, SourceWatch
 from flowrra.config import QUEUES_AS_TEXT, Queues, read_queues
+from flowrra.ranges import SECONDS
 from flowrra.urls import quoted, without_credentials
 
 logger = logging.getLogger(__name__)
@@ -25,12 +26,25 @@ SERVICES = "flowrra.worker_services"
 _HIGHEST_PORT = 65535
 
 
+def _seconds(_context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """The value of an option that is a time.
+
+    Raises:
+        BadParameter: It is negative, or none, as NaN is.
+    """
+    try:
+        SECONDS.check(parameter.opts[0], value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
 @flowrra.command("worker")
 @click.argument("target", metavar="MODULE:APP", envvar="FLOWRRA_APP")
 @click.option("--queues", metavar="A,B", help="Queues to take from, in order, or shares: mail=3,default=1.")
 @click.option("--io-workers", type=click.IntRange(1), metavar="N", help="Async tasks that run at once.")
 @click.option("--cpu-workers", type=click.IntRange(1), metavar="N", help="Processes for CPU-bound tasks.")
-@click.option("--shutdown-timeout", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--shutdown-timeout", callback=_seconds, type=float, default=30.0, show_default=True, metavar="SECONDS")
 @click.option("--processes", type=click.IntRange(1), metavar="N", help="Processes that do so, each with these workers.")
 @click.option(
     "--exporter",

@@ -36,7 +36,7 @@ from flowrra.executors.waits import Waits
 from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
 from flowrra.queue_names import DEFAULT_QUEUE
-from flowrra.ranges import COUNT, PRIORITY
+from flowrra.ranges import COUNT, PRIORITY, SECONDS
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
 from flowrra.task import (
@@ -622,7 +622,12 @@ class BaseTaskExecutor(ABC):
             wait: Whether to wait for waiting and running tasks at all.
             timeout: Seconds to wait for them; None waits for as long as it takes. Delayed tasks and retries are waited
                 for only if they fall due in that time.
+
+        Raises:
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        if timeout is not None:
+            SECONDS.check("timeout", timeout)
         if self._state == "stopped":
             return
         if self._loop.is_closed():

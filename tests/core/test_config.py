@@ -355,3 +355,48 @@ class TestWhatAConfigurationCreates:
         app = Flowrra.from_urls(broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0")
 
         assert app.is_running is False
+
+
+class TestParts:
+    """What can't be a part is refused where it is given, without showing what may hold a password."""
+
+    @pytest.mark.parametrize("part", ["broker", "backend", "executor", "scheduler"])
+    @pytest.mark.parametrize(
+        "wrong", ["redis://:secret@localhost/0", {"io_workers": 3}, True], ids=["URL", "dict", "bool"]
+    )
+    def test_of_another_type(self, part: str, wrong: object) -> None:
+        with pytest.raises(TypeError, match=f"^{part} must be an? .*, not a {type(wrong).__name__}$") as refusal:
+            Config(**{part: wrong})  # type: ignore[arg-type]
+        assert "secret" not in str(refusal.value)
+
+    def test_of_one_another(self) -> None:
+        with pytest.raises(TypeError, match=r"broker must be a BrokerConfig.*not a BackendConfig"):
+            Config(broker=BackendConfig(REDIS))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"backend must be a BackendConfig.*not a BrokerConfig"):
+            Config(backend=BrokerConfig(REDIS))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("wrong", ["redis://:secret@localhost/0", BrokerConfig(REDIS)], ids=["URL", "part"])
+    def test_in_place_of_the_configuration(self, wrong: Any) -> None:
+        with pytest.raises(TypeError, match=r"config must be a Config, .*from_urls") as refusal:
+            Flowrra(wrong)
+        assert "secret" not in str(refusal.value)
+
+    @pytest.mark.parametrize("name", ["database_url", "timezone"])
+    def test_a_scheduler_s_text(self, name: str) -> None:
+        with pytest.raises(TypeError, match=f"{name} must be a text, not a int"):
+            SchedulerConfig(**{name: 5})  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="database_url must be a text, not a int"):
+            Flowrra().create_scheduler(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1, "5", True])
+async def test_a_timeout_that_is_no_number_of_seconds_stops_nothing(seconds: Any) -> None:
+    app = Flowrra()
+    with pytest.raises((TypeError, ValueError), match="shutdown_timeout must be"):
+        app.run(shutdown_timeout=seconds)
+    async with app:
+        with pytest.raises((TypeError, ValueError), match="timeout must be"):
+            await app.stop(timeout=seconds)
+        assert app.is_running
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        app.stop_sync(timeout=seconds)
