@@ -18,6 +18,7 @@ from itertools import groupby
 from typing import Any, Self, TypeVar, overload
 from zoneinfo import ZoneInfo
 
+from flowrra import own_loop
 from flowrra._version import __version__
 from flowrra.app_thread import AppThread
 from flowrra.backends.base import BaseResultBackend
@@ -916,7 +917,8 @@ class Flowrra:
         await self.stop()
 
     def run(self, *, shutdown_timeout: float = 30.0) -> None:
-        """Run the app, blocking, until SIGINT or SIGTERM; a second signal cancels what still runs.
+        """Run the app, blocking, until SIGINT or SIGTERM; a second signal cancels what still runs, and a third one ends
+        the process at once. What goes on though it is cancelled is left to itself.
 
         It returns as well once :meth:`stop` was called, from wherever.
 
@@ -929,11 +931,14 @@ class Flowrra:
             shutdown_timeout: Seconds that waiting and running tasks get to finish.
 
         Raises:
+            RuntimeError: An event loop runs in this thread already.
             TypeError, ValueError: That is no number of seconds.
         """
         _check_timeout("shutdown_timeout", shutdown_timeout)
         end_import()
-        asyncio.run(self._run(shutdown_timeout))
+        if _running_loop() is not None:
+            raise RuntimeError("An event loop runs in this thread already; use await app.start() instead")
+        own_loop.run(self._run(shutdown_timeout))
 
     async def _run(self, shutdown_timeout: float) -> None:
         await Runner(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from flowrra import own_loop
 from flowrra.forks import detach_loop
 
 
@@ -21,8 +22,7 @@ class AppThread:
         self._ends = False
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._until_stopped())
+        own_loop.run(self._until_stopped(), self._loop)
 
     async def _until_stopped(self) -> None:
         self._stopped = asyncio.Event()

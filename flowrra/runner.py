@@ -10,8 +10,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType
 from typing import Any, Final
 
+from flowrra import own_loop
+
 logger = logging.getLogger(__name__)
 
+# The first one stops the app, the second one hurries that; then it can only be stuck.
+MOST_SIGNALS: Final = 3
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -41,6 +45,7 @@ class Runner:
         self._stop_now = stop_now
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._has_signal = False
+        self._count = 0
 
     async def run(self) -> None:
         """Run it on the running event loop, until a signal or a stop. Without signals in any but the main thread."""
@@ -52,13 +57,23 @@ class Runner:
         try:
             if await self._has_started():
                 await self._serve()
+            await self._end_rest()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    async def _end_rest(self) -> None:
+        """End what is left on the loop; a signal that comes from now on ends the waiting for it."""
+        while not self._signals.empty():
+            self._signals.get_nowait()
+        hurry = asyncio.create_task(self._signals.get())
+        await own_loop.end_others(hurry)
+        hurry.cancel()
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._has_signal and not self._has_ended_start():
-            # Whatever its start is stuck in: no task has begun yet, and none is lost.
+        self._count += 1
+        if self._count == MOST_SIGNALS or (self._has_signal and not self._has_ended_start()):
+            # Whatever its stop is stuck in; or its start: no task has begun yet, and none is lost.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._has_signal = True
