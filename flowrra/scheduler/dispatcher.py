@@ -18,7 +18,7 @@ from flowrra.scheduler.error_text import describe
 from flowrra.scheduler.figures import RunFigures
 from flowrra.scheduler.models import named
 from flowrra.scheduler.submissions import Submissions
-from flowrra.scheduler.target import SUBMIT_TIMEOUT, Target
+from flowrra.scheduler.target import Target
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class Dispatcher:
         self._settling = Outage(logger, "runs could not be settled", level=logging.ERROR)
         # By task and what became of its due times, as long as none of them was submitted.
         self._left_out: dict[tuple[str, str], Outage] = {}
+        # What is being recorded of triggered runs, whoever waits for it.
+        self._recordings: set[asyncio.Task[bool]] = set()
         self._changed = asyncio.Event()
         self._stopping = False
         self._refresh_at = 0.0
@@ -107,14 +109,14 @@ class Dispatcher:
         run = await self._backend.begin_run(schedule_id, self._clock.micros(), self._submissions.owner)
         if run is None:
             raise ValueError(f"Scheduled task '{schedule_id}' not found")
+        submission = asyncio.create_task(self._submissions.submit_triggered(run))
         try:
-            await self._target.submit(run, self._clock.micros(), SUBMIT_TIMEOUT)
-        except Exception as error:
-            self.figures.count(run.schedule.task_name, "failed")
-            await self._recorded(self._backend.settle([run], self._clock.micros(), {run.id: describe(error)}))
-            raise
-        self._submissions.observe(run)
-        await self._recorded(self._backend.settle([run], self._clock.micros(), {}))
+            await submission
+        finally:  # also if its caller gave up meanwhile: what isn't recorded is submitted again
+            recording = asyncio.create_task(self._recorded(self._submissions.record_triggered(run, submission)))
+            self._recordings.add(recording)
+            recording.add_done_callback(self._recordings.discard)
+            await asyncio.shield(recording)
         return run.id
 
     async def run(self) -> None:

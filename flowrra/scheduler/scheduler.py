@@ -321,7 +321,7 @@ class Scheduler:
 
         Raises:
             ValueError: The schedule is not found.
-            Exception: What the submission raised; it isn't tried again.
+            Exception: What the submission raised; it isn't tried again, nor if whoever called gives up meanwhile.
         """
         return await self._dispatcher.trigger(schedule_id)
 

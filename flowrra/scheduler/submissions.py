@@ -60,7 +60,7 @@ class Submissions:
         target: Where runs are submitted to.
         figures: Where they are counted.
         now: The time, in microseconds since 1970.
-        on_end: Called when a run has ended after all that were waited for.
+        on_end: Called when a run has ended that is to be recorded, after all that were waited for.
 
     Attributes:
         owner: The name under which this process claims runs.
@@ -117,12 +117,15 @@ class Submissions:
 
     def _start(self, run: Run) -> asyncio.Task[bool]:
         submission = asyncio.create_task(self._submit_unless_full(run), context=contextvars.Context())
+        self._under_way[run.id] = self._now_under_way(run, submission)
+        return submission
+
+    def _now_under_way(self, run: Run, submission: asyncio.Task[bool]) -> _UnderWay:
         name = (
             run.schedule.task_name
         )  # which may have been unregistered since it was claimed: that fails this run alone
         cpu_bound = self._registry.is_registered(name) and self._registry.definition(name).cpu_bound
-        self._under_way[run.id] = _UnderWay(run, cpu_bound, submission)
-        return submission
+        return _UnderWay(run, cpu_bound, submission)
 
     async def _submit_unless_full(self, run: Run) -> bool:
         """Whether it was submitted: not if as many tasks of its schedule as may run haven't ended."""
@@ -132,6 +135,12 @@ class Submissions:
         # A queue in memory that is full delays its runs, for as long as it is.
         waits = self._target.is_in_memory(run.schedule.task_name)
         await self._target.submit(run, self._now(), None if waits else SUBMIT_TIMEOUT)
+        self.observe(run)
+        return True
+
+    async def submit_triggered(self, run: Run) -> bool:
+        """Submit a run whatever else is running; True."""
+        await self._target.submit(run, self._now(), SUBMIT_TIMEOUT)
         self.observe(run)
         return True
 
@@ -169,13 +178,23 @@ class Submissions:
 
     async def record(self) -> None:
         """Record what became of the runs that have ended. What can't be recorded stays under way, for the next time."""
-        ended = [_ended(each) for each in self._under_way.values() if each.submission.done()]
+        ended = [_ended(each) for each in list(self._under_way.values()) if each.submission.done()]
         if not ended:
             return
         try:
             await self._settle(ended)
         except Exception:  # noqa: BLE001 - a store may be a user's own; what fails below is raised
             await self._settle_each(ended)
+
+    async def record_triggered(self, run: Run, submission: asyncio.Task[bool]) -> None:
+        """Record what became of a run that was triggered. If it can't be, it is under way until :meth:`record` can."""
+        under_way = self._now_under_way(run, submission)
+        try:
+            await self._settle([_ended(under_way)])
+        except Exception:
+            self._under_way[run.id] = under_way
+            self._on_end()
+            raise
 
     async def _settle_each(self, ended: Sequence[_Ended]) -> None:
         """Record runs one by one and in ASCII: a row that the store refuses holds up no other. It comes last the next
@@ -198,7 +217,7 @@ class Submissions:
         skipped = {each.run.id for each in ended if each.is_skipped}
         await self._backend.settle([each.run for each in ended], now, errors, skipped)
         for run, error, is_skipped in ended:
-            del self._under_way[run.id]
+            self._under_way.pop(run.id, None)
             if error is not None:
                 self._tell_of_error(run, error, retry_at(run, now))
             elif is_skipped:
@@ -247,7 +266,7 @@ class Submissions:
 
     async def finish(self, timeout: float) -> None:
         """Let what is under way end, cancel what takes longer, and record it all."""
-        submissions = {each.submission for each in self._under_way.values()}
+        submissions = {each.submission for each in self._under_way.values() if not each.submission.done()}
         if submissions:
             _, late = await asyncio.wait(submissions, timeout=timeout)
             for submission in late:
@@ -260,7 +279,7 @@ def _ended(under_way: _UnderWay) -> _Ended:
     submission = under_way.submission
     error: BaseException | None
     if submission.cancelled():
-        error = asyncio.CancelledError("the scheduler stopped before it was queued")
+        error = asyncio.CancelledError("it was given up before it was queued")
     else:
         error = submission.exception()
     if error is not None:

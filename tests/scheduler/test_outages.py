@@ -171,6 +171,46 @@ async def test_a_run_that_was_triggered_and_not_recorded_is_counted_and_unhealth
     store.repair()
     await world.scheduler.schedule_cron("note", "@monthly")  # wakes it
     await until(lambda: world.scheduler.store_error is None)
+    [run] = await world.scheduler.list_runs()
+    assert (run["result"], run["attempts"], world.counts()) == ("submitted", 1, {"submitted": 1})
+
+
+async def test_a_run_that_was_triggered_has_failed_if_its_caller_gives_up_and_is_not_tried_again(world: World) -> None:
+    begun, calls = asyncio.Event(), 0
+
+    async def submit(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        begun.set()
+        await asyncio.Event().wait()
+
+    world.scheduler.set_submit_callback(submit)
+    schedule = await world.scheduler.schedule_cron("note", "@yearly")
+    await world.scheduler.start()
+    triggering = asyncio.create_task(world.scheduler.trigger(schedule))
+    await asyncio.wait_for(begun.wait(), 10)
+    triggering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await triggering
+    await world.clock.run(timedelta(minutes=2))
+    [run] = await world.scheduler.list_runs()
+    assert (run["result"], run["error"]) == ("failed", "CancelledError: it was given up before it was queued")
+    assert (calls, world.counts()) == (1, {"failed": 1})
+
+
+async def test_an_error_without_text_is_that_of_the_trigger(world: World) -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    async def submit(*_: Any) -> None:
+        raise Speechless
+
+    world.scheduler.set_submit_callback(submit)
+    with pytest.raises(Speechless):
+        await world.scheduler.trigger(await world.scheduler.schedule_cron("note", "@yearly"))
+    [run] = await world.scheduler.list_runs()
+    assert run["result"] == "failed"
 
 
 async def test_a_stop_goes_on_though_the_store_can_neither_record_nor_be_closed(
