@@ -218,6 +218,28 @@ async def test_one_who_comes_back_goes_on_where_it_was(
         assert {each["data"]["task"]["task_id"] for each in found} == {second}
 
 
+async def test_one_to_whom_nothing_was_sent_yet_comes_back_to_where_it_was(serve: Serve) -> None:
+    async with with_tasks(Flowrra()) as app:
+        service = await serve(app)
+        async with stream(service, "/api/events?name=add") as client, aclosing(client.lines()) as lines:  # type: ignore[type-var]
+            position = await anext(line async for line in lines if line.startswith("id: "))
+            await until(lambda: watchers_of(app))
+        task_id = await app.submit("add", 1)
+        await app.wait_for_result(task_id, timeout=10)
+        async with stream(service, "/api/events?name=add", Last_Event_ID=position.removeprefix("id: ")) as client:
+            found = await client.read(ended)
+        assert {each["event"] for each in found} == {"change"}
+        assert {each["data"]["task"]["task_id"] for each in found} == {task_id}
+
+
+async def test_one_who_comes_back_too_late_is_told_though_nothing_was_sent_before(serve: Serve) -> None:
+    async with with_tasks(Flowrra()) as app:
+        service = await serve(app)
+        async with stream(service, "/api/events", Last_Event_ID="before-the-first-of-another-run") as client:
+            (event,) = await client.read(lambda event: event["event"] == "missed")
+        assert event["data"]["missed"] is None
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -365,7 +387,7 @@ async def test_it_ends_when_the_exporter_does(serve: Serve) -> None:
             started = time.monotonic()
             await service.exporter.__aexit__(None, None, None)
             async with asyncio.timeout(5):
-                assert [line async for line in client.lines()] == ["retry: 3000", ""]
+                assert [line async for line in client.lines()][:2] == ["retry: 3000", ""]
             assert time.monotonic() - started < 0.9  # not only once the server's patience is over
         await until(lambda: app.events.watchers.watchers == 0)
 

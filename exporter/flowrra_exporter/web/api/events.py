@@ -75,6 +75,8 @@ class EventRoutes:
         """Signal when the server stops: ends all streams."""
         for watch in self._streams:
             watch.interrupt()
+        if self._shared is not None:
+            self._shared.close()
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Answers with changes as they happen, until the client goes."""
@@ -108,7 +110,7 @@ class EventRoutes:
         wanted = {name: value for name, value in arguments.items() if name != "after"}
         after = arguments.get("after")
         own = sum(isinstance(each, Watch) for each in self._streams)
-        if after is None or self._shared.has(after) or own >= _MOST_OWN_WATCHES:
+        if after is None or self._shared.has(after) or self._shared.is_of_none(after) or own >= _MOST_OWN_WATCHES:
             return self._shared.join(wanted, after)
         watch = management.watch(**arguments)
         watch.open()
@@ -129,9 +131,10 @@ class EventRoutes:
         try:
             while not watch.interrupted and time.monotonic() < until and not _is_gone(request):
                 is_over = watch.is_over  # asked first: what came just before the end is sent
-                text += await self._lines(watch.take(), hidden)
-                if not text and time.monotonic() - written >= _HEARTBEAT_SECONDS:
-                    text = ":\n\n"
+                events = watch.take()
+                text += await self._lines(events, hidden)
+                if not events and time.monotonic() - written >= _HEARTBEAT_SECONDS:
+                    text += f":\n{self._position(watch)}\n"
                 if text:
                     async with asyncio.timeout(IDLE_SECONDS):  # a client that reads nothing has gone, too
                         await response.write(text.encode())
@@ -143,6 +146,13 @@ class EventRoutes:
             if request.transport is not None:
                 request.transport.abort()
         return response
+
+    def _position(self, watch: Mailbox) -> str:
+        """A line with the id that a client is to come back with, though nothing that it wants has come yet: a browser
+        remembers one that stands alone."""
+        if self._shared is None or isinstance(watch, Watch):
+            return ""
+        return f"id: {self._shared.position}\n"
 
     async def _lines(self, events: Sequence[Event], hidden: frozenset[str]) -> str:
         """The events as they are sent. Most streams tell the same: each event is written once for all of them."""
