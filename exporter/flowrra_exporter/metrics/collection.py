@@ -35,13 +35,15 @@ _GZIP_LEVEL = 1  # scraped often, kept never
 
 
 class Outcome(NamedTuple):
-    """How a collector's run ended. ``error`` is empty on success; ``stalled`` if only the app's loop was in the way."""
+    """How a collector's run ended. ``error`` is empty on success; ``stalled`` if only the app's loop was in the way,
+    ``hurried`` if only whoever asked waited for less than others."""
 
     collector: str
     error: str
     seconds: float
     families: Sequence[AnyFamily]
     stalled: bool = False
+    hurried: bool = False
 
 
 class Snapshot:
@@ -120,8 +122,13 @@ class Collection:
         """Whether every collector has ended."""
         return not self.running
 
-    async def snapshot(self, timeout: float) -> Snapshot:
-        """What there is once all collectors have ended, or after ``timeout`` seconds. For trials nobody waits long."""
+    async def snapshot(self, timeout: float, hurried: bool = False) -> Snapshot:
+        """What there is once all collectors have ended, or after ``timeout`` seconds. For trials nobody waits long.
+
+        Args:
+            timeout: In seconds.
+            hurried: Whoever asks waits for less than others: who is late for that doesn't fail.
+        """
         deadline = time.monotonic() + timeout
         relied_on = [run for name, run in self.running.items() if name not in self._trials]
         if relied_on:
@@ -132,7 +139,9 @@ class Collection:
         if self._complete is not None:
             return self._complete
         is_done = self.done
-        snapshot = self._finish([self._outcomes.get(name) or await self._late(name) for name in self._collectors])
+        snapshot = self._finish(
+            [self._outcomes.get(name) or await self._late(name, hurried) for name in self._collectors]
+        )
         if is_done:
             self._complete = snapshot
         return snapshot
@@ -142,9 +151,10 @@ class Collection:
         for run in self._runs.values():
             run.cancel()
 
-    async def _late(self, name: str) -> Outcome:
+    async def _late(self, name: str, hurried: bool) -> Outcome:
         so_far = await self._collectors[name].so_far()
-        return Outcome(name, "not ready in time for this scrape", time.monotonic() - self._started, so_far)
+        seconds = time.monotonic() - self._started
+        return Outcome(name, "not ready in time for this scrape", seconds, so_far, hurried=hurried)
 
     async def _run(self, collector: Collector) -> None:
         families: Sequence[AnyFamily] = ()
@@ -207,12 +217,17 @@ class Collections:
         current = self._current
         if current is None or current.done or current.age > _SHARED_SECONDS:
             current = self._current = self._start(current)
-        return await current.snapshot(self._timeout if timeout is None else min(timeout, self._timeout))
+        if timeout is None or timeout >= self._timeout:
+            return await current.snapshot(self._timeout)
+        return await current.snapshot(timeout, hurried=True)
 
     def _start(self, last: Collection | None) -> Collection:
         """A new collection, without the sources that the last one still waits for or that are left alone."""
         if last is not None:
-            self._hanging.update(last.running)
+            for name, run in last.running.items():
+                if name in self._hanging:  # one that keeps its sources apart hangs a second time
+                    self._hanging[name].cancel()
+                self._hanging[name] = run
         self._hanging = {name: run for name, run in self._hanging.items() if not run.done()}
         collectors = self._collectors()
         apart = {collector.name for collector in collectors if collector.keeps_sources_apart}
@@ -256,8 +271,8 @@ class Collections:
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.collector
-        if outcome.stalled:
-            return  # the stall is logged once, not by each collector
+        if outcome.stalled or outcome.hurried:
+            return  # the stall is logged once, not by each collector; and no client fills the log by its haste
         if outcome.error and name not in self._failing:
             self._failing[name] = outcome.error
             logger.warning("collector %s fails: %s", name, outcome.error)

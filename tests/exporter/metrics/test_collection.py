@@ -197,6 +197,8 @@ def test_one_that_keeps_its_sources_apart_is_collected_anew_though_it_hangs(simu
         for calls in (1, 2, 3):
             await collections.snapshot()
             assert apart.calls == calls
+        await asyncio.sleep(0)
+        assert apart.cancelled == 1  # whom nobody waits for any more
         collections.close()
 
     simulate(scenario)
@@ -435,6 +437,19 @@ def test_where_the_unexpected_was_raised_is_told_at_debug_level(
     simulate(lambda: collections_of(Source("source", ValueError("nonsense"))).snapshot())
     assert "in collect" in caplog.text
     assert "ValueError: nonsense" in caplog.text
+
+
+def test_a_client_in_a_hurry_makes_nobody_fail_in_the_log(simulate: Simulate, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        collections = collections_of(Source("slow", seconds=1.0))
+        for _ in range(3):
+            assert success(await collections.snapshot(0.001)) == {"slow": 0}
+            await asyncio.sleep(2.0)
+            assert success(await collections.snapshot()) == {"slow": 1}
+
+    caplog.set_level(logging.INFO, "flowrra_exporter")
+    simulate(scenario)
+    assert said(caplog) == []
 
 
 def test_a_reason_is_said_for_who_is_late_and_for_who_is_not_asked(

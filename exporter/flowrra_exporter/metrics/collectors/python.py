@@ -65,14 +65,14 @@ class PythonCollector(Collector):
         hanging = self._look_for_sources()
         round = self._round = Round(list(self._sources.values()), self._timeout, hanging)
         await round.wait()
-        families, problem = await self._result(round)
+        families, problem = await self._result(round, is_over=True)
         if problem:
             raise Incomplete(problem, families)
         return families
 
     async def so_far(self) -> Sequence[AnyFamily]:
         """What has been collected by now, for a scrape that can't wait any longer."""
-        return () if self._round is None else (await self._result(self._round))[0]
+        return () if self._round is None else (await self._result(self._round, is_over=False))[0]
 
     def _look_for_sources(self) -> int:
         """Notes which collectors are registered now; returns how many hang, those that no longer are among them."""
@@ -104,7 +104,7 @@ class PythonCollector(Collector):
         self._labels.add(name)
         return name
 
-    async def _result(self, round: Round) -> tuple[list[AnyFamily], str]:
+    async def _result(self, round: Round, is_over: bool) -> tuple[list[AnyFamily], str]:
         """The families of the runs that have ended, with those about the runs; and what is wrong, in words."""
         found: list[tuple[Found, LeftOut]] = []
         undeclared: list[tuple[Found, LeftOut]] = []
@@ -124,7 +124,8 @@ class PythonCollector(Collector):
                 for each in run.found:
                     if self._serves(each.family):
                         (found if each.raw_name in source.names else undeclared).append((each, left_out))
-        self._log.failures(errors)
+        if is_over:  # what has not answered yet may still do so
+            self._log.failures(errors)
         # A name that the registry keeps for a collector isn't another one's, though that may come first.
         families = await merged([*found, *undeclared])
         self.dropped, self.left_out = 0, []
