@@ -269,6 +269,7 @@ async def test_what_makes_no_sense_is_refused_by_the_parameters_name(
         (b"[" * 50_000, "application/json", 400),
         (b"[" * 990 + b"]" * 990, "application/json", 400),
         (b'{"task_id": "7"}', "text/plain", 415),
+        (b'{"task_id": "7", "task_id": "8"}', "application/json", 400),
         (b'{"task_id": "7"}', "application/x-www-form-urlencoded", 415),
         (b'{"task_id": "' + b"7" * 65_536 + b'"}', "application/json", 413),
     ],

@@ -182,6 +182,12 @@ def test_where_nobody_counts_attempts_the_records_tell_of_failures() -> None:
     assert find(Facts(listed_failures=2)) == []
 
 
+@pytest.mark.parametrize(("listed", "said"), [(99, "99 tasks failed"), (100, "100 or more tasks failed")])
+def test_of_more_failures_than_are_listed_nobody_knows_how_many(listed: int, said: str) -> None:
+    (finding,) = find(Facts(listed_failures=listed))
+    assert finding.sentence.startswith(said)
+
+
 @pytest.mark.parametrize(
     ("facts", "level", "words", "page"),
     [

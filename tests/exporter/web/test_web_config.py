@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 
@@ -28,6 +29,25 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "web.yml"
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}\n", "line 3: no YAML: 'a' stands here a second time"),
+        (
+            f"basic_auth_users:\n  a: {HASH}\nbasic_auth_users:\n  b: {HASH}\n",
+            "'basic_auth_users' stands here a second",
+        ),
+        *(
+            (f"basic_auth_users:\n  {name}: {HASH}\n", "is no text; expected it in quotes")
+            for name in ("007", "yes", "0x1F", "2024-01-01", "~")
+        ),
+    ],
+)
+def test_a_key_that_another_would_replace_or_that_is_no_text(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(problem)):
+        load_web_config(write(tmp_path, text))
 
 
 def test_everything_that_is_supported(issuer: Issuer, tmp_path: Path) -> None:

@@ -27,8 +27,14 @@ class Fields:
     def __init__(self, source: str, name: str, values: Mapping[Any, Any]) -> None:
         self._source = source
         self._name = name
-        self._values = {key if isinstance(key, str) else shown(key): value for key, value in values.items()}
+        self._values = {self._text_of(key): value for key, value in values.items()}
         self._asked: set[str] = set()
+
+    def _text_of(self, key: Any) -> str:
+        # 007 would be the user 7, and yes the user True.
+        if not isinstance(key, str):
+            raise UsageError(f"{self._source}: {self._path(shown(key))} is no text; expected it in quotes")
+        return key
 
     def __len__(self) -> int:
         return len(self._values)

@@ -130,7 +130,7 @@ def _read_yaml(path: Path) -> Mapping[Any, Any]:
     if len(text) > _MAX_BYTES:
         raise UsageError(f"{path}: is larger than {_MAX_BYTES} bytes; expected a few lines of YAML")
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_strict_loader())  # noqa: S506 - it makes no objects, as SafeLoader doesn't
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -146,6 +146,29 @@ def _read_yaml(path: Path) -> Mapping[Any, Any]:
     if not isinstance(content, Mapping):
         raise UsageError(f"{path}: got {type(content).__name__}; expected keys such as 'tls_server_config:'")
     return content
+
+
+def _strict_loader() -> Any:
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):
+        """Refuses a key that stands there a second time: YAML's own loader takes the last one, and says nothing."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None,
+                        None,
+                        f"{shown(key.value)} stands here a second time; expected each key once",
+                        key.start_mark,
+                    )
+                if isinstance(key, yaml.ScalarNode):
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    return StrictLoader
 
 
 def _users(found: Fields | None) -> dict[str, str]:

@@ -86,10 +86,25 @@ async def read_body(request: web.Request, content_type: str) -> bytes:
         raise Failure(408, f"the body did not come within {_BODY_SECONDS:g} s") from None
 
 
+class _Twice(Exception):
+    """A key of a JSON object that stands there a second time."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(key)
+        found[key] = value
+    return found
+
+
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a body; raises Failure if it is none."""
     try:
-        found = json.loads(body)
+        found = json.loads(body, object_pairs_hook=_each_once)
+    except _Twice as twice:
+        raise Failure(400, f"{twice.args[0]!r:.100} is there twice; expected each key once") from None
     except (ValueError, RecursionError):
         raise Failure(400, "the body is no JSON; expected an object with the action's parameters") from None
     if not isinstance(found, dict):

@@ -15,6 +15,7 @@ from flowrra_exporter.app.lifecycle import Phase
 from flowrra_exporter.app.stall import Stall
 from flowrra_exporter.probes.check import Check
 from flowrra_exporter.web.console import words
+from flowrra_exporter.web.failures import MOST
 
 Level = Literal["good", "busy", "bad"]
 
@@ -254,7 +255,8 @@ def _failing(facts: Facts) -> Iterable[Finding]:
         more = f"; and {len(found) - _MOST_NAMED:,} more names" if len(found) > _MOST_NAMED else ""
         yield Finding("bad" if bad else "busy", "Tasks fail", f"{minutes.capitalize()}: {named}{more}.", "/names")
     elif facts.listed_failures >= FAILURES_AT_LEAST:
-        said = f"{facts.listed_failures:,} tasks failed for good {minutes}."
+        more = " or more" if facts.listed_failures >= MOST else ""
+        said = f"{facts.listed_failures:,}{more} tasks failed for good {minutes}."
         yield Finding("busy", "Tasks fail", said, "/tasks", (("status", "failed"),))
 
 

@@ -46,9 +46,13 @@ class Rates:
             return None
         return (newest.waiting - earlier.waiting) / self.seconds
 
-    def added(self, metric: Metric, *labels: str) -> float | None:
-        """How much was added to a metric's time series with these label values, in any order, within the window."""
-        found = [self.of(metric, *each) for each in self._newest.get(metric.name, {}) if set(labels) <= set(each)]
+    def added(self, metric: Metric, **labels: str) -> float | None:
+        """How much was added to a metric's time series with these labels within the window."""
+        wanted = labels.items()
+        series = self._newest.get(metric.name, {})
+        found = [
+            self.of(metric, *each) for each in series if wanted <= dict(zip(metric.labels, each, strict=True)).items()
+        ]
         known = [rate for rate in found if rate is not None]
         return sum(known) * self.seconds if known and self.seconds is not None else None
 

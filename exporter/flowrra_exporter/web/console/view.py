@@ -231,7 +231,7 @@ def _queues(figures: Figures, at: datetime) -> list[QueueFacts]:
 
 
 def _missed(rates: Rates) -> float | None:
-    found = [rates.added(catalog.SCHEDULER_RUNS, result) for result in ("missed", "failed")]
+    found = [rates.added(catalog.SCHEDULER_RUNS, result=result) for result in ("missed", "failed")]
     known = [each for each in found if each is not None]
     return round(sum(known)) if known else None
 
