@@ -89,6 +89,7 @@ class Exporter:
         self._python = PythonCollector(self.settings.collector_python_timeout, own_only=self.settings.observe)
         self._collectors: list[Collector] = self._chosen([self._python])
         self._server: ServerThread | None = None
+        self._has_served = False
         self._fork_guard = ForkGuard("the exporter")
         self._web_config_file: WebConfigFile | None = None
         self._access = Access(WebConfig())
@@ -159,7 +160,10 @@ class Exporter:
 
         Raises:
             UsageError: An address can't be had, or what OpenTelemetry needs, or settings contradict each other.
+            RuntimeError: It has served already: what has drained says so for good.
         """
+        if self._has_served:
+            raise RuntimeError("this Exporter has served already; expected a new one for each time")
         web_config = self._open_web_config(identified)
         self._access.tokens.share(secret)
         self._otel = self._open_otel()
@@ -180,6 +184,7 @@ class Exporter:
         server.start()
         self._fork_guard.arm(self._forked)
         self._server = server
+        self._has_served = True
         for listening in self.urls:
             logger.info("listening on %s", listening)
         for listening in self.probe_urls:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flowrra_exporter.errors import UsageError, did_you_mean, may_be_url, quoted
-from flowrra_exporter.paths import OTHER_PATHS
+from flowrra_exporter.paths import is_taken
 
 ENVIRONMENT_PREFIX = "FLOWRRA_EXPORTER_"
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -43,12 +43,14 @@ class Kind(NamedTuple):
         metavar: Stands for a value in the help; empty for a switch, which has none.
         read: Makes a value of a text. Raises ValueError for a text that is none.
         valid: Whether a value may be used.
+        types: What a program may give.
     """
 
     expected: str
     metavar: str
     read: Callable[[str], Any]
     valid: Callable[[Any], bool] = lambda _: True
+    types: tuple[type, ...] = (str,)
 
     def parse(self, text: str) -> Any:
         """The value of a text.
@@ -60,6 +62,11 @@ class Kind(NamedTuple):
         if not self.valid(value):
             raise ValueError(text)
         return value
+
+    def takes(self, value: Any) -> bool:
+        """Whether a program may give this value. A bool is no number, though Python has it as one."""
+        is_of_type = isinstance(value, self.types) and (bool in self.types or not isinstance(value, bool))
+        return is_of_type and self.valid(value)
 
 
 def _read_switch(text: str) -> bool:
@@ -78,7 +85,7 @@ def _read_address(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host or "[" in host or "]" in host:
         raise ValueError(text)
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (bracketed and not host):
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT or (bracketed and not host):
         raise ValueError(text)
     return Address(host, int(port))
 
@@ -100,27 +107,55 @@ def _is_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not unwanted
 
 
-def _are_bounds(bounds: Sequence[float]) -> bool:
-    return all(map(math.isfinite, bounds)) and all(a < b for a, b in pairwise((0.0, *bounds)))
+def _are_bounds(bounds: Sequence[Any]) -> bool:
+    return (
+        all(isinstance(each, int | float) and not isinstance(each, bool) for each in bounds)
+        and all(map(math.isfinite, bounds))
+        and all(a < b for a, b in pairwise((0.0, *bounds)))
+    )
 
 
-SWITCH = Kind("true or false", "", _read_switch)
-ADDRESS = Kind("host:port, such as ':9464', '127.0.0.1:9464' or '[::]:9464'", "ADDRESS", _read_address)
+def _is_address(address: tuple[Any, Any]) -> bool:
+    host, port = address
+    return isinstance(host, str) and isinstance(port, int) and not isinstance(port, bool) and 0 <= port <= _HIGHEST_PORT
+
+
+# Some 30 years: what waits for longer, a thread or a socket, raises an error as soon as it begins to wait.
+_LONGEST_SECONDS = 1e9
+_HIGHEST_PORT = 65535
+
+SWITCH = Kind("true or false", "", _read_switch, types=(bool,))
+ADDRESS = Kind(
+    "host:port, such as ':9464', '127.0.0.1:9464' or '[::]:9464'", "ADDRESS", _read_address, _is_address, (Address,)
+)
 PATH = Kind(
     "a path such as '/metrics' that no other route has",
     "PATH",
     str,
-    lambda path: _PATH.fullmatch(path) is not None and path not in OTHER_PATHS,
+    lambda path: _PATH.fullmatch(path) is not None and not is_taken(path),
 )
-FILE = Kind("a path", "FILE", Path)
-SECONDS = Kind("a number of seconds above 0", "SECONDS", float, lambda value: math.isfinite(value) and value > 0)
-GRACE = Kind("a number of seconds, 0 or more", "SECONDS", float, lambda value: math.isfinite(value) and value >= 0)
-COUNT = Kind("a whole number above 0", "NUMBER", _read_count, lambda value: value > 0)
+FILE = Kind("a path, in Python a pathlib.Path", "FILE", Path, types=(Path,))
+SECONDS = Kind(
+    f"a number of seconds above 0, and at most {_LONGEST_SECONDS:g}",
+    "SECONDS",
+    float,
+    lambda value: 0 < value <= _LONGEST_SECONDS,
+    (float, int),
+)
+GRACE = Kind(
+    f"a number of seconds from 0 to {_LONGEST_SECONDS:g}",
+    "SECONDS",
+    float,
+    lambda value: 0 <= value <= _LONGEST_SECONDS,
+    (float, int),
+)
+COUNT = Kind("a whole number above 0", "NUMBER", _read_count, lambda value: value > 0, (int,))
 BOUNDS = Kind(
     "numbers of seconds above 0 in ascending order, such as '0.1,1,10'",
     "SECONDS,…",
     lambda text: tuple(map(float, text.split(","))),
     _are_bounds,
+    (tuple, list),
 )
 URL = Kind("a URL such as 'http://collector:4318'", "URL", str, _is_url)
 PUBLIC_URL = Kind(
@@ -190,11 +225,17 @@ class Option:
 
     def refusal(self, value: Any) -> str | None:
         """What is wrong with a value that a program gives; None if nothing is."""
-        if value is None:
+        if value is None and self.default is None:
             return None
-        if self.repeatable or self.kind.valid(value):
-            return None
-        return f"is {quoted(value) if isinstance(value, str) else repr(value)}; expected {self.kind.expected}"
+        if not self.repeatable:
+            return None if self.kind.takes(value) else self._refused(value)
+        if not isinstance(value, list) and type(value) is not tuple:  # an Address is a tuple, too
+            return f"{self._refused(value)}, in a tuple"
+        wrong = [each for each in value if not self.kind.takes(each)]
+        return f"{self._refused(wrong[0])}, each an {Address.__name__}" if wrong else None
+
+    def _refused(self, value: Any) -> str:
+        return f"is {quoted(value) if isinstance(value, str) else f'{value!r:.200}'}; expected {self.kind.expected}"
 
     def value(self, given: Sequence[str], environment: Mapping[str, str]) -> Any:
         """The field's value from the flag, else from the variable; None if neither is given.

@@ -42,6 +42,12 @@ CONSOLE_PATHS = ("/names", "/tasks", "/running", "/queues", "/dead", "/workers",
 OTHER_PATHS = (PAGE, *CONSOLE_PATHS, *PROBE_PATHS, *API_PATHS, EVENTS)
 
 
+def is_taken(path: str) -> bool:
+    """Whether a path is another route's, or could be: below those of probes, API and console are names of all kinds."""
+    below = (*PROBE_PATHS, *CONSOLE_PATHS, API.rstrip("/"), "/confirm")
+    return path in OTHER_PATHS or any(f"{path}/".startswith(f"{each}/") for each in below)
+
+
 def is_probe(path: str) -> bool:
     """Whether a path is a probe's, or that of one of its checks."""
     return f"/{path[1:].partition('/')[0]}" in PROBE_PATHS

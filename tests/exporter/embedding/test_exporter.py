@@ -44,6 +44,14 @@ async def test_afterwards_the_port_is_free_and_no_thread_is_left() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowrra-exporter")]
 
 
+async def test_one_that_has_drained_is_not_served_again() -> None:
+    exporter = Exporter(MinimalApp(), LOCAL)
+    async with exporter:
+        pass
+    with pytest.raises(RuntimeError, match="this Exporter has served already; expected a new one"):
+        await exporter.__aenter__()
+
+
 async def test_what_cannot_be_served_leaves_no_thread_and_no_port() -> None:
     app = Flowrra()
 
