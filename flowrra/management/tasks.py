@@ -189,6 +189,9 @@ def _latest_attempt(record: TaskResult) -> list[TaskAttempt]:
     """The attempt that a record itself tells of, unless it is among those that have ended, or never began."""
     if record.started_at is None or record.status in (TaskStatus.PENDING, TaskStatus.RETRYING):
         return []
+    # A task that came to its end while it waited for another attempt: the latest one is the one before.
+    if record.attempts and record.attempts[-1].started_at == record.started_at:
+        return []
     return [
         {
             "number": record.attempt_number,

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from flowrra import Flowrra, Reject, TaskStatus
+from flowrra.backends import InMemoryBackend
 from flowrra.management import FlowrraManager
 from flowrra.task import MAX_ATTEMPTS, MAX_KEPT_ERROR, MAX_KEPT_TRACEBACK, Attempt, AttemptEnd, TaskResult
-from tests.core.apps import final, numbers_of, until
+from tests.core.apps import comes_true, final, memory_app, numbers_of, until
 from tests.core.cpu_tasks import fail as cpu_fail
 from tests.history.conftest import Place
 from tests.redis.apps import Gate, redis_app, with_tasks
@@ -197,3 +198,59 @@ def test_a_record_is_the_same_after_its_journey_as_a_dict() -> None:
     assert TaskResult.from_dict(record.to_dict) == record
     assert record.copy() == record
     assert TaskResult("t1", TaskStatus.FAILED).to_dict.keys().isdisjoint({"worker", "attempts", "retry_of"})
+
+
+@pytest.mark.parametrize("how", ["cancelled", "purged"])
+async def test_what_ends_a_task_that_waits_for_its_next_attempt_is_no_attempt(place: Place, how: str) -> None:
+    app = place()
+
+    @app.task(name="broken", max_retries=1, retry_delay=3600)
+    async def broken() -> None:
+        raise ConnectionError("away")
+
+    async with app:
+        manager = FlowrraManager(app)
+        task_id = await app.submit("broken")
+        await comes_true(lambda: is_retrying(manager, task_id))
+        if how == "cancelled":
+            assert await manager.cancel_task(task_id)
+        else:
+            assert await manager.purge_queue() == {"done": 1, "left": 0}
+        found = await manager.get_task(task_id)
+        assert found is not None
+        assert found["status"] == "cancelled"
+        assert [(each["number"], each["outcome"]) for each in found["attempts"]] == [(1, "failed")]
+        assert numbers_of(app, "broken")["started"] == 1
+
+
+async def is_retrying(manager: FlowrraManager, task_id: str) -> bool:
+    found = await manager.get_task(task_id)
+    return found is not None and found["status"] == "retrying"
+
+
+async def test_what_ends_a_task_that_waits_for_its_next_attempt_at_a_stop_is_no_attempt() -> None:
+    app = memory_app()
+
+    @app.task(name="flaky", max_retries=1, retry_delay=3600)
+    async def flaky() -> None:
+        raise ConnectionError("away")
+
+    async with app:
+        task_id = await app.submit("flaky")
+        await comes_true(lambda: is_retrying(FlowrraManager(app), task_id))
+        await app.stop(wait=False)
+    found = await FlowrraManager(app).get_task(task_id)
+    assert found is not None
+    assert found["status"] == "cancelled"
+    assert [(each["number"], each["outcome"]) for each in found["attempts"]] == [(1, "failed")]
+
+
+async def test_a_task_that_is_given_up_after_its_last_worker_was_lost_has_no_attempt_more() -> None:
+    backend = InMemoryBackend()
+    record = TaskResult("lost", TaskStatus.RUNNING, "work", started_at=datetime.now(UTC))
+    record.end_attempt(AttemptEnd.LOST, None)
+    record.status, record.error = TaskStatus.FAILED, "given up after 5 deliveries"
+    await backend.store("lost", record)
+    found = await FlowrraManager(memory_app(backend=backend)).get_task("lost")
+    assert found is not None
+    assert [(each["number"], each["outcome"]) for each in found["attempts"]] == [(1, "lost")]
