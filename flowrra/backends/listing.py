@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from flowrra.arguments import check_text, check_time
 from flowrra.task import TaskResult, TaskStatus
 
 # Records that are looked at for one page, where what is asked for has no list of its own.
@@ -36,8 +37,10 @@ def read_cursor(cursor: str) -> Place:
     """Read what :func:`cursor_at` wrote.
 
     Raises:
+        TypeError: It is no text.
         ValueError: It is no cursor.
     """
+    check_text("cursor", cursor)
     submitted, colon, task_id = cursor.partition(":")
     try:
         place = float(submitted)
@@ -61,6 +64,10 @@ class TaskFilter:
         until: Submitted before that time.
         error: A text that the error of their last failed attempt contains.
         worker: The id of the app that runs, or ran, their latest attempt.
+
+    Raises:
+        TypeError: A value is of the wrong type.
+        ValueError: A time does not exist in UTC, or a text can't be written as UTF-8.
     """
 
     status: TaskStatus | None = None
@@ -70,6 +77,14 @@ class TaskFilter:
     until: datetime | None = None
     error: str | None = None
     worker: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("name", "queue", "error", "worker"):
+            if (text := getattr(self, name)) is not None:
+                check_text(name, text)
+        for name in ("since", "until"):
+            if (time := getattr(self, name)) is not None:
+                check_time(name, time)
 
     @property
     def statuses(self) -> tuple[TaskStatus, ...]:
@@ -90,7 +105,8 @@ class TaskFilter:
         """All that is meant stands behind this place; None if that may be anywhere.
 
         Raises:
-            ValueError: The cursor is none.
+            TypeError: The cursor is no text.
+            ValueError: It is none.
         """
         places: list[Place] = []
         if self.until is not None:

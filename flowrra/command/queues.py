@@ -13,6 +13,7 @@ from flowrra.command.apps import Session
 from flowrra.command.bulk import act_on_many
 from flowrra.command.group import app_command, confirm, limit_option, name_option, yes_option
 from flowrra.command.output import print_fields, print_json, print_table, print_verdicts, shown
+from flowrra.exceptions import BackendError
 from flowrra.management import FlowrraManager
 from flowrra.management.answers import NamedQueueStats, Worker
 from flowrra.management.queues import leasing_brokers
@@ -33,7 +34,7 @@ def stats(session: Session) -> None:
             "queues": {key: _sum(each.get(key) for each in queues) for key in _COUNTS},
             "oldest_pending_at": min(filter(None, (each["oldest_pending_at"] for each in queues)), default=None),
             "paused": [f"{each['queue']} ({each['executor']})" for each in queues if each["paused"]],
-            "tasks": await manager.count_tasks() if has_results else None,
+            "tasks": await _count_tasks(manager) if has_results else None,
         }
 
     found = session.ask(look)
@@ -51,6 +52,16 @@ def stats(session: Session) -> None:
         }
     )
     return None
+
+
+async def _count_tasks(manager: FlowrraManager) -> dict[str, int] | None:
+    """How many tasks there are of each status; None with a result backend that can't list."""
+    try:
+        return await manager.count_tasks()
+    except BackendError as error:
+        if isinstance(error.__cause__, NotImplementedError):
+            return None
+        raise
 
 
 def _summed_up(workers: Sequence[Worker]) -> dict[str, Any]:

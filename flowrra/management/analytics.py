@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from flowrra.app import Flowrra
+from flowrra.arguments import check_id
 from flowrra.exceptions import TaskNotFoundError
 from flowrra.management.answers import Quantiles, RankedTask, TaskWindowStats, ThroughputPoint
 from flowrra.management.tasks import check_limit
@@ -110,6 +111,8 @@ def throughput(app: Flowrra, window: float, points: int, task_name: str | None) 
     """What happened within so many seconds, to the tasks of one name or of all, in periods."""
     WINDOW.check("window", window)
     POINTS.check("points", points)
+    if task_name is not None:
+        check_id("task_name", task_name)
     named = None if task_name is None else app.telemetry.tasks.get(task_name)
     if task_name is not None and named is None:
         raise TaskNotFoundError(task_name)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeAlias
 
 from flowrra.app import Flowrra
+from flowrra.arguments import check_id, check_text
 from flowrra.backends.listing import TaskFilter
 from flowrra.exceptions import BackendError, ResultNotFoundError, ServerUnavailableError
 from flowrra.management.answers import BulkResult, DeadTask
@@ -23,6 +24,7 @@ from flowrra.management.queues import (
 )
 from flowrra.management.tasks import find
 from flowrra.queue_names import checked_queue
+from flowrra.ranges import COUNT
 from flowrra.submission import SubmitOptions
 from flowrra.task import COMPLETE_STATUSES, TaskStatus, new_task_id
 
@@ -38,7 +40,7 @@ _UNFINISHED = (TaskStatus.PENDING, TaskStatus.RETRYING, TaskStatus.RUNNING)
 
 async def cancel_tasks(app: Flowrra, wanted: TaskFilter, limit: int, progress: Progress) -> BulkResult:
     """Cancel the unfinished tasks that are meant."""
-    check_bulk_limit(limit)
+    COUNT.check("limit", limit)
     if wanted.status in COMPLETE_STATUSES:
         raise ValueError(f"status must be that of an unfinished task, not '{wanted.status}'")
     met: set[str] = set()
@@ -62,8 +64,10 @@ async def cancel_tasks(app: Flowrra, wanted: TaskFilter, limit: int, progress: P
 
 async def purge_queue(app: Flowrra, queue: str, name: str | None, limit: int, progress: Progress) -> BulkResult:
     """Cancel the tasks that wait in a queue of either kind."""
-    check_bulk_limit(limit)
+    COUNT.check("limit", limit)
     checked_queue(queue)
+    if name is not None:
+        check_text("name", name)
     done = left = 0
     for executor in app.executors.values():
         source = executor.source
@@ -87,6 +91,7 @@ async def purge_queue(app: Flowrra, queue: str, name: str | None, limit: int, pr
 
 async def retry_task(app: Flowrra, task_id: str) -> str:
     """Run a task that has finished, or was given up, anew under a new id."""
+    check_id("task_id", task_id)
     record, dead = await app.get_result(task_id), await find_dead_task(app, task_id)
     if record is not None:
         name, args, kwargs = record.task_name, record.args, record.kwargs
@@ -167,7 +172,7 @@ async def _act_on_dead(
     progress: Progress,
     act: Callable[[str, DeadTask], Awaitable[bool]],
 ) -> BulkResult:
-    check_bulk_limit(limit)
+    COUNT.check("limit", limit)
     found = await dead_tasks(app, None, name, reason)
     done = 0
     for first in range(0, min(limit, len(found)), AT_ONCE):
@@ -175,13 +180,3 @@ async def _act_on_dead(
         done += sum(await asyncio.gather(*(act(task["task_id"], task) for task in some)))
         progress(done)
     return {"done": done, "left": len(found) - done}
-
-
-def check_bulk_limit(limit: int) -> None:
-    """Refuse a number of tasks that one call can't act on.
-
-    Raises:
-        ValueError: It is less than 1.
-    """
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, it is {limit}")

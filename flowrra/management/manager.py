@@ -13,6 +13,8 @@ thread and any event loop, and are of three kinds:
 * **loop-bound**: they are carried out on the app's loop and wait for it (:meth:`~FlowrraManager.cancel_task`, what
   changes this process's workers, and what reads or changes schedules).
 
+An argument of the wrong type is a TypeError, one that can't be a ValueError: neither is asked of any server.
+
 What they answer is described by the types of :mod:`flowrra.management.answers`.
 """
 
@@ -24,6 +26,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias, Unpack, overload
 
 from flowrra.app import Flowrra
+from flowrra.arguments import check_id
 from flowrra.backends.listing import TaskFilter
 from flowrra.management import analytics, control, pools, queues, stats, tasks, watching
 from flowrra.management.answers import (
@@ -210,6 +213,7 @@ class FlowrraManager:
 
     async def get_task_info(self, task_name: str) -> TaskInfo | None:
         """All about one registered task; None if it is unknown. Plain numbers."""
+        check_id("task_name", task_name)
         definition = next((each for each in self.app.registry.definitions() if each.name == task_name), None)
         return None if definition is None else tasks.task_info(definition)
 
@@ -221,6 +225,7 @@ class FlowrraManager:
         Raises:
             BackendError: The results could not be read.
         """
+        check_id("task_id", task_id)
         record = await self.app.get_result(task_id)
         return None if record is None else tasks.task_outcome(record)
 
@@ -295,9 +300,10 @@ class FlowrraManager:
 
         Raises:
             BackendError: The results could not be read.
-            ValueError: The status is none, ``limit`` is less than 1, or the cursor is none.
+            TypeError: An argument is of the wrong type.
+            ValueError: The status is none, ``limit`` is less than 1, the cursor is none, or a time is none in UTC.
         """
-        known = None if status is None else TaskStatus(status)
+        known = tasks.checked_status(status)
         return await tasks.list_tasks(
             self.app, TaskFilter(known, name, queue, since, until, error, worker), limit, cursor
         )
@@ -307,7 +313,7 @@ class FlowrraManager:
         that there are any of. Nothing is looked through for it.
 
         Raises:
-            BackendError: The results could not be read.
+            BackendError: The results could not be read, or the result backend can't list.
             ValueError: ``by`` is something else.
         """
         return await tasks.count_tasks(self.app, by)
@@ -355,6 +361,7 @@ class FlowrraManager:
         Returns:
             True if this call cancelled it.
         """
+        check_id("task_id", task_id)
         return await self.app.cancel_task(task_id)
 
     async def cancel_tasks(
@@ -379,10 +386,11 @@ class FlowrraManager:
             progress: Is called with how many are cancelled so far, on the loop that awaits this.
 
         Raises:
-            BackendError: The results or the broker could not be asked.
-            ValueError: The status is another one, or ``limit`` is less than 1.
+            BackendError: The results or the broker could not be asked, or the result backend can't list.
+            TypeError: An argument is of the wrong type.
+            ValueError: The status is another one, ``limit`` is less than 1, or a time is none in UTC.
         """
-        known = None if status is None else TaskStatus(status)
+        known = tasks.checked_status(status)
         wanted = TaskFilter(known, name, queue, since, until, worker=worker)
         return await control.cancel_tasks(self.app, wanted, limit, progress or _untold)
 
@@ -576,7 +584,7 @@ class FlowrraManager:
         back to the broker, what runs goes on to its end, and the process stays up. In memory, tasks wait meanwhile.
 
         Args:
-            worker: An id of :meth:`list_workers`; None is this process. See :meth:`resize_workers`.
+            worker: An id of :meth:`list_workers`; None is this process. One at a time: ``"all"`` is none.
 
         Returns:
             False if it drained already, as far as it has told: it is told all the same, as that may be 5 s ago.
@@ -613,6 +621,7 @@ class FlowrraManager:
 
     async def get_schedule(self, schedule_id: str) -> ScheduleDetails | None:
         """All about one schedule; None if there is none."""
+        check_id("schedule_id", schedule_id)
         if (scheduler := self.app.scheduler) is None:
             return None
         task = await self.app.run_on_app_loop(lambda: scheduler.backend.get(schedule_id))
@@ -637,6 +646,8 @@ class FlowrraManager:
         Raises:
             ValueError: ``limit`` is out of range.
         """
+        if schedule_id is not None:
+            check_id("schedule_id", schedule_id)
         if (scheduler := self.app.scheduler) is None:
             return []
         return await self.app.run_on_app_loop(lambda: scheduler.list_runs(schedule_id, limit))
@@ -703,21 +714,25 @@ class FlowrraManager:
             ValueError: The schedule is not found, or the app has no scheduler.
             Exception: What the submission raised.
         """
+        check_id("schedule_id", schedule_id)
         scheduler = self._scheduler()
         return await self.app.run_on_app_loop(lambda: scheduler.trigger(schedule_id))
 
     async def enable_schedule(self, schedule_id: str) -> None:
         """As ``Scheduler.enable_task``."""
+        check_id("schedule_id", schedule_id)
         scheduler = self._scheduler()
         await self.app.run_on_app_loop(lambda: scheduler.enable_task(schedule_id))
 
     async def disable_schedule(self, schedule_id: str) -> None:
         """As ``Scheduler.disable_task``."""
+        check_id("schedule_id", schedule_id)
         scheduler = self._scheduler()
         await self.app.run_on_app_loop(lambda: scheduler.disable_task(schedule_id))
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         """Forget a schedule; whether there was one."""
+        check_id("schedule_id", schedule_id)
         scheduler = self._scheduler()
         return await self.app.run_on_app_loop(lambda: scheduler.unschedule(schedule_id))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from flowrra.app import Flowrra
+from flowrra.arguments import check_text
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.management.answers import Worker
 from flowrra.management.queues import leasing_brokers, workers
@@ -23,6 +24,7 @@ async def pause_queue(app: Flowrra, queue: str, is_paused: bool) -> bool:
 
 async def pause_task(app: Flowrra, name: str, is_paused: bool) -> bool:
     """Pause the tasks of a name, or resume them; whether that changed anything."""
+    check_text("task_name", name)
     if not name:
         raise ValueError("A task's name must not be empty")
     return await _pause(app, _executors(app), lambda executor: executor.source.pause_name(name, is_paused))
@@ -60,6 +62,8 @@ async def resize_workers(app: Flowrra, kind: str, slots: int, worker: str | None
 
 async def drain_worker(app: Flowrra, worker: str | None, is_draining: bool) -> bool:
     """Have a worker begin nothing more, or go on with tasks; whether that changes anything."""
+    if worker == ALL_WORKERS:
+        raise ValueError(f"worker must be the id of one worker, as list_workers() has it, not {ALL_WORKERS!r}")
     executors = _executors(app)
     if not _is_this_process(app, worker):
         found = await _others(app, worker, "io", "cpu")
@@ -90,6 +94,8 @@ def _executor(app: Flowrra, kind: str) -> BaseTaskExecutor:
 
 
 def _is_this_process(app: Flowrra, worker: str | None) -> bool:
+    if worker is not None:
+        check_text("worker", worker)
     return worker is None or worker == app.id or (worker == ALL_WORKERS and not leasing_brokers(app))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from flowrra.app import Flowrra
+from flowrra.arguments import check_id, check_text
 from flowrra.brokers.base import LeasingBroker, QueueFigures
 from flowrra.exceptions import BackendError
 from flowrra.executors.base import BaseTaskExecutor
@@ -109,6 +110,9 @@ async def dead_tasks(
 ) -> list[DeadTask]:
     """Tasks that were given up, the latest first: of that name, and with that text in the reason."""
     check_limit(limit)
+    for argument, text in (("name", name), ("reason", reason)):
+        if text is not None:
+            check_text(argument, text)
     dead: list[dict[str, Any]] = []
     is_any = name is None and reason is None
     for kind, broker in leasing_brokers(app).items():
@@ -123,6 +127,7 @@ async def dead_tasks(
 
 async def find_dead_task(app: Flowrra, task_id: str) -> DeadTask | None:
     """One task that was given up; None if there is none of that id."""
+    check_id("task_id", task_id)
     for kind, broker in leasing_brokers(app).items():
         for queue in await broker.queues():
             if (task := await broker.get_dead(task_id, queue)) is not None:
@@ -148,6 +153,7 @@ async def requeue_dead_task(app: Flowrra, task_id: str, dead: DeadTask | None = 
     Raises:
         BackendError: The broker or the results could not be asked, or the record can't be stored: then it stays dead.
     """
+    check_id("task_id", task_id)
     record = await app.get_result(task_id)
     dead = dead or await find_dead_task(app, task_id)
     pending = None if record is None else _pending_again(record)
@@ -198,6 +204,7 @@ async def release_dead_task(app: Flowrra, task_id: str, dead: DeadTask, new_id: 
 
 async def delete_dead_task(app: Flowrra, task_id: str, dead: DeadTask | None = None) -> bool:
     """Forget a dead task; whether there was one of that id. It is looked for, unless it is given."""
+    check_id("task_id", task_id)
     return any([await broker.delete_dead(task_id, queue) for broker, queue in await _places(app, dead)])
 
 

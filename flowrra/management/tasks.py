@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Mapping
 from typing import TypeVar, cast
 
 from flowrra.app import Flowrra
+from flowrra.arguments import check_id
 from flowrra.backends.listing import Page, TaskFilter
 from flowrra.exceptions import BackendError
 from flowrra.executors.workers import wall_clock
@@ -24,20 +26,40 @@ from flowrra.management.answers import (
     TaskProgress,
     TaskRecord,
 )
+from flowrra.ranges import COUNT, Range, shown
 from flowrra.registry import TaskDefinition
 from flowrra.task import Attempt, TaskResult, TaskStatus
 
 Answer = TypeVar("Answer")
 
 
+# How many tasks a list may have.
+LIMIT = Range(0, sys.maxsize, is_whole=True)
+
+
 def check_limit(limit: int | None) -> None:
-    """Refuse a number of tasks that no list can have.
+    """Refuse a number of tasks that no list can have; None is all.
 
     Raises:
+        TypeError: It is no integer.
         ValueError: It is negative.
     """
-    if limit is not None and limit < 0:
-        raise ValueError(f"limit must not be negative, it is {limit}")
+    if limit is not None:
+        LIMIT.check("limit", limit)
+
+
+def checked_status(status: TaskStatus | str | None) -> TaskStatus | None:
+    """The status of that name; None is any.
+
+    Raises:
+        ValueError: There is no such status.
+    """
+    if status is None:
+        return None
+    try:
+        return TaskStatus(status)
+    except ValueError:
+        raise ValueError(f"status must be {', '.join(TaskStatus)} or None, not {shown(status)}") from None
 
 
 def registered_task(definition: TaskDefinition) -> RegisteredTask:
@@ -121,15 +143,18 @@ async def _records(app: Flowrra, status: TaskStatus, limit: int | None) -> list[
     return await _answer("listed", app.results.list_by_status(status, limit), [])
 
 
-async def _answer(done: str, asking: Awaitable[Answer], nothing: Answer) -> Answer:
-    """What a result backend answers; nothing, if it doesn't do that, as lists are optional.
+async def _answer(done: str, asking: Awaitable[Answer], nothing: Answer | None = None) -> Answer:
+    """What a result backend answers; ``nothing``, if there is that, from one that doesn't do it, as lists are optional.
 
     Raises:
-        BackendError: The results could not be read, whatever a backend of a user's own raises.
+        BackendError: The results could not be read, whatever a backend of a user's own raises; or it doesn't do that.
     """
     try:
         return await asking
-    except NotImplementedError:
+    except NotImplementedError as error:
+        if nothing is None:
+            why = f": {error}" if str(error) else ""
+            raise BackendError(f"The tasks can't be {done} with this result backend{why}") from error
         return nothing
     except BackendError:
         raise
@@ -139,21 +164,20 @@ async def _answer(done: str, asking: Awaitable[Answer], nothing: Answer) -> Answ
 
 async def list_tasks(app: Flowrra, wanted: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
     """A page of the tasks that are meant."""
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, it is {limit}")
-    page = await find(app, wanted, limit, cursor)
+    COUNT.check("limit", limit)
+    page = await find(app, wanted, limit, cursor, Page([], None))
     return {"tasks": [_listed_task(record) for record in page.records], "next": page.cursor}
 
 
-async def find(app: Flowrra, wanted: TaskFilter, limit: int, cursor: str | None) -> Page:
-    """A page of the records that are meant.
+async def find(app: Flowrra, wanted: TaskFilter, limit: int, cursor: str | None, nothing: Page | None = None) -> Page:
+    """A page of the records that are meant; ``nothing``, if there is that, from a backend that can't list.
 
     Raises:
         BackendError: The results could not be read.
-        ValueError: The cursor is none.
+        TypeError, ValueError: The cursor is none.
     """
     wanted.first(cursor)  # what is no cursor is the caller's mistake, and no failure of the backend
-    return await _answer("listed", app.results.find(wanted, limit, cursor), Page([], None))
+    return await _answer("listed", app.results.find(wanted, limit, cursor), nothing)
 
 
 async def count_tasks(app: Flowrra, by: str) -> dict[str, int]:
@@ -161,7 +185,7 @@ async def count_tasks(app: Flowrra, by: str) -> dict[str, int]:
     if by not in ("status", "name"):
         raise ValueError(f"by must be 'status' or 'name', not {by!r:.100}")
     counts: Counter[str] = Counter() if by == "name" else Counter(dict.fromkeys(map(str, TaskStatus), 0))
-    found: Mapping[tuple[TaskStatus, str | None], int] = await _answer("counted", app.results.count(), {})
+    found: Mapping[tuple[TaskStatus, str | None], int] = await _answer("counted", app.results.count())
     for (status, name), count in found.items():
         counts[str(status) if by == "status" else name or ""] += count
     return dict(counts)
@@ -169,6 +193,7 @@ async def count_tasks(app: Flowrra, by: str) -> dict[str, int]:
 
 async def task_details(app: Flowrra, task_id: str) -> TaskDetails | None:
     """All about a submitted task; None if it is unknown."""
+    check_id("task_id", task_id)
     record = await app.get_result(task_id)
     if record is None:
         return None

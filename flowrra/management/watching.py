@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from flowrra.app import Flowrra
+from flowrra.arguments import check_text
 from flowrra.changes import Change
 from flowrra.management.answers import TaskEvent, WatchedTask
 from flowrra.management.tasks import task_progress
@@ -16,6 +17,9 @@ async def watch(
     app: Flowrra, task: str | None, name: str | None, queue: str | None, after: str | None
 ) -> AsyncGenerator[TaskEvent, None]:
     """The changes of the tasks for which all of that holds, and what was missed of any."""
+    for argument, text in (("task", task), ("name", name), ("queue", queue), ("after", after)):
+        if text is not None:
+            check_text(argument, text)
     source = app.results.watch(after)
     async with aclosing(app.events.watchers.watch(after) if source is None else source) as changes:
         async for change in changes:

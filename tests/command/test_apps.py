@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flowrra import BackendConfig, Config, Task
+from flowrra import BackendConfig, BrokerConfig, Config, Task
 from flowrra import Flowrra as App
 from flowrra.brokers import BaseBroker
 from tests.command import shop
 from tests.command.conftest import APP, COMMAND, Flowrra, Process
+from tests.core.apps import RemoteBackend
 
 NOBODY = "redis://me:secret@127.0.0.1:1/0"
 
@@ -111,6 +112,15 @@ def test_an_app_whose_results_are_in_memory(flowrra: Flowrra, url: str, monkeypa
     assert "The app's results are in the memory of the process" in flowrra("tasks", "-A", target).reason
     assert flowrra("stats", "-A", target, "--json").answer["tasks"] is None
     assert [row[0] for row in flowrra("queues", "-A", target).rows] == ["default"]
+
+
+def test_an_app_whose_results_can_not_be_listed(flowrra: Flowrra, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App(Config(broker=BrokerConfig(url), backend=RemoteBackend()))
+    app.task(name="alone")(shop.alone)
+    monkeypatch.setattr(shop, "unlisted", app, raising=False)
+    target = "tests.command.shop:unlisted"
+    assert flowrra("stats", "-A", target, "--json").answer["tasks"] is None
+    assert "can't be listed" in flowrra("cancel", "--name", "alone", "--yes", "-A", target).reason
 
 
 class OwnBroker(BaseBroker):

@@ -168,6 +168,9 @@ def test_resize_and_drain(flowrra: Flowrra, worker: Process) -> None:
     assert "workers: 1 alive, 1 draining" in ran.out
     assert flowrra("resume-worker", known["id"]).out == f"Worker {known['id']} takes tasks again\n"
     assert flowrra("drain", "nobody").status == 2
+    assert flowrra("drain", "all").status == flowrra("resume-worker", "all").status == 2
+    assert "the id of one worker" in flowrra("drain", "all").reason
+    assert not flowrra("workers", "--json").answer[0]["draining"]
     assert flowrra("resize", "io", "0").status == 2
 
 

@@ -346,6 +346,9 @@ class TestDrain:
         async with bench.app as app:
             ids = [await app.submit("hold", n) for n in range(5)]
             await until(lambda: bench.running == 2)
+            for one_at_a_time in (bench.manager.drain_worker, bench.manager.resume_worker):
+                with pytest.raises(ValueError, match=r"worker must be the id of one worker, .* not 'all'"):
+                    await one_at_a_time("all")
             assert await bench.manager.drain_worker() is True
             assert await bench.manager.drain_worker() is False
             bench.opened.set()

@@ -315,7 +315,7 @@ async def test_nonsense_is_refused(place: AppPlace) -> None:
     manager = FlowrraManager(with_tasks(place()))
     with pytest.raises(ValueError, match="limit must be at least 1"):
         await manager.list_tasks(limit=0)
-    with pytest.raises(ValueError, match="not a valid TaskStatus"):
+    with pytest.raises(ValueError, match=r"status must be pending, .*, cancelled or None, not 'done'"):
         await manager.list_tasks(status="done")
     with pytest.raises(ValueError, match="by must be"):
         await manager.count_tasks("queue")  # type: ignore[arg-type]
@@ -335,7 +335,8 @@ async def test_a_backend_that_lists_nothing_has_empty_lists_and_one_that_fails_s
     manager = FlowrraManager(memory_app(backend=backend))
     backend.error = NotImplementedError()  # type: ignore[attr-defined]
     assert await manager.list_tasks() == {"tasks": [], "next": None}
-    assert set((await manager.count_tasks()).values()) == {0}
+    with pytest.raises(BackendError, match="can't be counted with this result backend"):
+        await manager.count_tasks()
     backend.error = KeyError("x")  # type: ignore[attr-defined]
     with pytest.raises(BackendError, match="could not be listed: KeyError"):
         await manager.list_tasks()

@@ -316,7 +316,19 @@ class TestLimitedBackends:
         async with bench.app as app:
             await final(app, await app.submit("echo", 1))
             assert await bench.manager.list_completed_tasks() == []
+            assert (await bench.manager.list_tasks()) == {"tasks": [], "next": None}
             assert (await bench.manager.get_stats())["tasks"]["pending"] == 0
+
+    async def test_what_it_would_have_to_list_for_is_an_error_and_not_nothing(self) -> None:
+        bench = Bench(backend=WithoutLists())
+        async with bench.app as app:
+            for _ in range(3):
+                await app.options(countdown=3600).submit("echo", 1)
+            with pytest.raises(BackendError, match="can't be counted with this result backend: WithoutLists does not"):
+                await bench.manager.count_tasks()
+            with pytest.raises(BackendError, match="can't be listed with this result backend: WithoutLists does not"):
+                await bench.manager.cancel_tasks()
+            assert await bench.manager.purge_queue() == {"done": 3, "left": 0}
 
     async def test_a_backend_that_fails_is_an_error_and_not_an_empty_list(self) -> None:
         class Failing(WithoutLists):

@@ -97,5 +97,5 @@ async def test_what_blocks_the_loop_is_told_meanwhile() -> None:
 
 
 async def test_a_negative_limit_is_refused() -> None:
-    with pytest.raises(ValueError, match="limit must not be negative"):
+    with pytest.raises(ValueError, match="limit must be non-negative"):
         await FlowrraManager(memory_app()).list_running_attempts(limit=-1)
