@@ -323,7 +323,7 @@ class TestNumbers:
             await final(app, task_id)
 
         cpu = {"running": True, "workers": 2, "busy": 1, "waiting": 0, "stuck": False, "draining": False}
-        assert stats["executors"] == {"io": None, "cpu": cpu}
+        assert stats["executors"] == {"io": None, "cpu": {**cpu, "queues": None}}
         assert (numbers["executor"], numbers["running"], numbers["started"]) == ("cpu", 1, 1)
         assert numbers["oldest_running_at"] is not None
         assert queues["cpu"] is not None

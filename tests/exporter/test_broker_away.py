@@ -86,7 +86,7 @@ async def test_the_statistics_answer_in_time_and_say_what_is_unknown(
             assert time.monotonic() - started < LONGEST
             assert stats["app"] == {"running": True}
             io = {"running": True, "workers": 4, "busy": 0, "waiting": 0, "stuck": False, "draining": False}
-            assert stats["executors"] == {"io": io, "cpu": None}
+            assert stats["executors"] == {"io": {**io, "queues": ["default"]}, "cpu": None}
             assert (stats["tasks"]["registered"], stats["tasks"]["pending"]) == (1, None)
             assert stats["tasks"]["pending_error"]
             json.dumps(stats)

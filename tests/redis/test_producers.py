@@ -90,6 +90,7 @@ class TestProducer:
                     "waiting": 0,
                     "stuck": False,
                     "draining": False,
+                    "queues": [],
                 }
             assert stats["tasks"]["pending"] == 5
             assert health["healthy"] is True
