@@ -429,7 +429,7 @@ def _boolean(text: str) -> bool:
     return text.strip().lower() in {"true", "1", "yes", "on"}
 
 
-QUEUES_AS_TEXT = "names of queues, such as 'mail,default', or their shares, such as 'mail=3,default=1',"
+QUEUES_AS_TEXT = "names of queues, such as 'mail,default', or their shares, such as 'mail=3,default=1'"
 
 
 def read_queues(text: str) -> Queues:

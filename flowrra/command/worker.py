@@ -157,4 +157,4 @@ def _read_queues(text: str) -> Queues:
     try:
         return read_queues(text)
     except ValueError:
-        raise click.UsageError(f"--queues must be {QUEUES_AS_TEXT} not {quoted(text)}") from None
+        raise click.UsageError(f"--queues must be {QUEUES_AS_TEXT}, not {quoted(text)}") from None

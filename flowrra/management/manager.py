@@ -644,6 +644,7 @@ class FlowrraManager:
             limit: How many at most, up to 1000.
 
         Raises:
+            TypeError: ``limit`` is no integer.
             ValueError: ``limit`` is out of range.
         """
         if schedule_id is not None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
+from flowrra.ranges import shown
+
 MACROS: Mapping[str, str] = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -60,15 +62,20 @@ class _Field:
             return named
         if not (text.isascii() and text.isdigit()):
             raise ValueError(f"Invalid {self.name} '{part}': expected numbers{' or names' if self.names else ''}")
-        value = int(text[:9])
+        value = _number(text)
         if not self.low <= value <= self.high:
             raise ValueError(f"Value {value} out of range [{self.low}, {self.high}] in the {self.name} field")
         return value
 
     def _step(self, text: str, part: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text[:9]) == 0:
+        if not (text.isascii() and text.isdigit()) or _number(text) == 0:
             raise ValueError(f"Invalid step in the {self.name} '{part}': expected a number above 0")
-        return int(text[:9])
+        return _number(text)
+
+
+def _number(digits: str) -> int:
+    """The number of these digits; of one with more than nine its beginning, which is out of every range, too."""
+    return int(digits.lstrip("0")[:9] or "0")
 
 
 _MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
@@ -93,7 +100,8 @@ class CronExpression:
     Day and weekday combine as in cron: if neither field begins with ``*``, a day that matches either will do
     (``0 0 13 * FRI``: each 13th and each Friday); otherwise it must match both.
 
-    Raises ValueError for anything else, and for an expression that no date can match, such as ``0 0 31 2 *``.
+    Raises TypeError for what is no text, and ValueError for any other text, and for an expression that no date can
+    match, such as ``0 0 31 2 *``.
     """
 
     expression: str
@@ -106,6 +114,8 @@ class CronExpression:
     """0 (Sunday) to 6."""
 
     def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"a cron expression must be a string, not {shown(text)}")
         self.expression = text.strip()
         fields = self._fields()
         self.minute_field, self.hour_field, self.day_field, self.month_field, self.weekday_field = fields

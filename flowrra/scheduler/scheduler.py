@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack
 from flowrra import codec
 from flowrra.executors.base import BaseTaskExecutor
 from flowrra.forks import tell_of_forks
-from flowrra.ranges import SOME_SECONDS, shown
+from flowrra.ranges import SOME_SECONDS, Range, shown
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.clock import SharedClock
@@ -29,7 +29,7 @@ __all__ = ["LAG_BOUNDS", "RESULTS", "ScheduleExtras", "Scheduler"]
 
 logger = logging.getLogger(__name__)
 
-MOST_LISTED_RUNS = 1_000
+LISTED_RUNS = Range(0, 1_000, is_whole=True)
 # Seconds for the end of the loop, and for closing the store.
 STOP_TIMEOUT = 5.0
 
@@ -68,6 +68,7 @@ class Scheduler:
         now: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
+        SOME_SECONDS.check("check_interval", check_interval)
         self.backend = backend
         self.registry = registry
         self.io_executor = io_executor
@@ -108,6 +109,7 @@ class Scheduler:
 
     @check_interval.setter
     def check_interval(self, seconds: float) -> None:
+        SOME_SECONDS.check("check_interval", seconds)
         self._dispatcher.check_interval = seconds
 
     @property
@@ -337,8 +339,7 @@ class Scheduler:
 
     async def list_runs(self, schedule_id: str | None = None, limit: int = 100) -> list[ScheduleRun]:
         """The latest runs; see ``FlowrraManager.list_schedule_runs``."""
-        if not 0 <= limit <= MOST_LISTED_RUNS:
-            raise ValueError(f"limit must be from 0 to {MOST_LISTED_RUNS}, it is {limit}")
+        LISTED_RUNS.check("limit", limit)
         return [listed_run(row) for row in await self.backend.list_runs(schedule_id, limit)]
 
     async def stats(self) -> SchedulerStats:

@@ -409,6 +409,13 @@ async def test_a_task_registered_after_the_start_can_be_scheduled(shop: Shop) ->
         assert await shop.calls.get() == ("late",)
 
 
+@pytest.mark.parametrize("seconds", ["20", 0, -1, float("nan"), float("inf"), None])
+async def test_a_check_interval_that_nothing_can_wait_for_is_refused(shop: Shop, seconds: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="check_interval must be "):
+        shop.scheduler.check_interval = seconds
+    assert shop.scheduler.check_interval == 60
+
+
 async def test_what_is_made_enabled_or_replaced_is_due_without_waiting_for_the_check_interval(shop: Shop) -> None:
     assert shop.scheduler.check_interval == 60
     await shop.scheduler.schedule_interval("note", 0.05, ("enabled",), enabled=False, task_id="a")

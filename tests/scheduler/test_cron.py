@@ -66,6 +66,21 @@ def test_what_cannot_be_read_is_refused_with_the_reason(text: str, reason: str) 
         CronExpression(text)
 
 
+@pytest.mark.parametrize("text", ["0000000059 0 * * *", "*/0000000005 0 * * *"])
+def test_zeros_in_front_change_no_number(text: str) -> None:
+    assert CronExpression(text).minutes == CronExpression(text.replace("00000000", "")).minutes
+
+
+def test_a_number_with_many_zeros_in_front_is_out_of_range_too() -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        CronExpression("0000000099 0 * * *")
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(TypeError, match="a cron expression must be a string, not None"):
+        CronExpression(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", ["0 0 31 2 *", "0 0 30 2 *", "0 0 31 4,6,9,11 *"])
 def test_what_no_date_matches_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="never matches"):

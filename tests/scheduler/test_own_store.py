@@ -173,8 +173,11 @@ async def test_it_is_asked_for_a_hundred_runs_unless_for_others(
     assert await scheduler.list_runs() == []
     await scheduler.list_runs("a", 1000)
     for limit in (-1, 1001):
-        with pytest.raises(ValueError, match="limit must be from 0 to 1000"):
+        with pytest.raises(ValueError, match="limit must be non-negative and finite, at most 1000"):
             await scheduler.list_runs("a", limit)
+    for no_limit in ("5", 1.5, True):
+        with pytest.raises(TypeError, match="limit must be an integer"):
+            await scheduler.list_runs("a", no_limit)  # type: ignore[arg-type]
     assert asked == [(None, 100), ("a", 1000)]
 
 
