@@ -67,8 +67,7 @@ class Request(NamedTuple):
 
 def encode_request(request: Request, body: bytes, most: int) -> bytes:
     """The request as it goes over the pair; of a body with more than ``most`` bytes only that it is too large."""
-    query = f"?{quote(request.query, safe=_IN_A_QUERY)}" if request.query else ""
-    lines = [f"{request.method} {_path(request)}{query} HTTP/1.0"]
+    lines = [f"{request.method} {_path(request)}{_query(request)} HTTP/1.0"]
     lines += [f"{name}: {_CONTROL.sub(' ', value)}" for name, value in request.headers if name.lower() in _FORWARDED]
     if body:
         lines.append(f"Content-Length: {len(body)}")
@@ -156,4 +155,9 @@ def _path(request: Request) -> str:
 def with_slash(request: Request) -> str:
     """A relative reference from a path that lacks its slash at the end to the one that has it, below any prefix."""
     name = quote(request.written_path.rpartition("/")[2], safe=f"{_IN_A_PATH}%")
-    return f"./{name}/?{quote(request.query, safe=_IN_A_QUERY)}" if request.query else f"./{name}/"
+    return f"./{name}/{_query(request)}"
+
+
+def _query(request: Request) -> str:
+    # Frameworks give its bytes as Latin-1 (PEP 3333, ASGI's bytes): letters beyond ASCII are what they were as UTF-8.
+    return f"?{quote(request.query.encode('latin-1', 'replace'), safe=_IN_A_QUERY)}" if request.query else ""

@@ -53,6 +53,15 @@ def test_it_is_one_request_whatever_is_in_it(
     assert names <= {b"host", b"origin", b"x-flowrra-token", b"accept", b"content-type", b"content-length"}
 
 
+@given(st.text(max_size=30))
+def test_letters_of_a_query_are_what_they_were(query: str) -> None:
+    written = query.encode("utf-8", "replace")
+    request, _ = _events(
+        encode_request(_request("/", query=written.decode("latin-1"), headers=[("Host", "h")]), b"", MOST)
+    )
+    assert unquote_to_bytes(request.target.partition(b"?")[2]) == unquote_to_bytes(written)
+
+
 @given(st.text(max_size=20), st.text(max_size=40))
 def test_a_path_that_was_written_otherwise_than_the_framework_says_does_not_count(path: str, written: str) -> None:
     request, _ = _events(encode_request(_request(f"/{path}", written, headers=[("Host", "h")]), b"", MOST))

@@ -197,6 +197,25 @@ async def test_a_user_that_there_is_not_takes_as_long_as_a_wrong_password() -> N
     assert 0.5 < statistics.median(seconds["anna"]) / statistics.median(seconds["nobody"]) < 2
 
 
+async def test_users_that_there_are_not_take_as_long_as_any_of_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spent: list[str] = []
+
+    def matches(password: bytes, hashed: str) -> bool:
+        spent.append(hashed)
+        return False
+
+    monkeypatch.setattr("flowrra_exporter.web.access.auth._matches", matches)
+    passwords = passwords_of(cheap="cheap", dear="dear")
+    for user in range(100):
+        for attempt in (b"first", b"second"):
+            assert not await passwords.check(Credentials(f"nobody {user}", attempt), "")
+    passwords.close()
+    assert set(spent) == {"cheap", "dear"}
+    assert spent[::2] == spent[1::2]
+
+
 async def test_a_right_password_of_another_user_is_wrong() -> None:
     passwords = passwords_of(anna=hashed("right"), bob=hashed("other"))
     assert await passwords.check(Credentials("anna", b"right"), "")

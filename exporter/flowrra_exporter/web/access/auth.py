@@ -117,8 +117,8 @@ class Passwords:
 
     async def _find_out(self, users: Mapping[str, str], credentials: Credentials, client: str, key: bytes) -> bool:
         user = credentials.user
-        # A user that there isn't takes as long as one there is: any hash will do to spend the time on.
-        hashed = users.get(user) or next(iter(users.values()))
+        # A user that there isn't takes as long as one there is: it has always the same hash, of whichever cost.
+        hashed = users.get(user) or list(users.values())[self._any_number(user) % len(users)]
         try:
             loop = asyncio.get_running_loop()
             matches = await loop.run_in_executor(self._thread, _matches, credentials.password, hashed)
@@ -139,6 +139,12 @@ class Passwords:
     def close(self) -> None:
         """Lets the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _any_number(self, user: str) -> int:
+        """The same for each user, and known to nobody."""
+        return int.from_bytes(
+            hmac.digest(self._secret, user.encode("utf-8", "surrogatepass"), hashlib.sha256)[:8], "big"
+        )
 
     def _key(self, credentials: Credentials) -> bytes:
         """A hash under which no password can be found that isn't tried: the key dies with the process."""
