@@ -171,6 +171,19 @@ async def test_a_failed_task_is_found_read_and_retried_by_keyboard(
         await find_and_retry(page, place, root, await failed_charge(place))
 
 
+async def test_a_half_typed_id_stays_while_the_page_brings_itself_up_to_date(browser: Browser, place: Place) -> None:
+    root = await place.start()
+    async with opened(browser, DESK) as page:
+        await page.goto(f"{root}/tasks")
+        field = page.get_by_label("Task id")
+        await field.focus()
+        await page.keyboard.type("half")
+        task_id = await failed_charge(place)
+        await page.locator("#tasks").get_by_text(task_id).wait_for()
+        await page.keyboard.type(" typed")
+        assert await field.input_value() == "half typed"
+
+
 async def test_a_failed_task_is_retried_without_javascript(browser: Browser, place: Place) -> None:
     root = await place.start()
     async with opened(browser, script=False) as page:

@@ -7,7 +7,8 @@
   const SPACING = 1000;
   const byId = (page, id) => page.getElementById(id);
   const isElement = (node) => node.nodeType === Node.ELEMENT_NODE;
-  const keyOf = (node) => (isElement(node) ? node.id || node.dataset.key || "" : "");
+  // Not node.id: of a form with a field that is named "id", that is the field.
+  const keyOf = (node) => (isElement(node) ? node.getAttribute("id") || node.getAttribute("data-key") || "" : "");
 
   // A form that somebody has begun to fill in is theirs until it's sent or emptied.
   const isBegun = (form) => [...form.elements].some((field) =>
