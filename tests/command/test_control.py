@@ -170,7 +170,7 @@ def test_resize_and_drain(flowrra: Flowrra, worker: Process) -> None:
     assert flowrra("drain", "nobody").status == 2
     assert flowrra("drain", "all").status == flowrra("resume-worker", "all").status == 2
     assert "the id of one worker" in flowrra("drain", "all").reason
-    assert not flowrra("workers", "--json").answer[0]["draining"]
+    until(lambda: not flowrra("workers", "--json").answer[0]["draining"])
     assert flowrra("resize", "io", "0").status == 2
 
 

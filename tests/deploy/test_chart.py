@@ -11,6 +11,7 @@ import yaml
 
 from deploy.kubernetes.files import CHART
 from prove.manifests import VARIANTS, WRONG, WRONG_TOGETHER, find_helm, mistakes_in, render
+from tests.conftest import PROOFS_ALONE
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
@@ -81,7 +82,7 @@ def helm() -> str:
     """Where it is installed, also if tools must be there: the proof `manifests` can't do without it."""
     found = find_helm()
     if found is None:
-        pytest.skip("helm is not installed")
+        pytest.skip(PROOFS_ALONE)
     return found
 
 
