@@ -16,7 +16,7 @@ from flowrra.exceptions import BackendError
 from flowrra.outage import Outage
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer
 from flowrra.redis_script import Script
-from flowrra.supervision import Supervised, cancel_until_ended, spawn
+from flowrra.supervision import Supervised, cancel_until_ended, see_through, spawn
 
 Answer = TypeVar("Answer")
 
@@ -71,8 +71,8 @@ class RedisChanges:
             self.watchers -= 1
             try:
                 await signing.stop()
-            finally:  # whoever is cancelled once more while it waits leaves no connection either
-                await client.aclose()
+            finally:  # whoever is cancelled again and again while it waits leaves no connection either
+                await see_through(client.aclose())
 
     async def latest(self) -> str:
         """The id of the latest change; all that comes after it is told from now on.

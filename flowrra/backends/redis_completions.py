@@ -16,7 +16,7 @@ from flowrra.exceptions import BackendError, ResultNotFoundError, ServerUnavaila
 from flowrra.outage import Outage
 from flowrra.per_loop import PerLoop
 from flowrra.redis_client import MAX_BLOCK, RedisServer
-from flowrra.supervision import cancel_until_ended, spawn
+from flowrra.supervision import cancel_until_ended, see_through, spawn
 from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class _Listener:
                             await connection.disconnect()
                         await client.connection_pool.release(connection)
         finally:
-            await client.aclose()
+            await see_through(client.aclose())  # whoever is cancelled again while it waits leaves no connection
 
     async def _read(self, connection: AbstractConnection) -> None:
         loop = asyncio.get_running_loop()

@@ -51,6 +51,7 @@ from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Replication, on
 from flowrra.redis_cluster import code_of, slot_with
 from flowrra.redis_script import Script
 from flowrra.setting_aside import SetAside
+from flowrra.supervision import see_through
 from flowrra.task import TaskResult
 
 DEFAULT_QUEUE_KEY = "flowrra:queue"
@@ -372,7 +373,7 @@ class RedisBroker(LeasingBroker):
         except Exception as error:  # of a connection that breaks, the driver raises anything
             raise self.server.failure("listen for cancellations", error) from error
         finally:
-            await client.aclose()
+            await see_through(client.aclose())  # whoever is cancelled again while it waits leaves no connection
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
