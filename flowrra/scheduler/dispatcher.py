@@ -156,8 +156,10 @@ class Dispatcher:
         await self._clock.look()
         if not self._clock.was_put_back:
             return
-        if count := await self._backend.catch_up_with_clock(self._clock.micros()):
-            logger.warning("the clock was put back: intervals start anew schedules=%d", count)
+        if count := await self._backend.catch_up_with_clock(self._clock.micros(), self._zone):
+            logger.warning(
+                "the clock was put back: schedules that waited for its time are due anew schedules=%d", count
+            )
         self._clock.was_put_back = False
 
     async def _wait(self, delay: float) -> None:
@@ -171,7 +173,7 @@ class Dispatcher:
 
     async def _refresh_schedules(self) -> None:
         """At the start, and then at every check interval: which tasks there are schedules for, to count each of them
-        from 0 on, and which broken ones were repaired."""
+        from 0 on, and which broken ones were repaired, or have no due time as another version has written them."""
         if time.monotonic() < self._refresh_at:
             return
         for name in await self._backend.count_by_task():
@@ -179,11 +181,14 @@ class Dispatcher:
                 self.figures.know(name)
         for task in await self._backend.list_broken(BATCH):
             try:
-                next_run = first_run(task, self._clock.micros(), self._zone)
+                is_marked = task.broken is not None
+                given = None if is_marked else task.next_run_at
+                next_run = given or first_run(task, self._clock.micros(), self._zone)
             except (ValueError, TypeError, KeyError, OverflowError, OSError):
                 continue  # as before; the reason is in its row
             if await self._backend.repair(task.id, next_run):
-                logger.info("broken schedule was repaired %s", named(task))
+                what = "broken schedule was repaired" if is_marked else "schedule without a due time has one now"
+                logger.info("%s %s", what, named(task))
         self._refresh_at = time.monotonic() + self.check_interval
 
     async def _fire_due(self) -> bool:

@@ -137,7 +137,38 @@ async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(
     await world.clock.run(timedelta(minutes=6))
     # It is noticed after a check interval at the most, and the first run is an interval later.
     assert len(world.submitted) in (4, 5, 6)
-    assert caplog.text.count("the clock was put back: intervals start anew schedules=1") == 1
+    assert caplog.text.count("the clock was put back: schedules that waited for its time are due anew schedules=1") == 1
+    await world.scheduler.stop()
+
+
+async def test_a_cron_expression_does_not_wait_for_a_time_of_a_clock_that_was_years_ahead(tmp_path: Path) -> None:
+    world = World(tmp_path / "s.db", START)
+    world.scheduler.check_interval = 60
+    await world.scheduler.schedule_cron("note", "30 * * * *")
+    await world.scheduler.start()
+    await world.clock.run(timedelta(hours=2))
+    await world.away(timedelta(days=700))
+    await world.clock.run(timedelta(hours=1))
+    world.clock.put_back(700 * 86_400)
+    world.submitted.clear()
+    await world.clock.run(timedelta(hours=2))
+    assert [at.strftime("%H:%M") for at in world.submitted] == ["15:30", "16:30"]
+    await world.scheduler.stop()
+
+
+async def test_a_cron_expression_is_run_once_for_the_hour_that_a_clock_shows_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path / "s.db", START)
+    world.scheduler.check_interval = 60
+    await world.scheduler.schedule_cron("note", "*/10 * * * *")
+    await world.scheduler.start()
+    await world.clock.run(timedelta(minutes=65))
+    world.clock.put_back(3600)
+    world.submitted.clear()
+    await world.clock.run(timedelta(minutes=80))
+    assert [at.strftime("%H:%M") for at in world.submitted] == ["13:10", "13:20"]
+    assert "are left out" not in caplog.text
     await world.scheduler.stop()
 
 

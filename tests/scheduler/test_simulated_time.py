@@ -14,6 +14,7 @@ import pytest
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler import Scheduler
 from flowrra.scheduler.backends import SQLiteSchedulerBackend
+from flowrra.scheduler.backends.sql_schema import SCHEDULES
 
 BERLIN = ZoneInfo("Europe/Berlin")
 START = datetime(2026, 5, 18, 12, tzinfo=UTC)
@@ -242,3 +243,17 @@ async def test_a_day_on_which_clocks_change(
     await world.clock.run(timedelta(hours=6))
     await world.scheduler.stop()
     assert [at.astimezone(BERLIN).strftime("%H:%M%z") for at in world.submitted] == hours
+
+
+async def test_a_schedule_that_0_1_8_wrote_meanwhile_without_a_due_time_runs_when_it_says(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await world.scheduler.schedule_once("note", START + timedelta(seconds=90))
+    store = world.scheduler.backend
+    assert isinstance(store, SQLiteSchedulerBackend)
+    await store._write(SCHEDULES.update().values(due=None))
+    await world.scheduler.start()
+    await world.clock.run(timedelta(seconds=120))
+    assert world.submitted == [START + timedelta(seconds=90)]
+    assert caplog.text.count("schedule without a due time has one now task=note") == 1

@@ -23,7 +23,7 @@ from tests.support.forks import FORK_IS_MEANT
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 123456)  # noqa: DTZ001 - the stores' datetimes are local
 SECOND = 1_000_000
-NOT_IN_0_1_8 = ("timezone", "misfire_grace", "max_running", "broken", "due", "definition", "misfire")
+NOT_IN_0_1_8 = ("timezone", "misfire_grace", "max_running", "broken", "due", "last_run", "definition", "misfire")
 
 
 def new_store(url: str) -> SqlSchedulerBackend:
@@ -538,6 +538,60 @@ class TestLocks:
             await another.execute(RUNS.select().where(RUNS.c.schedule_id == "taken").with_for_update())
             await store.settle(runs[-1:], micros(NOW), {})
         assert [run["schedule_id"] for run in await store.list_runs(None, 10)] == ["new", "taken"]
+
+
+async def test_ids_and_names_that_differ_in_their_case_are_different_ones(store: SqlSchedulerBackend) -> None:
+    for name in ("Mail", "mail"):
+        await store.create(ScheduledTask(name, name, ScheduleType.INTERVAL, "60", next_run_at=NOW))
+    assert await store.count_by_task() == {"Mail": 1, "mail": 1}
+    [run] = (await store.claim(micros(NOW), LOCAL, "x", 10, ["mail"])).runs
+    assert (run.schedule.id, run.schedule.task_name) == ("mail", "mail")
+    [run] = (await store.claim(micros(NOW), LOCAL, "x", 10, ["Mail"])).runs
+    assert run.schedule.id == "Mail"
+    assert await store.delete("Mail")
+    assert [task.id for task in await store.list_all()] == ["mail"]
+
+
+@pytest.mark.parametrize("url", [pytest.param("mysql", marks=pytest.mark.tools)], indirect=True)
+async def test_tables_that_took_small_and_capital_letters_for_the_same_are_upgraded(url: str) -> None:
+    store = new_store(url)
+    await store.create(once("käse"))
+    engine = await store._open()
+    async with engine.begin() as connection:
+        for table in ("scheduled_tasks", "schedule_runs"):
+            change = f"ALTER TABLE {table} CONVERT TO CHARACTER SET latin1 COLLATE latin1_swedish_ci"
+            await connection.execute(sa.text(change))
+    await store.close()
+    await store.create(once("Käse"))
+    await store.create(once("\N{CHEESE WEDGE}"))
+    assert sorted(task.id for task in await store.list_all()) == ["Käse", "käse", "\N{CHEESE WEDGE}"]
+    assert len((await store.claim(micros(NOW), LOCAL, "x", 10)).runs) == 3
+    await store.close()
+
+
+async def test_when_a_schedule_ran_is_the_same_instant_whatever_the_zone_that_it_was_written_in(
+    store: SqlSchedulerBackend,
+) -> None:
+    await store.create(ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=NOW))
+    assert len((await store.claim(micros(NOW), LOCAL, "x", 10)).runs) == 1
+    async with (await store._open()).begin() as connection:  # as a process shows it that is in another zone
+        await connection.execute(SCHEDULES.update().values(last_run_at=NOW + timedelta(hours=5)))
+    assert [task.last_run_at for task in await store.list_all()] == [NOW]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_schedule_without_a_due_time_counts_as_broken_until_it_has_one(
+    store: SqlSchedulerBackend, is_known: bool
+) -> None:
+    await store.create(ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=NOW if is_known else None))
+    await store._write(SCHEDULES.update().values(due=None))
+    assert (await store.figures(micros(NOW)))["broken"] == 1
+    [task] = await store.list_broken(10)
+    assert (task.broken, task.next_run_at) == (None, NOW if is_known else None)
+    assert await store.repair("a", NOW)
+    assert (await store.figures(micros(NOW)))["broken"] == 0
+    assert not await store.repair("a", NOW + timedelta(days=1))
+    assert len((await store.claim(micros(NOW), LOCAL, "x", 10)).runs) == 1
 
 
 async def test_the_columns_of_0_1_8_say_when_a_schedule_is_due_as_well(store: SqlSchedulerBackend) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, tzinfo
 from typing import Any, ClassVar, NamedTuple
 
+from flowrra.scheduler.local_time import LOCAL
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
 
 
@@ -150,9 +151,9 @@ class BaseSchedulerBackend(ABC):
         """The time of the server's clock, in seconds since 1970; None if it has none but the host's."""
         return None
 
-    async def catch_up_with_clock(self, now: int) -> int:
-        """After the clock was put back: let no interval wait for longer than it lasts, and no claim last longer than
-        one does; how many schedules were changed."""
+    async def catch_up_with_clock(self, now: int, zone: tzinfo = LOCAL) -> int:
+        """After the clock was put back: let no interval wait for longer than it lasts, no cron expression for a time
+        that others come before, and no claim last longer than one does; how many schedules were changed."""
         return 0
 
     async def renew(self, claimed: Collection[str], running: Collection[str], owner: str, now: int) -> None:
@@ -180,11 +181,11 @@ class BaseSchedulerBackend(ABC):
         raise NotImplementedError
 
     async def list_broken(self, limit: int) -> list[ScheduledTask]:
-        """Enabled schedules that are marked as broken, and whose rows can be read (by now)."""
+        """Enabled schedules that are marked as broken or have no due time, and whose rows can be read (by now)."""
         return []
 
     async def repair(self, task_id: str, next_run: datetime | None) -> bool:
-        """Set when a schedule that is enabled and marked as broken runs next, and remove the mark; whether it was so
+        """Set when a schedule runs next that :meth:`list_broken` told of, and remove its mark; whether it was so
         still: somebody else may have repaired, disabled or deleted it meanwhile."""
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from flowrra.per_loop import PerLoop
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
-from flowrra.scheduler.backends.sql_rows import definition_of, read_row, read_task, written
+from flowrra.scheduler.backends.sql_rows import dated, definition_of, read_row, read_task, written
 from flowrra.scheduler.backends.sql_schema import (
     ADVANCE,
     CLOCKS,
@@ -26,6 +26,7 @@ from flowrra.scheduler.backends.sql_schema import (
     TAKE,
     TRUE,
     insert_once,
+    is_broken,
     is_known,
     is_of_known,
     select_due,
@@ -35,7 +36,7 @@ from flowrra.scheduler.backends.sql_schema import (
 from flowrra.scheduler.backends.sql_upgrade import upgrade
 from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
 from flowrra.scheduler.error_text import describe
-from flowrra.scheduler.local_time import local, micros
+from flowrra.scheduler.local_time import LOCAL, local, micros
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, named
 
 logger = logging.getLogger(__name__)
@@ -151,9 +152,8 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     async def replace(self, task: ScheduledTask) -> bool:
         if (found := await self.get(task.id)) is None:
             return False
-        values = {
-            name: value for name, value in written(task).items() if name not in ("id", "created_at", "last_run_at")
-        }
+        own = ("id", "created_at", "last_run_at", "last_run")
+        values = {name: value for name, value in written(task).items() if name not in own}
         change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
         is_same = found.broken is None and definition_of(found) == definition_of(task)
         if is_same:
@@ -183,9 +183,8 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         return [read_task(row) for row in await self._read(select_due(micros(now)))]
 
     async def update_run_times(self, task_id: str, last_run: datetime | None, next_run: datetime | None) -> None:
-        due = None if next_run is None else micros(next_run)
         change = SCHEDULES.update().where(SCHEDULES.c.id == task_id)
-        if not await self._write(change.values(last_run_at=last_run, next_run_at=next_run, due=due)):
+        if not await self._write(change.values(dated(last_run, next_run))):
             raise ValueError(f"Scheduled task '{task_id}' not found")
 
     async def set_enabled(self, task_id: str, enabled: bool, next_run: datetime | None) -> None:
@@ -195,7 +194,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             change = change.values(enabled=False, updated_at=now)
         else:  # one that is enabled and well keeps its due time, which a scheduler may be moving on just now
             due = None if next_run is None else micros(next_run)
-            change = change.where((found.enabled != TRUE) | found.broken.is_not(None))
+            change = change.where((found.enabled != TRUE) | is_broken())
             change = change.values(enabled=True, updated_at=now, next_run_at=next_run, due=due, broken=None)
         withdrawals = [] if enabled else [withdraw_runs(task_id)]
         if not await self._write(change, *withdrawals) and await self.get(task_id) is None:
@@ -240,7 +239,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         async with engine.begin() as connection:
             # The schedule first, as whoever withdraws its runs does: else the two would each wait for the other.
             ran = SCHEDULES.update().where(SCHEDULES.c.id == schedule_id)
-            await connection.execute(ran.values(last_run_at=local(now)))
+            await connection.execute(ran.values(last_run_at=local(now), last_run=now))
             await connection.execute(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
         return run
 
@@ -248,16 +247,19 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         query = CLOCKS.get(self._url.get_backend_name())
         return None if query is None else float((await self._read(sa.select(query.label("now"))))[0]["now"])
 
-    async def catch_up_with_clock(self, now: int) -> int:
+    async def catch_up_with_clock(self, now: int, zone: tzinfo = LOCAL) -> int:
         waiting = SCHEDULES.select().where(
             SCHEDULES.c.enabled == TRUE,
-            SCHEDULES.c.schedule_type == ScheduleType.INTERVAL.value,
+            SCHEDULES.c.schedule_type != ScheduleType.ONE_TIME.value,
             SCHEDULES.c.due > now + SECOND,
         )
         changed = 0
         for row in await self._read(waiting):
             task, fault = read_row(row)
-            due = None if fault else _due_anew(task, row["due"], now)
+            if fault or not _is_of_later_clock(task, now):
+                continue
+            dealt_with = sa.select(RUNS.c.due).where(RUNS.c.schedule_id == task.id, RUNS.c.due > now)
+            due = _due_anew(task, row["due"], now, zone, {run["due"] for run in await self._read(dealt_with)})
             if due is None:
                 continue
             change = SCHEDULES.update().where(SCHEDULES.c.id == task.id, SCHEDULES.c.due == row["due"])
@@ -309,7 +311,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             sa.func.count().label("total"),
             sa.func.count(sa.case((on, 1))).label("enabled"),
             sa.func.count(sa.case((on & (columns.due <= now), 1))).label("overdue"),
-            sa.func.count(columns.broken).label("broken"),
+            sa.func.count(sa.case((is_broken(), 1))).label("broken"),
             sa.func.min(sa.case((on, columns.due))).label("next"),
         ).select_from(SCHEDULES)
         return dict((await self._read(query))[0])
@@ -321,16 +323,14 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         return {row["task_name"]: row["count"] for row in rows}
 
     async def list_broken(self, limit: int) -> list[ScheduledTask]:
-        marked = SCHEDULES.select().where(SCHEDULES.c.enabled == TRUE, SCHEDULES.c.broken.is_not(None))
+        marked = SCHEDULES.select().where(SCHEDULES.c.enabled == TRUE, is_broken())
         # The latest changed first: those that nobody repairs can't hide the others.
         rows = await self._read(marked.order_by(SCHEDULES.c.updated_at.desc()).limit(limit))
         return [task for row in rows for task, fault in [read_row(row)] if fault is None]
 
     async def repair(self, task_id: str, next_run: datetime | None) -> bool:
         due = None if next_run is None else micros(next_run)
-        broken = SCHEDULES.update().where(
-            SCHEDULES.c.id == task_id, SCHEDULES.c.enabled == TRUE, SCHEDULES.c.broken.is_not(None)
-        )
+        broken = SCHEDULES.update().where(SCHEDULES.c.id == task_id, SCHEDULES.c.enabled == TRUE, is_broken())
         return bool(await self._write(broken.values(next_run_at=next_run, due=due, broken=None)))
 
     async def list_runs(
@@ -436,27 +436,34 @@ def _add(counts: dict[str, int], task_name: str | None, count: int = 1) -> None:
         counts[task_name] = counts.get(task_name, 0) + count
 
 
-def _due_anew(task: ScheduledTask, due: int, now: int) -> int | None:
-    """When an interval that waits for a time that was there before is due; None if it waits as it should."""
+def _is_of_later_clock(task: ScheduledTask, now: int) -> bool:
+    """Whether a schedule got its due time at a time that is yet to come; else whoever has made it wait meant to."""
     latest_change = max(at for at in (task.last_run_at, task.created_at, task.updated_at) if at is not None)
-    if micros(latest_change) <= now + SECOND:
-        return None  # whoever has made it wait for long meant to
+    return micros(latest_change) > now + SECOND
+
+
+def _due_anew(task: ScheduledTask, due: int, now: int, zone: tzinfo, dealt_with: Collection[int]) -> int | None:
+    """When a schedule that waits for a time that was there before is due, whose due times from now on have partly been
+    dealt with by the clock as it was; None if it waits as it should."""
     try:
-        anew = following(task, now)
-    except (ValueError, OverflowError):
+        anew = following(task, now, zone)
+        while anew in dealt_with and task.schedule_type is ScheduleType.CRON:
+            anew = following(task, anew, zone)
+    except (ValueError, OverflowError, OSError):
         return None
     if anew is None or due <= anew + SECOND:
         return None
-    # Not on the grid that it had: the due times there have had their runs, by the clock as it was.
+    if task.schedule_type is ScheduleType.CRON:
+        return anew
+    # Not on the grid that it had, whose due times will be dealt with already.
     return anew + ((due - anew) % (anew - now) == 0)
 
 
 def _advance(row: Any, last: datetime | None, due: int | None, broken: str | None) -> dict[str, Any]:
+    times = dated(last, None if due is None else local(due))
     return {
         "of": row["id"],
-        "new_due": due,
-        "new_next_run_at": None if due is None else local(due),
-        "new_last_run_at": last,
+        **{f"new_{name}": value for name, value in times.items()},
         # A one-time schedule has had its run; a broken one stays enabled, and is due again once it is repaired.
         "new_enabled": due is not None or broken is not None,
         "new_broken": broken,

@@ -17,15 +17,24 @@ from flowrra.scheduler.models import ScheduledTask, ScheduleType, check, definit
 def written(task: ScheduledTask) -> dict[str, Any]:
     """The row of a schedule, by column."""
     values = {column.name: getattr(task, column.name) for column in DEFINED}
-    due = None if task.next_run_at is None else micros(task.next_run_at)
     args, kwargs = codec.written_call(task.args, task.kwargs, task.task_name)
     return {
         **values,
         "schedule_type": task.schedule_type.value,
         "args": args,
         "kwargs": kwargs,
-        "due": due,
+        **dated(task.last_run_at, task.next_run_at),
         "definition": definition_of(task),
+    }
+
+
+def dated(last_run: datetime | None, next_run: datetime | None) -> dict[str, Any]:
+    """The columns that say when a schedule ran and runs next."""
+    return {
+        "last_run_at": last_run,
+        "last_run": None if last_run is None else micros(last_run),
+        "next_run_at": next_run,
+        "due": None if next_run is None else micros(next_run),
     }
 
 
@@ -53,11 +62,12 @@ def read_row(row: Any) -> tuple[ScheduledTask, str | None]:
             value = "" if name in ("args", "kwargs") else f" {fields[name]!r}"
             faults.append(f"{name}{value} can't be read: {error}")
             fields[name] = stand_in
-    try:
-        if row["due"] is not None:
-            fields["next_run_at"] = local(row["due"])
-    except (ValueError, TypeError, OverflowError, OSError) as error:
-        faults.append(f"due {row['due']!r} can't be read: {error}")
+    for instant, name in (("due", "next_run_at"), ("last_run", "last_run_at")):
+        try:
+            if row[instant] is not None:
+                fields[name] = local(row[instant])
+        except (ValueError, TypeError, OverflowError, OSError) as error:
+            faults.append(f"{instant} {row[instant]!r} can't be read: {error}")
     task = ScheduledTask(**fields)
     try:
         if not faults:

@@ -1,7 +1,7 @@
 """The tables of the schedule store, and the statements on them that don't depend on what is asked.
 
-What is due is found by ``due``, microseconds since 1970, which no change of zone or format can bend. The columns of
-0.1.8 stay beside it and say the same.
+What is due is found by ``due``, microseconds since 1970, which no change of zone or format can bend; ``last_run`` says
+so when a schedule ran. The columns of 0.1.8 stay beside them and say the same.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ _json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql").with_variant(_J
 _flag = sa.Boolean().with_variant(sa.Integer(), "sqlite")
 _real = sa.Float().with_variant(sa.Double(), "mysql", "mariadb", "postgresql")
 _name = sa.String(255)
+MYSQL_CHARSET, MYSQL_COLLATION = "utf8mb4", "utf8mb4_bin"
 
 METADATA = sa.MetaData()
+# Ids and names that differ in their case are different ones, also in MySQL.
+_TEXTS: dict[str, Any] = {"mysql_charset": MYSQL_CHARSET, "mysql_collate": MYSQL_COLLATION}
 SCHEDULES = sa.Table(
     "scheduled_tasks",
     METADATA,
@@ -76,9 +79,11 @@ SCHEDULES = sa.Table(
     sa.Column("max_running", sa.Integer),
     sa.Column("broken", sa.Text),
     sa.Column("due", sa.BigInteger),
+    sa.Column("last_run", sa.BigInteger),
     sa.Column("definition", sa.String(64)),
     sa.Index("flowrra_schedules_due", "enabled", "due"),
     sa.Index("flowrra_schedules_definition", "definition", unique=True),
+    **_TEXTS,
 )
 RUNS = sa.Table(
     "schedule_runs",
@@ -96,8 +101,12 @@ RUNS = sa.Table(
     sa.Column("error", sa.Text),
     sa.Index("flowrra_runs_lease", "lease"),
     sa.Index("flowrra_runs_due", "due"),
+    **_TEXTS,
 )
-DEFINED = [column for column in SCHEDULES.columns if column.name not in ("due", "definition")]
+DEFINED = [column for column in SCHEDULES.columns if column.name not in ("due", "last_run", "definition")]
+
+# When a schedule is due and when it ran, in both ways.
+DATED = ("due", "next_run_at", "last_run", "last_run_at")
 
 TRUE = sa.literal(True, _flag)
 CLOCKS: dict[str, sa.ColumnElement[Any]] = {
@@ -108,7 +117,7 @@ CLOCKS: dict[str, sa.ColumnElement[Any]] = {
 ADVANCE = (
     SCHEDULES.update()
     .where(SCHEDULES.c.id == sa.bindparam("of"))
-    .values({name: sa.bindparam(f"new_{name}") for name in ("due", "next_run_at", "last_run_at", "enabled", "broken")})
+    .values({name: sa.bindparam(f"new_{name}") for name in (*DATED, "enabled", "broken")})
 )
 SETTLE = (
     RUNS.update()
@@ -137,6 +146,12 @@ def select_due(now: int) -> sa.Select[Any]:
     """The schedules that are due, the highest priority first, then the longest due."""
     due = SCHEDULES.select().where(SCHEDULES.c.enabled == TRUE, SCHEDULES.c.due <= now)
     return due.order_by(SCHEDULES.c.priority.desc(), SCHEDULES.c.due)
+
+
+def is_broken() -> sa.ColumnElement[bool]:
+    """A schedule that can't run: it is marked so, or is enabled without a due time, as 0.1.8 writes one while it still
+    runs elsewhere."""
+    return sa.or_(SCHEDULES.c.broken.is_not(None), sa.and_(SCHEDULES.c.enabled == TRUE, SCHEDULES.c.due.is_(None)))
 
 
 def is_known(known: Collection[str] | None) -> sa.ColumnElement[bool]:
