@@ -10,6 +10,8 @@ CLUSTER_FORM = "redis+cluster://[user:password@]host:port,host:port"
 
 _SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
+_OPTION = re.compile(r"(?<=[?&])([\w.-]{1,40})=[^&#]+")
+_OF_SECRETS = re.compile("password|passwd|pwd|secret|token", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?<=://)[^\s'\"]+")
 
 
@@ -45,11 +47,13 @@ def quoted(text: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """Text with ``***`` for the user and password of each URL in it: rather too much than too little."""
-    return _ADDRESS.sub(_without_user, text)
+    """Text with ``***`` for the user and password of each URL in it, and for its options that are named like one:
+    rather too much than too little."""
+    return _ADDRESS.sub(_without_secrets, text)
 
 
-def _without_user(address: re.Match[str]) -> str:
+def _without_secrets(address: re.Match[str]) -> str:
     # Looked for only in what was found, from its end: a text that is all beginnings of URLs is read once.
     _, at, rest = address[0].rpartition("@")
-    return f"***@{rest}" if at else address[0]
+    shown = f"***@{rest}" if at else address[0]
+    return _OPTION.sub(lambda option: f"{option[1]}=***" if _OF_SECRETS.search(option[1]) else option[0], shown)

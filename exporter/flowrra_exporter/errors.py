@@ -9,6 +9,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_OPTION = re.compile(r"(?<=[?&])([\w.-]{1,40})=[^&#\s'\"]+")
+_OF_SECRETS = re.compile("password|passwd|pwd|secret|token", re.IGNORECASE)
 _SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
@@ -36,7 +38,12 @@ def may_be_url(text: str) -> bool:
 
 
 def without_credentials(url: str) -> str:
-    """A whole URL, with ``***`` for its user and password."""
+    """A whole URL, with ``***`` for its user and password, and for options that are named like one."""
     scheme, separator, rest = url.partition("://")
     _, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}***@{place}" if separator and at else url
+    return without_secret_options(f"{scheme}{separator}***@{place}" if separator and at else url)
+
+
+def without_secret_options(text: str) -> str:
+    """Text with ``***`` for the values of URLs' options that are named like a password or a token."""
+    return _OPTION.sub(lambda option: f"{option[1]}=***" if _OF_SECRETS.search(option[1]) else option[0], text)

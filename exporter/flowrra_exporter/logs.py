@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from flowrra_exporter.errors import without_secret_options
 from flowrra_exporter.log_writer import BackgroundHandler
 
 # Characters of a message, and of a traceback; what is longer loses its middle.
@@ -54,7 +55,10 @@ class ThrottledWarning:
 
 
 def mask_secrets(text: str) -> str:
-    """``text`` with the user and password of every URL replaced by ``***``; takes no longer than ``text`` is long."""
+    """``text`` with ``***`` for the user and password of every URL and for options like ``?password=``; takes no longer
+    than ``text`` is long."""
+    if "://" not in text:
+        return text
     parts = []
     done, start = 0, text.find("://")
     while start >= 0:
@@ -65,7 +69,7 @@ def mask_secrets(text: str) -> str:
             parts += [text[done:first], "***"]
             done = last
         start = text.find("://", end)
-    return "".join([*parts, text[done:]]) if parts else text
+    return without_secret_options("".join([*parts, text[done:]]))
 
 
 def _credentials(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

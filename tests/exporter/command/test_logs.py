@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from flowrra_exporter import logs
+from flowrra_exporter.errors import without_credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrra import Flowrra
+from flowrra.urls import without_credentials as of_command
 
 Configure = Callable[[str, str], io.StringIO]
 
@@ -74,6 +76,24 @@ def test_passwords_in_urls_are_masked_everywhere(configured: Configure, format: 
         logging.getLogger("shop").exception("broker %s: %s", url, error)
     assert "s3cret" not in stream.getvalue()
     assert "://***@host" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h/0?password=s3cret&db=1", "redis://h/0?password=***&db=1"),
+        ("redis://u:p@h/0?db=1&ssl_password=s3cret", "redis://***@h/0?db=1&ssl_password=***"),
+        ("https://h/x?Access-Token=s3cret#part", "https://h/x?Access-Token=***#part"),
+        ("https://h/x?page=2&password=", "https://h/x?page=2&password="),
+    ],
+)
+def test_options_that_are_named_like_a_password_are_masked(configured: Configure, url: str, shown: str) -> None:
+    stream = configured("info", "text")
+    logging.getLogger("shop").error("cannot reach %s", url)
+    assert f"{shown}" in stream.getvalue()
+    assert "s3cret" not in stream.getvalue()
+    assert without_credentials(url) == shown
+    assert of_command(f"cannot reach {url} again") == f"cannot reach {shown} again"
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
