@@ -153,6 +153,11 @@ class Fleet:
         self._discovered[member.job].append(member.address)
         self._tell(member.job)
 
+    def sees_start(self, member: Member, after: float) -> None:
+        """Prometheus has seen that it started, after that Unix time."""
+        started = f'process_start_time_seconds{{instance="{member.address}"}} >= {after}'
+        wait_for(lambda: self.prometheus.query(started) or None, PATIENCE, f"Prometheus sees {member.address} again")
+
     def leaves(self, member: Member) -> None:
         """Prometheus is told that it is no more, and has understood."""
         self._discovered[member.job].remove(member.address)

@@ -31,7 +31,7 @@ _OF_BROKER = re.compile(r"flowrra_(queue_|worker_processes|broker_(?!errors))")
 # What only the process with the scheduler knows, and when that is away: whether for long enough, or not.
 _OF_SCHEDULER = {"Due times, by result", "Lag", "Schedulers, errors of the store"}
 _WITHOUT_SCHEDULER = {"gone": False, "missed": False, "killed": None, "blocked": None}
-# What there is only while attempts end and schedules run, and when none do.
+# What there is only while attempts end and schedules run, and when none do: for certain, or once the backlog has gone.
 _OF_WORK = {
     ("tasks", "Run time, 95th percentile, by task"),
     ("tasks", "Wait for a worker, 95th percentile, by task"),
@@ -40,14 +40,14 @@ _OF_WORK = {
     ("task", "Wait for a worker, median and 95th percentile"),
     ("scheduler", "Lag"),
 }
-_WITHOUT_WORK = {STOPPED, "full"}
-# What there is only while the scheduler submits: it skips each due time while the run before it hangs.
+_WITHOUT_WORK = {STOPPED: False, "full": None}
+# What there is only while the scheduler submits: it skips each due time while the run before it hangs, or waits.
 _OF_SUBMISSIONS = {
     Query("tasks", "Submitted, by task", "A"),
     Query("scheduler", "Lag", "A"),
     Query("scheduler", "Lag", "B"),
 }
-_WITH_RUNS_SKIPPED = {"hung"}
+_WITH_RUNS_SKIPPED = {"hung", "burst"}
 # It is told with what the broker is asked for.
 VERSIONS = Query("exporter", "Versions", "A")
 # Tables of what happened within the range, however the processes are now.
@@ -126,7 +126,7 @@ def _should(query: Query, text: str, phase: str) -> bool | None:
     if phase == STOPPED and (_OF_BROKER.search(text) or query == VERSIONS):
         return False
     if phase in _WITHOUT_WORK and (query.dashboard, query.title) in _OF_WORK:
-        return False
+        return _WITHOUT_WORK[phase]
     if phase in _WITHOUT_SCHEDULER and query.dashboard == "scheduler" and query.title in _OF_SCHEDULER:
         return _WITHOUT_SCHEDULER[phase]
     if phase in _WITH_RUNS_SKIPPED and query in _OF_SUBMISSIONS:
