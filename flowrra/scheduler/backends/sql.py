@@ -447,7 +447,7 @@ def _due_anew(task: ScheduledTask, due: int, now: int, zone: tzinfo, dealt_with:
     dealt with by the clock as it was; None if it waits as it should."""
     try:
         anew = following(task, now, zone)
-        while anew in dealt_with and task.schedule_type is ScheduleType.CRON:
+        while task.schedule_type is ScheduleType.CRON and anew is not None and anew in dealt_with:
             anew = following(task, anew, zone)
     except (ValueError, OverflowError, OSError):
         return None
