@@ -470,6 +470,7 @@ class RuntimeStats(TypedDict):
     """How the app fares in this process.
 
     Attributes:
+        stopping: Whether the app is being stopped: it begins nothing more, and what runs may finish.
         loop_lag: How late the event loop was, measured four times a second.
         stalls: How often it was late by more than 1 s.
         blocking: What holds it up now; None if nothing does.
@@ -488,6 +489,7 @@ class RuntimeStats(TypedDict):
         subscriber_errors: Events that a subscriber raised on.
     """
 
+    stopping: bool
     loop_lag: Histogram
     stalls: int
     blocking: Stall | None

@@ -107,6 +107,7 @@ def runtime_stats(app: Flowrra) -> RuntimeStats:
     """How the app fares in this process."""
     executors = app.executors
     return {
+        "stopping": app.state == "stopping",
         "loop_lag": app.loop_monitor.lag(),
         "stalls": app.loop_monitor.stalls,
         "blocking": _stall(app.loop_monitor.current_stall()),

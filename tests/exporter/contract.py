@@ -114,7 +114,11 @@ class ContractApp(MinimalApp):
             },
             "cpu": None,
         }
-        self.workers: Any = [{"id": "shop-1", "host": "shop", "pid": 1}, {"id": "shop-2", "host": "shop", "pid": 2}]
+        self.workers: Any = [
+            {"id": "shop-1", "host": "shop", "pid": 1, "executors": {"io": {"slots": 4, "busy": 3}}},
+            {"id": "shop-2", "host": "shop", "pid": 2, "executors": {"io": {"slots": 6, "busy": 2}}},
+            {"id": "shop-3", "host": "shop", "pid": 3, "executors": {"io": {"slots": 9, "busy": 1}}, "draining": True},
+        ]
         self.tasks: dict[str, Any] = {
             "send_email": task_stats(
                 submitted=10,
@@ -136,6 +140,7 @@ class ContractApp(MinimalApp):
             "resize": task_stats(executor="cpu"),
         }
         self.runtime: dict[str, Any] = {
+            "stopping": False,
             "loop_lag": {"bounds": (0.01, 0.1), "counts": (100, 2, 1), "sum": 1.75},
             "stalls": 1,
             "blocking": None,

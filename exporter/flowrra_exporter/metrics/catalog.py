@@ -81,6 +81,12 @@ EXPORTER_INFO = Metric(
 APP_RUNNING = Metric(
     "flowrra_app_running", "gauge", "1 if the app was started and not stopped, else 0.", "flowrra.app.running"
 )
+APP_STOPPING = Metric(
+    "flowrra_app_stopping",
+    "gauge",
+    "1 while the app is being stopped: it begins nothing more, and what runs may finish. Else 0.",
+    "flowrra.app.stopping",
+)
 TASKS_PENDING = Metric(
     "flowrra_tasks_pending",
     "gauge",
@@ -352,6 +358,26 @@ WORKER_PROCESSES = Metric(
     "flowrra.worker.processes",
     scope="shared",
     otel_unit="{process}",
+)
+
+WORKER_SLOTS = Metric(
+    "flowrra_worker_slots",
+    "gauge",
+    "Slots of the processes that take tasks from the broker, but for those that begin no more tasks by request, as each "
+    "told it with its last heartbeat.",
+    "flowrra.worker.slots",
+    ("executor",),
+    scope="shared",
+    otel_unit="{worker}",
+)
+WORKER_BUSY_SLOTS = Metric(
+    "flowrra_worker_busy_slots",
+    "gauge",
+    "Those of them that ran a task then.",
+    "flowrra.worker.busy_slots",
+    ("executor",),
+    scope="shared",
+    otel_unit="{worker}",
 )
 
 TASKS_SUBMITTED = Metric(

@@ -11,6 +11,7 @@ from flowrra_exporter.metrics.collector import ManagementCollector, distribution
 from flowrra_exporter.metrics.samples import Family, Number
 
 _PLAIN = {
+    "stopping": catalog.APP_STOPPING,
     "stalls": catalog.EVENT_LOOP_STALLS,
     "watchers": catalog.WATCHERS,
     "subscriber_dropped": catalog.EVENT_SUBSCRIBER_DROPPED,
@@ -24,7 +25,7 @@ _LABELLED = {
 
 
 class RuntimeCollector(ManagementCollector):
-    """flowrra_event_loop_*, flowrra_event_subscriber_*, who watches, heartbeats, worker restarts, abandoned tasks, and
+    """flowrra_app_stopping, flowrra_event_loop_*, flowrra_event_subscriber_*, who watches, heartbeats, worker restarts, abandoned tasks, and
     errors of broker and backend."""
 
     name = "runtime"
