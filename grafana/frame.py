@@ -75,10 +75,20 @@ def render(frame: Frame, runbooks: str = RUNBOOKS) -> str:
         for panel in panels:
             number += 1
             dashboard.with_panel(panel.id(number))
-    document = json.loads(json.dumps(dashboard.build(), cls=JSONEncoder))
+    document = _exactly(frame.single, json.loads(json.dumps(dashboard.build(), cls=JSONEncoder)))
     for annotation, written in zip(ANNOTATIONS, document["annotations"]["list"], strict=True):
         written |= annotation.formats
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _exactly(single: Sequence[str], document: dict[str, Any]) -> dict[str, Any]:
+    """A dashboard in which a variable of one value is compared as it is. Grafana takes what is no letter of a regular
+    expression for one there: it escapes only the values of variables that may have several."""
+    for panel in document["panels"]:
+        for target in panel.get("targets", ()):
+            for name in single:
+                target["expr"] = target["expr"].replace(f'{name}=~"${name}"', f'{name}="${name}"')
+    return document
 
 
 # ── variables and links ─────────────────────────────────────────────────────────────────────────────────────────

@@ -237,7 +237,9 @@ def busiest() -> str:
     told = series(catalog.EXECUTOR_QUEUE_INFO)
     queues = f"({told} or {series(catalog.QUEUE_INFO)} unless {executor} {told})"
     shared = f"group by ({_PROCESS}, executor, queue) {queues} * {executor} group_left ()"
-    busy, slots = series(catalog.EXECUTOR_BUSY_WORKERS), f"{series(catalog.EXECUTOR_WORKERS)} > 0"
+    # Those that begin nothing by request have no slot to give.
+    slots = f"{series(catalog.EXECUTOR_WORKERS)} > 0 unless {series(catalog.EXECUTOR_DRAINING)} == 1"
+    busy = series(catalog.EXECUTOR_BUSY_WORKERS)
     return f"max({_by_taker(f'{shared} ({busy} and {slots})')} / {_by_taker(f'{shared} ({slots})')})"
 
 
@@ -297,15 +299,16 @@ def running_schedulers() -> str:
     return f"(sum by (store) ({shared}) or sum by (job) ({own}))"
 
 
-def by_store(metric: Metric, *by: str, own: str = "sum") -> str:
-    """A figure that all processes of a store of schedules see alike, by store; in memory each process has its own.
+def by_store(metric: Metric, *by: str, own: str = "sum", shared: str = "max") -> str:
+    """A figure that the processes of a store of schedules share, by store; in memory each process has its own.
 
     Args:
         metric: From the catalog.
         *by: Further labels.
         own: How the figures of stores in memory become one, by job.
+        shared: How those of one store do, where each process tells of the tasks that it knows.
     """
-    return _once_for_each_store(series(metric), *by, own=own)
+    return _once_for_each_store(series(metric), *by, own=own, shared=shared)
 
 
 def overdue() -> str:
@@ -313,8 +316,8 @@ def overdue() -> str:
     return _once_for_each_store(f"min_over_time({series(catalog.SCHEDULER_OVERDUE)}[{WHILE}])")
 
 
-def _once_for_each_store(figure: str, *by: str, own: str = "sum") -> str:
-    once = f"max by ({', '.join(('store', *by))}) ({_stored(figure, '!=')})"
+def _once_for_each_store(figure: str, *by: str, own: str = "sum", shared: str = "max") -> str:
+    once = f"{shared} by ({', '.join(('store', *by))}) ({_stored(figure, '!=')})"
     return f"({once} or {own} by ({', '.join(('job', *by))}) ({_stored(figure, '=')}))"
 
 
@@ -324,11 +327,12 @@ def _stored(figure: str, match: str) -> str:
 
 
 def by_schedule(metric: Metric) -> str:
-    """A time of each schedule, once for each store, with what the schedule is for and when it runs."""
+    """A time of each schedule, once for each store, with what the schedule is for and when it runs. Of those that
+    processes have in their memory under one id it is the earliest: that of the process that is furthest behind."""
     described = f"on ({_PROCESS}, schedule, task) group_left (description, runs) {series(catalog.SCHEDULE_INFO)}"
-    stored = f"on ({_PROCESS}) group_left (store) {series(catalog.SCHEDULER_INFO)}"
     labels = "task, description, runs, schedule, store"
-    return f"max by ({labels}) ({series(metric)} * {described} * {stored})"
+    shared, own = (_stored(f"{series(metric)} * {described}", match) for match in ("!=", "="))
+    return f"(max by ({labels}) ({shared}) or min by ({labels}) ({own}))"
 
 
 def _aggregate(operator: str, by: tuple[str, ...]) -> str:

@@ -152,15 +152,22 @@ def _by_queue(title: str, description: str, metric: Metric, unit: str = units.Sh
     return graph(title, description, Query(q.queued(metric, own), q.QUEUE_LEGEND), unit=unit)
 
 
+def _of_all_workers(metric: Metric) -> str:
+    return f"sum by (executor) ({q.by_broker(metric, 'executor')})"
+
+
 def workers() -> list[Panel]:
     """Who takes the tasks."""
     busy, slots = catalog.EXECUTOR_BUSY_WORKERS, catalog.EXECUTOR_WORKERS
     return [
         graph(
             "Slots",
-            "Slots that run a task, of all there are. All of them busy, and tasks wait.",
+            "Slots that run a task, of all there are. All of them busy, and tasks wait. Those of all workers are what "
+            "these tell their broker, also where nobody scrapes them.",
             Query(q.total(busy, "executor"), "{{executor}}: busy"),
             Query(q.total(slots, "executor"), "{{executor}}: slots"),
+            Query(_of_all_workers(catalog.WORKER_BUSY_SLOTS), "{{executor}}: busy, all workers"),
+            Query(_of_all_workers(catalog.WORKER_SLOTS), "{{executor}}: slots, all workers"),
             links=[runbook("FlowrraSaturated"), TO_TASKS],
         ),
         graph(
@@ -185,10 +192,11 @@ def workers() -> list[Panel]:
         graph(
             "Stuck, draining, paused",
             "Executors whose slots are all held by tasks that should have ended long ago, those that begin nothing by "
-            "request, and tasks that wait as their names are paused.",
+            "request, tasks that wait as their names are paused, and apps that are being stopped.",
             Query(q.total(catalog.EXECUTOR_STUCK, "executor"), "{{executor}}: stuck"),
             Query(q.total(catalog.EXECUTOR_DRAINING, "executor"), "{{executor}}: draining"),
             Query(q.queued(catalog.QUEUE_PAUSED_TASKS), f"paused tasks: {q.QUEUE_LEGEND}"),
+            Query(q.total(catalog.APP_STOPPING), "stopping"),
             colors={"io: stuck": BAD, "cpu: stuck": BAD},
             links=[runbook("FlowrraExecutorStuck")],
         ),

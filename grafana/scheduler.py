@@ -55,7 +55,8 @@ def now() -> list[Panel]:
         ),
         figure(
             "Missed",
-            "Due times in the range shown that were past their grace time when a scheduler got to them.",
+            "Due times in the range shown that were past their grace time when a scheduler got to them. What a process "
+            "had missed before Prometheus first saw it is told by the alert alone.",
             q.or_none(_due_times('result="missed"'), answers, -1),
             thresholds=limits.ANY,
             texts=none,
@@ -71,14 +72,14 @@ def now() -> list[Panel]:
         figure(
             "Broken",
             "Schedules that can't run as they are: their task isn't registered, or their expression can't be read.",
-            q.or_none(f"sum({q.by_store(catalog.SCHEDULER_BROKEN)})", answers, -1),
+            q.or_none(f"sum({q.by_store(catalog.SCHEDULER_BROKEN, shared='min')})", answers, -1),
             thresholds=limits.ANY,
             texts=none,
         ),
         figure(
             "Next run",
             "Until the next schedule is due. Below 0 it is late.",
-            q.or_none(f"min({q.by_store(catalog.SCHEDULER_NEXT_RUN, own='min')} - time())", answers, -1),
+            q.or_none(f"min({q.by_store(catalog.SCHEDULER_NEXT_RUN, own='min', shared='min')} - time())", answers, -1),
             unit=units.Seconds,
             base=BAD,
             thresholds=[Threshold(-1, GOOD)],
@@ -156,7 +157,7 @@ def course() -> list[Panel]:
             "Overdue and broken, by store",
             "Overdue ones should have run already, broken ones can't run as they are.",
             Query(q.overdue(), "{{job}}{{store}}: overdue"),
-            Query(q.by_store(catalog.SCHEDULER_BROKEN), "{{job}}{{store}}: broken"),
+            Query(q.by_store(catalog.SCHEDULER_BROKEN, shared="min"), "{{job}}{{store}}: broken"),
             links=[runbook("FlowrraSchedulerStalled")],
         ),
         graph(

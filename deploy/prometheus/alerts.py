@@ -5,7 +5,7 @@ What counts events of a window is over when the window is, whatever became of th
 
 from __future__ import annotations
 
-from deploy.prometheus.promql import BROKER, QUEUE, SCHEDULE, is_lost
+from deploy.prometheus.promql import BROKER, QUEUE, SCHEDULE, duration, is_lost
 from deploy.prometheus.recordings import remembered_targets
 from deploy.prometheus.rule import Alert
 from deploy.prometheus.scaled import Scaled
@@ -35,6 +35,8 @@ def _of_broker(figure: str) -> str:
 # Where a queue, a broker or a store is, in descriptions: shared ones have a server, others an instance.
 _SERVER = "{{ or $labels.server $labels.instance }}"
 _STORE = "{{ or $labels.store $labels.instance }}"
+# What a stop that was asked for brings about is none of its process's faults.
+_STOPPING = "unless on (job, instance) flowrra_app_stopping == 1"
 _QUEUE = f"Queue {{{{ $labels.queue }}}} ({{{{ $labels.executor }}}}) at {_SERVER}"
 _PROCESS = "{{ $labels.instance }} of job {{ $labels.job }}"
 
@@ -95,7 +97,7 @@ def processes(t: Scaled) -> list[Alert]:
             "critical",
             f"The app of {_PROCESS} isn't running",
             "The process lives and is scraped, but its app has stopped, or never started: it runs no task.",
-            "flowrra_app_running == 0",
+            f"flowrra_app_running == 0\n{_STOPPING}",
             _of_process("app"),
             "flowrra-overview",
             t.APP_NOT_RUNNING_FOR,
@@ -112,11 +114,22 @@ def processes(t: Scaled) -> list[Alert]:
             "flowrra-exporter",
         ),
         Alert(
+            "FlowrraDependencyDown",
+            "critical",
+            f"{_PROCESS} can't use its {{{{ $labels.component }}}}",
+            "Without the broker or the backend of results nothing is submitted or told; without the schedules' store, "
+            "or a scheduler that turns, nothing that is due is submitted.",
+            f'flowrra_component_healthy{{component=~"broker|backend|scheduler"}} == 0\n{_STOPPING}',
+            _of_process("health"),
+            "flowrra-overview",
+            t.DEPENDENCY_DOWN_FOR,
+        ),
+        Alert(
             "FlowrraWorkersDead",
             "critical",
             f"{{{{ $labels.component }}}} of {_PROCESS} is dead",
             "Tasks wait in this process although slots are free, or the executor has ended.",
-            'flowrra_component_healthy{component=~".+_executor"} == 0',
+            f'flowrra_component_healthy{{component=~".+_executor"}} == 0\n{_STOPPING}',
             _of_process("health"),
             "flowrra-queues",
             t.WORKERS_DEAD_FOR,
@@ -200,7 +213,21 @@ def queues(t: Scaled) -> list[Alert]:
     """Whether what waits is begun, and its broker fit to keep it."""
     age = "time() - flowrra:queue_oldest_pending_timestamp_seconds"
     is_paused = f"unless on ({QUEUE}) flowrra:queue_paused == 1"
-    is_busy = f"unless on ({QUEUE}) flowrra:queue_busy:ratio >= 1"
+    # Where none of those who take from a queue is scraped, what they told the broker says it, of all its queues.
+    all_busy = (
+        f"flowrra:queue:known * on ({BROKER}, executor) group_left () (flowrra:worker_busy:ratio >= 1) "
+        f"unless on ({QUEUE}) flowrra:queue_busy:ratio"
+    )
+    is_busy = f"unless on ({QUEUE}) (flowrra:queue_busy:ratio >= 1 or ({all_busy}))"
+    # Somebody has told of it for the whole window.
+    half = duration(t.NO_PROGRESS_WINDOW / 2)
+    before = f"last_over_time(flowrra:queue_taken_tasks_total[{half}] offset {t.text('NO_PROGRESS_WINDOW')})"
+    is_known = f"and on ({QUEUE}) {before}"
+    # Where nothing waits and nothing is held, workers may be away, as by an autoscaler.
+    unfinished = " or ".join(
+        f'sum by ({BROKER}) (flowrra:{figure}{{server!=""}}) > 0'
+        for figure in ("queue_wanted_tasks", "queue_in_flight_tasks")
+    )
     window = t.text("SATURATION_WINDOW")
     return [
         Alert(
@@ -208,7 +235,7 @@ def queues(t: Scaled) -> list[Alert]:
             "critical",
             "No worker process lives at {{ $labels.server }} ({{ $labels.namespace }})",
             "Tasks are accepted and wait: nobody takes them.",
-            "flowrra:worker_processes == 0",
+            f"flowrra:worker_processes == 0\nand on ({BROKER}) ({unfinished})",
             _of_broker("flowrra:worker_processes"),
             "flowrra-queues",
             t.NO_WORKERS_FOR,
@@ -220,7 +247,7 @@ def queues(t: Scaled) -> list[Alert]:
             "Tasks have waited for {{ $value | humanizeDuration }}, and none was taken: nobody takes from this queue, "
             "or those who do have free slots, and don't.",
             f"{age} > {t.NO_PROGRESS_WINDOW:g}\n"
-            f"and on ({QUEUE}) flowrra:queue_taken_tasks:increase == 0\n{is_paused}\n{is_busy}",
+            f"and on ({QUEUE}) flowrra:queue_taken_tasks:increase == 0\n{is_known}\n{is_paused}\n{is_busy}",
             _OF_QUEUE,
             "flowrra-queues",
             t.NO_PROGRESS_FOR,
@@ -257,6 +284,16 @@ def queues(t: Scaled) -> list[Alert]:
             t.DEAD_TASKS_FOR,
         ),
         Alert(
+            "FlowrraUnknownTasks",
+            "warning",
+            f"{_QUEUE} has {{{{ $value }}}} tasks that no worker knows",
+            "Their names are registered in no worker that takes from it. They wait for one, and are given up then.",
+            f"flowrra:queue_unknown_tasks > {t.UNKNOWN_TASKS}",
+            _OF_QUEUE,
+            "flowrra-queues",
+            t.UNKNOWN_TASKS_FOR,
+        ),
+        Alert(
             "FlowrraBrokerFull",
             "critical",
             "The broker at {{ $labels.server }} has used {{ $value | humanizePercentage }} of its memory",
@@ -291,6 +328,12 @@ def tasks(t: Scaled) -> list[Alert]:
             f"and on (job, task) flowrra:task_failures:increase{long} >= {t.FAILURES_AT_LEAST}"
         )
 
+    # A worker that takes over what a whole fleet left behind has counted it before it is scraped.
+    redelivered = "flowrra_tasks_redelivered_total"
+    is_young = f"process_start_time_seconds > time() - {t.REDELIVERY_WINDOW:g}"
+    again = (
+        f"({redelivered} and on (job, instance) ({is_young})) or increase({redelivered}[{t.text('REDELIVERY_WINDOW')}])"
+    )
     window = t.text("RETRY_WINDOW")
     retried, started = (f"sum by (job, task) (rate(flowrra_tasks_{n}_total[{window}]))" for n in ("retried", "started"))
     failures = "Job {{ $labels.job }}: {{ $value | humanizePercentage }} of task {{ $labels.task }} fail"
@@ -341,8 +384,7 @@ def tasks(t: Scaled) -> list[Alert]:
             "warning",
             "Job {{ $labels.job }}: {{ $value | humanize }} tasks {{ $labels.task }} were delivered again",
             "The workers that had them were killed, or cut off from the broker for longer than a lease.",
-            f"sum by (job, task) (increase(flowrra_tasks_redelivered_total[{t.text('REDELIVERY_WINDOW')}])) > "
-            f"{t.REDELIVERIES}",
+            f"sum by (job, task) ({again}) > {t.REDELIVERIES}",
             "",
             "flowrra-tasks",
         ),
@@ -354,7 +396,8 @@ def schedules(t: Scaled) -> list[Alert]:
     count, window = 'flowrra_scheduler_runs_total{result="missed"}', t.text("SCHEDULES_MISSED_WINDOW")
     # A scheduler that comes back misses at once what was due: its count begins above 0, where there was none.
     # Not as of the window's first moment, in which its process may have been down.
-    asked = f'sum_over_time(flowrra_collector_success{{collector="scheduler"}}[{window}])'
+    # An address that another process has by now may have two within the window.
+    asked = f'max by (job, instance) (sum_over_time(flowrra_collector_success{{collector="scheduler"}}[{window}]))'
     is_new = f"count_over_time({count}[{window}]) < on (job, instance) group_left () {asked}"
     is_young = f"process_start_time_seconds > time() - {t.SCHEDULES_MISSED_WINDOW:g}"
     begun = f"({count} and ({is_new})) or ({count} and on (job, instance) {is_young})"
@@ -392,6 +435,16 @@ def schedules(t: Scaled) -> list[Alert]:
             _OF_SCHEDULER,
             "flowrra-scheduler",
             t.SCHEDULER_STALLED_FOR,
+        ),
+        Alert(
+            "FlowrraSchedulesBroken",
+            "warning",
+            f"{{{{ $value }}}} schedules in {_STORE} can't run",
+            "Their task is registered in no process, or what is written of them can't be read.",
+            f"flowrra:scheduler_broken_schedules > {t.SCHEDULES_BROKEN}",
+            _OF_SCHEDULER,
+            "flowrra-scheduler",
+            t.SCHEDULES_BROKEN_FOR,
         ),
     ]
 

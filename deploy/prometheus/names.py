@@ -16,6 +16,7 @@ ALERTS: Final = (
     "FlowrraSeriesDropped",
     "FlowrraAppNotRunning",
     "FlowrraProcessRestarting",
+    "FlowrraDependencyDown",
     "FlowrraWorkersDead",
     "FlowrraWorkersRestarting",
     "FlowrraNoWorkers",
@@ -28,6 +29,7 @@ ALERTS: Final = (
     "FlowrraNoProgress",
     "FlowrraOldestTaskTooOld",
     "FlowrraDeadTasks",
+    "FlowrraUnknownTasks",
     "FlowrraBrokerFull",
     "FlowrraBrokerUnfit",
     "FlowrraClockSkew",
@@ -38,6 +40,7 @@ ALERTS: Final = (
     "FlowrraScheduleMissed",
     "FlowrraScheduleNotRun",
     "FlowrraSchedulerStalled",
+    "FlowrraSchedulesBroken",
 )
 
 

@@ -47,7 +47,9 @@ def targets(thresholds: Scaled) -> list[Recording]:
 
 def shared_figures(thresholds: Scaled) -> list[Recording]:
     """What processes share, counted by what they share it through."""
-    taken = f"increase(flowrra_queue_taken_tasks_total[{thresholds.text('NO_PROGRESS_WINDOW')}])"
+    taken = "flowrra:queue_taken_tasks_total"
+    # Those that begin nothing by request are none that could.
+    takes = "flowrra_executor_workers > 0 unless flowrra_executor_draining == 1"
     answering = 'on (job, instance) flowrra_collector_success{collector="scheduler"} == 1'
     memory = "flowrra_broker_memory_used_bytes / flowrra_broker_memory_limit_bytes"
     return [
@@ -55,16 +57,24 @@ def shared_figures(thresholds: Scaled) -> list[Recording]:
         Recording("flowrra:queue:known", _places("flowrra:queue_info:known", "server", f"{BROKER}, executor, queue")),
         Recording("flowrra:broker:known", f'group by ({BROKER}) (flowrra:queue_info:known{{server!=""}})'),
         *(Recording(recorded(metric), of_queues(operator, metric)) for metric, operator in _OF_QUEUES.items()),
-        Recording("flowrra:queue_taken_tasks:increase", of_queues("max", taken)),
+        # The queue's own count, whoever tells it: one that has just begun to tell has no past.
+        Recording(taken, of_queues("max", "flowrra_queue_taken_tasks_total")),
+        Recording("flowrra:queue_taken_tasks:increase", f"increase({taken}[{thresholds.text('NO_PROGRESS_WINDOW')}])"),
         Recording("flowrra:queue_wanted_tasks", of_queues("max", _wanted())),
         # Of the processes that take from a queue.
-        Recording("flowrra:queue_workers", of_takers("flowrra_executor_workers > 0")),
+        Recording("flowrra:queue_workers", of_takers(takes)),
         Recording(
             "flowrra:queue_busy_workers",
-            of_takers("flowrra_executor_busy_workers and flowrra_executor_workers > 0"),
+            of_takers(f"flowrra_executor_busy_workers and {takes}"),
         ),
         Recording("flowrra:queue_busy:ratio", "flowrra:queue_busy_workers / flowrra:queue_workers"),
         Recording("flowrra:worker_processes", of_brokers("flowrra_worker_processes")),
+        # Of all workers of a broker, also of those that nobody scrapes.
+        Recording(
+            "flowrra:worker_busy:ratio",
+            f"{of_brokers('flowrra_worker_busy_slots', 'executor')}\n/\n"
+            f"{of_brokers('(flowrra_worker_slots > 0)', 'executor')}",
+        ),
         Recording("flowrra:broker_memory_used_bytes", of_brokers("flowrra_broker_memory_used_bytes")),
         Recording("flowrra:broker_memory:ratio", of_brokers(f"({memory})")),
         Recording("flowrra:broker_unfit", of_brokers("flowrra_broker_unfit", "reason")),
@@ -79,8 +89,11 @@ def shared_figures(thresholds: Scaled) -> list[Recording]:
         ),
         Recording(
             "flowrra:scheduler_next_run_timestamp_seconds",
-            _schedulers("max", "flowrra_scheduler_next_run_timestamp_seconds"),
+            # Of the tasks that a process knows: what one of them finds overdue, is.
+            _schedulers("min", "flowrra_scheduler_next_run_timestamp_seconds"),
         ),
+        # A task that one of the processes of a store knows is not unknown.
+        Recording("flowrra:scheduler_broken_schedules", _schedulers("min", "flowrra_scheduler_broken_schedules")),
         *(Recording(recorded(metric), of_schedules(operator, metric)) for metric, operator in _OF_SCHEDULES.items()),
     ]
 

@@ -27,6 +27,7 @@ APP_NOT_RUNNING_FOR: Final = 2 * MINUTE
 PROCESS_RESTARTS: Final = 3
 PROCESS_RESTARTS_WINDOW: Final = 30 * MINUTE
 WORKERS_DEAD_FOR: Final = 2 * MINUTE
+DEPENDENCY_DOWN_FOR: Final = 2 * MINUTE
 WORKER_RESTARTS: Final = 3
 WORKER_RESTARTS_WINDOW: Final = 15 * MINUTE
 NO_WORKERS_FOR: Final = 2 * MINUTE
@@ -53,6 +54,9 @@ OLDEST_TASK_AGE: Final = 10 * MINUTE
 OLDEST_TASK_FOR: Final = 5 * MINUTE
 DEAD_TASKS: Final = 0
 DEAD_TASKS_FOR: Final = MINUTE
+# In a rolling deploy tasks of a new name wait for the first worker that knows it.
+UNKNOWN_TASKS: Final = 0
+UNKNOWN_TASKS_FOR: Final = 15 * MINUTE
 
 # ── the broker ──────────────────────────────────────────────────────────────────────────────────────────────────
 BROKER_MEMORY_RATIO: Final = 0.9
@@ -90,3 +94,5 @@ SCHEDULE_NOT_RUN_FOR: Final = 2 * MINUTE
 # The next schedule has been due for that long.
 SCHEDULER_STALLED_AGE: Final = 5 * MINUTE
 SCHEDULER_STALLED_FOR: Final = MINUTE
+SCHEDULES_BROKEN: Final = 0
+SCHEDULES_BROKEN_FOR: Final = 15 * MINUTE

@@ -27,7 +27,7 @@ class Query(NamedTuple):
 Counts = Mapping[Query, int]
 
 # What only the broker knows. A join with it is absent as well.
-_OF_BROKER = re.compile(r"flowrra_(queue_|worker_processes|broker_(?!errors))")
+_OF_BROKER = re.compile(r"flowrra_(queue_|worker_(?!restarts)|broker_(?!errors))")
 # What only the process with the scheduler knows, and when that is away: whether for long enough, or not.
 _OF_SCHEDULER = {"Due times, by result", "Lag", "Schedulers, errors of the store"}
 _WITHOUT_SCHEDULER = {"gone": False, "missed": False, "killed": None, "blocked": None}

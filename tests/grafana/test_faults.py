@@ -88,6 +88,12 @@ def jobs() -> dict[str, list[Target]]:
         # One of its schedules is due, and taken before anybody looks again.
         "moment": [worker(scheduler(STORE, "often"))],
         "blocked": [blocked],
+        # One of two is far behind with a schedule.
+        "behind": [
+            worker(scheduler("", "nightly", next_run=100)),
+            worker(scheduler("", "nightly", next_run=-3000)),
+        ],
+        "regex": [worker(task("mail.send"), task("mail_send"), task("resize[large]"), task("a+b"))],
         "many": [Target(exporter(), app(), dict(names))],
         # flowrra 0.1.8, which tells no more than whether it runs.
         "old": [Target(exporter(collectors=("app", "health")), {labelled("flowrra_healthy"): 1})],
@@ -310,6 +316,18 @@ def test_a_task_can_be_looked_at_alone(fleet: Fleet) -> None:
     assert float(alone.tile("Attempts").text) == pytest.approx(1.199, rel=0.05)
     assert alone.tile("Failing").color == "red"
     assert len(alone.lines("Run time")) == 3, "a line for each bucket"
+
+
+@pytest.mark.parametrize("name", ["mail.send", "resize[large]", "a+b"])
+def test_a_name_is_no_regular_expression(fleet: Fleet, name: str) -> None:
+    assert of(fleet, "task", "regex", task=name).tile("Running") == of(fleet, "task", "quiet", task="ship").tile(
+        "Running"
+    )
+
+
+def test_the_worst_of_schedules_in_memory_is_shown(fleet: Fleet) -> None:
+    [(_, late)] = of(fleet, "scheduler", "behind").table("Schedules", "Late by").items()
+    assert late > 2900
 
 
 # ── all of it ───────────────────────────────────────────────────────────────────────────────────────────────────

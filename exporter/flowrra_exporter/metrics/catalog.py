@@ -363,8 +363,8 @@ WORKER_PROCESSES = Metric(
 WORKER_SLOTS = Metric(
     "flowrra_worker_slots",
     "gauge",
-    "Slots of the processes that take tasks from the broker, but for those that begin no more tasks by request, as each "
-    "told it with its last heartbeat.",
+    "Slots of the processes that take tasks from the broker, but for those that begin no more by request, as each told "
+    "it with its last heartbeat.",
     "flowrra.worker.slots",
     ("executor",),
     scope="shared",

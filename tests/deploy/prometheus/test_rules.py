@@ -27,8 +27,8 @@ OTHERS = {
     "process_start_time_seconds": {"job", "instance"},
     "ALERTS": {"alertname", "alertstate", "severity"},
 }
-# Where a counter that has just begun to be is all of its increase.
-BEGUN = {"flowrra:condition:schedule_missed"}
+# Where a counter that has just begun to be is all of its increase, and where it is taken over as it is.
+BEGUN = {"flowrra:condition:schedule_missed", "flowrra:condition:redeliveries", "flowrra:queue_taken_tasks_total"}
 
 
 def rules() -> list[dict[str, Any]]:

@@ -25,8 +25,8 @@ _LABELLED = {
 
 
 class RuntimeCollector(ManagementCollector):
-    """flowrra_app_stopping, flowrra_event_loop_*, flowrra_event_subscriber_*, who watches, heartbeats, worker restarts, abandoned tasks, and
-    errors of broker and backend."""
+    """flowrra_app_stopping, flowrra_event_loop_*, flowrra_event_subscriber_*, who watches, heartbeats, worker restarts,
+    abandoned tasks, and errors of broker and backend."""
 
     name = "runtime"
     method = "get_runtime_stats"
