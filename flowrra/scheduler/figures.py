@@ -21,12 +21,13 @@ class SchedulerStats(TypedDict):
         total_schedules: How many schedules there are.
         enabled_schedules: Those that are submitted when they are due.
         disabled_schedules: Those that are not.
-        overdue_schedules: Enabled ones that are due and that no scheduler has taken yet.
+        overdue_schedules: Enabled ones that are due and that no scheduler has taken yet, of the tasks that this process
+            knows; in one without tasks, of all.
         broken_schedules: Those that can't run: their rows can't be read, or this process doesn't know their tasks.
-        next_run_at: When the next one is due, aware, in the server's zone; None if none is.
+        next_run_at: When the next one of these tasks is due, aware, in the server's zone; None if none is.
         timezone: The zone that cron expressions are read in; None is the server's.
         store: Where the schedules are: host, port and database, or host and path of a file, without user and password;
-            empty in memory. Of one store all processes tell the same figures.
+            empty in memory. Of one store all processes tell the same figures, but for what depends on their tasks.
     """
 
     running: bool

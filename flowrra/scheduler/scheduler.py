@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Any, TypedDict, Unpack
 
 from flowrra import codec
@@ -251,6 +251,7 @@ class Scheduler:
             raise TypeError(f"run_at must be a datetime, not {shown(run_at)}")
         try:
             at = local(micros(run_at))
+            at.astimezone(UTC)  # the last hours of the last year are none there
         except (OverflowError, ValueError, OSError) as error:
             raise ValueError(f"run_at is no time that this system knows: {shown(run_at)}") from error
         # Only an offset tells the second pass of a doubled hour.
@@ -345,7 +346,9 @@ class Scheduler:
     async def stats(self) -> SchedulerStats:
         """The figures of ``FlowrraManager.get_scheduler_stats``."""
         await self._clock.look()
-        found = await self.backend.figures(self._clock.micros())
+        # What nobody here could submit is broken, not late. A process without tasks looks on.
+        known = [each.name for each in self.registry.definitions()] or None
+        found = await self.backend.figures(self._clock.micros(), known)
         by_task = await self.backend.count_by_task()
         unknown = sum(count for name, count in by_task.items() if not self.registry.is_registered(name))
         return {

@@ -773,3 +773,49 @@ async def test_what_is_in_memory_is_one_whoever_asks_at_once() -> None:
     assert [each.id for each in found if each is not None] == names
     assert {each.id for each in await store.list_all()} == set(names)
     await store.close()
+
+
+async def test_a_schedule_that_is_replaced_by_what_it_is_was_not_changed(store: SqlSchedulerBackend) -> None:
+    task = ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=NOW, created_at=NOW, updated_at=NOW)
+    await store.create(task)
+
+    async def changed_by(**options: Any) -> bool:
+        before = (await store.list_all())[0].updated_at
+        assert await store.replace(ScheduledTask("a", "note", ScheduleType.INTERVAL, "60.0", **options))
+        return (await store.list_all())[0].updated_at != before
+
+    assert not await changed_by()
+    assert await changed_by(description="figures")
+    assert not await changed_by(description="figures")
+    assert await changed_by(description="figures", enabled=False)
+    assert not await changed_by(description="figures", enabled=False)
+    assert not await changed_by(description="figures")  # which leaves it disabled
+
+
+@pytest.mark.parametrize("by", ["replacement", "deletion"])
+async def test_what_is_to_run_once_runs_though_another_of_its_id_and_time_has(
+    store: SqlSchedulerBackend, by: str
+) -> None:
+    wrong, right = once("bill"), once("bill")
+    wrong.args, right.args = ("wrong",), ("right",)
+    await store.create(wrong)
+    assert [run.schedule.args for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == [("wrong",)]
+    if by == "replacement":
+        assert await store.replace(right)
+    else:
+        assert await store.delete("bill")
+        await store.create_once(right)
+    [run] = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    assert (run.schedule.args, run.due - micros(wrong.next_run_at or NOW)) == (("right",), 1)
+    # The same once more has had its run.
+    assert await store.replace(right)
+    assert (await store.claim(micros(NOW), LOCAL, "x", 10)).runs == []
+
+
+async def test_what_is_overdue_or_next_can_be_told_of_some_tasks_alone(store: SqlSchedulerBackend) -> None:
+    for name, late in (("known", -60), ("gone", 60)):
+        at = NOW - timedelta(seconds=late)
+        await store.create(ScheduledTask(name, name, ScheduleType.INTERVAL, "60", next_run_at=at))
+    of_all, of_known = [await store.figures(micros(NOW), known) for known in (None, ["known"])]
+    assert (of_all["total"], of_all["overdue"], of_all["next"]) == (2, 1, micros(NOW - timedelta(seconds=60)))
+    assert (of_known["total"], of_known["overdue"], of_known["next"]) == (2, 0, micros(NOW + timedelta(seconds=60)))

@@ -172,8 +172,9 @@ class BaseSchedulerBackend(ABC):
         """When :meth:`claim` has something to take next, of a schedule or a run, in microseconds since 1970."""
         raise NotImplementedError
 
-    async def figures(self, now: int) -> dict[str, Any]:
-        """``total, enabled, overdue, broken`` as numbers and ``next`` in microseconds since 1970, or None."""
+    async def figures(self, now: int, known: Collection[str] | None = None) -> dict[str, Any]:
+        """``total, enabled, overdue, broken`` as numbers and ``next`` in microseconds since 1970, or None; what is
+        overdue or next, of the known tasks only, if these are given."""
         raise NotImplementedError
 
     async def count_by_task(self) -> dict[str, int]:

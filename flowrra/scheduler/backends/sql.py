@@ -53,6 +53,16 @@ TRIM_BATCH = 2_000
 MOST_IDS = 1_000
 
 
+# What a schedule has besides its definition, and may be given anew.
+_OPTIONS = ("description", "max_retries", "retry_delay", "priority", "misfire_grace", "misfire", "max_running")
+
+
+def _is_unchanged(found: ScheduledTask, task: ScheduledTask) -> bool:
+    """Whether a schedule of the same definition asks for nothing else than there is."""
+    is_enabled_as_before = task.enabled or not found.enabled
+    return is_enabled_as_before and all(getattr(found, name) == getattr(task, name) for name in _OPTIONS)
+
+
 class _LoopEngine:
     """The engine of one event loop, and whether it was used to see that the tables are there."""
 
@@ -124,16 +134,30 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             return changed
 
     async def create(self, task: ScheduledTask) -> None:
+        await self._keep_from_known_runs(task)
         try:
             await self._write_defined(SCHEDULES.insert(), written(task))
         except sa.exc.IntegrityError as error:
             raise ValueError(f"Scheduled task '{task.id}' already exists") from error
 
     async def create_once(self, task: ScheduledTask) -> None:
+        await self._keep_from_known_runs(task)
         try:
             await self._write(SCHEDULES.insert().values(written(task)))
         except sa.exc.IntegrityError as error:
             raise ValueError(f"Scheduled task '{task.id}' already exists") from error
+
+    async def _keep_from_known_runs(self, task: ScheduledTask) -> None:
+        """Let what is to run once be due by a microsecond later, if another schedule of its id has had a run then: that
+        run has the id that this one's would have."""
+        if task.schedule_type is not ScheduleType.ONE_TIME or task.next_run_at is None:
+            return
+        due = micros(task.next_run_at)
+        query = sa.select(RUNS.c.due).where(RUNS.c.schedule_id == task.id, RUNS.c.due >= due)
+        known = {row["due"] for row in await self._read(query)}
+        while due in known:
+            due += 1
+        task.next_run_at = local(due)
 
     async def update(self, task: ScheduledTask) -> None:
         task.updated_at = datetime.now()  # noqa: DTZ005 - local
@@ -152,12 +176,16 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     async def replace(self, task: ScheduledTask) -> bool:
         if (found := await self.get(task.id)) is None:
             return False
-        own = ("id", "created_at", "last_run_at", "last_run")
-        values = {name: value for name, value in written(task).items() if name not in own}
         change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
         is_same = found.broken is None and definition_of(found) == definition_of(task)
+        if not is_same:
+            await self._keep_from_known_runs(task)
+        own = ("id", "created_at", "last_run_at", "last_run")
+        values = {name: value for name, value in written(task).items() if name not in own}
         if is_same:
             kept = {"next_run_at", "due", "definition", *(["enabled"] if task.enabled else [])}
+            if _is_unchanged(found, task):  # as by each start of a program that says what it wants
+                kept.add("updated_at")
             values = {name: value for name, value in values.items() if name not in kept}
         withdrawals = [] if is_same and task.enabled else [withdraw_runs(task.id)]
         return bool(await self._write_defined(change, values, *withdrawals))
@@ -305,14 +333,15 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         row = (await self._read(query))[0]
         return min((at for at in row.values() if at is not None), default=None)
 
-    async def figures(self, now: int) -> dict[str, Any]:
+    async def figures(self, now: int, known: Collection[str] | None = None) -> dict[str, Any]:
         columns, on = SCHEDULES.c, SCHEDULES.c.enabled == TRUE
+        taken = on & is_known(known)
         query = sa.select(
             sa.func.count().label("total"),
             sa.func.count(sa.case((on, 1))).label("enabled"),
-            sa.func.count(sa.case((on & (columns.due <= now), 1))).label("overdue"),
+            sa.func.count(sa.case((taken & (columns.due <= now), 1))).label("overdue"),
             sa.func.count(sa.case((is_broken(), 1))).label("broken"),
-            sa.func.min(sa.case((on, columns.due))).label("next"),
+            sa.func.min(sa.case((taken, columns.due))).label("next"),
         ).select_from(SCHEDULES)
         return dict((await self._read(query))[0])
 
