@@ -98,7 +98,7 @@ def whether_on_time() -> list[Panel]:
             q.or_none(f"max(time() - {q.oldest()})", pending),
             unit=units.Seconds,
             thresholds=limits.OLDEST_WAITING,
-            texts={"0": Text("nothing waits", GOOD)},
+            texts={"0": Text("nothing to take", GOOD)},
             links=[runbook("FlowrraOldestTaskTooOld"), TO_QUEUES],
         ),
         figure(

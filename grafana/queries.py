@@ -18,7 +18,7 @@ TARGET = 'job=~"$job",instance=~"$instance"'
 AROUND = "[$__rate_interval]"
 WHOLE = "[$__range] @ end()"
 # For so long a target that has been an exporter is one, be it that it can't be scraped any more.
-REMEMBERED = "1d"
+REMEMBERED = "7d"
 # What lasts less is no trouble.
 WHILE = "1m"
 # How many names have a line of their own.

@@ -28,7 +28,7 @@ def now() -> list[Panel]:
             q.or_none(f"max(time() - {q.oldest()})", pending),
             unit=units.Seconds,
             thresholds=limits.OLDEST_WAITING,
-            texts={"0": Text("nothing waits", GOOD)},
+            texts={"0": Text("nothing to take", GOOD)},
             links=[runbook("FlowrraOldestTaskTooOld"), runbook("FlowrraNoProgress")],
         ),
         figure("Waiting", "Tasks that could run now.", f"sum({pending})", base=PLAIN, width=4),

@@ -90,6 +90,10 @@ def targets(t: Scaled) -> list[Alert]:
 def processes(t: Scaled) -> list[Alert]:
     """Whether each process gets on."""
     is_blocked = 'flowrra_healthy == 0 and on (job, instance) flowrra_collector_success{collector="health"} == 0'
+    # An observer has no health of its own: it sees the broker, or it doesn't.
+    failing = 'min by (job, instance) (flowrra_collector_success{collector=~"queue|workers"}) == 0'
+    is_observer = 'and on (job, instance) flowrra_exporter_info{mode="observer"}'
+    unseen = f'label_replace({failing} {is_observer}, "component", "broker", "", "")'
     known = 'group by (job, instance, server, namespace) (flowrra:queue_info:known{server!=""})'
     return [
         Alert(
@@ -119,7 +123,7 @@ def processes(t: Scaled) -> list[Alert]:
             f"{_PROCESS} can't use its {{{{ $labels.component }}}}",
             "Without the broker or the backend of results nothing is submitted or told; without the schedules' store, "
             "or a scheduler that turns, nothing that is due is submitted.",
-            f'flowrra_component_healthy{{component=~"broker|backend|scheduler"}} == 0\n{_STOPPING}',
+            f'flowrra_component_healthy{{component=~"broker|backend|scheduler"}} == 0\n{_STOPPING}\nor\n{unseen}',
             _of_process("health"),
             "flowrra-overview",
             t.DEPENDENCY_DOWN_FOR,

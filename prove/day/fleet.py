@@ -27,6 +27,7 @@ from deploy.prometheus.names import DASHBOARDS, RUNBOOKS
 from deploy.prometheus.rule import Links
 from deploy.prometheus.scaled import Scaled
 from flowrra.management import FlowrraManager
+from flowrra.scheduler import Scheduler
 from grafana.pictures.app import LEASE
 from prove.targets import day as app
 from tests.deploy.prometheus.alertmanager import Alertmanager
@@ -41,6 +42,8 @@ SHOP, BILLING, OBSERVER = "shop", "billing", "billing-observer"
 DATABASES = {SHOP: 0, BILLING: 1}
 DELIVERIES = {SHOP: 3, BILLING: 1}
 LOAD = {SHOP: 0.6, BILLING: 0.3}
+# A task of the next release.
+NEXT = "print_labels"
 PATIENCE = 60.0
 
 
@@ -227,16 +230,34 @@ class Fleet:
 
     def plan(self, name: str, seconds: float) -> None:
         """Have a task run once, in so many seconds; when it is a second late it is missed."""
+        due = datetime.now(UTC) + timedelta(seconds=seconds)
+        self._schedule(lambda scheduler: scheduler.schedule_once(name, due, misfire_grace=1.0))
 
+    def _schedule(self, change: Callable[[Scheduler], Awaitable[Any]]) -> None:
         async def run() -> None:
             environment = self.environment(BILLING)
             planner = app.make(environment["FLEET_URL"], consume=False)
+            planner.task(name=NEXT)(app.print_labels)
             scheduler = planner.create_scheduler(f"sqlite:///{environment['FLEET_STORE']}")
-            due = datetime.now(UTC) + timedelta(seconds=seconds)
-            await scheduler.schedule_once(name, due, misfire_grace=1.0)
+            await change(scheduler)
             await scheduler.backend.close()
 
         asyncio.run(run())
+
+    def producer_is_ahead(self) -> None:
+        """A producer of the next release submits and schedules a task that no worker knows yet."""
+
+        async def submit(manager: FlowrraManager) -> None:
+            manager.app.task(name=NEXT)(app.print_labels)
+            await manager.app.submit(NEXT)
+
+        self.manage(BILLING, submit)
+        self._schedule(lambda scheduler: scheduler.schedule_interval(NEXT, 3600.0, task_id=NEXT))
+
+    def producer_goes_back(self) -> None:
+        """What it did is undone."""
+        self.manage(BILLING, lambda manager: manager.purge_queue("default", name=NEXT))
+        self._schedule(lambda scheduler: scheduler.unschedule(NEXT))
 
     def server_stops(self) -> None:
         """It answers nobody."""

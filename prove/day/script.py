@@ -277,7 +277,7 @@ PHASES = (
     Phase(
         "stopped",
         "the broker answers nobody",
-        (Step(Fleet.server_stops, ("FlowrraCollectorFailing", "FlowrraHeartbeatLost")),),
+        (Step(Fleet.server_stops, ("FlowrraDependencyDown", "FlowrraCollectorFailing", "FlowrraHeartbeatLost")),),
         Fleet.goes_on,
         may=("FlowrraRedeliveries", "FlowrraDeadTasks"),
         shown=("Apps healthy", "Broker and results"),
@@ -316,10 +316,16 @@ PHASES = (
     ),
     Phase(
         "stopping",
-        "a worker takes long to stop, and then comes back",
-        (Step(ask_to_stop, ("FlowrraAppNotRunning",)),),
+        "a worker takes long to stop, and then comes back: no alert calls that dead",
+        (Step(ask_to_stop),),
         start_again,
-        may=("FlowrraWorkersDead", "FlowrraTargetDown", "FlowrraRedeliveries"),
+        may=("FlowrraTargetDown", "FlowrraRedeliveries"),
+    ),
+    Phase(
+        "unknown",
+        "a producer of the next release comes before its workers",
+        (Step(Fleet.producer_is_ahead, ("FlowrraUnknownTasks", "FlowrraSchedulesBroken")),),
+        Fleet.producer_goes_back,
     ),
     Phase(
         "names",
@@ -343,6 +349,7 @@ PHASES = (
 # Why no phase can raise them: promtool's tests alone prove them.
 UNRAISED = {
     "FlowrraClockSkew": "processes of one machine have one clock",
-    "FlowrraWorkersDead": "what dies is replaced; in a stop it fires, and FlowrraAppNotRunning holds it back",
+    "FlowrraAppNotRunning": "an app that stops without its process is a mistake in that program",
+    "FlowrraWorkersDead": "what dies is replaced",
     "FlowrraTasksAbandoned": "only tasks in memory are abandoned, by a stop after which the process is scraped no more",
 }

@@ -51,6 +51,10 @@ async def block_a_while() -> None:
     time.sleep(20.0)  # this is the mistake
 
 
+async def print_labels() -> None:
+    """What only the next release has."""
+
+
 def crash() -> None:
     """Kills the process that runs it, as memory that runs out does."""
     os._exit(1)

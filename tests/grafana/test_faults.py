@@ -187,7 +187,7 @@ def test_nothing_waits_for_long_where_nothing_waits(fleet: Fleet) -> None:
     overview = of(fleet, "overview", "quiet")
 
     assert overview.tile("Waiting").text == "0"
-    assert overview.tile("Oldest waiting") == Shown("nothing waits", "green")
+    assert overview.tile("Oldest waiting") == Shown("nothing to take", "green")
     assert overview.tile("Schedules overdue") == Shown("no scheduler", UNKNOWN)
 
 

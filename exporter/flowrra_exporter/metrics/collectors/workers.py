@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.collector import ManagementCollector, number, section
-from flowrra_exporter.metrics.samples import Family
+from flowrra_exporter.metrics.samples import Family, Number
 
 
 class WorkersCollector(ManagementCollector):
@@ -28,13 +27,13 @@ class WorkersCollector(ManagementCollector):
         ]
 
 
-def _added_up(workers: Iterable[Mapping[str, Any]], figure: str) -> Iterable[tuple[tuple[str, ...], float]]:
+def _added_up(workers: Iterable[Mapping[str, Any]], figure: str) -> Iterable[tuple[tuple[str, ...], Number]]:
     """A figure of the workers' executors, by executor."""
-    found: Counter[str] = Counter()
+    found: dict[str, Number] = {}
     for worker in workers:
         executors = section(worker, "executors") or {}
         for executor in executors:
             value = number(section(executors, executor) or {}, figure)
             if value is not None:
-                found[str(executor)] += value
+                found[str(executor)] = found.get(str(executor), 0) + value
     return (((executor,), value) for executor, value in found.items())
