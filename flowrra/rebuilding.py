@@ -304,6 +304,8 @@ def _items_builder(hint: Any) -> Builder | None:
     def rebuild(value: Any) -> Any:
         if value is None:
             return None
+        if isinstance(value, tags.ItemsOfSet):
+            return tags.set_of(value.kind, list(map(build, value)))
         return type(_expected(value, list, tuple, set, frozenset))(map(build, value))
 
     return rebuild

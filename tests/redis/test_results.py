@@ -81,6 +81,18 @@ class TestNames:
                 await backend.get("t1")
         await backend.close()
 
+    async def test_what_can_not_be_read_of_a_record_costs_no_record(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            task_id = await app.submit("echo", dt.date(2026, 1, 2), 1)
+            await final(app, task_id)
+            text = look.get(f"flowrra:task:{task_id}").replace(b'"date"', b'"day"')  # type: ignore[union-attr]
+            look.set(f"flowrra:task:{task_id}", text)
+            day = {"__flowrra__": "day", "value": "2026-01-02"}
+
+            assert (await final(app, task_id)).result == [[day, 1], {}]
+            (listed,) = await FlowrraManager(app).list_completed_tasks()
+            assert (listed["task_id"], listed["args"]) == (task_id, (day, 1))
+
 
 class TestTimeToLive:
     async def test_is_for_finished_ones_only(self, url: str, look: redis.Redis) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from enum import Enum, Flag, StrEnum
@@ -145,6 +145,20 @@ async def nested(
     return [orders, places, pair, access, post, colours, changes, number, word, unknown]
 
 
+@dataclass(frozen=True)
+class Spot:
+    x: int
+    colour: Colour = Colour.RED
+
+
+async def gathered(
+    spots: set[Spot], pairs: frozenset[tuple[Spot, int]], regions: dict[str, Set[frozenset[Spot]]]
+) -> set[Spot]:
+    return {*spots, *(spot for spot, _ in pairs), *(spot for each in regions["a"] for spot in each)}
+
+
+SPOTS = {Spot(1), Spot(2, Colour.BLUE)}
+
 CALLS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
     *((plain, (value,), {}) for value in PLAIN),
     (plain, (PLAIN, {"a": PLAIN}), {"named": tuple(PLAIN)}),
@@ -159,6 +173,7 @@ CALLS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
         ),
         {},
     ),
+    (gathered, (SPOTS, frozenset({(Spot(3), 1)})), {"regions": {"a": {frozenset({Spot(4)}), frozenset()}}}),
 ]
 
 
@@ -187,7 +202,7 @@ async def test_a_task_gets_what_it_was_given(empty_servers: tuple[str, str], whe
         task.__annotations__ = func.__annotations__
         return task
 
-    tasks = {func: app.task(name=func.__name__)(keeping(func)) for func in (plain, declared, nested)}
+    tasks = {func: app.task(name=func.__name__)(keeping(func)) for func in (plain, declared, nested, gathered)}
     async with app:
         for func, args, kwargs in CALLS:
             record = await final(app, await app.submit(tasks[func], *args, **kwargs))
@@ -201,13 +216,16 @@ async def test_a_task_gets_what_it_was_given(empty_servers: tuple[str, str], whe
 
 @pytest.mark.parametrize("where", PLACES)
 async def test_a_caller_gets_what_was_returned(empty_servers: tuple[str, str], where: str) -> None:
-    results = {"order": [ORDER], "model": [MODEL], "plain": PLAIN, "none": None}
+    results = {"order": [ORDER], "model": [MODEL], "spots": SPOTS, "plain": PLAIN, "none": None}
 
     async def order() -> list[Order]:
         return results["order"]  # type: ignore[return-value]
 
     async def model() -> Sequence[Model]:
         return results["model"]  # type: ignore[return-value]
+
+    async def spots() -> set[Spot] | None:
+        return results["spots"]  # type: ignore[return-value]
 
     async def plain() -> list[Any]:
         return results["plain"]  # type: ignore[return-value]
@@ -217,7 +235,7 @@ async def test_a_caller_gets_what_was_returned(empty_servers: tuple[str, str], w
 
     app = Flowrra(config_of(where, empty_servers))
     async with app:
-        for func in (order, model, plain, none):
+        for func in (order, model, spots, plain, none):
             app.task()(func)
             task_id = await app.submit(func)
             for record in (await final(app, task_id), await record_of(app, task_id)):
@@ -337,6 +355,7 @@ async def of_a_secret(value: Secret) -> None: ...
     [
         (unannotated, ORDER, "holds an instance of Order, .* has no annotation: annotate it, as in `value: Order`"),
         (unannotated, [{"a": Colour.RED}], "holds an instance of Colour"),
+        (unannotated, SPOTS, "holds an instance of Spot"),
         (unannotated, MODEL, "holds an instance of Model"),
         (anything, ORDER, "it is annotated as Any"),
         (of_an_object, ORDER, "it is annotated as object"),
