@@ -625,7 +625,9 @@ class Flowrra:
             ResultNotFoundError: That id is unknown; also a ValueError.
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
             BackendError: The app stopped, and the task can't complete any more.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        _check_timeout("timeout", timeout)
         results = self.results if self._results is None else self._results
         try:
             # A CPU-bound task can't wait here.

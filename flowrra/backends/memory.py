@@ -18,6 +18,7 @@ from flowrra.backends.record_size import RECORD_SIZE, SMALL, is_small, record_si
 from flowrra.copying import SCALARS, copied
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
+from flowrra.ranges import SECONDS
 from flowrra.task import COMPLETE_STATUSES, TaskResult, TaskStatus
 
 DEFAULT_MAX_RESULTS = 100_000
@@ -141,6 +142,8 @@ class InMemoryBackend(BaseResultBackend):
         return self._unfinished.get(task_id) or self._records.get(task_id)
 
     async def wait_for(self, task_id: str, timeout: float | None) -> TaskResult:
+        if timeout is not None:
+            SECONDS.check("timeout", timeout)
         waiter: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(task_id, []).append(waiter)
         try:

@@ -384,7 +384,10 @@ class BaseTaskExecutor(ABC):
 
         Raises:
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        if timeout is not None:
+            SECONDS.check("timeout", timeout)
         try:
             with self.waiting_for(task_id):
                 record = await self.results.wait_for(task_id, timeout)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
 from flowrra import Flowrra, TaskResult, TaskStatus, TaskTimeoutError
 from flowrra.backends import InMemoryBackend
 from tests.core.apps import LoopThread, final, in_another_thread, memory_app, numbers_of, record_of, until
+
+NO_SECONDS = [math.nan, math.inf, -1, True, "1", 1e300, 10**400]
 
 
 def echo_app(**options: int) -> Flowrra:
@@ -109,6 +113,22 @@ class TestWaiting:
 
         assert isinstance(too_late.value, asyncio.TimeoutError)
         assert (too_late.value.task_id, too_late.value.timeout) == (task_id, timeout)
+
+    @pytest.mark.parametrize("timeout", NO_SECONDS, ids=repr)
+    async def test_what_is_no_number_of_seconds_is_refused(self, timeout: object) -> None:
+        """NaN would make every timer of the event loop late."""
+        app = echo_app()
+        async with app:
+            task_id = await app.submit("echo", 1)
+            waits = {
+                "app": app.wait_for_result,
+                "executor": app.executors["io"].wait_for_result,
+                "backend": app.results.wait_for,
+                "thread": partial(asyncio.to_thread, app.wait_for_result_sync),
+            }
+            for wait in waits.values():
+                with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
+                    await wait(task_id, timeout)  # type: ignore[operator]
 
     async def test_a_finished_result_is_there_even_without_time_to_wait(self) -> None:
         app = echo_app()

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import logging
+import math
 import time
 from typing import Any
 
@@ -117,6 +118,19 @@ class TestTimeToLive:
 
 
 class TestWaiting:
+    @pytest.mark.parametrize("timeout", [math.nan, -1, True, "1"], ids=repr)
+    async def test_is_for_a_number_of_seconds(self, url: str, timeout: Any) -> None:
+        backend, broker = RedisBackend(url), RedisBroker(url)
+        for wait in (
+            lambda: backend.wait_for("t1", timeout),
+            lambda: backend.wait_for_known("t1", timeout),
+            lambda: broker.pop(timeout),
+        ):
+            with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
+                await wait()
+        await backend.close()
+        await broker.close()
+
     async def test_no_wake_up_is_lost(self, url: str) -> None:
         """Of as many waits as there are, each ends when its task does."""
         async with with_tasks(redis_app(url, workers=50)) as app:
