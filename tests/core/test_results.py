@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -482,6 +483,33 @@ class TestFromElsewhere:
             await asyncio.sleep(0.001)
 
         assert await asyncio.gather(*threads) == [100, 100, 100]
+
+    async def test_a_waiter_that_leaves_takes_none_along_that_just_arrives(self) -> None:
+        backend = InMemoryBackend()
+        arrives, has_left = threading.Event(), threading.Event()
+
+        class SlowDoor(dict[str, list[asyncio.Future[TaskResult]]]):
+            """Gives the turn to the thread that leaves, just when another one has found where to wait."""
+
+            def setdefault(self, *entry: Any) -> Any:
+                found = super().setdefault(*entry)
+                if threading.current_thread() is not threading.main_thread():
+                    arrives.set()
+                    has_left.wait(0.1)
+                return found
+
+        backend._waiters = SlowDoor()
+        leaving = asyncio.ensure_future(backend.wait_for("task", timeout=60))
+        await asyncio.sleep(0)
+        with LoopThread() as elsewhere:
+            arriving = asyncio.run_coroutine_threadsafe(backend.wait_for("task", timeout=5), elsewhere.loop)
+            await asyncio.to_thread(arrives.wait)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            has_left.set()
+            elsewhere.run(asyncio.sleep(0))
+            await backend.store("task", record("task"))
+            assert (await asyncio.wrap_future(arriving)).is_complete
 
 
 async def test_waiters_are_told_when_the_app_stops() -> None:
