@@ -333,10 +333,22 @@ class BaseTaskExecutor(ABC):
         """:meth:`submit_task`, unless a task with that ``options.task_id`` exists already: then that is all."""
         if options.task_id is None:
             return await self.submit_task(definition, args, kwargs, options=options)
-        async with self.source.claim_id(options.task_id) as is_new:
-            if is_new:
-                await self.submit_task(definition, args, kwargs, options=options)
-        return options.task_id
+        try:
+            while True:
+                async with self.source.claim_id(options.task_id) as is_new:
+                    if is_new and not self._would_wait():
+                        await self.submit_task(definition, args, kwargs, options=options)
+                        return options.task_id
+                if not is_new:
+                    return options.task_id
+                # Others may submit that id meanwhile: a task that does must not wait for what waits for its slot.
+                await self._admit()
+        finally:
+            self._queue.offer_room()  # it may have been woken for room that it has not used
+
+    def _would_wait(self) -> bool:
+        """Whether a submission would wait for room now."""
+        return self._state == "running" and not _is_inside_a_task() and not self._queue.has_room()
 
     async def submit_tasks(self, calls: Sequence[Call]) -> list[str]:
         """:meth:`submit_task` for many tasks, whose arguments were checked; many in one request where that is possible.
@@ -355,7 +367,7 @@ class BaseTaskExecutor(ABC):
 
     async def _admit(self) -> None:
         """Wait for room in the queue. A task's own submissions don't: all workers could be waiting for each other."""
-        inside = running_task.get() is not None
+        inside = _is_inside_a_task()
         self._check_accepting(inside)
         if not inside:
             await self._queue.wait_for_room()
@@ -707,6 +719,11 @@ class BaseTaskExecutor(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def _is_inside_a_task() -> bool:
+    """Whether an attempt calls."""
+    return running_task.get() is not None
 
 
 def _apply(options: SubmitOptions, task: Task) -> None:

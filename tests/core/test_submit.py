@@ -412,6 +412,41 @@ class TestFullQueue:
 
         assert sorted(leaves) == [n * 10 + child for n in range(4) for child in range(5)]
 
+    async def test_nor_do_they_wait_for_whoever_waits_for_room_with_the_same_id(self) -> None:
+        bench = Bench(max_queue_size=1)
+
+        @bench.app.task()
+        async def report() -> str:
+            await bench.gate.wait()
+            return await bench.app.options(task_id="report").submit(bench.note, "report")
+
+        async with bench.app as app:
+            reporting = await app.submit(report)
+            await until(lambda: numbers_of(app, "report")["running"] == 1)
+            await app.submit(bench.note, "fills the queue")
+            same = [asyncio.ensure_future(app.options(task_id="report").submit(bench.note, "other")) for _ in range(2)]
+            last = asyncio.ensure_future(app.submit(bench.note, "last"))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            bench.gate.set()
+            assert (await final(app, reporting)).result == "report"
+            # Those who find the id known, once there is room for them, leave that to the next one.
+            assert await asyncio.gather(*same) == ["report", "report"]
+            await final(app, await last)
+
+        assert bench.ran == ["fills the queue", "report", "last"]
+
+    async def test_an_id_that_exists_needs_no_room(self) -> None:
+        bench = Bench(max_queue_size=1)
+        async with bench.app as app:
+            await bench.keep_worker_busy()
+            mine = app.options(task_id="mine")
+            await mine.submit(bench.note, "fills the queue")
+            assert await asyncio.wait_for(mine.submit(bench.note, "again"), 5) == "mine"
+            bench.gate.set()
+
+        assert bench.ran == ["fills the queue"]
+
     async def test_a_task_may_wait_for_the_children_it_submitted_while_workers_are_left(self) -> None:
         app = memory_app(io_workers=2, max_queue_size=1)
 
