@@ -722,8 +722,9 @@ class BaseTaskExecutor(ABC):
 
 
 def _is_inside_a_task() -> bool:
-    """Whether an attempt calls."""
-    return running_task.get() is not None
+    """Whether an attempt calls; what one has left running, when it has ended, holds no slot."""
+    job = running_task.get()
+    return job is not None and not (isinstance(job, Job) and job.settled)
 
 
 def _apply(options: SubmitOptions, task: Task) -> None:

@@ -436,6 +436,32 @@ class TestFullQueue:
 
         assert bench.ran == ["fills the queue", "report", "last"]
 
+    async def test_what_a_task_left_running_waits_for_room_as_anybody_does(self) -> None:
+        bench = Bench(max_queue_size=2)
+        has_ended = asyncio.Event()
+        left: list[asyncio.Task[None]] = []
+
+        async def pump() -> None:
+            await has_ended.wait()
+            for n in range(5):
+                await bench.app.submit(bench.note, n)
+
+        @bench.app.task()
+        async def starter() -> None:
+            left.append(asyncio.create_task(pump()))
+
+        async with bench.app as app:
+            await final(app, await app.submit(starter))
+            await bench.keep_worker_busy()
+            has_ended.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (await FlowrraManager(app).get_stats())["tasks"]["pending"] == 2
+            bench.gate.set()
+            await left[0]
+
+        assert bench.ran == list(range(5))
+
     async def test_an_id_that_exists_needs_no_room(self) -> None:
         bench = Bench(max_queue_size=1)
         async with bench.app as app:
