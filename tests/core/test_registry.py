@@ -118,6 +118,15 @@ class TestRefusals:
             owner.task(name=name)(send)
         assert registry_of(owner).list_tasks() == []
 
+    @pytest.mark.filterwarnings("error")
+    def test_a_warning_that_is_an_error_registers_nothing(self, owner: Any) -> None:
+        async def send(priority: int) -> None: ...
+
+        for _ in range(2):
+            with pytest.raises(UserWarning, match="has a parameter 'priority'"):
+                owner.task(name="send")(send)
+        assert registry_of(owner).list_tasks() == []
+
     @pytest.mark.parametrize("name", ["", 42, b"send"], ids=repr)
     def test_a_name_must_be_a_text_that_is_not_empty(self, owner: Any, name: Any) -> None:
         async def send() -> None: ...
