@@ -496,6 +496,15 @@ _READERS: dict[str, Callable[..., Any]] = {
 }
 
 
+# The classes of all that is read.
+READ_TYPES = frozenset(
+    {
+        *(type(None), bool, int, float, str, list, dict, tuple, set, frozenset, ItemsOfSet, ItemsOfFrozenset, Unread),
+        *(datetime, date, time, timedelta, UUID, Decimal, bytes, bytearray),
+    }
+)
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("text was expected")

@@ -9,7 +9,8 @@ import json
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from enum import Enum, Flag, StrEnum
@@ -27,6 +28,7 @@ from flowrra.brokers.base import BaseBroker
 from flowrra.management import FlowrraManager
 from flowrra.task import Task
 from tests.core.apps import final, record_of
+from tests.core.test_polled_broker import ListBroker
 from tests.redis.apps import old_task
 from tests.settlement.test_misbehaving_tasks import PLACES, config_of
 
@@ -105,6 +107,16 @@ class Postcard:
 @dataclass
 class Telegram:
     text: str
+
+
+@dataclass
+class Base:
+    a: int = 1
+
+
+@dataclass
+class Derived(Base):
+    a: int = 1
 
 
 OrderId = NewType("OrderId", int)
@@ -308,6 +320,54 @@ async def test_a_users_own_broker_may_keep_text(empty_servers: tuple[str, str]) 
     assert runs == [told(ORDER)] * 2
 
 
+class Shelf(list[Any]):
+    """A list that says more than its items."""
+
+
+async def by_dict(value: dict[str, Letter]) -> None: ...
+async def by_mapping(value: Mapping[str, Letter]) -> None: ...
+async def by_deque(value: deque[Letter]) -> None: ...
+async def by_items(value: Iterable[Letter]) -> None: ...
+async def by_list(value: list[Letter]) -> None: ...
+async def by_tuple(value: tuple[Colour, int]) -> None: ...
+async def by_union(value: Base | Derived) -> None: ...
+async def by_unions(value: list[Letter | Telegram] | None) -> None: ...
+async def by_class(value: Letter) -> None: ...
+
+
+LETTER = Letter("a")
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        (by_dict, OrderedDict(a=LETTER)),
+        (by_mapping, defaultdict(Letter, a=LETTER)),
+        (by_deque, deque([LETTER], maxlen=3)),
+        (by_items, {LETTER.text: LETTER}.values()),
+        (by_list, Shelf([LETTER])),
+        (by_tuple, Place(1, Colour.RED)),
+        (by_union, Derived()),
+        (by_unions, [LETTER, Telegram("a")]),
+        (by_class, types.SimpleNamespace(text="a letter to whoever asks for its text")),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_a_users_own_broker_may_keep_objects(function: Callable[..., Any], value: Any) -> None:
+    app = Flowrra(Config(broker=ListBroker()))
+    got: list[Any] = []
+
+    async def task(value: Any) -> None:
+        got.append(value)
+
+    task.__annotations__ = function.__annotations__
+    app.task(name="task", max_retries=0)(task)
+    async with app:
+        record = await final(app, await app.submit(task, value))
+    assert record.error is None
+    assert told(got) == told([value])
+
+
 # ── what does not fit ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -319,16 +379,6 @@ async def of_either(value: Letter | Telegram) -> None: ...
 async def of_data_or_object(value: Letter | dict[str, str]) -> None: ...
 async def of_a_colour_or_text(value: Colour | str) -> None: ...
 async def of_an_object(value: object) -> None: ...
-
-
-@dataclass
-class Base:
-    a: int = 1
-
-
-@dataclass
-class Derived(Base):
-    a: int = 1
 
 
 async def of_a_base(value: Base) -> None: ...
