@@ -237,7 +237,7 @@ class BaseTaskExecutor(ABC):
 
     def adopt(self, definition: TaskDefinition) -> None:
         """Count a task's numbers from now on, and mark its function as this executor's."""
-        self._telemetry.register(definition.name, self.kind)
+        self._telemetry.move(definition.name, self.kind)
         mark(definition.func, _executor=self)
 
     async def submit(
