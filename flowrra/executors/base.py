@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker
@@ -218,22 +218,36 @@ class BaseTaskExecutor(ABC):
 
     # ── registration and submission ─────────────────────────────────────────────────────────────────────────
 
+    @overload
+    def task(self, name: TaskFunction) -> TaskFunction: ...
+
+    @overload
     def task(
         self,
         name: str | None = None,
         max_retries: int = DEFAULT_MAX_RETRIES,
         retry_delay: float = DEFAULT_RETRY_DELAY,
         **options: Any,
-    ) -> Callable[[TaskFunction], TaskFunction]:
+    ) -> Callable[[TaskFunction], TaskFunction]: ...
+
+    def task(
+        self,
+        name: str | Callable[..., Any] | None = None,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        retry_delay: float = DEFAULT_RETRY_DELAY,
+        **options: Any,
+    ) -> Any:
         """Register the decorated function as a task of this executor; see :meth:`TaskRegistry.task`."""
-        decorate = self.registry.task(name, self.kind == "cpu", max_retries, retry_delay, **options)
+        own_name = None if callable(name) else name
+        decorate = self.registry.task(own_name, self.kind == "cpu", max_retries, retry_delay, **options)
 
         def register(func: TaskFunction) -> TaskFunction:
             registered = decorate(func)
             self.adopt(self.registry.definition(func))
             return registered
 
-        return register
+        # @executor.task without parentheses passes the function where a name would be.
+        return register(name) if callable(name) else register
 
     def adopt(self, definition: TaskDefinition) -> None:
         """Count a task's numbers from now on, and mark its function as this executor's."""
