@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from flowrra import Flowrra, TaskResult, TaskStatus, TaskTimeoutError
+from flowrra import BackendError, Flowrra, TaskResult, TaskStatus, TaskTimeoutError
 from flowrra.backends import InMemoryBackend
 from tests.core.apps import LoopThread, final, in_another_thread, memory_app, numbers_of, record_of, until
+from tests.core.test_polled_broker import ListBroker
 
 NO_SECONDS = [math.nan, math.inf, -1, True, "1", 1e300, 10**400]
 
@@ -523,6 +524,40 @@ async def test_waiters_are_told_when_the_app_stops() -> None:
     await app.stop(wait=False)
 
     assert [each.status for each in await asyncio.gather(*waiters)] == ["cancelled", "cancelled"]
+
+
+async def echo(value: object) -> object:
+    return value
+
+
+async def test_what_two_apps_share_is_closed_by_the_last_one_that_stops() -> None:
+    closed: list[str] = []
+
+    class Results(InMemoryBackend):
+        async def close(self) -> None:
+            closed.append("results")
+            await super().close()
+
+    class Broker(ListBroker):
+        async def close(self) -> None:
+            closed.append("broker")
+
+    results, broker = Results(), Broker()
+    one, other = (memory_app(backend=results, broker=broker) for _ in range(2))
+    for app in (one, other):
+        app.task(name="echo")(echo)
+        await app.start()
+    waiting = asyncio.ensure_future(results.wait_for("not yet submitted", 60))
+    await one.stop()
+    assert closed == []
+    assert (await final(other, await other.options(task_id="not yet submitted").submit(echo, 1))).result == 1
+    assert (await waiting).result == 1
+
+    waiting = asyncio.ensure_future(results.wait_for("never submitted", 60))
+    await other.stop()
+    assert closed == ["results", "broker"]
+    with pytest.raises(BackendError, match="The app stopped"):
+        await waiting
 
 
 def count_futures() -> int:
