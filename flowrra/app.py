@@ -531,7 +531,7 @@ class Flowrra:
             The tasks' ids, in the same order.
 
         Raises:
-            PartialSubmissionError: The server failed after some of them; it says which were queued.
+            PartialSubmissionError: The server failed, or the app stopped, after some of them; it says which are queued.
             As :meth:`submit`.
         """
         found = [self._checked_call(index, call) for index, call in enumerate(calls)]
@@ -561,7 +561,7 @@ class Flowrra:
                 ids += await self._ensure_executor(cpu_bound).submit_tasks(list(group))
             except PartialSubmissionError as error:
                 raise PartialSubmissionError(error.reason, ids + error.queued, error.unsure) from error
-            except BackendError as error:
+            except Exception as error:
                 if ids:
                     raise PartialSubmissionError(str(error), ids, []) from error
                 raise

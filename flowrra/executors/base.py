@@ -368,7 +368,7 @@ class BaseTaskExecutor(ABC):
         """:meth:`submit_task` for many tasks, whose arguments were checked; many in one request where that is possible.
 
         Raises:
-            PartialSubmissionError: The broker or the result backend failed after some of them.
+            PartialSubmissionError: The broker or the result backend failed, or this was stopped, after some of them.
         """
 
         async def admitted() -> AsyncIterator[Job]:

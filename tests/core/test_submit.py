@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from flowrra import ExecutorNotRunningError, Flowrra, TaskNotFoundError, TaskResult, TaskStatus, current_task
+from flowrra import ExecutorNotRunningError, Flowrra, Task, TaskNotFoundError, TaskResult, TaskStatus, current_task
 from flowrra.exceptions import BackendError, PartialSubmissionError
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, memory_app, numbers_of, record_of, until
+from tests.core.test_polled_broker import ListBroker
 
 
 class Bench:
@@ -690,6 +691,33 @@ class TestMany:
             assert [(await final(app, task_id)).args for task_id in ids] == [(n,) for n in range(accepted)]
 
         assert bench.ran == list(range(accepted))
+
+    async def test_a_stop_in_the_midst_of_them_says_which_will_run(self) -> None:
+        bench = Bench(max_queue_size=2)
+        await bench.app.start()
+        await bench.keep_worker_busy()
+        submitting = asyncio.ensure_future(bench.app.submit_many((bench.note, (n,), {}) for n in range(10)))
+        await until(lambda: numbers_of(bench.app, "note")["submitted"] == 2)
+        stopping = asyncio.ensure_future(bench.app.stop())
+        with pytest.raises(PartialSubmissionError, match="not running") as caught:
+            await submitting
+        bench.gate.set()
+        await stopping
+        assert [(await record_of(bench.app, task_id)).args for task_id in caught.value.queued] == [(0,), (1,)]
+        assert bench.ran == [0, 1]
+
+    async def test_so_does_a_broker_of_the_users_own_that_fails(self) -> None:
+        class Refusing(ListBroker):
+            async def push(self, task: Task) -> None:
+                if task.args == (2,):
+                    raise OSError("no room left")
+                await super().push(task)
+
+        bench = Bench(broker=Refusing())
+        async with bench.app as app:
+            with pytest.raises(PartialSubmissionError, match="no room left") as caught:
+                await app.submit_many((bench.note, (n,), {}) for n in range(4))
+            assert [(await final(app, task_id)).args for task_id in caught.value.queued] == [(0,), (1,)]
 
     async def test_nothing_is_nothing(self) -> None:
         async with Bench().app as app:
