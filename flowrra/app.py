@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Self, TypeVar, overload
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from flowrra import own_loop
@@ -23,6 +24,7 @@ from flowrra._version import __version__
 from flowrra.app_thread import AppThread
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
+from flowrra.brokers.base import BaseBroker
 from flowrra.brokers.fitness import FitnessMonitor
 from flowrra.config import BackendConfig, BrokerConfig, Config, SchedulerConfig
 from flowrra.events import EventPublisher
@@ -62,6 +64,9 @@ Result = TypeVar("Result")
 Hook = Callable[[], Awaitable[Any] | Any]
 Lifespan = Callable[[], AbstractAsyncContextManager[Any] | AbstractContextManager[Any]]
 Call = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
+
+# The apps that have not closed their connections yet, by their ids.
+_using_connections: WeakValueDictionary[int, Flowrra] = WeakValueDictionary()
 
 
 class Flowrra:
@@ -526,7 +531,7 @@ class Flowrra:
             The tasks' ids, in the same order.
 
         Raises:
-            PartialSubmissionError: The server failed after some of them; it says which were queued.
+            PartialSubmissionError: The server failed, or the app stopped, after some of them; it says which are queued.
             As :meth:`submit`.
         """
         found = [self._checked_call(index, call) for index, call in enumerate(calls)]
@@ -556,7 +561,7 @@ class Flowrra:
                 ids += await self._ensure_executor(cpu_bound).submit_tasks(list(group))
             except PartialSubmissionError as error:
                 raise PartialSubmissionError(error.reason, ids + error.queued, error.unsure) from error
-            except BackendError as error:
+            except Exception as error:
                 if ids:
                     raise PartialSubmissionError(str(error), ids, []) from error
                 raise
@@ -625,7 +630,9 @@ class Flowrra:
             ResultNotFoundError: That id is unknown; also a ValueError.
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
             BackendError: The app stopped, and the task can't complete any more.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        _check_timeout("timeout", timeout)
         results = self.results if self._results is None else self._results
         try:
             # A CPU-bound task can't wait here.
@@ -758,6 +765,7 @@ class Flowrra:
         self.task_history.take()
         stack.callback(self.task_history.take)
         stack.callback(self.loop_monitor.stop)
+        _using_connections[id(self)] = self
         stack.push_async_callback(self._close_connections)
         stack.push_async_callback(self.broker_fitness.stop)
         stack.push_async_callback(self.events.close)
@@ -903,11 +911,22 @@ class Flowrra:
             self._thread = None
 
     async def _close_connections(self) -> None:
-        if self._results is not None:
-            await self._results.close()
-        for executor in self.executors.values():
-            if executor.broker is not None:
-                await executor.broker.close()
+        """Close what no other app uses that has begun to: several may have been given the same instance."""
+        _using_connections.pop(id(self), None)
+        others = [app for app in (use() for use in _using_connections.valuerefs()) if app is not None and app._is_live]
+        used = [connection for app in others for connection in app._connections()]
+        for connection in self._connections():
+            if not any(connection is each for each in used):
+                await connection.close()
+
+    def _connections(self) -> list[BaseResultBackend | BaseBroker]:
+        brokers = (executor.broker for executor in self.executors.values())
+        return [each for each in (self._results, *brokers) if each is not None]
+
+    @property
+    def _is_live(self) -> bool:
+        """Whether it was started, in this process, and its event loop is there."""
+        return self._state != "stopped" and self._loop is not None and not self._loop.is_closed()
 
     async def __aenter__(self) -> Self:
         await self.start()

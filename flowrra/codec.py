@@ -398,7 +398,8 @@ def encode_record(record: TaskResult, call: str | None = None) -> EncodedRecord:
 
 
 def decode_record(data: bytes) -> TaskResult:
-    """Read what :func:`encode_record`, or flowrra 0.1.8, wrote.
+    """Read what :func:`encode_record`, or flowrra 0.1.8, wrote. An argument or a result that can't be read stays as it
+    is written, and so does what holds it.
 
     Raises:
         BackendError: It is no record.
@@ -411,11 +412,7 @@ def decode_record(data: bytes) -> TaskResult:
         if not is_queue_name(fields.get("queue") or DEFAULT_QUEUE):
             raise ValueError("no queue has the name of its queue")
         if _MARK_BYTES in data:
-            args, kwargs, result = (fields.get(key) for key in ("args", "kwargs", "result"))
-            args, kwargs, result = _untagged(
-                lambda: (tags.read(args), tags.read_values(kwargs or {}), tags.read(result))
-            )
-            fields.update(args=args, kwargs=kwargs, result=result)
+            fields.update(_values_of_record(fields))
         attempts = _read_attempts(fields.pop("attempts", None))
         record = TaskResult.from_dict(fields)
         record.attempts = attempts
@@ -465,9 +462,15 @@ def _checked(text: str, what: str) -> str:
     return text
 
 
-def _untagged(read: Callable[[], Any]) -> Any:
+def _values_of_record(fields: dict[str, Any]) -> dict[str, Any]:
+    """What a record holds of the user's. What can't be read of it is left as it is, lest the record be lost with it."""
+    read = tags.read_what_can_be
     try:
-        return read()
+        return {
+            "args": read(fields.get("args")),
+            "kwargs": tags.read_values(fields.get("kwargs") or {}, read),
+            "result": read(fields.get("result")),
+        }
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

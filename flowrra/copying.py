@@ -149,14 +149,18 @@ def _rebuild(value: Any, memo: Memo) -> Any:
     parts = value.__reduce_ex__(4)
     if isinstance(parts, str):  # it is the only one of its name
         return value
-    memo.setdefault(id(memo), []).append(parts)
+    kept: list[Any] = memo.setdefault(id(memo), [])
+    kept.append(parts)
     make, args, state, items, pairs = (*parts, None, None, None)[:5]
     copy = memo.setdefault(id(value), make(*(_copy(each, memo) for each in args)))
     if state is not None:
         _restore(copy, _copy(state, memo))
+    # What a class gives out as its items may be made for that.
     for item in items or ():
+        kept.append(item)
         copy.append(_copy(item, memo))
     for key, each in pairs or ():
+        kept += (key, each)
         copy[_copy(key, memo)] = _copy(each, memo)
     return copy
 

@@ -262,6 +262,15 @@ def _hints(owner: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _builder(hint: Any) -> Builder | None:
     """What rebuilds values by an annotation; None if they stay what they are."""
+    build = _builder_of_plain(hint)
+    if build is None:
+        return None
+    # Of another class, it was never written: a broker of the user's own hands on the objects that it was given.
+    return lambda value: build(value) if type(value) in tags.READ_TYPES else value
+
+
+def _builder_of_plain(hint: Any) -> Builder | None:
+    """The same for what was read, which is plain data."""
     if isinstance(hint, typing.NewType):
         return _builder(hint.__supertype__)
     if isinstance(hint, _ALIAS):
@@ -304,6 +313,8 @@ def _items_builder(hint: Any) -> Builder | None:
     def rebuild(value: Any) -> Any:
         if value is None:
             return None
+        if isinstance(value, tags.ItemsOfSet):
+            return tags.set_of(value.kind, list(map(build, value)))
         return type(_expected(value, list, tuple, set, frozenset))(map(build, value))
 
     return rebuild
@@ -383,7 +394,7 @@ def _class_builder(kind: type) -> Builder | None:
     make = _maker(kind)
     if make is None:
         return None
-    return lambda value: value if value is None or isinstance(value, kind) else make(value)
+    return lambda value: None if value is None else make(value)
 
 
 def _maker(kind: Any) -> Builder | None:

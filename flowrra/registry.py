@@ -93,10 +93,17 @@ def _check_exception_types(types: object) -> None:
 
 
 def mark(func: Callable[..., Any], **attributes: Any) -> None:
-    """Set attributes of a function; of what takes none, such as a bound method, none."""
-    with contextlib.suppress(AttributeError):
+    """Set attributes of a function. Those of any other callable are its own: of an object, they may mean something."""
+    if hasattr(type(func), "__code__"):  # it is made by `def`, also by that of a compiler
         for name, value in attributes.items():
             setattr(func, name, value)
+
+
+def _mark_for_decorators(func: Callable[..., Any]) -> None:
+    """Leave in a callable what decorators above it copy with its attributes, and by which its task is found again."""
+    held = None if inspect.ismethod(func) else getattr(func, "__dict__", None)  # a method's is its function's
+    if isinstance(held, dict):  # set there, as the object's own __setattr__ may refuse what it does not know
+        held.update(__flowrra_task__=True, __flowrra_function__=func)
 
 
 def is_async(func: Callable[..., Any]) -> bool:
@@ -163,7 +170,7 @@ class TaskRegistry:
         return register
 
     def register(self, definition: TaskDefinition) -> None:
-        """Add a definition and mark its function as a task.
+        """Add a definition and mark its function as a task. What is refused leaves nothing behind.
 
         Raises:
             TypeError: The function is of the wrong kind.
@@ -173,25 +180,24 @@ class TaskRegistry:
         if definition.name in self.by_name:
             raise ValueError(f"Task '{definition.name}' is already registered")
         self._check_function(definition)
-        self.by_function[func] = definition
-        self.by_name[definition.name] = definition
-        if definition.queue not in (queues := self.queues[definition.cpu_bound]):
-            self.queues[definition.cpu_bound] = (*queues, definition.queue)
+        if definition.signature.hides_priority:  # which may be an error, and before it is there
+            warnings.warn(
+                f"Task '{definition.name}' has a parameter '{TAKEN_BY_SUBMIT}', which submit() takes for itself; "
+                + HOW_TO_GIVE_BOTH,
+                stacklevel=4,
+            )
         mark(
             func,
             task_name=definition.name,
             cpu_bound=definition.cpu_bound,
             max_retries=definition.max_retries,
             retry_delay=definition.retry_delay,
-            __flowrra_task__=True,
-            __flowrra_function__=func,
         )
-        if definition.signature.hides_priority:
-            warnings.warn(
-                f"Task '{definition.name}' has a parameter '{TAKEN_BY_SUBMIT}', which submit() takes for itself; "
-                + HOW_TO_GIVE_BOTH,
-                stacklevel=4,
-            )
+        _mark_for_decorators(func)
+        self.by_function[func] = definition
+        self.by_name[definition.name] = definition
+        if definition.queue not in (queues := self.queues[definition.cpu_bound]):
+            self.queues[definition.cpu_bound] = (*queues, definition.queue)
 
     def _check_function(self, definition: TaskDefinition) -> None:
         func, name = definition.func, definition.name

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -38,6 +38,27 @@ _TEXT = frozenset({str})
 _ZONE_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
 # Python's own reading takes an offset of less than a second for none
 _TINY_OFFSET = re.compile(r"([+-])00:00:00\.([0-9]{6})$")
+
+
+class ItemsOfSet(list[Any]):
+    """What a set was written as, where its items are no items of one before an annotation has rebuilt them: a data
+    class is written as a dict.
+
+    Attributes:
+        kind: What is to be made of them.
+    """
+
+    kind: type = set
+
+
+class ItemsOfFrozenset(ItemsOfSet):
+    """The same of a frozenset."""
+
+    kind = frozenset
+
+
+class Unread(dict[str, Any]):
+    """A tag that can't be read here, as it was found. It is written as the same tag again."""
 
 
 class UnwritableError(TypeError):
@@ -197,9 +218,23 @@ def _write_tuple(writer: Writer, value: Any, depth: int) -> Any:
 
 
 def _write_set(writer: Writer, value: Any, depth: int) -> Any:
+    of_items = Writer()
     # In an order of its own, so that equal sets are written equally.
-    items = sorted(writer.items(value, depth), key=repr)
-    return _tag("set" if isinstance(value, set) else "frozenset", items)
+    items = sorted(of_items.items(value, depth), key=repr)
+    name = "set" if isinstance(value, set) else "frozenset"
+    try:
+        set_of(set, list(map(read, items)))
+    except ValueError as error:
+        raise UnwritableError(f"is a {name} that could not be read: {error}") from None
+    except TypeError:
+        if of_items.declared is None:  # and no annotation could make of them what they were
+            raise UnwritableError(f"is a {name} of items that are written as what can't be in one") from None
+    writer.declared = writer.declared or of_items.declared
+    return _tag(name, items)
+
+
+def _write_items_of_set(writer: Writer, value: Any, depth: int) -> Any:
+    return _tag("set" if value.kind is set else "frozenset", writer.items(value, depth))
 
 
 def _scalar(base: type, write: Callable[[Any], dict[str, Any]]) -> Way:
@@ -233,6 +268,8 @@ def _base64(value: bytes | bytearray) -> str:
 
 
 _WAYS: dict[type, Way] = {
+    Unread: _write_as_it_is,
+    ItemsOfSet: _write_items_of_set,
     list: _write_list,
     dict: _write_dict,
     tuple: _write_tuple,
@@ -317,9 +354,28 @@ def read(value: Any) -> Any:
     return value
 
 
-def read_values(values: dict[str, Any]) -> dict[str, Any]:
+def read_values(values: dict[str, Any], read: Callable[[Any], Any] = read) -> dict[str, Any]:
     """A dict that is no tag, whatever it looks like."""
     return {key: read(value) for key, value in values.items()}
+
+
+def read_what_can_be(value: Any) -> Any:
+    """:func:`read`, but what is no value of its tag is left as :class:`Unread`: what is beside it is not lost.
+
+    Raises:
+        RecursionError: It is nested too deeply.
+    """
+    kind = type(value)
+    if kind is list:
+        return [read_what_can_be(item) for item in value]
+    if kind is not dict:
+        return value
+    if MARK not in value:
+        return read_values(value, read_what_can_be)
+    try:
+        return _read_tag(value)
+    except ValueError:
+        return Unread(value)
 
 
 def _read_tag(tag: dict[str, Any]) -> Any:
@@ -346,12 +402,24 @@ def _read_dict(value: Any) -> dict[str, Any]:
     return read_values(value)
 
 
-def _read_items_of_set(value: Any) -> list[Any]:
+def _read_set(raw: type[ItemsOfSet], value: Any) -> Any:
     items = _read_list(value)
-    # Chosen to collide, they would take hours.
+    try:
+        return set_of(raw.kind, items)
+    except TypeError:  # one can't be hashed
+        return raw(items)
+
+
+def set_of(kind: type, items: list[Any]) -> Any:
+    """A set of what was read.
+
+    Raises:
+        TypeError: An item can't be in a set.
+        ValueError: Most of them are equal, or collide: chosen for that, they would take hours.
+    """
     if 2 * len(set(map(hash, items))) < len(items):
         raise ValueError("most of its items are equal, or collide")
-    return items
+    return kind(items)
 
 
 def _read_iso(kind: type[_Moment], value: str) -> _Moment:
@@ -415,8 +483,8 @@ def _read_bytes(value: str) -> bytes:
 _READERS: dict[str, Callable[..., Any]] = {
     "dict": _read_dict,
     "tuple": lambda value: tuple(_read_list(value)),
-    "set": lambda value: set(_read_items_of_set(value)),
-    "frozenset": lambda value: frozenset(_read_items_of_set(value)),
+    "set": partial(_read_set, ItemsOfSet),
+    "frozenset": partial(_read_set, ItemsOfFrozenset),
     "datetime": _read_datetime,
     "date": date.fromisoformat,
     "time": _read_time,
@@ -426,6 +494,15 @@ _READERS: dict[str, Callable[..., Any]] = {
     "bytes": _read_bytes,
     "bytearray": lambda value: bytearray(_read_bytes(value)),
 }
+
+
+# The classes of all that is read.
+READ_TYPES = frozenset(
+    {
+        *(type(None), bool, int, float, str, list, dict, tuple, set, frozenset, ItemsOfSet, ItemsOfFrozenset, Unread),
+        *(datetime, date, time, timedelta, UUID, Decimal, bytes, bytearray),
+    }
+)
 
 
 def _text(value: Any) -> str:

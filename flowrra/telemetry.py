@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import pairwise
@@ -305,6 +306,8 @@ class Telemetry:
         self._run_bounds = check_bounds(run_bounds)
         self._wait_bounds = check_bounds(wait_bounds)
         self.tasks: dict[str, TaskTelemetry] = {}
+        # Attempts that began on an executor, of names that another one runs now; below 0 for that one.
+        self._begun_before: Counter[str] = Counter()
 
     def set_bounds(
         self, run_bounds: tuple[float, ...] | None = None, wait_bounds: tuple[float, ...] | None = None
@@ -325,12 +328,14 @@ class Telemetry:
 
     def reset(self) -> None:
         """Count from 0."""
+        self._begun_before.clear()
         for name, telemetry in self.tasks.items():
             self.tasks[name] = TaskTelemetry(telemetry.executor, self._run_bounds, self._wait_bounds)
 
     def started_by(self, executor: str) -> int:
         """How many attempts began on an executor, ``io`` or ``cpu``; from any thread."""
-        return sum(each.started() for each in self.tasks.copy().values() if each.executor == executor)
+        of_its_tasks = sum(each.started() for each in self.tasks.copy().values() if each.executor == executor)
+        return of_its_tasks + self._begun_before[executor]
 
     def register(self, task_name: str, executor: str) -> TaskTelemetry:
         """The numbers of that name, at 0 if it is new."""
@@ -339,3 +344,12 @@ class Telemetry:
             telemetry = TaskTelemetry(executor, self._run_bounds, self._wait_bounds)
             self.tasks[task_name] = telemetry
         return telemetry
+
+    def move(self, task_name: str, executor: str) -> None:
+        """Count a name for that executor from now on: it was unregistered, and is a task of the other kind now."""
+        telemetry = self.register(task_name, executor)
+        if telemetry.executor != executor:
+            began = telemetry.started()
+            self._begun_before[telemetry.executor] += began
+            self._begun_before[executor] -= began
+            telemetry.executor = executor

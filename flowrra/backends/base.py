@@ -49,6 +49,7 @@ class BaseResultBackend(ABC):
 
         Raises:
             TimeoutError: It was not complete in time.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
 
     async def wait_for_known(self, task_id: str, timeout: float | None) -> TaskResult:

@@ -18,6 +18,7 @@ from flowrra.backends.record_size import RECORD_SIZE, SMALL, is_small, record_si
 from flowrra.copying import SCALARS, copied
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
+from flowrra.ranges import SECONDS
 from flowrra.task import COMPLETE_STATUSES, TaskResult, TaskStatus
 
 DEFAULT_MAX_RESULTS = 100_000
@@ -79,6 +80,9 @@ class InMemoryBackend(BaseResultBackend):
         # When the oldest of them may be too old.
         self._expires_at = time.monotonic() + max_age
         self._lock = threading.Lock()
+        # Held while they change: waits begin and end in any thread. The garbage collector ends some, also in the middle
+        # of such a change, and in the same thread.
+        self._waiters_lock = threading.RLock()
         self._waiters: dict[str, list[asyncio.Future[TaskResult]]] = {}
         tell_of_forks(self)
 
@@ -86,6 +90,7 @@ class InMemoryBackend(BaseResultBackend):
         """In a forked child: what has not finished is the parent's, and nobody would ever complete it here."""
         self._lock = threading.Lock()
         self._lists.forked()
+        self._waiters_lock = threading.RLock()
         self._waiters.clear()
         self._unfinished.clear()
 
@@ -141,8 +146,10 @@ class InMemoryBackend(BaseResultBackend):
         return self._unfinished.get(task_id) or self._records.get(task_id)
 
     async def wait_for(self, task_id: str, timeout: float | None) -> TaskResult:
+        if timeout is not None:
+            SECONDS.check("timeout", timeout)
         waiter: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(task_id, []).append(waiter)
+        self._add_waiter(task_id, waiter)
         try:
             # Looked up after the waiter is in place: whatever completes from here on wakes it.
             record = self._records.get(task_id)
@@ -153,16 +160,26 @@ class InMemoryBackend(BaseResultBackend):
         finally:
             self._forget_waiter(task_id, waiter)
 
-    def _wake(self, task_id: str, record: TaskResult) -> None:
-        for waiter in self._waiters.pop(task_id, ()):
-            _settle_waiter(waiter, record)
+    def _add_waiter(self, task_id: str, waiter: asyncio.Future[TaskResult]) -> None:
+        with self._waiters_lock:
+            waiters = self._waiters.setdefault(task_id, [])
+            waiters.append(waiter)
+            # Once more: of another waiter, the garbage collector may just have ended the wait, and taken the list away.
+            self._waiters[task_id] = waiters
 
     def _forget_waiter(self, task_id: str, waiter: asyncio.Future[TaskResult]) -> None:
-        waiters = self._waiters.get(task_id)
-        if waiters is not None and waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
-                self._waiters.pop(task_id, None)
+        with self._waiters_lock:
+            waiters = self._waiters.get(task_id)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiters[task_id]
+
+    def _wake(self, task_id: str, outcome: TaskResult | BackendError) -> None:
+        with self._waiters_lock:
+            waiters = self._waiters.pop(task_id, ())
+        for waiter in waiters:
+            _settle_waiter(waiter, outcome)
 
     def _expire(self) -> None:
         """Drop finished records beyond the number, the size or the age that is kept.
@@ -304,10 +321,8 @@ class InMemoryBackend(BaseResultBackend):
 
     async def close(self) -> None:
         """Fail whoever still waits: nothing will complete any more."""
-        for task_id, waiters in list(self._waiters.items()):
-            del self._waiters[task_id]
-            for waiter in waiters:
-                _settle_waiter(waiter, BackendError(f"The app stopped while task '{task_id}' was waited for"))
+        for task_id in list(self._waiters):
+            self._wake(task_id, BackendError(f"The app stopped while task '{task_id}' was waited for"))
 
     def __len__(self) -> int:
         return len(self._records) + len(self._unfinished)

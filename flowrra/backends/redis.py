@@ -21,7 +21,7 @@ from flowrra.batcher import Batcher, in_batches
 from flowrra.changes import Change
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
-from flowrra.ranges import MAX_DELAY
+from flowrra.ranges import MAX_DELAY, SECONDS
 from flowrra.redis_client import Client, RedisServer, one_by_one
 from flowrra.redis_script import Script
 from flowrra.setting_aside import SetAside
@@ -115,13 +115,11 @@ class RedisBackend(BaseResultBackend):
         return texts
 
     async def wait_for(self, task_id: str, timeout: float | None = 10.0) -> TaskResult:
-        _wire_id(task_id)
-        async with asyncio.timeout(_limited(timeout)):
+        async with _time_limit(task_id, timeout):
             return await self._completions.wait_for(task_id)
 
     async def wait_for_known(self, task_id: str, timeout: float | None) -> TaskResult:
-        _wire_id(task_id)
-        async with asyncio.timeout(_limited(timeout)):
+        async with _time_limit(task_id, timeout):
             return await self._completions.wait_for(task_id, must_exist=True)
 
     async def delete(self, task_id: str) -> bool:
@@ -290,9 +288,17 @@ def _wire_id(task_id: str) -> bytes:
         ) from None
 
 
-def _limited(timeout: float | None) -> float | None:
-    """A wait that the event loop's clock can hold."""
-    return None if timeout is None else min(timeout, MAX_DELAY)
+def _time_limit(task_id: str, timeout: float | None) -> asyncio.Timeout:
+    """The limit of a wait for a task.
+
+    Raises:
+        RequestRefusedError: The id can't be sent.
+        TypeError, ValueError: The timeout is no number of seconds.
+    """
+    _wire_id(task_id)
+    if timeout is not None:
+        SECONDS.check("timeout", timeout)
+    return asyncio.timeout(timeout)
 
 
 def _text(data: bytes) -> str:

@@ -16,6 +16,7 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import RequestRefusedError
 from flowrra.queue_names import DEFAULT_QUEUE
+from flowrra.ranges import SECONDS
 from flowrra.setting_aside import SetAside
 from flowrra.task import SUCCESS, Attempt, Task, TaskResult, TaskStatus
 
@@ -373,7 +374,10 @@ class LeasingBroker(BaseBroker):
 
         Raises:
             BackendError: The queue could not be read.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        if timeout is not None:
+            SECONDS.check("timeout", timeout)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             deliveries, due_in = await self.take(1)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker
@@ -218,26 +218,40 @@ class BaseTaskExecutor(ABC):
 
     # ── registration and submission ─────────────────────────────────────────────────────────────────────────
 
+    @overload
+    def task(self, name: TaskFunction) -> TaskFunction: ...
+
+    @overload
     def task(
         self,
         name: str | None = None,
         max_retries: int = DEFAULT_MAX_RETRIES,
         retry_delay: float = DEFAULT_RETRY_DELAY,
         **options: Any,
-    ) -> Callable[[TaskFunction], TaskFunction]:
+    ) -> Callable[[TaskFunction], TaskFunction]: ...
+
+    def task(
+        self,
+        name: str | Callable[..., Any] | None = None,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        retry_delay: float = DEFAULT_RETRY_DELAY,
+        **options: Any,
+    ) -> Any:
         """Register the decorated function as a task of this executor; see :meth:`TaskRegistry.task`."""
-        decorate = self.registry.task(name, self.kind == "cpu", max_retries, retry_delay, **options)
+        own_name = None if callable(name) else name
+        decorate = self.registry.task(own_name, self.kind == "cpu", max_retries, retry_delay, **options)
 
         def register(func: TaskFunction) -> TaskFunction:
             registered = decorate(func)
             self.adopt(self.registry.definition(func))
             return registered
 
-        return register
+        # @executor.task without parentheses passes the function where a name would be.
+        return register(name) if callable(name) else register
 
     def adopt(self, definition: TaskDefinition) -> None:
         """Count a task's numbers from now on, and mark its function as this executor's."""
-        self._telemetry.register(definition.name, self.kind)
+        self._telemetry.move(definition.name, self.kind)
         mark(definition.func, _executor=self)
 
     async def submit(
@@ -333,16 +347,28 @@ class BaseTaskExecutor(ABC):
         """:meth:`submit_task`, unless a task with that ``options.task_id`` exists already: then that is all."""
         if options.task_id is None:
             return await self.submit_task(definition, args, kwargs, options=options)
-        async with self.source.claim_id(options.task_id) as is_new:
-            if is_new:
-                await self.submit_task(definition, args, kwargs, options=options)
-        return options.task_id
+        try:
+            while True:
+                async with self.source.claim_id(options.task_id) as is_new:
+                    if is_new and not self._would_wait():
+                        await self.submit_task(definition, args, kwargs, options=options)
+                        return options.task_id
+                if not is_new:
+                    return options.task_id
+                # Others may submit that id meanwhile: a task that does must not wait for what waits for its slot.
+                await self._admit()
+        finally:
+            self._queue.offer_room()  # it may have been woken for room that it has not used
+
+    def _would_wait(self) -> bool:
+        """Whether a submission would wait for room now."""
+        return self._state == "running" and not _is_inside_a_task() and not self._queue.has_room()
 
     async def submit_tasks(self, calls: Sequence[Call]) -> list[str]:
         """:meth:`submit_task` for many tasks, whose arguments were checked; many in one request where that is possible.
 
         Raises:
-            PartialSubmissionError: The broker or the result backend failed after some of them.
+            PartialSubmissionError: The broker or the result backend failed, or this was stopped, after some of them.
         """
 
         async def admitted() -> AsyncIterator[Job]:
@@ -355,7 +381,7 @@ class BaseTaskExecutor(ABC):
 
     async def _admit(self) -> None:
         """Wait for room in the queue. A task's own submissions don't: all workers could be waiting for each other."""
-        inside = running_task.get() is not None
+        inside = _is_inside_a_task()
         self._check_accepting(inside)
         if not inside:
             await self._queue.wait_for_room()
@@ -384,7 +410,10 @@ class BaseTaskExecutor(ABC):
 
         Raises:
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
+            TypeError, ValueError: The timeout is no number of seconds.
         """
+        if timeout is not None:
+            SECONDS.check("timeout", timeout)
         try:
             with self.waiting_for(task_id):
                 record = await self.results.wait_for(task_id, timeout)
@@ -704,6 +733,12 @@ class BaseTaskExecutor(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def _is_inside_a_task() -> bool:
+    """Whether an attempt calls; what one has left running, when it has ended, holds no slot."""
+    job = running_task.get()
+    return job is not None and not (isinstance(job, Job) and job.settled)
 
 
 def _apply(options: SubmitOptions, task: Task) -> None:

@@ -186,12 +186,13 @@ class JobQueue(Generic[Item]):
 
     # ── room ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """Whether there is room for one more item."""
         return self.size + self.reserved < self.max_size
 
     async def wait_for_room(self) -> None:
         """Return once there is room for one more item, in order of arrival."""
-        while not self._has_room():
+        while not self.has_room():
             waiter = asyncio.get_running_loop().create_future()
             self._room.append(waiter)
             try:
@@ -200,13 +201,13 @@ class JobQueue(Generic[Item]):
                 waiter.cancel()
                 if waiter in self._room:
                     self._room.remove(waiter)
-                elif self._has_room():  # it was woken for room that it will not use: pass it on
+                elif self.has_room():  # it was woken for room that it will not use: pass it on
                     self.offer_room()
                 raise
 
     def offer_room(self) -> None:
         """Let the next one who waits for room go on, if there is room."""
-        while self._room and self._has_room():
+        while self._room and self.has_room():
             waiter = self._room.popleft()
             if not waiter.done() and not waiter.get_loop().is_closed():
                 waiter.set_result(None)

@@ -322,6 +322,24 @@ class TestWhatIsShared:
             assert twin[1] == beside
             assert twin[1] is not beside
 
+    def test_is_nothing_of_what_a_class_makes_while_it_is_gone_through(self) -> None:
+        """Each such item may lie where the one before the last one did."""
+
+        def shown(n: int) -> Any:
+            return {"n": n, "more": []} if n % 2 else [n, []]
+
+        class Rows(list[Any]):
+            def __iter__(self) -> Any:
+                return (shown(n) for n in super().__iter__())
+
+        class Shown(dict[str, Any]):
+            def items(self) -> Any:
+                return ((key, shown(int(key))) for key in self)
+
+        count = range(20)
+        rows, pairs = copied(Rows(count)), copied(Shown({str(n): n for n in count}))
+        assert list(list.__iter__(rows)) == list(dict.values(pairs)) == [shown(n) for n in count]
+
     def test_is_what_is_nested_too_deeply(self) -> None:
         deep: list[Any] = []
         for _ in range(10 * sys.getrecursionlimit()):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowrra import Flowrra, TaskNotFoundError, TaskRegistry
+from flowrra import Flowrra, IOExecutor, TaskNotFoundError, TaskRegistry
 from tests.core.apps import final, memory_app
 
 
@@ -18,14 +18,14 @@ async def module_level(number: int) -> int:
     return number
 
 
-@pytest.fixture(params=["registry", "app"])
+@pytest.fixture(params=[TaskRegistry, Flowrra, IOExecutor])
 def owner(request: pytest.FixtureRequest) -> Any:
-    """Both of the objects whose `task` registers functions."""
-    return TaskRegistry() if request.param == "registry" else Flowrra()
+    """The objects whose `task` registers functions."""
+    return request.param()
 
 
 def registry_of(owner: Any) -> TaskRegistry:
-    return owner.registry if isinstance(owner, Flowrra) else owner
+    return owner if isinstance(owner, TaskRegistry) else owner.registry
 
 
 class TestDecorator:
@@ -67,6 +67,7 @@ class TestDecorator:
         assert send.task_name == "send"
         assert registry_of(owner).list_tasks() == ["send"]
 
+    @pytest.mark.parametrize("owner", [TaskRegistry, Flowrra], indirect=True)  # an executor has one kind
     def test_the_positional_order_is_name_then_kind(self, owner: Any) -> None:
         async def send() -> None: ...
 
@@ -116,6 +117,15 @@ class TestRefusals:
 
         with pytest.raises(ValueError, match="UTF-8"):
             owner.task(name=name)(send)
+        assert registry_of(owner).list_tasks() == []
+
+    @pytest.mark.filterwarnings("error")
+    def test_a_warning_that_is_an_error_registers_nothing(self, owner: Any) -> None:
+        async def send(priority: int) -> None: ...
+
+        for _ in range(2):
+            with pytest.raises(UserWarning, match="has a parameter 'priority'"):
+                owner.task(name="send")(send)
         assert registry_of(owner).list_tasks() == []
 
     @pytest.mark.parametrize("name", ["", 42, b"send"], ids=repr)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 
-from flowrra import Flowrra, TaskResult, TaskStatus, TaskTimeoutError
+from flowrra import BackendError, Flowrra, TaskResult, TaskStatus, TaskTimeoutError
 from flowrra.backends import InMemoryBackend
 from tests.core.apps import LoopThread, final, in_another_thread, memory_app, numbers_of, record_of, until
+from tests.core.test_polled_broker import ListBroker
+
+NO_SECONDS = [math.nan, math.inf, -1, True, "1", 1e300, 10**400]
 
 
 def echo_app(**options: int) -> Flowrra:
@@ -109,6 +115,22 @@ class TestWaiting:
 
         assert isinstance(too_late.value, asyncio.TimeoutError)
         assert (too_late.value.task_id, too_late.value.timeout) == (task_id, timeout)
+
+    @pytest.mark.parametrize("timeout", NO_SECONDS, ids=repr)
+    async def test_what_is_no_number_of_seconds_is_refused(self, timeout: object) -> None:
+        """NaN would make every timer of the event loop late."""
+        app = echo_app()
+        async with app:
+            task_id = await app.submit("echo", 1)
+            waits = {
+                "app": app.wait_for_result,
+                "executor": app.executors["io"].wait_for_result,
+                "backend": app.results.wait_for,
+                "thread": partial(asyncio.to_thread, app.wait_for_result_sync),
+            }
+            for wait in waits.values():
+                with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
+                    await wait(task_id, timeout)  # type: ignore[operator]
 
     async def test_a_finished_result_is_there_even_without_time_to_wait(self) -> None:
         app = echo_app()
@@ -463,6 +485,33 @@ class TestFromElsewhere:
 
         assert await asyncio.gather(*threads) == [100, 100, 100]
 
+    async def test_a_waiter_that_leaves_takes_none_along_that_just_arrives(self) -> None:
+        backend = InMemoryBackend()
+        arrives, has_left = threading.Event(), threading.Event()
+
+        class SlowDoor(dict[str, list[asyncio.Future[TaskResult]]]):
+            """Gives the turn to the thread that leaves, just when another one has found where to wait."""
+
+            def setdefault(self, *entry: Any) -> Any:
+                found = super().setdefault(*entry)
+                if threading.current_thread() is not threading.main_thread():
+                    arrives.set()
+                    has_left.wait(0.1)
+                return found
+
+        backend._waiters = SlowDoor()
+        leaving = asyncio.ensure_future(backend.wait_for("task", timeout=60))
+        await asyncio.sleep(0)
+        with LoopThread() as elsewhere:
+            arriving = asyncio.run_coroutine_threadsafe(backend.wait_for("task", timeout=5), elsewhere.loop)
+            await asyncio.to_thread(arrives.wait)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            has_left.set()
+            elsewhere.run(asyncio.sleep(0))
+            await backend.store("task", record("task"))
+            assert (await asyncio.wrap_future(arriving)).is_complete
+
 
 async def test_waiters_are_told_when_the_app_stops() -> None:
     app = echo_app(io_workers=1)
@@ -475,6 +524,40 @@ async def test_waiters_are_told_when_the_app_stops() -> None:
     await app.stop(wait=False)
 
     assert [each.status for each in await asyncio.gather(*waiters)] == ["cancelled", "cancelled"]
+
+
+async def echo(value: object) -> object:
+    return value
+
+
+async def test_what_two_apps_share_is_closed_by_the_last_one_that_stops() -> None:
+    closed: list[str] = []
+
+    class Results(InMemoryBackend):
+        async def close(self) -> None:
+            closed.append("results")
+            await super().close()
+
+    class Broker(ListBroker):
+        async def close(self) -> None:
+            closed.append("broker")
+
+    results, broker = Results(), Broker()
+    one, other = (memory_app(backend=results, broker=broker) for _ in range(2))
+    for app in (one, other):
+        app.task(name="echo")(echo)
+        await app.start()
+    waiting = asyncio.ensure_future(results.wait_for("not yet submitted", 60))
+    await one.stop()
+    assert closed == []
+    assert (await final(other, await other.options(task_id="not yet submitted").submit(echo, 1))).result == 1
+    assert (await waiting).result == 1
+
+    waiting = asyncio.ensure_future(results.wait_for("never submitted", 60))
+    await other.stop()
+    assert closed == ["results", "broker"]
+    with pytest.raises(BackendError, match="The app stopped"):
+        await waiting
 
 
 def count_futures() -> int:

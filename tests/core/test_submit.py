@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from flowrra import ExecutorNotRunningError, Flowrra, TaskNotFoundError, TaskResult, TaskStatus, current_task
+from flowrra import ExecutorNotRunningError, Flowrra, Task, TaskNotFoundError, TaskResult, TaskStatus, current_task
 from flowrra.exceptions import BackendError, PartialSubmissionError
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, final, memory_app, numbers_of, record_of, until
+from tests.core.test_polled_broker import ListBroker
 
 
 class Bench:
@@ -412,6 +413,67 @@ class TestFullQueue:
 
         assert sorted(leaves) == [n * 10 + child for n in range(4) for child in range(5)]
 
+    async def test_nor_do_they_wait_for_whoever_waits_for_room_with_the_same_id(self) -> None:
+        bench = Bench(max_queue_size=1)
+
+        @bench.app.task()
+        async def report() -> str:
+            await bench.gate.wait()
+            return await bench.app.options(task_id="report").submit(bench.note, "report")
+
+        async with bench.app as app:
+            reporting = await app.submit(report)
+            await until(lambda: numbers_of(app, "report")["running"] == 1)
+            await app.submit(bench.note, "fills the queue")
+            same = [asyncio.ensure_future(app.options(task_id="report").submit(bench.note, "other")) for _ in range(2)]
+            last = asyncio.ensure_future(app.submit(bench.note, "last"))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            bench.gate.set()
+            assert (await final(app, reporting)).result == "report"
+            # Those who find the id known, once there is room for them, leave that to the next one.
+            assert await asyncio.gather(*same) == ["report", "report"]
+            await final(app, await last)
+
+        assert bench.ran == ["fills the queue", "report", "last"]
+
+    async def test_what_a_task_left_running_waits_for_room_as_anybody_does(self) -> None:
+        bench = Bench(max_queue_size=2)
+        has_ended = asyncio.Event()
+        left: list[asyncio.Task[None]] = []
+
+        async def pump() -> None:
+            await has_ended.wait()
+            for n in range(5):
+                await bench.app.submit(bench.note, n)
+
+        @bench.app.task()
+        async def starter() -> None:
+            left.append(asyncio.create_task(pump()))
+
+        async with bench.app as app:
+            await final(app, await app.submit(starter))
+            await bench.keep_worker_busy()
+            has_ended.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (await FlowrraManager(app).get_stats())["tasks"]["pending"] == 2
+            bench.gate.set()
+            await left[0]
+
+        assert bench.ran == list(range(5))
+
+    async def test_an_id_that_exists_needs_no_room(self) -> None:
+        bench = Bench(max_queue_size=1)
+        async with bench.app as app:
+            await bench.keep_worker_busy()
+            mine = app.options(task_id="mine")
+            await mine.submit(bench.note, "fills the queue")
+            assert await asyncio.wait_for(mine.submit(bench.note, "again"), 5) == "mine"
+            bench.gate.set()
+
+        assert bench.ran == ["fills the queue"]
+
     async def test_a_task_may_wait_for_the_children_it_submitted_while_workers_are_left(self) -> None:
         app = memory_app(io_workers=2, max_queue_size=1)
 
@@ -629,6 +691,33 @@ class TestMany:
             assert [(await final(app, task_id)).args for task_id in ids] == [(n,) for n in range(accepted)]
 
         assert bench.ran == list(range(accepted))
+
+    async def test_a_stop_in_the_midst_of_them_says_which_will_run(self) -> None:
+        bench = Bench(max_queue_size=2)
+        await bench.app.start()
+        await bench.keep_worker_busy()
+        submitting = asyncio.ensure_future(bench.app.submit_many((bench.note, (n,), {}) for n in range(10)))
+        await until(lambda: numbers_of(bench.app, "note")["submitted"] == 2)
+        stopping = asyncio.ensure_future(bench.app.stop())
+        with pytest.raises(PartialSubmissionError, match="not running") as caught:
+            await submitting
+        bench.gate.set()
+        await stopping
+        assert [(await record_of(bench.app, task_id)).args for task_id in caught.value.queued] == [(0,), (1,)]
+        assert bench.ran == [0, 1]
+
+    async def test_so_does_a_broker_of_the_users_own_that_fails(self) -> None:
+        class Refusing(ListBroker):
+            async def push(self, task: Task) -> None:
+                if task.args == (2,):
+                    raise OSError("no room left")
+                await super().push(task)
+
+        bench = Bench(broker=Refusing())
+        async with bench.app as app:
+            with pytest.raises(PartialSubmissionError, match="no room left") as caught:
+                await app.submit_many((bench.note, (n,), {}) for n in range(4))
+            assert [(await final(app, task_id)).args for task_id in caught.value.queued] == [(0,), (1,)]
 
     async def test_nothing_is_nothing(self) -> None:
         async with Bench().app as app:

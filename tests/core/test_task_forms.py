@@ -76,6 +76,33 @@ class TestWhatWorks:
         async with app:
             assert await result_of(app, adder, 1) == 11
 
+    async def test_the_attributes_of_an_object_stay_its_own(self) -> None:
+        class Fetch:
+            def __init__(self) -> None:
+                self.max_retries, self.task_name, self._executor = 10, "mine", "a pool of its own"
+
+            async def __call__(self) -> tuple[int, str, str]:
+                return self.max_retries, self.task_name, self._executor
+
+        app, fetch = memory_app(), Fetch()
+        app.task(name="fetch", max_retries=0)(fetch)
+        async with app:
+            assert await result_of(app, fetch) == (10, "mine", "a pool of its own")
+            assert await result_of(app, timed_without_wrapped(timed(fetch))) == (10, "mine", "a pool of its own")
+
+    async def test_an_object_may_take_no_attributes(self) -> None:
+        class Strict:
+            def __setattr__(self, name: str, value: object) -> None:
+                raise ValueError(f"no field {name}")
+
+            async def __call__(self) -> int:
+                return 1
+
+        app, strict = memory_app(), Strict()
+        app.task(name="strict")(strict)
+        async with app:
+            assert await result_of(app, strict) == 1
+
     async def test_a_function_of_the_standard_library_in_a_process(self) -> None:
         app = cpu_app()
         app.task(cpu_bound=True)(math.factorial)
@@ -269,6 +296,19 @@ class TestDecoratorsAboveTask:
         app.task(cpu_bound=True)(cpu_tasks.echo)
         async with app:
             assert await result_of(app, timed(cpu_tasks.echo), "heard") == "heard"
+
+    @pytest.mark.parametrize("above", GOOD)
+    async def test_above_and_below_task(self, above: Callable[..., Any]) -> None:
+        app = memory_app()
+
+        @above
+        @app.task(name="double")
+        @Timed
+        async def double(n: int) -> int:
+            return 2 * n
+
+        async with app:
+            assert await result_of(app, double, 4) == 8
 
     async def test_a_task_that_wraps_another_one_is_itself(self) -> None:
         app = memory_app()

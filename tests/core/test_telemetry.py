@@ -14,10 +14,12 @@ import pytest
 
 from flowrra.management import FlowrraManager
 from flowrra.telemetry import QUEUE_WAIT_BOUNDS, RUN_DURATION_BOUNDS
+from tests.core import cpu_tasks
 from tests.core.apps import (
     BACKENDS,
     OUTCOMES,
     assert_counts_add_up,
+    cpu_app,
     final,
     memory_app,
     numbers_of,
@@ -268,6 +270,23 @@ class TestMeaning:
 
         (name,) = numbers_of(app, "odd")["exceptions"]
         assert name.encode() == b"Odd"
+
+
+async def test_a_name_that_becomes_a_task_of_the_other_kind_is_counted_there() -> None:
+    app = cpu_app()
+
+    @app.task(name="echo")
+    async def echo() -> None: ...
+
+    async with app:
+        await final(app, await app.submit("echo"))
+        app.registry.unregister("echo")
+        app.task(name="echo", cpu_bound=True)(cpu_tasks.echo)
+
+        numbers = numbers_of(app, "echo")
+        assert (numbers["executor"], numbers["succeeded"]) == ("cpu", 1)
+        # What an executor has begun never becomes less.
+        assert [app.telemetry.started_by(kind) for kind in ("io", "cpu")] == [1, 0]
 
 
 def test_the_numbers_need_no_event_loop_at_all() -> None:

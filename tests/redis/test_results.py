@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import logging
+import math
 import time
 from typing import Any
 
@@ -81,6 +82,18 @@ class TestNames:
                 await backend.get("t1")
         await backend.close()
 
+    async def test_what_can_not_be_read_of_a_record_costs_no_record(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            task_id = await app.submit("echo", dt.date(2026, 1, 2), 1)
+            await final(app, task_id)
+            text = look.get(f"flowrra:task:{task_id}").replace(b'"date"', b'"day"')  # type: ignore[union-attr]
+            look.set(f"flowrra:task:{task_id}", text)
+            day = {"__flowrra__": "day", "value": "2026-01-02"}
+
+            assert (await final(app, task_id)).result == [[day, 1], {}]
+            (listed,) = await FlowrraManager(app).list_completed_tasks()
+            assert (listed["task_id"], listed["args"]) == (task_id, (day, 1))
+
 
 class TestTimeToLive:
     async def test_is_for_finished_ones_only(self, url: str, look: redis.Redis) -> None:
@@ -105,6 +118,19 @@ class TestTimeToLive:
 
 
 class TestWaiting:
+    @pytest.mark.parametrize("timeout", [math.nan, -1, True, "1"], ids=repr)
+    async def test_is_for_a_number_of_seconds(self, url: str, timeout: Any) -> None:
+        backend, broker = RedisBackend(url), RedisBroker(url)
+        for wait in (
+            lambda: backend.wait_for("t1", timeout),
+            lambda: backend.wait_for_known("t1", timeout),
+            lambda: broker.pop(timeout),
+        ):
+            with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
+                await wait()
+        await backend.close()
+        await broker.close()
+
     async def test_no_wake_up_is_lost(self, url: str) -> None:
         """Of as many waits as there are, each ends when its task does."""
         async with with_tasks(redis_app(url, workers=50)) as app:

@@ -9,7 +9,8 @@ import json
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from enum import Enum, Flag, StrEnum
@@ -27,6 +28,7 @@ from flowrra.brokers.base import BaseBroker
 from flowrra.management import FlowrraManager
 from flowrra.task import Task
 from tests.core.apps import final, record_of
+from tests.core.test_polled_broker import ListBroker
 from tests.redis.apps import old_task
 from tests.settlement.test_misbehaving_tasks import PLACES, config_of
 
@@ -107,6 +109,16 @@ class Telegram:
     text: str
 
 
+@dataclass
+class Base:
+    a: int = 1
+
+
+@dataclass
+class Derived(Base):
+    a: int = 1
+
+
 OrderId = NewType("OrderId", int)
 
 LINE = Line(UUID(int=5), Decimal("1.50"), Place(3, Colour.BLUE))
@@ -145,6 +157,20 @@ async def nested(
     return [orders, places, pair, access, post, colours, changes, number, word, unknown]
 
 
+@dataclass(frozen=True)
+class Spot:
+    x: int
+    colour: Colour = Colour.RED
+
+
+async def gathered(
+    spots: set[Spot], pairs: frozenset[tuple[Spot, int]], regions: dict[str, Set[frozenset[Spot]]]
+) -> set[Spot]:
+    return {*spots, *(spot for spot, _ in pairs), *(spot for each in regions["a"] for spot in each)}
+
+
+SPOTS = {Spot(1), Spot(2, Colour.BLUE)}
+
 CALLS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
     *((plain, (value,), {}) for value in PLAIN),
     (plain, (PLAIN, {"a": PLAIN}), {"named": tuple(PLAIN)}),
@@ -159,6 +185,7 @@ CALLS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
         ),
         {},
     ),
+    (gathered, (SPOTS, frozenset({(Spot(3), 1)})), {"regions": {"a": {frozenset({Spot(4)}), frozenset()}}}),
 ]
 
 
@@ -187,7 +214,7 @@ async def test_a_task_gets_what_it_was_given(empty_servers: tuple[str, str], whe
         task.__annotations__ = func.__annotations__
         return task
 
-    tasks = {func: app.task(name=func.__name__)(keeping(func)) for func in (plain, declared, nested)}
+    tasks = {func: app.task(name=func.__name__)(keeping(func)) for func in (plain, declared, nested, gathered)}
     async with app:
         for func, args, kwargs in CALLS:
             record = await final(app, await app.submit(tasks[func], *args, **kwargs))
@@ -201,13 +228,16 @@ async def test_a_task_gets_what_it_was_given(empty_servers: tuple[str, str], whe
 
 @pytest.mark.parametrize("where", PLACES)
 async def test_a_caller_gets_what_was_returned(empty_servers: tuple[str, str], where: str) -> None:
-    results = {"order": [ORDER], "model": [MODEL], "plain": PLAIN, "none": None}
+    results = {"order": [ORDER], "model": [MODEL], "spots": SPOTS, "plain": PLAIN, "none": None}
 
     async def order() -> list[Order]:
         return results["order"]  # type: ignore[return-value]
 
     async def model() -> Sequence[Model]:
         return results["model"]  # type: ignore[return-value]
+
+    async def spots() -> set[Spot] | None:
+        return results["spots"]  # type: ignore[return-value]
 
     async def plain() -> list[Any]:
         return results["plain"]  # type: ignore[return-value]
@@ -217,7 +247,7 @@ async def test_a_caller_gets_what_was_returned(empty_servers: tuple[str, str], w
 
     app = Flowrra(config_of(where, empty_servers))
     async with app:
-        for func in (order, model, plain, none):
+        for func in (order, model, spots, plain, none):
             app.task()(func)
             task_id = await app.submit(func)
             for record in (await final(app, task_id), await record_of(app, task_id)):
@@ -290,6 +320,54 @@ async def test_a_users_own_broker_may_keep_text(empty_servers: tuple[str, str]) 
     assert runs == [told(ORDER)] * 2
 
 
+class Shelf(list[Any]):
+    """A list that says more than its items."""
+
+
+async def by_dict(value: dict[str, Letter]) -> None: ...
+async def by_mapping(value: Mapping[str, Letter]) -> None: ...
+async def by_deque(value: deque[Letter]) -> None: ...
+async def by_items(value: Iterable[Letter]) -> None: ...
+async def by_list(value: list[Letter]) -> None: ...
+async def by_tuple(value: tuple[Colour, int]) -> None: ...
+async def by_union(value: Base | Derived) -> None: ...
+async def by_unions(value: list[Letter | Telegram] | None) -> None: ...
+async def by_class(value: Letter) -> None: ...
+
+
+LETTER = Letter("a")
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        (by_dict, OrderedDict(a=LETTER)),
+        (by_mapping, defaultdict(Letter, a=LETTER)),
+        (by_deque, deque([LETTER], maxlen=3)),
+        (by_items, {LETTER.text: LETTER}.values()),
+        (by_list, Shelf([LETTER])),
+        (by_tuple, Place(1, Colour.RED)),
+        (by_union, Derived()),
+        (by_unions, [LETTER, Telegram("a")]),
+        (by_class, types.SimpleNamespace(text="a letter to whoever asks for its text")),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_a_users_own_broker_may_keep_objects(function: Callable[..., Any], value: Any) -> None:
+    app = Flowrra(Config(broker=ListBroker()))
+    got: list[Any] = []
+
+    async def task(value: Any) -> None:
+        got.append(value)
+
+    task.__annotations__ = function.__annotations__
+    app.task(name="task", max_retries=0)(task)
+    async with app:
+        record = await final(app, await app.submit(task, value))
+    assert record.error is None
+    assert told(got) == told([value])
+
+
 # ── what does not fit ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -301,16 +379,6 @@ async def of_either(value: Letter | Telegram) -> None: ...
 async def of_data_or_object(value: Letter | dict[str, str]) -> None: ...
 async def of_a_colour_or_text(value: Colour | str) -> None: ...
 async def of_an_object(value: object) -> None: ...
-
-
-@dataclass
-class Base:
-    a: int = 1
-
-
-@dataclass
-class Derived(Base):
-    a: int = 1
 
 
 async def of_a_base(value: Base) -> None: ...
@@ -337,6 +405,7 @@ async def of_a_secret(value: Secret) -> None: ...
     [
         (unannotated, ORDER, "holds an instance of Order, .* has no annotation: annotate it, as in `value: Order`"),
         (unannotated, [{"a": Colour.RED}], "holds an instance of Colour"),
+        (unannotated, SPOTS, "holds an instance of Spot"),
         (unannotated, MODEL, "holds an instance of Model"),
         (anything, ORDER, "it is annotated as Any"),
         (of_an_object, ORDER, "it is annotated as object"),

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
 from flowrra.brokers.base import BaseBroker, QueueFigures
-from flowrra.exceptions import BackendError, PartialSubmissionError
+from flowrra.exceptions import PartialSubmissionError
 from flowrra.executors.job import Job
 from flowrra.executors.records import RecordStore
 from flowrra.executors.workers import Workers
@@ -145,16 +145,16 @@ class TaskSource(ABC):
             PartialSubmissionError: That failed after some of them.
         """
         ids: list[str] = []
-        async for job in jobs:
-            try:
+        try:
+            async for job in jobs:
                 submitting = self.submit(job, 0.0, NO_OPTIONS)
                 if submitting is not None:
                     await submitting
-            except BackendError as error:
-                if ids:
-                    raise PartialSubmissionError(str(error), ids, []) from error
-                raise
-            ids.append(job.task.id)
+                ids.append(job.task.id)
+        except Exception as error:  # also of a broker that is the user's, or because of a stop
+            if ids:
+                raise PartialSubmissionError(str(error), ids, []) from error
+            raise
         return ids
 
     def claim_id(self, task_id: str) -> AbstractAsyncContextManager[bool]:
