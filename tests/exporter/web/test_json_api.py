@@ -321,6 +321,59 @@ async def test_no_answer_has_a_time_without_an_offset(serve: Serve) -> None:
     assert datetime.fromisoformat(schedules[0]["next_run_at"]).tzinfo is not None
 
 
+async def test_what_is_quoted_in_a_text_is_masked_and_the_answer_is_json(
+    serve: Serve, config: Path, tmp_path: Path
+) -> None:
+    """Whatever the text is: a description, an error, a result, an argument or a key in one of these."""
+    app = Flowrra()
+    scheduler = app.create_scheduler(SQLiteSchedulerBackend(str(tmp_path / "schedules.db")))
+    quoting = 'see "https://wiki/sweep?page_token=s3cret" and "redis://u:s3cret@host" first'
+    shown = 'see "https://wiki/sweep?page_token=***" and "redis://***@host" first'
+
+    @app.task(name="sweep", max_retries=0)
+    async def sweep(given: dict[str, str]) -> None:
+        raise ValueError(quoting)
+
+    @app.task(name="tell")
+    async def tell(given: dict[str, str]) -> dict[str, str]:
+        return given
+
+    async with app:
+        await scheduler.schedule_cron("sweep", "0 3 * * *", description=quoting, task_id="nightly")
+        ids = [await app.submit(each, {quoting: quoting}) for each in (sweep, tell)]
+        for each in ids:
+            await app.wait_for_result(each, timeout=5)
+        service = await serve(app, web_config_file=config, web_show_task_data=True)
+        paths = (
+            *("/api/schedules", "/api/schedules/nightly", "/api/task-records", "/api/failures"),
+            *(f"/api/task-records/{each}" for each in ids),
+        )
+        answers = [await service.get(path, **ANNA) for path in paths]
+        problem = await service.get(f"/api/throughput?task_name={quote(quoting)}", **ANNA)
+    found = [json.loads(answer.text) for answer in (*answers, problem)]
+    assert [answer.status for answer in answers] == [200] * len(paths)
+    assert not any("s3cret" in answer.text for answer in (*answers, problem))
+    assert found[0][0]["description"] == found[1]["description"] == shown
+    failed, told = found[4:6]
+    assert (failed["error"], failed["args"]) == (f"ValueError: {shown}", [{shown: shown}])
+    assert told["result"] == {shown: shown}
+
+
+async def test_what_is_cut_off_shows_no_part_of_a_password(serve: Serve, config: Path) -> None:
+    async with Flowrra() as app:
+
+        @app.task(name="pull")
+        async def pull(url: str) -> None: ...
+
+        for before in range(0, 40, 2):  # so that the end of what is shown falls on every part of the URL
+            await app.submit(pull, "x" * (16_384 - before) + " https://bot:s3cret@git.example/r.git")
+        service = await serve(app, web_config_file=config, web_show_task_data=True)
+        answer = await service.get("/api/task-records", **ANNA)
+    shown = [task["args"][0][16_300:] for task in json.loads(answer.text)["tasks"]]
+    assert len(shown) == 20
+    assert not any("bot" in each or "s3c" in each for each in shown)
+
+
 class Hostile:
     def __repr__(self) -> str:
         raise RuntimeError("no")
