@@ -400,6 +400,23 @@ def test_a_thread_that_lingers_does_not_keep_the_process(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("task", "seconds", "status"), [("submit 1.5", 30, 0), ("submit 60", 0, 1)])
+def test_an_app_that_is_stopped_from_within_ends_the_process_once_its_tasks_have_had_their_time(
+    run: Run, task: str, seconds: int, status: int
+) -> None:
+    """As `flowrra worker` ends: with status 0, unless tasks were lost."""
+    command = run(LISTEN, "told:make")
+    command.ready()
+    command.tell(task)
+    wait_for_value(command, "flowrra_tasks_running", 1, task="nap")
+    command.tell(f"stop {seconds}")
+    assert command.wait() == status
+    assert "the app was stopped from within: shutting down" in command.log
+    assert ("the stop cancelled 1 tasks that the app had accepted" in command.log) is (status == 1)
+    assert command.err == []
+
+
+@pytest.mark.slow
 def test_an_app_that_ends_its_loop_ends_the_process_with_an_error(run: Run) -> None:
     command = run(LISTEN, "told:make")
     command.ready()
