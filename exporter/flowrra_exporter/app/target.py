@@ -154,6 +154,11 @@ def is_app(value: Any) -> bool:
     return _is_flowrra(value) or _answers(value)
 
 
+def has_started(app: Any) -> bool:
+    """Whether a Flowrra app has started and runs; one of another kind that is served is taken to have."""
+    return not _is_flowrra(app) or bool(app.is_running and getattr(app, "has_started", True))
+
+
 def manager_of(app: Any) -> Any:
     """What answers the Management API for this app: a FlowrraManager, or the app itself."""
     if not _is_flowrra(app) or _answers(app):

@@ -219,6 +219,19 @@ def test_while_the_app_starts_it_is_alive_but_not_ready(run: Run) -> None:
     assert [command.get(path).status for path in ("/livez", "/readyz", "/startupz")] == [200, 503, 503]
 
 
+@pytest.mark.slow
+def test_an_app_that_is_stopped_while_it_starts_has_not_started(run: Run) -> None:
+    command = run(LISTEN, "slow_start:insists")
+    command.wait_for_line("starting")
+    command.signal()
+    command.wait_for_line("SIGTERM: shutting down")
+    startup = command.get("/startupz")
+    assert (startup.status, "before the start was over" in startup.text) == (503, True)
+    ready = json.loads(command.get("/readyz").text)["checks"]
+    assert {name: check["status"] for name, check in ready.items()} == {"startup": "failed", "shutdown": "failed"}
+    assert "has started" not in startup.text + str(ready)
+
+
 # How it ends.
 
 
