@@ -158,6 +158,7 @@ async def test_a_task_is_found_by_its_exact_id(shop: Shop, anna: Operator) -> No
         "a{b}|c^[d]`",
         "\N{GRINNING FACE}" * 200,
         "x" * 512,
+        "x" * 2000,
     ],
 )
 async def test_an_id_may_be_any_text(shop: Shop, anna: Operator, task_id: str) -> None:
@@ -289,10 +290,10 @@ async def test_cancelling_asks_first(shop: Shop, anna: Operator) -> None:
     assert (await shop.manager.get_task(task_id) or {})["status"] == "cancelled"
 
 
-@pytest.mark.parametrize("task_id", ["\N{GRINNING FACE}" * 200, "x" * 512, "{a}", ".."])
+@pytest.mark.parametrize("task_id", ["\N{GRINNING FACE}" * 200, "x" * 512, "x" * 2000, "{a}", ".."])
 async def test_what_is_confirmed_is_done_to_that_task_alone(shop: Shop, anna: Operator, task_id: str) -> None:
     """Also if its id is so long that a part of it may be the id of another one."""
-    others = [task_id[:cut] for cut in (1, 100, 500) if cut < len(task_id)]
+    others = [task_id[:cut] for cut in (1, 100, 500, 512, 513) if cut < len(task_id)]
     for each in (task_id, *others):
         await shop.app.options(countdown=60, task_id=each).submit("charge", "card")
     page = await anna.get("tasks", id=task_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ import pytest
 from flowrra_exporter.web.api.endpoints import ENDPOINTS
 from jsonschema import Draft202012Validator
 
-from flowrra import Flowrra, current_task
+from flowrra import Flowrra, TaskResult, TaskStatus, current_task
 from flowrra.brokers.base import Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
@@ -216,6 +216,36 @@ async def test_pages_of_tasks(serve: Serve) -> None:
         assert json.loads((await service.get("/api/task-counts?by=name")).text) == {"add": 25}
 
 
+async def test_pages_go_on_behind_ids_and_times_of_every_kind(serve: Serve) -> None:
+    """Ids as long as a request has room for, and times before 1970, of which Python writes some with an exponent."""
+    ids = ["short", "order-" + "x" * 1100, "y" * 8000, "ключ-鍵 %&+:\n" * 30]
+    moments = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=each) for each in (-86_400_000_000, -1, 0, 1)]
+    async with Flowrra() as app:
+
+        @app.task(name="add")
+        async def add() -> None: ...
+
+        for task_id in ids:
+            await app.options(task_id=task_id).submit(add)
+            await app.wait_for_result(task_id, timeout=5)
+        for number, moment in enumerate(moments):
+            record = TaskResult(f"old-{number}", TaskStatus.SUCCESS, task_name="add", submitted_at=moment)
+            await app.results.store(record.task_id, record)
+        service = await serve(app)
+        seen: list[str] = []
+        cursor = ""
+        while cursor is not None:
+            answer = await service.get(f"/api/task-records?limit=1{cursor and f'&cursor={quote(cursor)}'}")
+            assert answer.status == 200, answer.text
+            page = json.loads(answer.text)
+            seen += [task["task_id"] for task in page["tasks"]]
+            cursor = page["next"]
+        assert seen == [*ids[::-1], *(f"old-{number}" for number in (3, 2, 1, 0))]
+        for task_id in ids:
+            answer = await service.get(f"/api/task-records/{quote(task_id)}")
+            assert (answer.status, json.loads(answer.text)["task_id"]) == (200, task_id)
+
+
 @pytest.mark.parametrize(
     ("path", "parameter"),
     [
@@ -231,9 +261,10 @@ async def test_pages_of_tasks(serve: Serve) -> None:
         ("/api/task-records?name=", "name"),
         ("/api/running?limit=-1", "limit"),
         ("/api/throughput?points=361", "points"),
-        (f"/api/task-records/{'x' * 513}", "id"),
+        (f"/api/task-records/{'x' * 8001}", "id"),
         ("/api/task-records?cursor=nonsense", "cursor"),
         ("/api/task-records?cursor=1", "cursor"),
+        ("/api/task-records?cursor=1e5:", "cursor"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_by_the_parameters_name(

@@ -12,6 +12,7 @@ from flowrra_exporter.app.loop import CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.logs import ThrottledWarning, mask_secrets
 from flowrra_exporter.web.actions import Outcome
+from flowrra_exporter.web.actions.requests import LONGEST_BACK
 from flowrra_exporter.web.console.view import View
 
 logger = logging.getLogger(__name__)
@@ -117,8 +118,11 @@ class Context:
 
     @property
     def back(self) -> str:
-        """This page with its parameters, from the console's root: where an action leads back to."""
-        return f"{self.path.lstrip('/')}{_query(self.query)}"
+        """This page with its parameters, from the console's root: where an action leads back to. Without parameters
+        that are too long for that, as an id may be."""
+        path = self.path.lstrip("/")
+        whole = f"{path}{_query(self.query)}"
+        return whole if len(whole) <= LONGEST_BACK else path
 
 
 def _query(parameters: Mapping[str, str | None]) -> str:
