@@ -313,6 +313,13 @@ async def test_a_list_that_is_not_refreshed_is_led_back_to_as_it_was(shop: Shop,
     assert "Refresh again" in left.links
 
 
+@pytest.mark.parametrize("name", ["self", "path", "query", "changes", "context"])
+async def test_a_page_to_go_back_to_may_have_parameters_of_any_name(shop: Shop, anna: Operator, name: str) -> None:
+    asked = await anna.get("confirm/purge-queue", queue="default", back=f"tasks?{name}=1")
+    assert asked.status == 200
+    assert asked.links["Don't"].endswith(f"/tasks?{name}=1")
+
+
 async def test_all_waiting_tasks_that_are_chosen_are_cancelled(shop: Shop, anna: Operator) -> None:
     meant = [await shop.app.options(countdown=60).submit("charge", "card") for _ in range(3)]
     other = await shop.app.options(countdown=60).submit(LONG)

@@ -96,12 +96,12 @@ class Context:
         """The console's root, relative to this page: ``./`` or ``../``."""
         return "../" * (self.path.count("/") - 1) or "./"
 
-    def link(self, *path: str, **query: str | None) -> str:
+    def link(self, /, *path: str, **query: str | None) -> str:
         """A URL of the console, relative to this page, so that it holds below any prefix.
 
         Args:
             path: The page's path; what follows it are further parts, each quoted: ``link("/tasks", task_id)``.
-            query: Parameters; one that is None or empty is left out.
+            query: Parameters, which may have any name; one that is None or empty is left out.
         """
         first, *others = path
         target = "/".join([first.lstrip("/"), *(quote(part, safe="") for part in others)])
@@ -109,7 +109,7 @@ class Context:
             query = {REFRESH_PARAMETER: NO_REFRESH, **query}
         return f"{self.root}{target}{_query(query)}"
 
-    def here(self, **changes: str | None) -> str:
+    def here(self, /, **changes: str | None) -> str:
         """This page's own URL with its parameters changed; one that is None is left out."""
         given: dict[str, str | None] = {**self.query, **changes}
         if not self.refresh and REFRESH_PARAMETER not in changes:
