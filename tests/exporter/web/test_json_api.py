@@ -405,6 +405,22 @@ async def test_what_is_cut_off_shows_no_part_of_a_password(serve: Serve, config:
     assert not any("bot" in each or "s3c" in each for each in shown)
 
 
+async def test_a_failures_argument_shows_no_part_of_a_password(serve: Serve, config: Path) -> None:
+    async with Flowrra() as app:
+
+        @app.task(name="pull", max_retries=0)
+        async def pull(url: str) -> None:
+            raise ConnectionError
+
+        task_id = await app.submit(pull, f"https://bot:{'s3cret' * 20}@git.example/{'path/' * 20}")
+        await app.wait_for_result(task_id, timeout=5)
+        service = await serve(app, web_config_file=config, web_show_task_data=True)
+        answer = await service.get("/api/failures", **ANNA)
+    [failure] = json.loads(answer.text)["failures"]
+    assert failure["arguments"].startswith("'https://***@git.example/")
+    assert "s3c" not in answer.text
+
+
 class Hostile:
     def __repr__(self) -> str:
         raise RuntimeError("no")
