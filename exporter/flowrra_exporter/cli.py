@@ -28,12 +28,20 @@ _EXTRA = ("aiohttp", "click", "prometheus_client", "opentelemetry", "yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command with these arguments (the process's own by default); returns the exit status."""
+    _open_closed_streams()
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         return _fail(f"{error.name} is not installed; run: pip install 'flowrra[exporter]'")
+
+
+def _open_closed_streams() -> None:
+    """What the caller has closed (``>&-``) is there and leads nowhere, and no connection gets its descriptor."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -106,7 +106,8 @@ class Command:
         self._hurry = asyncio.Event()
 
     def run(self) -> int:
-        """Runs the app; returns 0 after a shutdown that was asked for, 1 if the app ended by itself or tasks were lost.
+        """Runs the app; returns 0 after a shutdown by a signal or by the app's own ``stop``, 1 if its loop ended by
+        itself or tasks were lost.
 
         Raises:
             UsageError: The target is no app, doesn't start, or can't be served with these settings.
@@ -169,7 +170,7 @@ class Command:
             if await self._unless_stopped(self._start(found, app_loop)):
                 self._exporter.lifecycle.running()
                 logger.info("%s", self._exporter.lifecycle.sentence(Phase.RUNNING))
-                await self._stop.wait()
+                await self._until_stopped()
             if self._app is not None:
                 await self._drain(self._app)
                 self._lost = self._count_lost()
@@ -205,6 +206,17 @@ class Command:
                 raise
             return False
         return True
+
+    async def _until_stopped(self) -> None:
+        """Waits for a signal, or until the app was stopped from within: then there is nothing left to be served."""
+        if self._app is None:
+            return
+        ended = asyncio.create_task(self._app.until_stopped(), name="flowrra-exporter:end")
+        await self._first_of(ended, self._stop)
+        ended.cancel()
+        if not self._stop.is_set():
+            logger.info("the app was stopped from within: shutting down")
+            self._deadline.set(self._settings.shutdown_timeout)
 
     async def _drain(self, target: Target) -> None:
         """Stops the app: running tasks may finish, unless a second signal comes or the time is over."""

@@ -25,7 +25,7 @@ from flowrra_exporter.app.histogram_bounds import set_bounds
 from flowrra_exporter.app.lifecycle import Lifecycle
 from flowrra_exporter.app.loop import AppLoop
 from flowrra_exporter.app.management import Management
-from flowrra_exporter.app.target import manager_of
+from flowrra_exporter.app.target import has_started, manager_of
 from flowrra_exporter.app.watchdog import Watchdog
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.fork_guard import ForkGuard
@@ -300,7 +300,7 @@ class Exporter:
         except BaseException:
             await asyncio.to_thread(self.close, 0.0)
             raise
-        self.lifecycle.running()
+        self.lifecycle.ask(partial(has_started, getattr(manager, "app", manager)))
         return self
 
     async def __aexit__(self, *_exception: object) -> None:

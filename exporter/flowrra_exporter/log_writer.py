@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import queue
@@ -109,14 +108,14 @@ class BackgroundHandler(logging.Handler):
                 self._changed.notify_all()
 
     def _write(self, line: bytes) -> bool:
-        """Whether it could be written: who read it may be gone, the disk full, the stream closed."""
+        """Whether it could be written: who read it may be gone, the disk full, the stream closed, or an odd object."""
         try:
             if self._descriptor is None:
                 self._stream.write(line.decode())
                 self._stream.flush()
             else:
                 _write_all(self._descriptor, line)
-        except (OSError, ValueError):
+        except Exception:  # noqa: BLE001 - it's counted; a thread that ends would lose all that comes, and count nothing
             return False
         return True
 
@@ -147,7 +146,7 @@ def _descriptor_of(stream: TextIO) -> int | None:
     try:
         stream.flush()
         return stream.fileno()
-    except (AttributeError, OSError, io.UnsupportedOperation):
+    except (AttributeError, OSError, ValueError):  # it is none, or closed
         return None
 
 

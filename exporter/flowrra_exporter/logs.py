@@ -113,7 +113,7 @@ class _RecordFormatter(logging.Formatter):
         for name in _TASK_FIELDS:
             value = getattr(record, name, None)
             if value is not None:
-                values[name] = bounded(value) if isinstance(value, str) else value
+                values[name] = bounded(mask_secrets(value)) if isinstance(value, str) else value
         return values
 
     def traceback(self, record: logging.LogRecord) -> str:

@@ -12,7 +12,8 @@ from flowrra_exporter.errors import UsageError
 
 
 def run(load: Callable[[], Any], target: str, address: str, shutdown_timeout: float) -> int:
-    """Runs the app until SIGTERM or SIGINT, as ``flowrra-exporter`` does; all other settings are its variables.
+    """Runs the app until SIGTERM, SIGINT or its own stop, as ``flowrra-exporter`` does. All other settings are its
+    variables.
 
     Args:
         load: Finds the app; is called once the server runs.
@@ -21,7 +22,7 @@ def run(load: Callable[[], Any], target: str, address: str, shutdown_timeout: fl
         shutdown_timeout: Seconds that tasks get to finish.
 
     Returns:
-        The exit status: 0, or 1 if tasks were lost or the app ended by itself.
+        The exit status: 0, or 1 if tasks were lost or the app's event loop ended by itself.
 
     Raises:
         ValueError: The app doesn't start, or can't be served like this. One line says why.

@@ -11,6 +11,8 @@ import pytest
 
 from flowrra import BackendError, Flowrra, TaskResult, TaskStatus
 from flowrra.backends import BaseResultBackend, InMemoryBackend
+from flowrra.executors.sources import memory
+from flowrra.executors.workers import wall_clock
 from flowrra.management import FlowrraManager
 from tests.core.apps import (
     LoopThread,
@@ -376,6 +378,21 @@ class TestQueueStats:
         oldest = queue["oldest_pending_at"]
         assert oldest.utcoffset() == timedelta(0)
         assert before <= oldest <= between, "the first of the two waits longest"
+
+    async def test_the_oldest_tasks_moment_stays_as_it_was_told_unless_a_clock_is_put(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench = Bench()
+        async with bench.app as app:
+            await bench.keep_worker_busy()
+            await app.submit("echo", 1)
+            told = {(await bench.manager.get_queue_stats())["io"]["oldest_pending_at"] for _ in range(100)}
+            monkeypatch.setattr(memory, "wall_clock", lambda moment: wall_clock(moment) + timedelta(hours=1))
+            put = {(await bench.manager.get_queue_stats())["io"]["oldest_pending_at"] for _ in range(100)}
+            bench.gate.set()
+
+        assert (len(told), len(put)) == (1, 1)
+        assert put.pop() - told.pop() == pytest.approx(timedelta(hours=1), abs=timedelta(seconds=1))
 
     async def test_an_empty_queue_has_no_oldest_task(self) -> None:
         bench = Bench()

@@ -6,6 +6,7 @@ Written by one thread, read by others.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -46,32 +47,50 @@ class Lifecycle:
 
     Args:
         observes: It is the status of what observes an app, not of an app.
+
+    Attributes:
+        has_started: Whether the app has been running, whatever it does by now.
     """
 
     def __init__(self, observes: bool = False) -> None:
         self._changing = threading.Lock()
         self._sentences = _OF_AN_OBSERVER if observes else _OF_THE_APP
-        self.status = Status(Phase.STARTING, self.sentence(Phase.STARTING))
+        self._asked: Callable[[], bool] | None = None
+        self._status = Status(Phase.STARTING, self.sentence(Phase.STARTING))
+        self.has_started = False
+
+    @property
+    def status(self) -> Status:
+        """Where the app stands now."""
+        if self._status.phase is Phase.STARTING and self._asked is not None and self._asked():
+            self.running()
+        return self._status
 
     def sentence(self, phase: Phase) -> str:
         """What is said of a phase; not for FAILED, which has a reason."""
         return self._sentences[phase]
 
+    def ask(self, has_started: Callable[[], bool]) -> None:
+        """The app is started by others, before or after; from when ``has_started`` says so on, it is running."""
+        self._asked = has_started
+
     def running(self) -> None:
         """The app was started. A shutdown that has begun meanwhile stays a shutdown."""
         with self._changing:
-            if self.status.phase is Phase.STARTING:
-                self.status = Status(Phase.RUNNING, self.sentence(Phase.RUNNING))
+            if self._status.phase is Phase.STARTING:
+                self._status = Status(Phase.RUNNING, self.sentence(Phase.RUNNING))
+                self.has_started = True
 
     def draining(self) -> None:
         """A shutdown was asked for."""
+        self.status  # noqa: B018 - an app that has started by now has done so before the shutdown
         with self._changing:
-            self.status = Status(Phase.DRAINING, self.sentence(Phase.DRAINING))
+            self._status = Status(Phase.DRAINING, self.sentence(Phase.DRAINING))
 
     def stopped(self) -> None:
         """The app was stopped."""
-        self.status = Status(Phase.STOPPED, self.sentence(Phase.STOPPED))
+        self._status = Status(Phase.STOPPED, self.sentence(Phase.STOPPED))
 
     def failed(self, reason: str) -> None:
         """The app, or its event loop, ended on its own."""
-        self.status = Status(Phase.FAILED, reason)
+        self._status = Status(Phase.FAILED, reason)

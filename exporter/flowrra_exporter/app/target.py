@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import os
@@ -20,6 +21,9 @@ _FACTORY_FORM = "expected an app, or a function without required arguments that 
 _TARGET = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _ANSWERS = ("get_stats", "health_check")
+# What Flowrra.state is once all of its stop is done, and how often it is asked.
+_STOPPED = "stopped"
+_LOOK_SECONDS = 0.5
 
 
 class Target:
@@ -41,6 +45,13 @@ class Target:
             timeout: How long they may take for that, in seconds.
         """
         await _call(self.app, "stop", wait=wait, timeout=timeout)
+
+    async def until_stopped(self) -> None:
+        """Returns once the app, which was started, has been stopped by whomever; never for one that doesn't tell."""
+        while True:
+            if _is_flowrra(self.app) and getattr(self.app, "state", None) == _STOPPED:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _call(app: Any, method: str, **arguments: Any) -> None:
@@ -141,6 +152,11 @@ def _required_arguments(function: Any) -> str:
 def is_app(value: Any) -> bool:
     """Whether this is a Flowrra app, or answers the Management API's questions itself."""
     return _is_flowrra(value) or _answers(value)
+
+
+def has_started(app: Any) -> bool:
+    """Whether a Flowrra app has started and runs; one of another kind that is served is taken to have."""
+    return not _is_flowrra(app) or bool(app.is_running and getattr(app, "has_started", True))
 
 
 def manager_of(app: Any) -> Any:

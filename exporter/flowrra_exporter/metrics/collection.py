@@ -25,9 +25,10 @@ from flowrra_exporter.metrics.self_metrics import self_families
 logger = logging.getLogger(__name__)
 
 _EXPECTED_FAILURES = (LoopUnavailable, CallTimeout, Incomplete, TimeoutError)
-# For how long after its start a collection is shared: what takes longer waits for a source that hangs, and the others'
-# figures would be old.
+# For how long after its start a collection is shared: what takes longer waits for a source that is slow, and the
+# others' figures would be old. The next collection joins the slow one's run, and asks the others anew.
 _SHARED_SECONDS = 0.25
+_HANGS = "has not answered an earlier scrape yet"
 # How long a scrape waits for a source that has kept failing: it may well be away still.
 _TRIAL_SECONDS = 0.5
 _GZIP_WBITS = 31  # a gzip header and trailer around the deflate stream
@@ -75,36 +76,94 @@ class Snapshot:
             await yield_gil()
 
 
-class Collection:
-    """One run of every collector, started by its construction.
+class Run:
+    """One run of a collector, started by its construction. Collections that begin while it is under way share it.
 
     Args:
-        collectors: The collectors.
-        refused: Those that aren't run this time, by name with the reason.
+        collector: The collector.
+        judge: Is told by name whether the source has failed.
+    """
+
+    def __init__(self, collector: Collector, judge: Callable[[str, bool], None]) -> None:
+        self.outcome: Outcome | None = None
+        self._started = time.monotonic()
+        self._collector = collector
+        self._judge = judge
+        self._task = asyncio.create_task(self._perform())
+
+    @property
+    def name(self) -> str:
+        """The collector's name."""
+        return self._collector.name
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self._started
+
+    @property
+    def done(self) -> bool:
+        """Whether the collector has ended."""
+        return self._task.done()
+
+    async def wait(self, timeout: float) -> None:
+        """Waits until it has ended, or ``timeout`` seconds."""
+        if not self.done and timeout > 0:
+            await asyncio.wait((self._task,), timeout=timeout)
+
+    async def late(self, hurried: bool) -> Outcome:
+        """How it stands, for a scrape that can't wait any longer."""
+        so_far = await self._collector.so_far()
+        return Outcome(self.name, "not ready in time for this scrape", self.age, so_far, hurried=hurried)
+
+    def cancel(self) -> None:
+        """Ends it."""
+        self._task.cancel()
+
+    async def _perform(self) -> None:
+        families: Sequence[AnyFamily] = ()
+        error = ""
+        cause: BaseException | None = None
+        try:
+            families = await self._collector.collect()
+        except Incomplete as incomplete:
+            families, error, cause = incomplete.families, str(incomplete), incomplete.__cause__
+        except _EXPECTED_FAILURES as failure:
+            error, cause = str(failure) or type(failure).__name__, failure
+        except Exception as failure:  # a source can fail in any way; it's reported by the outcome
+            error = f"{type(failure).__name__}: {failure}"
+            logger.debug("collector %s failed", self.name, exc_info=True)
+        # Of a loop that doesn't turn one hears at once, and as soon as it turns again, everything is to be there.
+        if not isinstance(cause, LoopUnavailable) and not self._collector.keeps_sources_apart:
+            self._judge(self.name, bool(error))
+        self.outcome = Outcome(self.name, error, self.age, families, isinstance(cause, LoopBlocked))
+
+
+class Collection:
+    """One run of every collector, which has begun.
+
+    Args:
+        runs: The runs, those that an earlier collection has begun among them.
+        refused: The collectors that aren't run this time, by name with the reason.
         trials: The names of those for which nobody waits long.
+        timeout: The most that anybody waits for a run, in seconds since its start.
         finish: Makes a snapshot of outcomes.
-        judge: Is told by name whether a source has failed.
     """
 
     def __init__(
         self,
-        collectors: Sequence[Collector],
+        runs: Sequence[Run],
         refused: Mapping[str, str],
         trials: Set[str],
+        timeout: float,
         finish: Callable[[Sequence[Outcome]], Snapshot],
-        judge: Callable[[str, bool], None],
     ) -> None:
         self._started = time.monotonic()
+        self._runs = runs
+        self._refused = [Outcome(name, reason, 0.0, ()) for name, reason in refused.items()]
         self._trials = trials
+        self._timeout = timeout
         self._finish = finish
-        self._judge = judge
-        self._collectors = {collector.name: collector for collector in collectors}
-        self._outcomes = {name: Outcome(name, reason, 0.0, ()) for name, reason in refused.items()}
-        self._runs = {
-            collector.name: asyncio.create_task(self._run(collector))
-            for collector in collectors
-            if collector.name not in refused
-        }
         self._complete: Snapshot | None = None
 
     @property
@@ -113,79 +172,52 @@ class Collection:
         return time.monotonic() - self._started
 
     @property
-    def running(self) -> dict[str, asyncio.Task[None]]:
-        """The collectors that have not ended yet."""
-        return {name: run for name, run in self._runs.items() if not run.done()}
+    def running(self) -> list[Run]:
+        """The runs that have not ended yet."""
+        return [run for run in self._runs if not run.done]
 
     @property
     def done(self) -> bool:
-        """Whether every collector has ended."""
+        """Whether every run has ended."""
         return not self.running
 
     async def snapshot(self, timeout: float, hurried: bool = False) -> Snapshot:
-        """What there is once all collectors have ended, or after ``timeout`` seconds. For trials nobody waits long.
+        """What there is once all runs have ended, or after ``timeout`` seconds. For trials nobody waits long.
 
         Args:
             timeout: In seconds.
             hurried: Whoever asks waits for less than others: who is late for that doesn't fail.
         """
         deadline = time.monotonic() + timeout
-        relied_on = [run for name, run in self.running.items() if name not in self._trials]
-        if relied_on:
-            await asyncio.wait(relied_on, timeout=timeout)
-        left = min(deadline - time.monotonic(), _TRIAL_SECONDS - self.age)
-        if self.running:
-            await asyncio.wait(self.running.values(), timeout=left)
+        for run in self._runs:
+            most = _TRIAL_SECONDS if run.name in self._trials else self._timeout
+            await run.wait(min(deadline - time.monotonic(), most - run.age))
         if self._complete is not None:
             return self._complete
         is_done = self.done
-        snapshot = self._finish(
-            [self._outcomes.get(name) or await self._late(name, hurried) for name in self._collectors]
-        )
+        outcomes = [run.outcome or await run.late(hurried) for run in self._runs]
+        snapshot = self._finish([*outcomes, *self._refused])
         if is_done:
             self._complete = snapshot
         return snapshot
 
     def cancel(self) -> None:
-        """Ends the collectors that still run."""
-        for run in self._runs.values():
+        """Ends the runs that are under way."""
+        for run in self._runs:
             run.cancel()
-
-    async def _late(self, name: str, hurried: bool) -> Outcome:
-        so_far = await self._collectors[name].so_far()
-        seconds = time.monotonic() - self._started
-        return Outcome(name, "not ready in time for this scrape", seconds, so_far, hurried=hurried)
-
-    async def _run(self, collector: Collector) -> None:
-        families: Sequence[AnyFamily] = ()
-        error = ""
-        cause: BaseException | None = None
-        try:
-            families = await collector.collect()
-        except Incomplete as incomplete:
-            families, error, cause = incomplete.families, str(incomplete), incomplete.__cause__
-        except _EXPECTED_FAILURES as failure:
-            error, cause = str(failure) or type(failure).__name__, failure
-        except Exception as failure:  # a source can fail in any way; it's reported by the outcome
-            error = f"{type(failure).__name__}: {failure}"
-            logger.debug("collector %s failed", collector.name, exc_info=True)
-        # Of a loop that doesn't turn one hears at once, and as soon as it turns again, everything is to be there.
-        if not isinstance(cause, LoopUnavailable) and not collector.keeps_sources_apart:
-            self._judge(collector.name, bool(error))
-        seconds = time.monotonic() - self._started
-        stalled = isinstance(cause, LoopBlocked)
-        self._outcomes[collector.name] = Outcome(collector.name, error, seconds, families, stalled)
 
 
 class Collections:
     """Starts collections, at most one at a time, and logs when a source begins to fail or recovers.
 
-    A collector that hangs is left behind by the next collection; one that keeps failing is left alone for a while.
+    A run that is under way is joined by the next collection, up to the most that anybody waits for it: two scrapers get
+    what a slow source says, and one that hangs costs them together no more than it costs one. After that the collector
+    is left behind until it answers; one that keeps failing is left alone for a while.
 
     Args:
         mode: What flowrra_exporter_info says.
         collectors: Returns the collectors that there are at the moment.
-        timeout: The most that a scrape waits for a collection, in seconds.
+        timeout: The most that a scrape waits for a run, in seconds since its start.
         exemplars: Returns what tracing has kept.
         own_families: Returns the families about what serves the collections.
     """
@@ -204,7 +236,7 @@ class Collections:
         self._own_families = own_families
         self._renderer = Renderer(exemplars)
         self._current: Collection | None = None
-        self._hanging: dict[str, asyncio.Task[None]] = {}
+        self._left_behind: list[Run] = []  # by collections that are no longer the current one
         self._breakers: dict[str, Breaker] = {}
         self._failing: dict[str, str] = {}
 
@@ -222,27 +254,30 @@ class Collections:
         return await current.snapshot(timeout, hurried=True)
 
     def _start(self, last: Collection | None) -> Collection:
-        """A new collection, without the sources that the last one still waits for or that are left alone."""
-        if last is not None:
-            for name, run in last.running.items():
-                if name in self._hanging:  # one that keeps its sources apart hangs a second time
-                    self._hanging[name].cancel()
-                self._hanging[name] = run
-        self._hanging = {name: run for name, run in self._hanging.items() if not run.done()}
+        """A new collection, without the sources that hang or that are left alone."""
         collectors = self._collectors()
         apart = {collector.name for collector in collectors if collector.keeps_sources_apart}
-        refused = dict.fromkeys(self._hanging.keys() - apart, "has not answered an earlier scrape yet")
-        for name, breaker in self._breakers.items():
-            reason = breaker.refusal
-            if reason is not None:
-                refused[name] = reason
+        self._leave_behind([] if last is None else last.running, apart)
+        under_way = {run.name: run for run in self._left_behind if run.name not in apart}
+        refused = {name: breaker.refusal for name, breaker in self._breakers.items()}
+        refused |= {name: _HANGS for name, run in under_way.items() if run.age >= self._timeout}
+        reasons = {name: reason for name, reason in refused.items() if reason is not None}
         return Collection(
-            collectors,
-            refused,
+            [under_way.get(each.name) or Run(each, self._judge) for each in collectors if each.name not in reasons],
+            {each.name: reasons[each.name] for each in collectors if each.name in reasons},
             {name for name, breaker in self._breakers.items() if breaker.is_open},
+            self._timeout,
             self._finish,
-            self._judge,
         )
+
+    def _leave_behind(self, running: Sequence[Run], apart: Set[str]) -> None:
+        """Keeps the runs of the last collection in mind until they have ended, and ends those that hang since an
+        earlier one though their collector was run anew."""
+        for run in self._left_behind:
+            if run.name in apart and run.age >= self._timeout:
+                run.cancel()
+        known = [run for run in self._left_behind if run.name not in apart or run.age < self._timeout]
+        self._left_behind = [run for run in dict.fromkeys([*known, *running]) if not run.done]
 
     def _judge(self, name: str, failed: bool) -> None:
         """Notes how a source fared, for its circuit breaker."""
@@ -254,7 +289,7 @@ class Collections:
 
     def close(self) -> None:
         """Ends what still runs."""
-        for run in self._hanging.values():
+        for run in self._left_behind:
             run.cancel()
         if self._current is not None:
             self._current.cancel()

@@ -7,6 +7,7 @@ from typing import Any
 
 from flowrra_exporter.app.management import Management
 from flowrra_exporter.metrics.collector import section
+from flowrra_exporter.metrics.samples import Number
 
 # All queues; an app that doesn't know them by name has only those of the other method.
 _ALL, _DEFAULT_ONES = "list_queues", "get_queue_stats"
@@ -16,6 +17,16 @@ DEFAULT = "default"
 def method_of(management: Management | None) -> str:
     """The method to ask."""
     return _ALL if management is not None and management.has(_ALL) else _DEFAULT_ONES
+
+
+def broker_time(now: float, clock_offset: Number | None) -> float:
+    """A time of this host by the clock of the broker's server, by which queues tell since when a task waits.
+
+    Args:
+        now: The time of this host.
+        clock_offset: By how many seconds the server's clock is ahead; None if that isn't known, or there is no server.
+    """
+    return now + (clock_offset or 0.0)
 
 
 def each_queue(answer: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

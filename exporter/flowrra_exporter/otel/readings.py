@@ -30,6 +30,8 @@ from flowrra_exporter.otel.names import CONVENTIONS, Attributes, attributes_of, 
 
 OWN_SCOPE = "flowrra_exporter"
 FOREIGN_SCOPE = "prometheus_client"
+# The sum of a user's histogram that has none; from it and to it there is no difference.
+NO_SUM = math.nan
 
 
 class Kind(Enum):
@@ -150,7 +152,7 @@ class _Parts:
 
     buckets: dict[float, float] = field(default_factory=dict)
     count: float | None = None
-    sum: float = 0.0
+    sum: float = NO_SUM
 
 
 def _histograms(family: ForeignFamily, created: dict[Attributes, float]) -> Iterator[Point]:

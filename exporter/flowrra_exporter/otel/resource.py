@@ -18,18 +18,23 @@ _IMPORTED_AT = time.time()
 _START_FIELD = 19  # of what follows the program's name in /proc/self/stat, see proc(5)
 
 
-@functools.cache
 def resource() -> Resource:
     """This process: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, and what they leave open.
 
-    The same for metrics and spans, so that they can be brought together by service.instance.id.
+    The same for metrics and spans, so that they can be brought together by service.instance.id; another one in a child
+    that was forked since.
     """
+    return _resource_of(os.getpid())
+
+
+@functools.lru_cache(1)
+def _resource_of(pid: int) -> Resource:
     found = Resource.create()  # telemetry.sdk.*, and what the environment says
     attributes = dict(found.attributes)
     if str(attributes.get("service.name", "")).startswith("unknown_service"):  # the SDK's word for "not given"
         attributes["service.name"] = DEFAULT_SERVICE_NAME
     attributes.setdefault("service.instance.id", str(uuid.uuid4()))
-    attributes.setdefault("process.pid", os.getpid())
+    attributes.setdefault("process.pid", pid)
     return Resource(attributes, found.schema_url)
 
 

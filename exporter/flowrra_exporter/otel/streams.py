@@ -10,6 +10,7 @@ https://opentelemetry.io/docs/specs/otel/metrics/data-model/#temporality
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import sub
@@ -276,10 +277,10 @@ def _histogram(
         start_time_unix_nano=start,
         time_unix_nano=at,
         count=sum(value.counts),
-        sum=value.sum,
+        # The encoder leaves out a None, which is what isn't known.
+        sum=None if math.isnan(value.sum) else value.sum,  # type: ignore[arg-type]
         bucket_counts=value.counts,
         explicit_bounds=value.bounds,
-        # Not known; the encoder leaves out a None.
         min=None,  # type: ignore[arg-type]
         max=None,  # type: ignore[arg-type]
         exemplars=tuple(exemplar for exemplar in _exemplars(point) if exemplar.time_unix_nano >= start),

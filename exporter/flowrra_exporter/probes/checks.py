@@ -29,6 +29,7 @@ _FOLLOW_SECONDS = 0.5
 # Components that say where the app stands between start and stop: no blips of another service.
 _IMMEDIATE = frozenset({"app"})
 _WORKERS = "workers"
+_ENDING = frozenset({Phase.DRAINING, Phase.STOPPED})
 _LIVE, _READY, _BOTH = (LIVEZ,), (READYZ,), (LIVEZ, READYZ)
 
 
@@ -89,14 +90,17 @@ class Checks:
         return [self._process(), self._event_loop(), *self._progress()]
 
     def startup(self) -> list[Check]:
-        """Fails until the app has started."""
-        phase, message = self._lifecycle.status
-        ok = phase not in (Phase.STARTING, Phase.FAILED)
-        return [Check("startup", ok, self._started if ok else message, (STARTUPZ, READYZ))]
+        """Fails until the app has started, also if it is stopped before."""
+        return [self._startup()]
 
-    @property
-    def _started(self) -> str:
-        return self._lifecycle.sentence(Phase.RUNNING)
+    def _startup(self) -> Check:
+        phase, message = self._lifecycle.status
+        ok = self._lifecycle.has_started and phase is not Phase.FAILED
+        if ok:
+            message = self._lifecycle.sentence(Phase.RUNNING)
+        elif phase in _ENDING:
+            message = "a shutdown was asked for before the start was over"
+        return Check("startup", ok, message, (STARTUPZ, READYZ))
 
     async def readiness(self) -> Readiness:
         """Fails before the start, during the shutdown, while the loop is blocked: at once. While a component is
@@ -117,13 +121,12 @@ class Checks:
         phase, message = self._lifecycle.status
         if phase is not Phase.RUNNING:
             self._hysteresis.reset()
-            ending = phase in (Phase.DRAINING, Phase.STOPPED)
-            startup = Check("startup", ending, self._started if ending else message, (STARTUPZ, READYZ))
-            return Readiness([startup, Check("shutdown", False, message, _READY)] if ending else [startup], False)
+            ending = [Check("shutdown", False, message, _READY)] if phase in _ENDING else []
+            return Readiness([self._startup(), *ending], False)
         health, queues, workers = await asyncio.gather(self._health_or_error(), self._queues(), self._workers())
         if self._lifecycle.status.phase is not Phase.RUNNING:
             return await self._evaluate()  # a shutdown has begun meanwhile
-        startup = Check("startup", True, message, (STARTUPZ, READYZ))
+        startup = self._startup()
         shutdown = Check("shutdown", True, "no shutdown was asked for", _READY)
         if isinstance(health, LoopUnavailable):
             blocked = Check("event_loop", False, str(health), _BOTH, self._silent_since(), self._culprit())

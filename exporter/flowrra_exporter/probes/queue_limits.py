@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowrra_exporter.metrics.collector import number, timestamp
-from flowrra_exporter.metrics.queue_figures import DEFAULT, each_queue
+from flowrra_exporter.metrics.queue_figures import DEFAULT, broker_time, each_queue
 from flowrra_exporter.probes.check import Check
 
 _DEPTH, _AGE = "queue_depth", "queue_age"
@@ -63,6 +63,6 @@ class QueueLimits:
             if found.get("paused"):  # by request, for as long as it takes
                 continue
             since = timestamp(found, "oldest_pending_at")
-            age = 0.0 if since is None else time.time() - since
+            age = 0.0 if since is None else broker_time(time.time(), number(found, "clock_offset")) - since
             if self.max_age is not None and age > self.max_age:
                 yield f"{queue}: a task waits for {age:.1f} s, at most {self.max_age:g} s are allowed"

@@ -27,7 +27,16 @@ _SPACING_SECONDS = 5.0
 _SHARE = 50
 _MAX_TEXT = 500
 
-_texts = reprlib.Repr()
+
+class _Texts(reprlib.Repr):
+    """Shows values in few characters. Passwords in a text are masked before its middle is left out, by which what tells
+    one may go."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(mask_secrets(x), level)
+
+
+_texts = _Texts()
 _texts.maxstring = _texts.maxother = 120
 
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 
 MAX_TEXT = 512
+# Characters of an id, which flowrra doesn't bound: nearly as many as a request's line has room for.
+MAX_ID = 8000
 # Characters of an event's id: that of an app whose tasks are spread over partitions has about fifteen for each of them.
 _MAX_EVENT_ID = 2048
 # RFC 3339, 5.6. Of its forms the one that everybody writes.
@@ -96,6 +98,7 @@ def one_of(*words: str) -> Kind:
 
 
 TEXT = text_up_to(MAX_TEXT)
+ID = text_up_to(MAX_ID)
 EVENT_ID = text_up_to(_MAX_EVENT_ID)
 TIME = Kind(
     "a time as in RFC 3339, such as 2030-01-31T12:00:00Z", {"type": "string", "format": "date-time"}, _read_time

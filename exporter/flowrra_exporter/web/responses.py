@@ -46,13 +46,16 @@ _KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
 def json_safe(value: Any, depth: int = 0) -> Any:
     """``value`` as JSON knows it: dates become ISO 8601, enum members their values, non-finite numbers null.
 
+    Passwords in URLs are masked in each text by itself: in finished JSON, a text's escapes would look like its own.
     What lies deeper than anything of ours, at ``MAX_DEPTH``, is left out: what a stranger announced has no end.
     """
     if depth > MAX_DEPTH:
         return "…"
     if isinstance(value, Enum):
         return json_safe(value.value, depth + 1)
-    if value is None or isinstance(value, str | bool | int):
+    if isinstance(value, str):
+        return mask_secrets(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -61,10 +64,10 @@ def json_safe(value: Any, depth: int = 0) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {str(key): json_safe(item, depth + 1) for key, item in value.items()}
+        return {mask_secrets(str(key)): json_safe(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [json_safe(item, depth + 1) for item in value]
-    return str(value)
+    return mask_secrets(str(value))
 
 
 def _moment(value: datetime) -> str:
@@ -77,7 +80,7 @@ def _moment(value: datetime) -> str:
 
 def json_response(body: Any, status: int = 200) -> web.Response:
     """An answer with ``body`` as JSON, never cached. Passwords in URLs are masked, whatever they stand in."""
-    return json_text_response(mask_secrets(json.dumps(json_safe(body))), status)
+    return json_text_response(json.dumps(json_safe(body)), status)
 
 
 def json_text_response(text: str, status: int = 200) -> web.Response:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from flowrra.brokers.base import QueueFigures
 from flowrra.exceptions import ExecutorNotRunningError
@@ -19,6 +20,9 @@ from flowrra.registry import TaskRegistry
 from flowrra.submission import SubmitOptions
 from flowrra.task import CANCELLED, RETRYING
 from flowrra.telemetry import SUBMITTED, Telemetry
+
+# By so much two readings of both clocks differ only if one was put.
+_CLOCK_WAS_PUT: Final = timedelta(seconds=0.1)
 
 
 class MemorySource(TaskSource):
@@ -46,6 +50,7 @@ class MemorySource(TaskSource):
         self.hears_of_starts = records.hears_of_starts
         self._hold, self._keep = records.hold, records.keep
         self._is_closed = True
+        self._told_since: dict[float, datetime] = {}
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,6 +199,7 @@ class MemorySource(TaskSource):
         if workers.has_queues:
             delayed = Counter(job.task.queue for job in queue.delayed_items())
             running = Counter(job.task.queue for job in workers.running_jobs())
+        oldest = self._tell_since(since)
         known = (*self.registry.queues[workers.kind == "cpu"], *workers.queues(), *workers.paused_queues)
         named = (*known, *pending, *delayed, *running)
         return {
@@ -202,7 +208,7 @@ class MemorySource(TaskSource):
                 delayed=delayed[name],
                 in_flight=running[name],
                 dead=0,
-                oldest_pending_at=wall_clock(since[name]) if name in since else None,
+                oldest_pending_at=oldest.get(name),
                 unknown=0,
                 taken=workers.taken_from(name),
                 paused=name in workers.paused_queues,
@@ -210,3 +216,14 @@ class MemorySource(TaskSource):
             )
             for name in dict.fromkeys((DEFAULT_QUEUE, *sorted(named)))
         }
+
+    def _tell_since(self, since: Mapping[str, float]) -> dict[str, datetime]:
+        """The moments at which the first task of each queue became due, as they were told before, unless a clock was
+        put since: two clocks are never read at one moment, and a figure that moves looks like another task."""
+        told: dict[float, datetime] = {}
+        for moment in since.values():
+            found = wall_clock(moment)
+            before = self._told_since.get(moment, found)
+            told[moment] = before if abs(found - before) < _CLOCK_WAS_PUT else found
+        self._told_since = told
+        return {name: told[moment] for name, moment in since.items()}

@@ -219,6 +219,19 @@ def test_while_the_app_starts_it_is_alive_but_not_ready(run: Run) -> None:
     assert [command.get(path).status for path in ("/livez", "/readyz", "/startupz")] == [200, 503, 503]
 
 
+@pytest.mark.slow
+def test_an_app_that_is_stopped_while_it_starts_has_not_started(run: Run) -> None:
+    command = run(LISTEN, "slow_start:insists")
+    command.wait_for_line("starting")
+    command.signal()
+    command.wait_for_line("SIGTERM: shutting down")
+    startup = command.get("/startupz")
+    assert (startup.status, "before the start was over" in startup.text) == (503, True)
+    ready = json.loads(command.get("/readyz").text)["checks"]
+    assert {name: check["status"] for name, check in ready.items()} == {"startup": "failed", "shutdown": "failed"}
+    assert "has started" not in startup.text + str(ready)
+
+
 # How it ends.
 
 
@@ -397,6 +410,23 @@ def test_a_thread_that_lingers_does_not_keep_the_process(run: Run) -> None:
     command.wait_for_line("the app has stopped")
     assert command.wait() == 1
     assert "not stopped in time" in command.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "seconds", "status"), [("submit 1.5", 30, 0), ("submit 60", 0, 1)])
+def test_an_app_that_is_stopped_from_within_ends_the_process_once_its_tasks_have_had_their_time(
+    run: Run, task: str, seconds: int, status: int
+) -> None:
+    """As `flowrra worker` ends: with status 0, unless tasks were lost."""
+    command = run(LISTEN, "told:make")
+    command.ready()
+    command.tell(task)
+    wait_for_value(command, "flowrra_tasks_running", 1, task="nap")
+    command.tell(f"stop {seconds}")
+    assert command.wait() == status
+    assert "the app was stopped from within: shutting down" in command.log
+    assert ("the stop cancelled 1 tasks that the app had accepted" in command.log) is (status == 1)
+    assert command.err == []
 
 
 @pytest.mark.slow

@@ -116,6 +116,22 @@ async def test_a_tasks_own_lines_name_the_task(configured: Configure, format: st
         assert f"task_id={task_id} task_name=greet attempt=1" in line
 
 
+@pytest.mark.parametrize("format", ["text", "json"])
+async def test_a_password_in_a_tasks_id_is_masked(configured: Configure, format: str) -> None:
+    stream = configured("info", format)
+    app = Flowrra()
+
+    @app.task(name="pull")
+    async def pull() -> None:
+        logging.getLogger("shop").info("hello")
+
+    async with app:
+        task_id = await app.options(task_id="https://bot:s3cret@git.example/r.git").submit(pull)
+        await app.wait_for_result(task_id, timeout=5)
+    assert "https://***@git.example/r.git" in stream.getvalue()
+    assert "s3cret" not in stream.getvalue()
+
+
 def record_of(message: str, error: BaseException | None = None) -> logging.LogRecord:
     info = None if error is None else (type(error), error, error.__traceback__)
     return logging.LogRecord("shop", logging.WARNING, __file__, 1, message, None, info)

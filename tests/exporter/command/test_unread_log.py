@@ -212,6 +212,57 @@ def test_a_reader_that_is_gone_is_no_error(logger: logging.Logger) -> None:
 
 @pytest.mark.filterwarnings(FORK_IS_MEANT)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+class Odd(io.StringIO):
+    def write(self, text: str) -> int:
+        if "lost" in text:
+            raise RuntimeError("no")
+        return super().write(text)
+
+
+def test_what_a_stream_refuses_for_whatever_reason_is_counted_and_costs_nothing_else(logger: logging.Logger) -> None:
+    stream = Odd()
+    handler = background(logger, stream)
+    for message in ("first", "lost", "also lost", "last"):
+        logger.info(message)
+    handler.flush()
+    assert handler.dropped == 2
+    first, last, told = stream.getvalue().splitlines()
+    assert ("first" in first, "last" in last, "2 log records were dropped" in told) == (True, True, True)
+
+
+@pytest.mark.slow
+def test_closed_streams_are_no_error() -> None:
+    """As ``>&-`` closes them: the log goes nowhere, and no connection is taken for standard output."""
+    port = free_port()
+    command = f"exec {sys.executable} -m flowrra_exporter --web.listen-address=127.0.0.1:{port} plain:app <&- >&-"
+    process = subprocess.Popen(["sh", "-c", command], cwd=TARGETS, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    with process, process.stderr:
+        try:
+            until(lambda: _is_ready(port))
+            assert os.path.realpath(f"/proc/{process.pid}/fd/1") == os.devnull
+            assert fetch(f"http://127.0.0.1:{port}", "/metrics").value(DROPPED) == 0
+            process.send_signal(signal.SIGTERM)
+            assert (process.wait(START_SECONDS), process.stderr.read()) == (0, b"")
+        finally:
+            process.kill()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return fetch(f"http://127.0.0.1:{port}", "/readyz").status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("arguments", ["--print-config", "--version", "check", "nonsense"])
+def test_what_is_printed_where_all_streams_are_closed_goes_nowhere(arguments: str) -> None:
+    command = f"exec {sys.executable} -m flowrra_exporter {arguments}"
+    shown = subprocess.run(["sh", "-c", command], cwd=TARGETS, capture_output=True, check=False)
+    hidden = subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=TARGETS, capture_output=True, check=False)
+    assert (hidden.returncode, hidden.stdout, hidden.stderr) == (shown.returncode, b"", b"")
+
+
 def test_a_forked_child_writes_by_itself(logger: logging.Logger) -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:

@@ -31,7 +31,30 @@ async def test_an_app_that_is_not_started_is_seen_as_such_and_not_started() -> N
         scrape = await asyncio.to_thread(fetch, exporter.urls[0])
         assert scrape.value("flowrra_app_running") == 0
         assert scrape.value("flowrra_healthy") == 0
+        probes = [await asyncio.to_thread(fetch, exporter.urls[0], path) for path in ("/livez", "/startupz", "/readyz")]
+        assert [probe.status for probe in probes] == [200, 503, 503]
+        assert not any("has started" in probe.text for probe in probes)
         assert not app.is_running
+
+
+async def test_it_says_that_an_app_has_started_from_when_it_has() -> None:
+    """Whichever is entered first; and one that has started is still one that has, while the exporter closes."""
+    app, warm = Flowrra(), asyncio.Event()
+    app.on_startup(warm.wait)
+    async with Exporter(app, LOCAL) as exporter:
+        url = exporter.urls[0]
+        starting = await asyncio.to_thread(fetch, url, "/startupz")
+        assert (starting.status, "the app is starting" in starting.text) == (503, True)
+        start = asyncio.create_task(app.start())
+        while not app.is_running:
+            await asyncio.sleep(0)
+        assert (await asyncio.to_thread(fetch, url, "/startupz")).status == 503, "its hooks are not over"
+        assert (await asyncio.to_thread(fetch, url, "/livez")).status == 200
+        warm.set()
+        await start
+        exporter.lifecycle.draining()
+        assert (await asyncio.to_thread(fetch, url, "/startupz")).status == 200
+        await app.stop()
 
 
 async def test_afterwards_the_port_is_free_and_no_thread_is_left() -> None:

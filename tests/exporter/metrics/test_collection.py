@@ -144,8 +144,72 @@ def test_a_collection_is_shared_for_a_quarter_of_a_second(simulate: Simulate) ->
         assert snapshots[0] is snapshots[1], "it's rendered once for both"
         assert success(snapshots[0]) == {"slow": 1, "other": 1}
         assert success(snapshots[2]) == {"slow": 0, "other": 0}, "another collection, which asks nobody twice"
-        assert durations(snapshots[2]) == {"slow": 0.0, "other": 0.0}
+        assert durations(snapshots[2]) == {"slow": pytest.approx(1.26), "other": pytest.approx(1.26)}
         assert slow.calls == 1
+
+    simulate(scenario)
+
+
+def test_a_slow_source_is_waited_for_by_each_scrape_and_asked_once(simulate: Simulate) -> None:
+    """Of two scrapers, or while somebody looks at the console, and as long as that goes on."""
+
+    async def scenario() -> None:
+        slow, quick = Source("slow", seconds=0.4), Source("quick")
+        collections = collections_of(slow, quick)
+        for rounds in range(1, 4):
+            first = asyncio.create_task(collections.snapshot())
+            await asyncio.sleep(0.3)
+            second = await collections.snapshot(2.0)
+            for snapshot in (await first, second):
+                assert success(snapshot) == {"slow": 1, "quick": 1}
+                assert durations(snapshot)["slow"] == pytest.approx(0.4)
+            assert (slow.calls, quick.calls) == (rounds, 2 * rounds), "the others' figures are of this moment"
+
+    simulate(scenario)
+
+
+def test_scrapes_one_after_another_wait_together_for_a_source_that_hangs_as_long_as_one(simulate: Simulate) -> None:
+    async def scenario() -> None:
+        collections, started = collections_of(Source("hanging", HANG), timeout=5.0), now()
+        for seconds in (2.0, 4.0, 5.0, 5.0, 5.0):
+            await collections.snapshot(2.0)
+            assert now() - started == seconds
+        collections.close()
+
+    simulate(scenario)
+
+
+def test_a_scrape_that_joins_a_trial_waits_no_longer_for_it_than_the_first(simulate: Simulate) -> None:
+    async def scenario() -> None:
+        failing = Source("failing", RuntimeError("no"))
+        collections = collections_of(failing)
+        for _ in range(3):
+            await collections.snapshot()
+        await asyncio.sleep(PAUSE)
+        failing.answer, started = HANG, now()
+        first = asyncio.create_task(collections.snapshot())
+        await asyncio.sleep(0.3)
+        await collections.snapshot()
+        await first
+        assert now() - started == pytest.approx(0.5)
+        assert failing.calls == 4
+        collections.close()
+
+    simulate(scenario)
+
+
+def test_no_scrape_ends_the_run_for_which_another_waits(simulate: Simulate) -> None:
+    """Though the collector is run anew for each, as one is that keeps its sources apart."""
+
+    async def scenario() -> None:
+        apart = Source("apart", seconds=2.0, apart=True)
+        collections = collections_of(apart)
+        scrapes = []
+        for _ in range(4):
+            scrapes.append(asyncio.create_task(collections.snapshot()))
+            await asyncio.sleep(0.3)
+        assert [success(snapshot) for snapshot in await asyncio.gather(*scrapes)] == [{"apart": 1}] * 4
+        assert (apart.calls, apart.cancelled) == (4, 0)
 
     simulate(scenario)
 
@@ -461,10 +525,9 @@ def test_a_reason_is_said_for_who_is_late_and_for_who_is_not_asked(
         collections.close()
         named = Collections("library", lambda: [hanging], 1.0)
         hanging.known = FAMILIES
-        first = asyncio.create_task(named.snapshot())
+        await named.snapshot(0.5)  # who asks waits for less than others, so nothing is said of that
         await asyncio.sleep(0.5)
         await named.snapshot()
-        await first
         named.close()
 
     hanging = Source("hanging", HANG)

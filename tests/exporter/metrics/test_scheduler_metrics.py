@@ -60,6 +60,22 @@ async def test_a_schedule_is_described_in_few_words(serve: Serve) -> None:
     assert scrape.value("flowrra_schedule_info", **labels) == 1
 
 
+async def test_no_label_has_a_password_of_a_url_in_a_text(serve: Serve) -> None:
+    """Nor the beginning of one, where the text is cut off."""
+    app = ContractApp()
+    app.scheduler["store"] = "postgresql://u:s3cret@db/shop"
+    app.queues["io"]["server"] = "redis://:s3cret@valkey/0"
+    app.schedules = [
+        schedule("nightly", description="pulls https://bot:s3cret@git.example/r.git?token=s3cret"),
+        schedule("often", description=f"{'x' * 80} https://bot:{'s3cret' * 9}@git.example"),
+    ]
+    scrape = await (await serve(app)).get()
+    assert "s3cret" not in scrape.text
+    assert scrape.value("flowrra_scheduler_info", store="postgresql://***@db/shop") == 1
+    told = {dict(labels)["description"] for name, labels in scrape.samples if name == "flowrra_schedule_info"}
+    assert told == {"pulls https://***@git.example/r.git?token=***", f"{'x' * 80} https://***@git.exa"}
+
+
 async def test_an_app_that_does_not_tell_its_store_has_an_empty_one(serve: Serve) -> None:
     app = ContractApp()
     del app.scheduler["store"]

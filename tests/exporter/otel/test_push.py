@@ -20,7 +20,7 @@ from flowrra_exporter.errors import UsageError
 from flowrra_exporter.metrics.catalog import CATALOG, Metric
 from flowrra_exporter.otel.environment import DEFAULT_TIMEOUT
 from flowrra_exporter.otel.names import unit_of
-from flowrra_exporter.otel.resource import resource, started_at
+from flowrra_exporter.otel.resource import _resource_of, resource, started_at
 from flowrra_exporter.settings import Address, Settings
 from prometheus_client import Counter, Gauge, Histogram, Info, Summary
 from prometheus_client.core import HistogramMetricFamily
@@ -29,6 +29,7 @@ from flowrra import Flowrra
 from tests.exporter.conftest import Serve, Service
 from tests.exporter.contract import ContractApp
 from tests.exporter.otel.receivers import CUMULATIVE, DELTA, GrpcReceiver, HttpReceiver, Inbox, Stream, Streams, streams
+from tests.support.forks import FORK_IS_MEANT
 
 Receiver = HttpReceiver | GrpcReceiver
 VOLATILE = (
@@ -223,9 +224,29 @@ async def test_the_environment_says_more_about_the_resource(
 @pytest.fixture
 def fresh_resource() -> Iterator[None]:
     """A process has one resource; these tests want one of their own."""
-    resource.cache_clear()
+    _resource_of.cache_clear()
     yield
-    resource.cache_clear()
+    _resource_of.cache_clear()
+
+
+@pytest.mark.filterwarnings(FORK_IS_MEANT)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_is_another_instance() -> None:
+    """Though its parent had figures of its own to send."""
+    reading, writing = os.pipe()
+    mine = resource().attributes
+    child = os.fork()
+    if child == 0:
+        told = resource().attributes
+        os.write(writing, f"{told['service.instance.id']} {told['process.pid']}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        instance, pid = lines.read().split()
+    assert instance != mine["service.instance.id"]
+    assert int(pid) == child
+    assert resource().attributes == mine, "the parent is the same as before"
 
 
 async def test_it_pushes_on_a_period(either: Receiver, serve: Serve, inbox: Inbox) -> None:

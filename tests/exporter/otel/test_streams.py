@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 from flowrra_exporter.metrics.exemplars import Exemplar
+from flowrra_exporter.metrics.foreign_families import LeftOut, read_family
 from flowrra_exporter.metrics.samples import Distribution
 from flowrra_exporter.otel import streams as streams_module
 from flowrra_exporter.otel.names import KEPT
-from flowrra_exporter.otel.readings import Kind, Point, Reading
+from flowrra_exporter.otel.readings import NO_SUM, Kind, Point, Reader, Reading
 from flowrra_exporter.otel.streams import MAX_POINTS, Batch, Streams
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.resources import Resource
+from prometheus_client import Metric
+from prometheus_client.core import HistogramMetricFamily
 
 SINCE = 1000.0
 SECOND = 1_000_000_000
@@ -252,6 +256,38 @@ def test_of_metrics_that_are_gone_the_latest_are_remembered(monkeypatch: pytest.
     again = [reading(Kind.COUNTER, Point(MAIL, 7), name=name) for name in names]
     (batch,) = found.batches(again, 2020)
     assert [point.value for point in points_of(batch)] == [7, 2, 2], "the first one is counted anew"
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "cumulative"])
+def test_what_has_no_sum_is_sent_without_one(delta: bool) -> None:
+    """A histogram of another program's statistics has none, and one of observations below 0 may have none."""
+    unsummed = HistogramMetricFamily("delay_seconds", "Delay.")
+    unsummed.add_metric([], buckets=[("1.0", 5), ("+Inf", 12)], sum_value=None)
+    negative = HistogramMetricFamily("drift_seconds", "Drift.")
+    negative.add_metric([], buckets=[("-1.0", 5), ("+Inf", 12)], sum_value=-3.0)
+    counted = Metric("size_bytes", "Size.", "summary")
+    counted.add_sample("size_bytes_count", {}, 3)
+    summed = HistogramMetricFamily("wait_seconds", "Wait.", buckets=[("1.0", 5), ("+Inf", 12)], sum_value=0.0)
+    families = [each.family for raw in (unsummed, negative, counted, summed) for each in read_family(raw, LeftOut())]
+    found = streams(delta=delta)
+    for at in (2000, 2010):
+        (batch,) = found.batches(Reader().readings(families), at)
+        batch.sent()
+        assert [point.sum for point in points_of(batch)] == [None, None, None, 0.0]
+        message = encode_metrics(batch.data).resource_metrics[0].scope_metrics[0]
+        points = [metric.histogram.data_points[0] for metric in message.metrics]
+        assert [point.HasField("sum") for point in points] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("sums", "sent"), [((1.0, NO_SUM, 5.0), [1.0, None, None]), ((1.0, 4.0, 5.0), [1.0, 3.0, 1.0])]
+)
+def test_there_is_no_difference_from_or_to_what_has_no_sum(sums: tuple[float, ...], sent: list[float | None]) -> None:
+    found = streams(delta=True)
+    values = [Distribution((1.0,), (count, count), total) for count, total in enumerate(sums)]
+    points = [push(found, 2000 + 10 * at, value, Kind.HISTOGRAM) for at, value in enumerate(values)]
+    assert [point.sum for point in points] == sent
+    assert [point.count for point in points] == [0, 2, 2]
 
 
 def test_exemplars_go_along_a_delta_has_those_of_its_interval() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -201,6 +202,23 @@ async def test_a_queue_that_is_too_long_or_too_old_fails_readiness(serve: Serve)
     assert checks["queue_depth"] == {"status": "failed", "message": "io: 7 tasks wait, at most 6 may"}
     assert checks["queue_age"]["status"] == "failed"
     assert (await service.get("/livez")).status == 200
+
+
+@pytest.mark.parametrize("offset", [-120.0, 120.0, None])
+@pytest.mark.parametrize(("waited", "status", "shown"), [(5, 200, r"[5-9]\.\d s"), (90, 503, r"9\d s")])
+async def test_a_queues_age_is_measured_by_the_clock_of_the_broker(
+    serve: Serve, offset: float | None, waited: int, status: int, shown: str
+) -> None:
+    """This host's may be two minutes off; the console counts as the probe does."""
+    app = ContractApp()
+    by_broker = datetime.now(UTC) + timedelta(seconds=offset or 0)
+    app.queues["io"] |= {"clock_offset": offset, "oldest_pending_at": by_broker - timedelta(seconds=waited)}
+    service = await serve(app, probe_max_queue_age=60.0)
+    age = await service.get("/readyz/queue_age")
+    assert age.status == status
+    assert (f"a task waits for {waited}." in age.text) is (status == 503)
+    for page, before in (("/", "the oldest for "), ("/queues", "<span>")):
+        assert re.search(before + shown, (await service.get(page)).text), page
 
 
 async def test_what_is_not_known_of_a_queue_fails_nothing(serve: Serve) -> None:

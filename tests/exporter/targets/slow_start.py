@@ -1,6 +1,7 @@
-"""Apps whose start never ends: one waits, the other blocks the event loop."""
+"""Apps whose start never ends: one waits, one waits on though it is cancelled, one blocks the event loop."""
 
 import asyncio
+import contextlib
 import time
 
 from plain import Duck
@@ -15,6 +16,14 @@ class Waits(Duck):
         print("stopped", flush=True)
 
 
+class Insists(Duck):
+    async def start(self) -> None:
+        print("starting", flush=True)
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+
 class Blocks(Duck):
     async def start(self) -> None:
         print("starting", flush=True)
@@ -22,4 +31,5 @@ class Blocks(Duck):
 
 
 waits = Waits()
+insists = Insists()
 blocks = Blocks()

@@ -6,6 +6,7 @@ spin SECONDS      blocks it in Python code that never gives the interpreter lock
 submit SECONDS    submits a task that sleeps so long
 stuck SECONDS     submits a task that blocks the loop so long
 exit              raises SystemExit on the event loop
+stop SECONDS      stops the app, whose tasks may take so long
 """
 
 import asyncio
@@ -58,6 +59,8 @@ def obey(loop: asyncio.AbstractEventLoop, words: list[str]) -> None:
         loop.call_soon_threadsafe(spin, seconds)
     elif words[0] == "exit":
         loop.call_soon_threadsafe(leave)
+    elif words[0] == "stop":
+        asyncio.run_coroutine_threadsafe(app.stop(timeout=seconds), loop)
     else:
         task = {"submit": nap, "stuck": stuck}[words[0]]
         asyncio.run_coroutine_threadsafe(app.submit(task, seconds), loop).result()

@@ -158,6 +158,7 @@ async def test_a_task_is_found_by_its_exact_id(shop: Shop, anna: Operator) -> No
         "a{b}|c^[d]`",
         "\N{GRINNING FACE}" * 200,
         "x" * 512,
+        "x" * 2000,
     ],
 )
 async def test_an_id_may_be_any_text(shop: Shop, anna: Operator, task_id: str) -> None:
@@ -289,10 +290,10 @@ async def test_cancelling_asks_first(shop: Shop, anna: Operator) -> None:
     assert (await shop.manager.get_task(task_id) or {})["status"] == "cancelled"
 
 
-@pytest.mark.parametrize("task_id", ["\N{GRINNING FACE}" * 200, "x" * 512, "{a}", ".."])
+@pytest.mark.parametrize("task_id", ["\N{GRINNING FACE}" * 200, "x" * 512, "x" * 2000, "{a}", ".."])
 async def test_what_is_confirmed_is_done_to_that_task_alone(shop: Shop, anna: Operator, task_id: str) -> None:
     """Also if its id is so long that a part of it may be the id of another one."""
-    others = [task_id[:cut] for cut in (1, 100, 500) if cut < len(task_id)]
+    others = [task_id[:cut] for cut in (1, 100, 500, 512, 513) if cut < len(task_id)]
     for each in (task_id, *others):
         await shop.app.options(countdown=60, task_id=each).submit("charge", "card")
     page = await anna.get("tasks", id=task_id)
@@ -310,6 +311,13 @@ async def test_a_list_that_is_not_refreshed_is_led_back_to_as_it_was(shop: Shop,
     left = await anna.follow(asked, "Don't")
     assert "Cancel all of these…" in left.links
     assert "Refresh again" in left.links
+
+
+@pytest.mark.parametrize("name", ["self", "path", "query", "changes", "context"])
+async def test_a_page_to_go_back_to_may_have_parameters_of_any_name(shop: Shop, anna: Operator, name: str) -> None:
+    asked = await anna.get("confirm/purge-queue", queue="default", back=f"tasks?{name}=1")
+    assert asked.status == 200
+    assert asked.links["Don't"].endswith(f"/tasks?{name}=1")
 
 
 async def test_all_waiting_tasks_that_are_chosen_are_cancelled(shop: Shop, anna: Operator) -> None:

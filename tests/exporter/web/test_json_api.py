@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ import pytest
 from flowrra_exporter.web.api.endpoints import ENDPOINTS
 from jsonschema import Draft202012Validator
 
-from flowrra import Flowrra, current_task
+from flowrra import Flowrra, TaskResult, TaskStatus, current_task
 from flowrra.brokers.base import Outcome, Verb
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
@@ -216,6 +216,36 @@ async def test_pages_of_tasks(serve: Serve) -> None:
         assert json.loads((await service.get("/api/task-counts?by=name")).text) == {"add": 25}
 
 
+async def test_pages_go_on_behind_ids_and_times_of_every_kind(serve: Serve) -> None:
+    """Ids as long as a request has room for, and times before 1970, of which Python writes some with an exponent."""
+    ids = ["short", "order-" + "x" * 1100, "y" * 8000, "ключ-鍵 %&+:\n" * 30]
+    moments = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=each) for each in (-86_400_000_000, -1, 0, 1)]
+    async with Flowrra() as app:
+
+        @app.task(name="add")
+        async def add() -> None: ...
+
+        for task_id in ids:
+            await app.options(task_id=task_id).submit(add)
+            await app.wait_for_result(task_id, timeout=5)
+        for number, moment in enumerate(moments):
+            record = TaskResult(f"old-{number}", TaskStatus.SUCCESS, task_name="add", submitted_at=moment)
+            await app.results.store(record.task_id, record)
+        service = await serve(app)
+        seen: list[str] = []
+        cursor = ""
+        while cursor is not None:
+            answer = await service.get(f"/api/task-records?limit=1{cursor and f'&cursor={quote(cursor)}'}")
+            assert answer.status == 200, answer.text
+            page = json.loads(answer.text)
+            seen += [task["task_id"] for task in page["tasks"]]
+            cursor = page["next"]
+        assert seen == [*ids[::-1], *(f"old-{number}" for number in (3, 2, 1, 0))]
+        for task_id in ids:
+            answer = await service.get(f"/api/task-records/{quote(task_id)}")
+            assert (answer.status, json.loads(answer.text)["task_id"]) == (200, task_id)
+
+
 @pytest.mark.parametrize(
     ("path", "parameter"),
     [
@@ -231,9 +261,10 @@ async def test_pages_of_tasks(serve: Serve) -> None:
         ("/api/task-records?name=", "name"),
         ("/api/running?limit=-1", "limit"),
         ("/api/throughput?points=361", "points"),
-        (f"/api/task-records/{'x' * 513}", "id"),
+        (f"/api/task-records/{'x' * 8001}", "id"),
         ("/api/task-records?cursor=nonsense", "cursor"),
         ("/api/task-records?cursor=1", "cursor"),
+        ("/api/task-records?cursor=1e5:", "cursor"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_by_the_parameters_name(
@@ -319,6 +350,75 @@ async def test_no_answer_has_a_time_without_an_offset(serve: Serve) -> None:
     assert datetime.fromisoformat(queues["io"]["oldest_pending_at"]).tzinfo is not None
     schedules = json.loads((await service.get("/api/schedules")).text)
     assert datetime.fromisoformat(schedules[0]["next_run_at"]).tzinfo is not None
+
+
+async def test_what_is_quoted_in_a_text_is_masked_and_the_answer_is_json(
+    serve: Serve, config: Path, tmp_path: Path
+) -> None:
+    """Whatever the text is: a description, an error, a result, an argument or a key in one of these."""
+    app = Flowrra()
+    scheduler = app.create_scheduler(SQLiteSchedulerBackend(str(tmp_path / "schedules.db")))
+    quoting = 'see "https://wiki/sweep?page_token=s3cret" and "redis://u:s3cret@host" first'
+    shown = 'see "https://wiki/sweep?page_token=***" and "redis://***@host" first'
+
+    @app.task(name="sweep", max_retries=0)
+    async def sweep(given: dict[str, str]) -> None:
+        raise ValueError(quoting)
+
+    @app.task(name="tell")
+    async def tell(given: dict[str, str]) -> dict[str, str]:
+        return given
+
+    async with app:
+        await scheduler.schedule_cron("sweep", "0 3 * * *", description=quoting, task_id="nightly")
+        ids = [await app.submit(each, {quoting: quoting}) for each in (sweep, tell)]
+        for each in ids:
+            await app.wait_for_result(each, timeout=5)
+        service = await serve(app, web_config_file=config, web_show_task_data=True)
+        paths = (
+            *("/api/schedules", "/api/schedules/nightly", "/api/task-records", "/api/failures"),
+            *(f"/api/task-records/{each}" for each in ids),
+        )
+        answers = [await service.get(path, **ANNA) for path in paths]
+        problem = await service.get(f"/api/throughput?task_name={quote(quoting)}", **ANNA)
+    found = [json.loads(answer.text) for answer in (*answers, problem)]
+    assert [answer.status for answer in answers] == [200] * len(paths)
+    assert not any("s3cret" in answer.text for answer in (*answers, problem))
+    assert found[0][0]["description"] == found[1]["description"] == shown
+    failed, told = found[4:6]
+    assert (failed["error"], failed["args"]) == (f"ValueError: {shown}", [{shown: shown}])
+    assert told["result"] == {shown: shown}
+
+
+async def test_what_is_cut_off_shows_no_part_of_a_password(serve: Serve, config: Path) -> None:
+    async with Flowrra() as app:
+
+        @app.task(name="pull")
+        async def pull(url: str) -> None: ...
+
+        for before in range(0, 40, 2):  # so that the end of what is shown falls on every part of the URL
+            await app.submit(pull, "x" * (16_384 - before) + " https://bot:s3cret@git.example/r.git")
+        service = await serve(app, web_config_file=config, web_show_task_data=True)
+        answer = await service.get("/api/task-records", **ANNA)
+    shown = [task["args"][0][16_300:] for task in json.loads(answer.text)["tasks"]]
+    assert len(shown) == 20
+    assert not any("bot" in each or "s3c" in each for each in shown)
+
+
+async def test_a_failures_argument_shows_no_part_of_a_password(serve: Serve, config: Path) -> None:
+    async with Flowrra() as app:
+
+        @app.task(name="pull", max_retries=0)
+        async def pull(url: str) -> None:
+            raise ConnectionError
+
+        task_id = await app.submit(pull, f"https://bot:{'s3cret' * 20}@git.example/{'path/' * 20}")
+        await app.wait_for_result(task_id, timeout=5)
+        service = await serve(app, web_config_file=config, web_show_task_data=True)
+        answer = await service.get("/api/failures", **ANNA)
+    [failure] = json.loads(answer.text)["failures"]
+    assert failure["arguments"].startswith("'https://***@git.example/")
+    assert "s3c" not in answer.text
 
 
 class Hostile:

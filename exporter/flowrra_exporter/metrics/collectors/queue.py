@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.collector import ManagementCollector, number, section, timestamp
 from flowrra_exporter.metrics.queue_figures import each_queue, method_of
@@ -47,7 +48,8 @@ class QueueCollector(ManagementCollector):
         unfit: dict[str, int] = {}
         for executor, queue, figures in each_queue(queues):
             labels = (executor, queue)
-            place = (str(figures["broker"]), str(figures["namespace"]), str(figures.get("server", "")))
+            server_name = mask_secrets(str(figures.get("server", "")))  # an app of another kind may give a whole URL
+            place = (str(figures["broker"]), str(figures["namespace"]), server_name)
             info.points.append(((*labels, *place), 1))
             for key, family in families.items():
                 value = number(figures, key)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowrra_exporter.app.management import Management
+from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.collector import (
     Incomplete,
@@ -122,9 +123,10 @@ class SchedulerCollector(ManagementCollector):
 
 
 def _description(schedule: Mapping[str, Any]) -> tuple[str, str]:
-    """What a schedule is for, and when it runs."""
+    """What a schedule is for, and when it runs. People write texts with URLs, so passwords in these are masked."""
     runs = f"{schedule['schedule_type']} {schedule.get('schedule') or ''}"
-    return str(schedule.get("description") or "")[:MOST_CHARACTERS], runs.strip()[:MOST_CHARACTERS]
+    told = mask_secrets(str(schedule.get("description") or ""))
+    return told[:MOST_CHARACTERS], mask_secrets(runs.strip())[:MOST_CHARACTERS]
 
 
 def _state(stats: Mapping[str, Any]) -> list[Family]:
@@ -135,7 +137,7 @@ def _state(stats: Mapping[str, Any]) -> list[Family]:
     for state, key in _STATES.items():
         _add(schedules, (state,), number(stats, key))
     _add(following, (), timestamp(stats, "next_run_at"))
-    info = Family(catalog.SCHEDULER_INFO, [((str(stats.get("store", "")),), 1)])
+    info = Family(catalog.SCHEDULER_INFO, [((mask_secrets(str(stats.get("store", ""))),), 1)])
     return [info, *families, schedules, following]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flowrra_exporter.web.parameters import TEXT, TIME, Parameter, one_of, whole
+from flowrra_exporter.web.parameters import ID, TEXT, TIME, Parameter, one_of, whole
 
 _MAX_SHOWN = 100
 
@@ -43,10 +43,10 @@ class Action:
         return text.format_map({name: str(value)[:_MAX_SHOWN] for name, value in known.items()})
 
 
-_TASK = Parameter("task_id", TEXT, "The id of the task", required=True)
+_TASK = Parameter("task_id", ID, "The id of the task", required=True)
 _QUEUE = Parameter("queue", TEXT, "The name of the queue", required=True)
 _NAME = Parameter("task_name", TEXT, "The name that the tasks are registered under", required=True)
-_SCHEDULE = Parameter("schedule_id", TEXT, "The id of the schedule", required=True)
+_SCHEDULE = Parameter("schedule_id", ID, "The id of the schedule", required=True)
 _WORKER = Parameter("worker", TEXT, "The id of the worker; without it, the process that answers")
 _LIMIT = Parameter("limit", whole(1, 100_000), "How many tasks at most", default=1000)
 _DEAD = (

@@ -9,7 +9,7 @@ from typing import Literal
 from flowrra_exporter.metrics.collectors.scheduler import MOST_LISTED
 from flowrra_exporter.paths import API
 from flowrra_exporter.web.failures import MOST
-from flowrra_exporter.web.parameters import TEXT, TIME, Kind, Parameter, one_of, whole
+from flowrra_exporter.web.parameters import ID, MAX_ID, TEXT, TIME, Kind, Parameter, one_of, whole
 
 # Seconds.
 LONGEST_WINDOW = 3600
@@ -18,9 +18,9 @@ MOST_DEAD = MOST_RUNS = MOST_RUNNING = 1000
 STATUSES = ("pending", "running", "retrying", "success", "failed", "cancelled")
 # What tasks were given, returned and raised, by the keys of a record, an attempt and a progress.
 _OF_TASKS = frozenset(("args", "kwargs", "result", "error", "traceback", "message"))
-# A time in seconds, and an id, which may be long.
-_OF_CURSORS = re.compile(r"^[0-9]{1,12}(\.[0-9]{1,9})?:")
-_MAX_CURSOR = 1024
+# A time in seconds since 1970, as Python writes it, and an id.
+_OF_CURSORS = re.compile(r"^-?[0-9]{1,12}(\.[0-9]{1,9})?(e-[0-9]{1,2})?:")
+MAX_CURSOR = MAX_ID + 40
 
 How = Literal["ask", "read"]
 
@@ -55,14 +55,14 @@ def _limit(most: int, default: int) -> Parameter:
 
 
 def _read_cursor(text: str) -> str:
-    if len(text) > _MAX_CURSOR or not _OF_CURSORS.match(text):
+    if len(text) > MAX_CURSOR or not _OF_CURSORS.match(text):
         raise ValueError(text)
     return text
 
 
 _CURSOR = Kind(
     "the `next` of the page before",
-    {"type": "string", "pattern": _OF_CURSORS.pattern, "maxLength": _MAX_CURSOR},
+    {"type": "string", "pattern": _OF_CURSORS.pattern, "maxLength": MAX_CURSOR},
     _read_cursor,
 )
 _WINDOW = whole(1, LONGEST_WINDOW)
@@ -162,7 +162,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         f"{API}schedule-runs",
         "list_schedule_runs",
         "The latest runs of schedules, the latest due first",
-        (Parameter("schedule_id", TEXT, "Of this schedule alone"), _limit(MOST_RUNS, 100)),
+        (Parameter("schedule_id", ID, "Of this schedule alone"), _limit(MOST_RUNS, 100)),
         hidden=frozenset(("error",)),
     ),
 )

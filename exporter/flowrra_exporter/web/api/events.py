@@ -17,12 +17,12 @@ from flowrra_exporter.metrics.pacing import Pacer
 from flowrra_exporter.paths import EVENTS
 from flowrra_exporter.web.access.limits import IDLE_SECONDS, MAX_STREAMS
 from flowrra_exporter.web.api.rendering import render
-from flowrra_exporter.web.parameters import EVENT_ID, TEXT, BadValue, Parameter, read_texts
+from flowrra_exporter.web.parameters import EVENT_ID, ID, TEXT, BadValue, Parameter, read_texts
 from flowrra_exporter.web.refusals import is_of_flowrra, text_of
 from flowrra_exporter.web.responses import problem_response, shows_task_data
 
 PARAMETERS = (
-    Parameter("task", TEXT, "Of the task of this id alone"),
+    Parameter("task", ID, "Of the task of this id alone"),
     Parameter("name", TEXT, "Of tasks of this name alone"),
     Parameter("queue", TEXT, "Of tasks of this queue alone"),
     Parameter("last_event_id", EVENT_ID, "Go on after the event of this id; the header Last-Event-ID wins"),

@@ -13,7 +13,7 @@ from flowrra_exporter.web.actions import ACTIONS_BY_NAME, Action
 from flowrra_exporter.web.api.endpoints import ENDPOINTS, Endpoint
 from flowrra_exporter.web.api.events import PARAMETERS
 from flowrra_exporter.web.api.schemas import Schema, Schemas
-from flowrra_exporter.web.parameters import EVENT_ID, TEXT, Parameter
+from flowrra_exporter.web.parameters import EVENT_ID, ID, Parameter
 
 # What answers leave out of these types for clients that may not see task data.
 _HIDDEN: Mapping[str, frozenset[str]] = {
@@ -156,7 +156,7 @@ def _operation(endpoint: Endpoint, schemas: Schemas, hints: Mapping[str, Any]) -
     if endpoint.id_parameter:
         schema = _without_null(schema)
         named = {"name": "id", "in": "path", "required": True, "description": "Its id"}
-        parameters.append({**named, "schema": TEXT.schema})
+        parameters.append({**named, "schema": ID.schema})
     return _get(endpoint.method, endpoint.text, schema, parameters)
 
 

@@ -1,4 +1,7 @@
-"""Answers as JSON: what belongs to users' tasks is left out, or bounded, as it may be anything."""
+"""Answers as JSON: what belongs to users' tasks is left out, or bounded, as it may be anything.
+
+Passwords in URLs are masked in each text before it becomes JSON.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from flowrra_exporter.web.responses import MAX_DEPTH, json_safe
 _OF_USERS = ("args", "kwargs", "result")
 # Characters and items that each of them has room for, all that is in it together.
 _ROOM = 16_384
+# Characters past that room that are read for what comes before them: a password is told by the @ behind it.
+_MARGIN = 1024
 _MAX_DEPTH = 16
 # An answer may be a page, that has a list, of records.
 _SLICED_LEVELS = 3
@@ -32,12 +37,12 @@ async def render(answer: Any, hidden: frozenset[str]) -> str:
     """
     pieces: list[str] = []
     await _write(answer, hidden, pieces, Pacer(), _SLICED_LEVELS)
-    return mask_secrets("".join(pieces))
+    return "".join(pieces)
 
 
 async def _write(value: Any, hidden: frozenset[str], pieces: list[str], pacer: Pacer, levels: int) -> None:
     if levels and isinstance(value, Mapping):
-        shown = {str(key): item for key, item in value.items() if key not in hidden}
+        shown = {mask_secrets(str(key)): item for key, item in value.items() if key not in hidden}
         pieces.append("{")
         for number, (key, item) in enumerate(shown.items()):
             pieces.append(f"{', ' if number else ''}{json.dumps(key)}: ")
@@ -129,6 +134,7 @@ class _Room:
         return found
 
     def _text(self, text: str) -> str:
-        shown = text if len(text) <= self._left else text[: max(0, self._left)] + _CUT
+        room = max(0, self._left)
         self._left -= len(text)
-        return shown
+        masked = mask_secrets(text[: room + _MARGIN])
+        return masked if len(text) <= room else masked[:room] + _CUT

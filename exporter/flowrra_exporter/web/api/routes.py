@@ -19,7 +19,7 @@ from flowrra_exporter.web.api import openapi
 from flowrra_exporter.web.api.endpoints import ENDPOINTS, Endpoint
 from flowrra_exporter.web.api.rendering import render
 from flowrra_exporter.web.failures import Failures
-from flowrra_exporter.web.parameters import TEXT, BadValue, Parameter, read_texts
+from flowrra_exporter.web.parameters import ID, BadValue, Parameter, read_texts
 from flowrra_exporter.web.refusals import is_of_flowrra, status_of, text_of
 from flowrra_exporter.web.responses import json_response, json_text_response, problem_response, shows_task_data
 
@@ -140,7 +140,7 @@ def _arguments(endpoint: Endpoint, request: web.Request) -> dict[str, Any]:
     """
     arguments = read_texts(endpoint.parameters, list(request.query.items()))
     if endpoint.id_parameter:
-        parameter = Parameter("id", TEXT, "", required=True)
+        parameter = Parameter("id", ID, "", required=True)
         arguments[endpoint.id_parameter] = read_texts([parameter], [("id", request.match_info["id"])])["id"]
     return arguments
 

@@ -12,6 +12,7 @@ from flowrra_exporter.app.loop import CallTimeout, LoopUnavailable
 from flowrra_exporter.app.management import Management, NoSuchMethod
 from flowrra_exporter.logs import ThrottledWarning, mask_secrets
 from flowrra_exporter.web.actions import Outcome
+from flowrra_exporter.web.actions.requests import LONGEST_BACK
 from flowrra_exporter.web.console.view import View
 
 logger = logging.getLogger(__name__)
@@ -95,12 +96,12 @@ class Context:
         """The console's root, relative to this page: ``./`` or ``../``."""
         return "../" * (self.path.count("/") - 1) or "./"
 
-    def link(self, *path: str, **query: str | None) -> str:
+    def link(self, /, *path: str, **query: str | None) -> str:
         """A URL of the console, relative to this page, so that it holds below any prefix.
 
         Args:
             path: The page's path; what follows it are further parts, each quoted: ``link("/tasks", task_id)``.
-            query: Parameters; one that is None or empty is left out.
+            query: Parameters, which may have any name; one that is None or empty is left out.
         """
         first, *others = path
         target = "/".join([first.lstrip("/"), *(quote(part, safe="") for part in others)])
@@ -108,7 +109,7 @@ class Context:
             query = {REFRESH_PARAMETER: NO_REFRESH, **query}
         return f"{self.root}{target}{_query(query)}"
 
-    def here(self, **changes: str | None) -> str:
+    def here(self, /, **changes: str | None) -> str:
         """This page's own URL with its parameters changed; one that is None is left out."""
         given: dict[str, str | None] = {**self.query, **changes}
         if not self.refresh and REFRESH_PARAMETER not in changes:
@@ -117,8 +118,11 @@ class Context:
 
     @property
     def back(self) -> str:
-        """This page with its parameters, from the console's root: where an action leads back to."""
-        return f"{self.path.lstrip('/')}{_query(self.query)}"
+        """This page with its parameters, from the console's root: where an action leads back to. Without parameters
+        that are too long for that, as an id may be."""
+        path = self.path.lstrip("/")
+        whole = f"{path}{_query(self.query)}"
+        return whole if len(whole) <= LONGEST_BACK else path
 
 
 def _query(parameters: Mapping[str, str | None]) -> str:

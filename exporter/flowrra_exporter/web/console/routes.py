@@ -16,12 +16,13 @@ from flowrra_exporter.logs import ThrottledWarning
 from flowrra_exporter.paths import for_router
 from flowrra_exporter.web.actions import Actions, Outcome
 from flowrra_exporter.web.actions.requests import BACK_FIELD, LONGEST_BACK
+from flowrra_exporter.web.api.endpoints import MAX_CURSOR
 from flowrra_exporter.web.console.context import NO_REFRESH, REFRESH_PARAMETER, Context, logger
 from flowrra_exporter.web.console.document import POLICY, Endpoint, Surroundings, document
 from flowrra_exporter.web.console.page import Content, Page, cannot_be_shown
 from flowrra_exporter.web.console.parts import note, notice
 from flowrra_exporter.web.console.view import Viewer
-from flowrra_exporter.web.parameters import MAX_TEXT
+from flowrra_exporter.web.parameters import MAX_ID, MAX_TEXT
 from flowrra_exporter.web.responses import USER, shows_task_data, text_response
 
 _FRESH_SECONDS = 1.0
@@ -33,7 +34,7 @@ _MOST_AT_ONCE = 16
 # What stands in a parameter beyond this length is cut off. It is one more than an action takes: what was cut off is
 # refused, and never taken for another task that is called so.
 _LONGEST_PARAMETER = MAX_TEXT + 1
-_LONGEST = {BACK_FIELD: LONGEST_BACK}
+_LONGEST = {"id": MAX_ID + 1, "task_id": MAX_ID + 1, "cursor": MAX_CURSOR, BACK_FIELD: LONGEST_BACK}
 
 
 class _Key(NamedTuple):

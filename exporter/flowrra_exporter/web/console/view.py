@@ -16,6 +16,7 @@ from flowrra_exporter.app.stall import Stall, current_stall, past_stall, read_ru
 from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.metrics import catalog
 from flowrra_exporter.metrics.collection import Collections
+from flowrra_exporter.metrics.queue_figures import broker_time
 from flowrra_exporter.metrics.samples import Number
 from flowrra_exporter.probes.checks import Check, Checks, components
 from flowrra_exporter.web.console.activity import WINDOW, Activities, Activity
@@ -193,6 +194,11 @@ def waiting(figures: Figures) -> Number | None:
     return figures.number(catalog.TASKS_PENDING) if pending is None else pending
 
 
+def waits(figures: Figures, at: datetime, since: float) -> float:
+    """For how many seconds the task waits that a queue says has been due since then, by the broker's clock."""
+    return max(0.0, broker_time(at.timestamp(), figures.number(catalog.BROKER_CLOCK_OFFSET)) - since)
+
+
 def _executors(figures: Figures) -> list[ExecutorFacts]:
     return [
         ExecutorFacts(
@@ -221,7 +227,7 @@ def _queues(figures: Figures, at: datetime) -> list[QueueFacts]:
                 queue,
                 executor,
                 figures.number(catalog.QUEUE_PENDING, executor, queue),
-                None if oldest is None else max(0.0, at.timestamp() - oldest),
+                None if oldest is None else waits(figures, at, oldest),
                 figures.number(catalog.QUEUE_DEAD, executor, queue),
                 figures.number(catalog.QUEUE_UNKNOWN, executor, queue),
                 bool(figures.number(catalog.QUEUE_PAUSED, executor, queue)),

@@ -15,7 +15,7 @@ from flowrra_exporter.web.console.html import Column, Html, element, join, row, 
 from flowrra_exporter.web.console.links import to_task, to_tasks
 from flowrra_exporter.web.console.page import Content, Page
 from flowrra_exporter.web.console.parts import counted, detail, facts, name, note, notice, section
-from flowrra_exporter.web.console.view import View, waiting
+from flowrra_exporter.web.console.view import View, waiting, waits
 from flowrra_exporter.web.failures import Failure
 
 MOST_FAILURES = 10
@@ -187,7 +187,7 @@ def _oldest(view: View) -> str:
     moments = view.figures.numbers(catalog.QUEUE_OLDEST_PENDING).values()
     if not moments:
         return "nothing waits" if waiting(view.figures) == 0 else "for how long isn't known"
-    return f"the oldest for {words.duration(max(0.0, view.at.timestamp() - min(moments)))}"
+    return f"the oldest for {words.duration(waits(view.figures, view.at, min(moments)))}"
 
 
 def _activity(view: View) -> Html:

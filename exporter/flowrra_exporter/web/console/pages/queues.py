@@ -15,7 +15,7 @@ from flowrra_exporter.web.console.html import Column, Html, element, join, row, 
 from flowrra_exporter.web.console.page import Content, Page, part
 from flowrra_exporter.web.console.parts import detail, name, note, section, state
 from flowrra_exporter.web.console.records import Record
-from flowrra_exporter.web.console.view import View
+from flowrra_exporter.web.console.view import View, waits
 
 _QUEUES = (
     Column("Queue"),
@@ -92,7 +92,7 @@ def _queue(context: Context, queue: Record) -> tuple[str, ...]:
 def _oldest(context: Context, queue: Record) -> str:
     oldest = records.moment_of(queue["oldest_pending_at"])
     if oldest is not None:
-        return join([element("span", words.duration(max(0.0, (context.view.at - oldest).total_seconds())))])
+        return join([element("span", words.duration(waits(context.view.figures, context.view.at, oldest.timestamp())))])
     return words.UNKNOWN if queue["pending"] != 0 else element("span", "none", class_="nothing")
 
 
