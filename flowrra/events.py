@@ -10,7 +10,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 from flowrra.changes import Change, Changes
 from flowrra.forks import tell_of_forks
@@ -94,12 +95,17 @@ class EventBus:
 event_bus = EventBus()
 
 
+# What hands over the event that the subscriber takes which is called here.
+_served_by: Final[ContextVar[_Mailbox | None]] = ContextVar("flowrra_served_by", default=None)
+
+
 class _Mailbox:
     """The events that one subscriber has still to get, in order, and the asyncio task that hands them over."""
 
     def __init__(self, subscriber: Subscriber, publisher: EventPublisher) -> None:
         self._subscriber = subscriber
-        self._publisher = publisher
+        self.publisher = publisher
+        self.is_handing_over = False
         about = f"subscriber={shown(subscriber)}"
         self._failing = Outage(logger, "event subscriber failed", about, level=logging.ERROR)
         self._events: deque[Event] = deque()
@@ -119,13 +125,14 @@ class _Mailbox:
 
     def put(self, event: Event) -> None:
         if len(self._events) >= MAILBOX_SIZE:
-            self._publisher.count_drop(self._subscriber)
+            self.publisher.count_drop(self._subscriber)
             return
         self._events.append(event)
         self._empty.clear()
         self._arrival.set()
 
     async def _work(self) -> None:
+        _served_by.set(self)
         while True:
             while self._events:
                 await self._hand_over(self._events.popleft())
@@ -134,13 +141,16 @@ class _Mailbox:
             await self._arrival.wait()
 
     async def _hand_over(self, event: Event) -> None:
+        self.is_handing_over = True
         try:
             await _deliver(self._subscriber, event)
         except Exception as error:  # noqa: BLE001 - a subscriber is user code
-            self._publisher.errors += 1
+            self.publisher.errors += 1
             self._failing.failed(type(error).__name__, error)
         else:
             self._failing.over()
+        finally:
+            self.is_handing_over = False
 
     async def flush(self) -> None:
         """Return once everything was handed over."""
@@ -265,6 +275,11 @@ class EventPublisher:
                 left,
                 self.dropped,
             )
+
+    def is_handing_over(self) -> bool:
+        """Whether this is called by a subscriber of its events: :meth:`close` waits for that."""
+        mailbox = _served_by.get()
+        return mailbox is not None and mailbox.publisher is self and mailbox.is_handing_over
 
     def count_drop(self, subscriber: Subscriber) -> None:
         """Count an event that found a full mailbox; the first of a thousand is logged."""

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeGuard
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker
@@ -39,6 +39,7 @@ from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.ranges import COUNT, PRIORITY, SECONDS
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
+from flowrra.supervision import spawn
 from flowrra.task import (
     CANCELLED,
     PENDING,
@@ -128,6 +129,8 @@ class BaseTaskExecutor(ABC):
         self._leftovers = Leftovers(self.kind)
         self._hangs = HangMonitor(self._workers, self.source)
         self._teardown = TeardownWatch(self.kind, self.running_jobs)
+        # What carries out stops, whoever still waits for them.
+        self._stops: set[asyncio.Task[None]] = set()
         # Looked at once, when it opens: to ask the logger for every task would cost.
         self._logs_each = False
 
@@ -396,9 +399,12 @@ class BaseTaskExecutor(ABC):
     def waiting_for(self, task_id: str) -> AbstractContextManager[None]:
         """To be entered around a wait for a task's result, which the calling code may do in one of its own tasks."""
         job = running_task.get()
-        if isinstance(job, Job) and self._running.get(job.task.id) is job:
-            return self._waits.of(job, task_id)
-        return nullcontext()
+        return self._waits.of(job, task_id) if self.runs(job) else nullcontext()
+
+    def runs(self, job: object) -> TypeGuard[Job]:
+        """Whether that is a job in an attempt here, from any thread: what is in ``running_task`` may be another
+        executor's, or one that is over."""
+        return isinstance(job, Job) and self._running.get(job.task.id) is job
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a task, be it pending, delayed, waiting for a retry, or running.
@@ -615,8 +621,8 @@ class BaseTaskExecutor(ABC):
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """Finish what there is, then cancel what is left, then stop; a no-op if it is stopped.
 
-        While one call waits, another one with ``wait=False`` ends the waiting. A call that is itself cancelled leaves
-        the executor stopping, for another call to finish.
+        While one call waits, another one with ``wait=False`` ends the waiting. A caller that is cancelled waits no
+        more, and the executor stops all the same. To a task that runs here, for which that waits, this returns at once.
 
         Args:
             wait: Whether to wait for waiting and running tasks at all.
@@ -634,6 +640,16 @@ class BaseTaskExecutor(ABC):
             await self._abandon_closed_loop()
             return
         self._state = "stopping"
+        # Not in the task that calls this: it may be one of those that are ended.
+        stopping = spawn(self._stop(wait, timeout), f"flowrra-{self.kind}-stop")
+        self._stops.add(stopping)
+        stopping.add_done_callback(self._stops.discard)
+        if not self.runs(running_task.get()):
+            await asyncio.shield(stopping)
+
+    async def _stop(self, wait: bool, timeout: float | None) -> None:
+        if self._state == "stopped":  # another call was first
+            return
         deadline = float("inf") if timeout is None else self._loop.time() + timeout
         self._queue.release_waiting()
         await asyncio.gather(self.source.stop_fetching(), self._hangs.stop())
