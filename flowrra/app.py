@@ -776,6 +776,8 @@ class Flowrra:
         stack.push_async_callback(self._close_connections)
         stack.push_async_callback(self.broker_fitness.stop)
         stack.push_async_callback(self.events.close)
+        for executor in self.executors.values():
+            await executor.stop()  # a no-op, unless its loop was closed without it
         for lifespan in self._lifespans:
             with self._calling_hooks():
                 manager = lifespan()
@@ -787,8 +789,8 @@ class Flowrra:
         for hook in reversed(self._shutdown_hooks):
             stack.push_async_callback(_call_hook, hook)
         for executor in self.executors.values():
-            await executor.stop()  # a no-op, unless its loop was closed without it
-            executor.open()
+            if not executor.is_running:  # else its first task was registered in a lifespan
+                executor.open()
         for hook in self._startup_hooks:
             with self._calling_hooks():
                 await _call_hook(hook)
