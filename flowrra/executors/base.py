@@ -156,6 +156,11 @@ class BaseTaskExecutor(ABC):
         return self._state
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it runs the tasks that it accepts yet: none runs while the app starts."""
+        return self._workers.is_open
+
+    @property
     def workers(self) -> int:
         """How many tasks it runs at once; none if it takes none."""
         return self._workers.slots if self.takes_tasks else 0
