@@ -21,10 +21,10 @@ from flowrra.executors.sources.memory import MemorySource
 from flowrra.executors.workers import Workers
 from flowrra.outage import Outage
 from flowrra.queue_names import DEFAULT_QUEUE
-from flowrra.registry import TaskRegistry
+from flowrra.registry import TaskDefinition, TaskRegistry
 from flowrra.submission import SubmitOptions
 from flowrra.supervision import Supervised, see_through
-from flowrra.task import CANCELLED, FAILED, PENDING, Task
+from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -90,12 +90,13 @@ class PolledSource(MemorySource):
         logger.error("polling died, replaced executor=%s error=%r", self.workers.kind, error)
 
     async def stop_fetching(self) -> None:
-        """Take no more; a task that is just being taken is still delivered."""
+        """Take no more; a task that is just being taken is still delivered, or set aside for the stop to give back."""
         self._is_fetching = False
         polling = self._polling.release()
         if polling is not None:
             await asyncio.wait({polling}, timeout=2 * POP_TIMEOUT)
             polling.cancel()
+            await asyncio.wait({polling}, timeout=POP_TIMEOUT)
 
     async def _poll(self) -> None:
         backoff = Backoff(0.1, 5.0)
@@ -125,18 +126,41 @@ class PolledSource(MemorySource):
         return len(workers.running) + workers.queue.size + len(workers.queue.aside()) < workers.slots
 
     async def _deliver(self, task: Task) -> None:
+        """Take in a task. From here on nobody else has it: whatever cancels this, the task is not lost."""
         task.queue = DEFAULT_QUEUE
-        record = await self.records.of(task)
         try:
             definition = self.registry.definition(task.name)
         except TaskNotFoundError as error:
-            attempt_log.given_up(task, describe(error), self.workers.worker_id)
-            await self.records.end(record, FAILED, describe(error))
+            await see_through(self._give_up(task, describe(error)))
             return
+        try:
+            record = await self.records.of(task)
+        except asyncio.CancelledError:  # the backend takes its time, and the stop can't wait
+            self._keep_unread(self._job_of(task, self.records.new(task), definition))
+            raise
+        job = self._job_of(task, record, definition)
+        if self._is_closed:  # it came too late for the stop to give it back
+            await see_through(self.release(job))
+        else:
+            self.workers.put(job)
+
+    async def _give_up(self, task: Task, error: str) -> None:
+        attempt_log.given_up(task, error, self.workers.worker_id)
+        await self.records.end(await self.records.of(task), FAILED, error)
+
+    def _job_of(self, task: Task, record: TaskResult, definition: TaskDefinition) -> Job:
         telemetry = self.telemetry.register(task.name, self.workers.kind)
         job = Job(task, record, definition, telemetry, time.monotonic())
         job.is_decoded = True
-        self.workers.put(job)
+        return job
+
+    def _keep_unread(self, job: Job) -> None:
+        """Take in a task whose record could not be waited for. A stop gives it back, rather than have it run with
+        another one."""
+        if self._is_fetching:
+            self.workers.put(job)
+        else:
+            self.workers.queue.set_aside(job.task.id, job)
 
     async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         self._is_fetching = False
@@ -200,7 +224,8 @@ class PolledSource(MemorySource):
 
     async def slots_changed(self) -> None:
         if self.workers.is_draining:
-            await self._return_all()
+            # Cancelled while the broker takes its time, who asks for it would lose the task that is on its way.
+            await see_through(self._return_all())
 
     async def _return_all(self) -> None:
         """Return what was taken and has not begun, be it that its name is paused here: other processes may run it."""
