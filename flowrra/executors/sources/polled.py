@@ -21,10 +21,11 @@ from flowrra.executors.sources.memory import MemorySource
 from flowrra.executors.workers import Workers
 from flowrra.outage import Outage
 from flowrra.queue_names import DEFAULT_QUEUE
+from flowrra.ranges import MAX_DELAY
 from flowrra.registry import TaskDefinition, TaskRegistry
 from flowrra.submission import SubmitOptions
 from flowrra.supervision import Supervised, see_through
-from flowrra.task import CANCELLED, FAILED, PENDING, Task, TaskResult
+from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, Task, TaskResult
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ REPLACEMENT_DELAY = 0.05
 
 
 class PolledSource(MemorySource):
-    """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process.
+    """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process, and go back to
+    the broker with the time when they are due.
 
     The broker has one queue, which is the default one, whatever queue a task names. A pause is this process's alone.
 
@@ -142,7 +144,7 @@ class PolledSource(MemorySource):
         if self._is_closed:  # it came too late for the stop to give it back
             await see_through(self.release(job))
         else:
-            self.workers.put(job)
+            self._take_in(job)
 
     async def _give_up(self, task: Task, error: str) -> None:
         attempt_log.given_up(task, error, self.workers.worker_id)
@@ -150,15 +152,24 @@ class PolledSource(MemorySource):
 
     def _job_of(self, task: Task, record: TaskResult, definition: TaskDefinition) -> Job:
         telemetry = self.telemetry.register(task.name, self.workers.kind)
-        job = Job(task, record, definition, telemetry, time.monotonic())
-        job.is_decoded = True
+        # The broker may be a user's own: whatever it makes of the due time, the task is run.
+        delay = 0.0 if not isinstance(task.due_at, int | float) else min(task.due_at - time.time(), MAX_DELAY)
+        job = Job(task, record, definition, telemetry, time.monotonic() + (delay if delay > 0 else 0.0))
+        job.is_decoded, task.due_at = True, None
         return job
+
+    def _take_in(self, job: Job) -> None:
+        """Run a task in the next free slot, or when it is due."""
+        delay = job.ready_at - time.monotonic()
+        if delay > 0 and job.record.status is RETRYING:
+            job.begin_wait(job.ready_at)
+        self.workers.put_later(job, delay)
 
     def _keep_unread(self, job: Job) -> None:
         """Take in a task whose record could not be waited for. A stop gives it back, rather than have it run with
         another one."""
         if self._is_fetching:
-            self.workers.put(job)
+            self._take_in(job)
         else:
             self.workers.queue.set_aside(job.task.id, job)
 
@@ -211,6 +222,8 @@ class PolledSource(MemorySource):
 
     async def _push_back(self, job: Job) -> str | None:
         """Return a task to the broker, for another process or a later time. Returns what it ends with if that fails."""
+        delay = job.ready_at - time.monotonic()
+        job.task.due_at = time.time() + delay if delay > 0 else None
         try:
             await self.broker.push(job.task)
         except Exception as error:  # noqa: BLE001 - a broker may raise anything
