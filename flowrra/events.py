@@ -17,7 +17,7 @@ from flowrra.changes import Change, Changes
 from flowrra.forks import tell_of_forks
 from flowrra.outage import Outage
 from flowrra.ranges import shown
-from flowrra.supervision import Supervised
+from flowrra.supervision import Supervised, is_for_caller
 from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,9 @@ class EventBus:
     async def _emit_to(self, subscriber: Subscriber, event: Event) -> None:
         try:
             await _deliver(subscriber, event)
-        except Exception:
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
             logger.exception("event subscriber failed subscriber=%r event=%s", subscriber, event.get("type"))
 
 
@@ -144,7 +146,9 @@ class _Mailbox:
         self.is_handing_over = True
         try:
             await _deliver(self._subscriber, event)
-        except Exception as error:  # noqa: BLE001 - a subscriber is user code
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
             self.publisher.errors += 1
             self._failing.failed(type(error).__name__, error)
         else:
@@ -247,7 +251,9 @@ class EventPublisher:
             try:
                 event = {"type": "task.update", "app": self.app, "task": record.copy().to_dict}
                 self._mailbox(subscriber).put(event)
-            except Exception:  # user code: it may not be hashable, or raise when it is compared
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # user code: it may not be hashable, or raise when it is compared
                 if self.errors % 1000 == 0:
                     logger.exception("event not handed to subscriber subscriber=%r", type(subscriber))
                 self.errors += 1

@@ -105,14 +105,15 @@ async def feeding(app: Flowrra) -> str | None:
 
 
 class TestBrokerThatIsAway:
+    @pytest.mark.parametrize("error", [ConnectionError, SystemExit])
     async def test_while_tasks_are_taken_is_counted_and_shown_until_it_is_back(
-        self, app: Flowrra, broker: ListBroker
+        self, error: type[BaseException], app: Flowrra, broker: ListBroker
     ) -> None:
         async with app:
             assert errors_of(app) == {"push": 0, "pop": 0}
-            broker.refuses_pop = ConnectionError("away")
+            broker.refuses_pop = error("away")
             await until(lambda: errors_of(app)["pop"] == 2)
-            assert await feeding(app) == "not usable: ConnectionError: away"
+            assert await feeding(app) == f"not usable: {error.__name__}: away"
             broker.refuses_pop = None
             assert (await final(app, await app.submit("work", 3))).result == 3
             assert await feeding(app) is None

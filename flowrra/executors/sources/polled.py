@@ -24,7 +24,7 @@ from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.ranges import MAX_DELAY
 from flowrra.registry import TaskDefinition, TaskRegistry
 from flowrra.submission import SubmitOptions
-from flowrra.supervision import Supervised, see_through
+from flowrra.supervision import Supervised, is_for_caller, see_through
 from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, Task, TaskResult
 from flowrra.telemetry import Telemetry
 
@@ -108,7 +108,7 @@ class PolledSource(MemorySource):
                 continue
             try:
                 task = await self.broker.pop(timeout=POP_TIMEOUT)
-            except Exception as error:  # noqa: BLE001 - a broker may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a broker may raise anything
                 self.errors["pop"] += 1
                 self._error = describe(error)
                 self._outage.failed(self._error)
@@ -226,7 +226,9 @@ class PolledSource(MemorySource):
         job.task.due_at = time.time() + delay if delay > 0 else None
         try:
             await self.broker.push(job.task)
-        except Exception as error:  # noqa: BLE001 - a broker may raise anything
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
             self.errors["push"] += 1
             self._returning.failed(describe(error), error)
             return "cancelled: the app stopped, and the broker did not take it back"
