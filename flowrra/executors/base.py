@@ -129,6 +129,8 @@ class BaseTaskExecutor(ABC):
         self._leftovers = Leftovers(self.kind)
         self._hangs = HangMonitor(self._workers, self.source)
         self._teardown = TeardownWatch(self.kind, self.running_jobs)
+        # Those whose outcome a stop could not wait to be recorded.
+        self._closed_early: set[Job] = set()
         # What carries out stops, whoever still waits for them.
         self._stops: set[asyncio.Task[None]] = set()
         # Looked at once, when it opens: to ask the logger for every task would cost.
@@ -463,9 +465,6 @@ class BaseTaskExecutor(ABC):
         except BaseException as caught:  # noqa: BLE001 - a worker survives whatever user code raises
             error = caught
             self._teardown.mark(job)
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
         settling = self._settle(job, value, error)
         if settling is not None:
             await settling
@@ -515,6 +514,9 @@ class BaseTaskExecutor(ABC):
         if job.settled:
             return None
         job.settled = True
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
         seconds = time.monotonic() - job.started_at
         outcomes.decide(job, value, error, self._can_release, self._worker_id)
         finishing = self.source.finished(job)
@@ -527,7 +529,10 @@ class BaseTaskExecutor(ABC):
         try:
             await finishing
         finally:
-            self._close(job, seconds)
+            if job in self._closed_early:
+                self._closed_early.remove(job)
+            else:
+                self._close(job, seconds)
 
     def _close(self, job: Job, seconds: float) -> None:
         """Count an attempt whose outcome is recorded, free its slot, and tell of it."""
@@ -712,12 +717,21 @@ class BaseTaskExecutor(ABC):
         self._state = "stopped"
 
     async def _abandon_unresponsive(self) -> None:
-        """Give up on attempts that won't end: their records say so, and whatever they still do is ignored."""
+        """Give up on attempts that won't end: their records say so, and whatever they still do is ignored. A result
+        backend that does not take the records is given up on, too."""
         for job in self.running_jobs():
+            if job.settled:  # it has ended
+                continue
             logger.error("task would not end, left to itself task=%s id=%s", job.definition.name, job.task.id)
             settling = self._settle(job, None, asyncio.CancelledError())
             if settling is not None:
-                await settling
+                self._workers.spawn(settling, settles=job)
+        if self._running:
+            await self._workers.end_background()
+        for job in self.running_jobs():
+            logger.error("outcome not recorded in time task=%s id=%s", job.definition.name, job.task.id)
+            self._closed_early.add(job)
+            self._close(job, time.monotonic() - job.started_at)
 
     async def __aenter__(self) -> Self:
         await self.start()
