@@ -1013,9 +1013,10 @@ class Flowrra:
 
     def run(self, *, shutdown_timeout: float = 30.0) -> None:
         """Run the app, blocking, until SIGINT or SIGTERM; a second signal cancels what still runs, and a third one ends
-        the process at once. What goes on though it is cancelled is left to itself.
+        the process at once. What goes on though it is cancelled is left to itself after 5 s, and so are the threads of
+        the loop's pool (``asyncio.to_thread``): the process itself can't end before those do.
 
-        It returns as well once :meth:`stop` was called, from wherever.
+        It returns as well once :meth:`stop` was called, from wherever, also by a task or a hook.
 
         A signal that comes while the app starts cancels its start, and cleans up what was started; a second one then
         ends the process at once.
