@@ -10,12 +10,14 @@ import os
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar, overload
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
@@ -67,6 +69,8 @@ Call = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
 
 # The apps that have not closed their connections yet, by their ids.
 _using_connections: WeakValueDictionary[int, Flowrra] = WeakValueDictionary()
+# The resources that an app is acquiring or releasing, for the hooks and lifespans that it calls for that.
+_calling_for: Final[ContextVar[AsyncExitStack | None]] = ContextVar("flowrra_calling_for", default=None)
 
 
 class Flowrra:
@@ -117,6 +121,9 @@ class Flowrra:
         self._has_started = False
         # A start that is under way.
         self._starting: Starting | None = None
+        # Whether the resources are being released, and what carries out stops, whoever still waits for them.
+        self._is_releasing = False
+        self._endings: set[asyncio.Task[None]] = set()
         if (store := self.config.create_scheduler_backend()) is not None:
             assert self.config.scheduler is not None  # noqa: S101 - it made the store
             self.create_scheduler(store, self.config.scheduler.check_interval, self.config.scheduler.timezone)
@@ -180,6 +187,8 @@ class Flowrra:
         self._state, self._loop, self.started_at = "stopped", None, None
         self._has_begun = self._has_started = False
         self._starting = None
+        self._is_releasing = False
+        self._endings = set()
         self._resources = AsyncExitStack()
         self.telemetry.reset()
         self.task_history.forget()
@@ -717,6 +726,7 @@ class Flowrra:
 
     async def start(self) -> None:
         """Start on the running event loop: enter the lifespans, call the startup hooks, run tasks. A no-op if it runs.
+        While another call starts it, that is waited for, unless one of its hooks or lifespans calls this.
 
         If any of it fails, what was started is stopped again, and the error is raised.
 
@@ -725,10 +735,12 @@ class Flowrra:
         """
         end_import()
         loop = asyncio.get_running_loop()
-        if self._state != "stopped" and self._loop is not None and not self._loop.is_closed():
-            if self._state == "running" and self._loop is loop:
+        while self._state != "stopped" and self._loop is not None and not self._loop.is_closed():
+            if self._state != "running" or self._loop is not loop:
+                raise RuntimeError("This app runs on another event loop, or is stopping; wait for stop() there first")
+            if self._starting is None or self._is_called_by_hook():
                 return
-            raise RuntimeError("This app runs on another event loop, or is stopping; wait for stop() there first")
+            await self._starting.wait()
         self._loop = loop
         self._state = "running"
         self._resources = AsyncExitStack()
@@ -736,6 +748,7 @@ class Flowrra:
         self._has_started = False
         self.started_at = datetime.now(UTC)
         self._ended = asyncio.Event()
+        self._entered_by = asyncio.current_task()
         self._starting = starting = Starting()
         try:
             await self._acquire()
@@ -753,7 +766,8 @@ class Flowrra:
 
     async def _clean_up(self) -> None:
         try:
-            await self._end(wait=False, timeout=None)
+            if self._state != "stopped":
+                await self._end_from_here(wait=False, timeout=None)
         except Exception:
             logger.exception("app did not start, and cleaning up failed as well id=%s", self.id)
 
@@ -769,20 +783,24 @@ class Flowrra:
         stack.push_async_callback(self._close_connections)
         stack.push_async_callback(self.broker_fitness.stop)
         stack.push_async_callback(self.events.close)
+        for executor in self.executors.values():
+            await executor.stop()  # a no-op, unless its loop was closed without it
         for lifespan in self._lifespans:
-            manager = lifespan()
-            if isinstance(manager, AbstractAsyncContextManager):
-                await stack.enter_async_context(manager)
-            else:
-                stack.enter_context(manager)
+            with self._calling_hooks():
+                manager = lifespan()
+                if isinstance(manager, AbstractAsyncContextManager):
+                    await stack.enter_async_context(manager)
+                else:
+                    stack.enter_context(manager)
             self._check_starting()
         for hook in reversed(self._shutdown_hooks):
             stack.push_async_callback(_call_hook, hook)
         for executor in self.executors.values():
-            await executor.stop()  # a no-op, unless its loop was closed without it
-            executor.open()
+            if not executor.is_running:  # else its first task was registered in a lifespan
+                executor.open()
         for hook in self._startup_hooks:
-            await _call_hook(hook)
+            with self._calling_hooks():
+                await _call_hook(hook)
             self._check_starting()
         self._has_begun = True
         for executor in self.executors.values():
@@ -804,7 +822,12 @@ class Flowrra:
         """Finish waiting and running tasks, cancel what is left, call the shutdown hooks, stop. A no-op if stopped.
 
         While one call waits, another one with ``wait=False`` ends the waiting. A start that is under way is cancelled,
-        and waited for. Works from any loop.
+        and waited for. Works from any loop. A caller that is cancelled, as by ``asyncio.wait_for``, waits no more, and
+        the app stops all the same.
+
+        What the app would have to wait for can't wait for the app: to a running task of its own, to one of its hooks or
+        lifespans, and to a subscriber of its events, this returns at once, and the app stops when that lets it. To
+        what a hook or a lifespan has begun and left running, it returns when the last task has ended.
 
         Args:
             wait: Whether to wait for tasks at all.
@@ -822,26 +845,91 @@ class Flowrra:
         if loop is not None and loop is not asyncio.get_running_loop() and not loop.is_closed():
             if not loop.is_running():
                 raise RuntimeError("The app's event loop does not turn; stop it there, or close that loop first")
+            # On a thread of one of its tasks, the context says so there, too.
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.stop(wait, timeout), loop))
-        elif self._starting is not None and self._starting.task is not asyncio.current_task():
+        elif self._starting is not None:
             self._state = "stopping"
-            await self._starting.stop()
+            if self._starting.task is not asyncio.current_task():
+                await self._starting.stop(waits=not self._is_waited_for())
+        elif self._is_waited_for():
+            self._state = "stopping"
+            self._carry_out(self._end(wait, timeout)).add_done_callback(_tell_of_failure)
         else:
-            await self._end(wait, timeout)
+            await self._end_from_here(wait, timeout)
+
+    def _is_waited_for(self) -> bool:
+        """Whether this is called by what the end of the app waits for."""
+        is_task = any(executor.runs(running_task.get()) for executor in self.executors.values())
+        return is_task or self._is_called_by_hook() or self.events.is_handing_over()
+
+    def _is_called_by_hook(self) -> bool:
+        is_calling = self._starting is not None or self._is_releasing
+        return is_calling and _calling_for.get() is self._resources
+
+    @contextlib.contextmanager
+    def _calling_hooks(self) -> Iterator[None]:
+        token = _calling_for.set(self._resources)
+        try:
+            yield
+        finally:
+            _calling_for.reset(token)
+
+    def _carry_out(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Carry out a part of a stop in an asyncio task of its own. What cancels its caller, which may be the stop
+        itself, can't reach it."""
+        context = copy_context()
+        context.run(running_task.set, None)  # a hook is no part of the task that calls for the stop
+        task = asyncio.get_running_loop().create_task(ending, name="flowrra-stop", context=context)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return task
+
+    async def _end_from_here(self, wait: bool, timeout: float | None) -> None:
+        """Stop, and wait for it. What the task that calls this has entered, it leaves itself, as a lifespan may be a
+        context manager that insists on that; once it is cancelled, it is left without it."""
+        self._state = "stopping"
+        running = self._carry_out(self._end_running(wait, timeout))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._carry_out(self._release_after(running)).add_done_callback(_tell_of_failure)
+            raise
+        if asyncio.current_task() is self._entered_by:
+            await self._release()
+            return
+        releasing = self._carry_out(self._release())
+        if _calling_for.get() is self._resources:  # what began this may be about to wait for it
+            releasing.add_done_callback(_tell_of_failure)
+        else:
+            await asyncio.shield(releasing)
 
     async def _end(self, wait: bool, timeout: float | None) -> None:
-        if self._state == "stopped":
+        await self._end_running(wait, timeout)
+        await self._release()
+
+    async def _release_after(self, running: asyncio.Task[None]) -> None:
+        await running
+        await self._release()
+
+    async def _end_running(self, wait: bool, timeout: float | None) -> None:
+        """Begin and accept nothing more, and end what runs."""
+        if self._state != "stopping":  # another call was first
             return
-        self._state = "stopping"
         if self._scheduler is not None:
             await self._scheduler.stop()
         await asyncio.gather(*(executor.stop(wait, timeout) for executor in self.executors.values()))
+
+    async def _release(self) -> None:
+        """Call the shutdown hooks, leave the lifespans, and close what the app has opened."""
         async with self._releasing:
             if self._state != "stopping":  # another call was first
                 return
+            self._is_releasing = True
             try:
-                await self._resources.aclose()
+                with self._calling_hooks():
+                    await self._resources.aclose()
             finally:
+                self._is_releasing = False
                 self._loop = None
                 self._has_begun = False
                 self.started_at = None
@@ -883,7 +971,8 @@ class Flowrra:
 
     def stop_sync(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """:meth:`stop` for an app that :meth:`start_sync` started, or just starts; a no-op for any other. Ctrl-C ends
-        the waiting, as another call with ``wait=False`` does.
+        the waiting, as another call with ``wait=False`` does. On a thread that a running task of the app waits for, it
+        returns at once, as :meth:`stop` does.
 
         Raises:
             RuntimeError: It was called on the app's event loop, which it would block for ever.
@@ -896,6 +985,11 @@ class Flowrra:
             return
         if thread.is_current:
             raise RuntimeError("This would block the app's own event loop; use await app.stop() instead")
+        if self._is_waited_for():
+            # In an empty context: it is no part of what calls it.
+            stop = partial(Context().run, self.stop_sync, wait, timeout)
+            threading.Thread(target=stop, name="flowrra-stop", daemon=True).start()
+            return
         try:
             thread.call(lambda: self.stop(wait, timeout))
         except BaseException:
@@ -937,9 +1031,10 @@ class Flowrra:
 
     def run(self, *, shutdown_timeout: float = 30.0) -> None:
         """Run the app, blocking, until SIGINT or SIGTERM; a second signal cancels what still runs, and a third one ends
-        the process at once. What goes on though it is cancelled is left to itself.
+        the process at once. What goes on though it is cancelled is left to itself after 5 s, and so are the threads of
+        the loop's pool (``asyncio.to_thread``): the process itself can't end before those do.
 
-        It returns as well once :meth:`stop` was called, from wherever.
+        It returns as well once :meth:`stop` was called, from wherever, also by a task or a hook.
 
         A signal that comes while the app starts cancels its start, and cleans up what was started; a second one then
         ends the process at once.
@@ -995,12 +1090,23 @@ class Starting:
         self.is_over = asyncio.Event()
         self._is_stopped = False
 
-    async def stop(self) -> None:
-        """Cancel it, and return when it is over."""
+    async def stop(self, *, waits: bool) -> None:
+        """Cancel it, and return when it is over, unless nobody waits for that."""
         if not self._is_stopped:
             self._is_stopped = True
             self.task.cancel()
+        if waits:
+            await self.is_over.wait()
+
+    async def wait(self) -> None:
+        """Return when it is over.
+
+        Raises:
+            StoppedWhileStartingError: Somebody has stopped it.
+        """
         await self.is_over.wait()
+        if self._is_stopped:
+            raise StoppedWhileStartingError
 
     async def take_cancellation(self) -> None:
         """In its task: let the cancellation by :meth:`stop` arrive, if it has not, and take it back."""
@@ -1013,6 +1119,12 @@ class Starting:
     def is_only_stopped(self) -> bool:
         """Whether nothing but :meth:`stop` has cancelled it."""
         return self._is_stopped and not self.task.cancelling()
+
+
+def _tell_of_failure(ending: asyncio.Task[None]) -> None:
+    """Say what a stop failed with, for which nobody waits."""
+    if not ending.cancelled() and (error := ending.exception()) is not None:
+        logger.error("app stopped, and a part of that failed error=%r", error, exc_info=error)
 
 
 def _check_timeout(name: str, seconds: float | None) -> None:

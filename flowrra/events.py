@@ -10,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 from flowrra.changes import Change, Changes
 from flowrra.forks import tell_of_forks
 from flowrra.outage import Outage
 from flowrra.ranges import shown
-from flowrra.supervision import Supervised
+from flowrra.supervision import Supervised, is_for_caller
 from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
@@ -87,11 +88,17 @@ class EventBus:
     async def _emit_to(self, subscriber: Subscriber, event: Event) -> None:
         try:
             await _deliver(subscriber, event)
-        except Exception:
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
             logger.exception("event subscriber failed subscriber=%r event=%s", subscriber, event.get("type"))
 
 
 event_bus = EventBus()
+
+
+# What hands over the event that the subscriber takes which is called here.
+_served_by: Final[ContextVar[_Mailbox | None]] = ContextVar("flowrra_served_by", default=None)
 
 
 class _Mailbox:
@@ -99,7 +106,8 @@ class _Mailbox:
 
     def __init__(self, subscriber: Subscriber, publisher: EventPublisher) -> None:
         self._subscriber = subscriber
-        self._publisher = publisher
+        self.publisher = publisher
+        self.is_handing_over = False
         about = f"subscriber={shown(subscriber)}"
         self._failing = Outage(logger, "event subscriber failed", about, level=logging.ERROR)
         self._events: deque[Event] = deque()
@@ -119,13 +127,14 @@ class _Mailbox:
 
     def put(self, event: Event) -> None:
         if len(self._events) >= MAILBOX_SIZE:
-            self._publisher.count_drop(self._subscriber)
+            self.publisher.count_drop(self._subscriber)
             return
         self._events.append(event)
         self._empty.clear()
         self._arrival.set()
 
     async def _work(self) -> None:
+        _served_by.set(self)
         while True:
             while self._events:
                 await self._hand_over(self._events.popleft())
@@ -134,13 +143,18 @@ class _Mailbox:
             await self._arrival.wait()
 
     async def _hand_over(self, event: Event) -> None:
+        self.is_handing_over = True
         try:
             await _deliver(self._subscriber, event)
-        except Exception as error:  # noqa: BLE001 - a subscriber is user code
-            self._publisher.errors += 1
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
+            self.publisher.errors += 1
             self._failing.failed(type(error).__name__, error)
         else:
             self._failing.over()
+        finally:
+            self.is_handing_over = False
 
     async def flush(self) -> None:
         """Return once everything was handed over."""
@@ -237,7 +251,9 @@ class EventPublisher:
             try:
                 event = {"type": "task.update", "app": self.app, "task": record.copy().to_dict}
                 self._mailbox(subscriber).put(event)
-            except Exception:  # user code: it may not be hashable, or raise when it is compared
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # user code: it may not be hashable, or raise when it is compared
                 if self.errors % 1000 == 0:
                     logger.exception("event not handed to subscriber subscriber=%r", type(subscriber))
                 self.errors += 1
@@ -265,6 +281,11 @@ class EventPublisher:
                 left,
                 self.dropped,
             )
+
+    def is_handing_over(self) -> bool:
+        """Whether this is called by a subscriber of its events: :meth:`close` waits for that."""
+        mailbox = _served_by.get()
+        return mailbox is not None and mailbox.publisher is self and mailbox.is_handing_over
 
     def count_drop(self, subscriber: Subscriber) -> None:
         """Count an event that found a full mailbox; the first of a thousand is logged."""

@@ -35,7 +35,8 @@ class AttemptOutcome:
 class Middleware:
     """Base of middlewares; overrides what it needs. All hooks are synchronous and must be quick.
 
-    A hook that raises is logged and does no harm to the task.
+    A hook that raises is logged and does no harm to the task, nor to the program: a SystemExit or a CancelledError of
+    its own is a failure like any other.
     """
 
     def on_submit(self, task: Task) -> None:
@@ -59,7 +60,9 @@ def tell_of_outcome(middlewares: Sequence[Middleware], task: Task, outcome: Atte
             continue
         try:
             middleware.on_outcome(task, outcome)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             logger.exception(
                 "middleware failed at an outcome middleware=%r task=%s id=%s", middleware, task.name, task.id
             )
@@ -72,7 +75,10 @@ def tell_of_submission(middlewares: Sequence[Middleware], task: Task) -> None:
         try:
             middleware.on_submit(task)
             check_headers(task.headers)
-        except Exception:
+        except KeyboardInterrupt:
+            task.headers = headers
+            raise
+        except BaseException:
             task.headers = headers
             logger.exception("middleware failed at submit middleware=%r task=%s id=%s", middleware, task.name, task.id)
 
@@ -90,7 +96,9 @@ class IsolatedMiddleware:
             manager = self._middleware.around_attempt(self._task)
             manager.__enter__()
             self._manager = manager
-        except Exception as error:  # noqa: BLE001 - logged below
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - logged below
             self._log("start", error)
 
     def __exit__(self, *exception: Any) -> None:
@@ -98,6 +106,8 @@ class IsolatedMiddleware:
             return
         try:
             self._manager.__exit__(*exception)
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:  # noqa: BLE001 - logged below
             # A generator-based manager raises what it was given again; that is no failure of its own.
             if error is not exception[1]:

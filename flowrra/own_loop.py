@@ -15,10 +15,13 @@ GRACE: Final = 5.0
 
 # What has not ended in that time, and is not waited for again.
 _left: Final[weakref.WeakSet[asyncio.Task[Any]]] = weakref.WeakSet()
+# What waits for threads. It is kept, also once nobody waits for it: where it is let go, it waits for them after all.
+_waiting_for_threads: Final[set[asyncio.Task[None]]] = set()
 
 
 def run(main: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop | None = None) -> None:
-    """As ``asyncio.run``, but that it returns although a task goes on when it is cancelled.
+    """As ``asyncio.run``, but that it returns although a task goes on when it is cancelled, or a thread of the loop's
+    pool (``asyncio.to_thread``), which nothing can end.
 
     Args:
         main: What is run.
@@ -32,10 +35,24 @@ def run(main: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop | None 
         try:
             loop.run_until_complete(end_others())
             loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.run_until_complete(end_threads())
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+
+async def end_threads() -> None:
+    """End the pool of threads of the running loop, and return when they have ended, or had the time for it. What they
+    do may need the loop."""
+    ending = asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor())
+    ending._log_destroy_pending = False  # type: ignore[attr-defined]  # it is said below
+    _waiting_for_threads.add(ending)
+    ending.add_done_callback(_waiting_for_threads.discard)
+    await asyncio.wait({ending}, timeout=GRACE)
+    if ending.done():
+        ending.result()
+    else:
+        logger.error("threads of the event loop's pool go on, left to themselves: the process can't end before they do")
 
 
 async def end_others(hurry: asyncio.Future[Any] | None = None) -> None:

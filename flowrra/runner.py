@@ -60,7 +60,8 @@ class Runner:
             await self._end_rest()
         finally:
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                # There is none if it was not set from Python: that one can't be set again.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     async def _end_rest(self) -> None:
         """End what is left on the loop; a signal that comes from now on ends the waiting for it."""

@@ -31,6 +31,16 @@ async def see_through(coroutine: Coroutine[Any, Any, Value]) -> Value:
     return task.result()
 
 
+def is_for_caller(error: BaseException) -> bool:
+    """Whether what awaited user code has raised is for whoever awaits that, and no failure of the user code: Ctrl-C,
+    the end of the event loop, and the cancellation of the current asyncio task. A CancelledError without that is user
+    code's own, and a SystemExit would end the program."""
+    if issubclass(type(error), asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return issubclass(type(error), KeyboardInterrupt | GeneratorExit)
+
+
 async def cancel_until_ended(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks until they have ended: a driver may lose a cancellation that comes while it connects. Whoever is
     cancelled while it waits for that waits no more, and they are cancelled all the same."""

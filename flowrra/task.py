@@ -384,6 +384,8 @@ class Task:
         jitter: The fraction, 0 to 1, by which a delay may be shorter or longer by chance.
         headers: Text that travels with the task, such as a trace context.
         queue: The name of the queue that it was submitted to.
+        due_at: When it becomes due, in seconds since the epoch (``time.time()``), where it is given to a broker that
+            can only push and pop before that; None if it is due.
     """
 
     id: str
@@ -400,6 +402,8 @@ class Task:
     jitter: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     queue: str = DEFAULT_QUEUE
+    # A number, as the other fields that a broker of one's own may write as JSON.
+    due_at: float | None = None
 
     @property
     def attempt(self) -> int:

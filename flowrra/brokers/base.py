@@ -52,7 +52,8 @@ class BaseBroker(ABC):
 
     @abstractmethod
     async def push(self, task: Task) -> None:
-        """Add a task.
+        """Add a task. One that has a ``due_at`` came back before its time: it may be taken before that, and whoever
+        takes it waits, as long as ``due_at`` is kept with it.
 
         Raises:
             BackendError: The task could not be queued.

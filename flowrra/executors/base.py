@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, TypeGuard, overload
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker
@@ -39,6 +39,7 @@ from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.ranges import COUNT, PRIORITY, SECONDS
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
+from flowrra.supervision import spawn
 from flowrra.task import (
     CANCELLED,
     PENDING,
@@ -128,6 +129,10 @@ class BaseTaskExecutor(ABC):
         self._leftovers = Leftovers(self.kind)
         self._hangs = HangMonitor(self._workers, self.source)
         self._teardown = TeardownWatch(self.kind, self.running_jobs)
+        # Those whose outcome a stop could not wait to be recorded.
+        self._closed_early: set[Job] = set()
+        # What carries out stops, whoever still waits for them.
+        self._stops: set[asyncio.Task[None]] = set()
         # Looked at once, when it opens: to ask the logger for every task would cost.
         self._logs_each = False
 
@@ -151,6 +156,11 @@ class BaseTaskExecutor(ABC):
     def state(self) -> State:
         """``stopped``, ``running`` or ``stopping``."""
         return self._state
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it runs the tasks that it accepts yet: none runs while the app starts."""
+        return self._workers.is_open
 
     @property
     def workers(self) -> int:
@@ -425,9 +435,12 @@ class BaseTaskExecutor(ABC):
     def waiting_for(self, task_id: str) -> AbstractContextManager[None]:
         """To be entered around a wait for a task's result, which the calling code may do in one of its own tasks."""
         job = running_task.get()
-        if isinstance(job, Job) and self._running.get(job.task.id) is job:
-            return self._waits.of(job, task_id)
-        return nullcontext()
+        return self._waits.of(job, task_id) if self.runs(job) else nullcontext()
+
+    def runs(self, job: object) -> TypeGuard[Job]:
+        """Whether that is a job in an attempt here, from any thread: what is in ``running_task`` may be another
+        executor's, or one that is over."""
+        return isinstance(job, Job) and self._running.get(job.task.id) is job
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a task, be it pending, delayed, waiting for a retry, or running.
@@ -481,9 +494,6 @@ class BaseTaskExecutor(ABC):
         except BaseException as caught:  # noqa: BLE001 - a worker survives whatever user code raises
             error = caught
             self._teardown.mark(job)
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
         settling = self._settle(job, value, error)
         if settling is not None:
             await settling
@@ -533,6 +543,9 @@ class BaseTaskExecutor(ABC):
         if job.settled:
             return None
         job.settled = True
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
         seconds = time.monotonic() - job.started_at
         outcomes.decide(job, value, error, self._can_release, self._worker_id)
         finishing = self.source.finished(job)
@@ -545,7 +558,10 @@ class BaseTaskExecutor(ABC):
         try:
             await finishing
         finally:
-            self._close(job, seconds)
+            if job in self._closed_early:
+                self._closed_early.remove(job)
+            else:
+                self._close(job, seconds)
 
     def _close(self, job: Job, seconds: float) -> None:
         """Count an attempt whose outcome is recorded, free its slot, and tell of it."""
@@ -644,8 +660,8 @@ class BaseTaskExecutor(ABC):
     async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
         """Finish what there is, then cancel what is left, then stop; a no-op if it is stopped.
 
-        While one call waits, another one with ``wait=False`` ends the waiting. A call that is itself cancelled leaves
-        the executor stopping, for another call to finish.
+        While one call waits, another one with ``wait=False`` ends the waiting. A caller that is cancelled waits no
+        more, and the executor stops all the same. To a task that runs here, for which that waits, this returns at once.
 
         Args:
             wait: Whether to wait for waiting and running tasks at all.
@@ -663,6 +679,16 @@ class BaseTaskExecutor(ABC):
             await self._abandon_closed_loop()
             return
         self._state = "stopping"
+        # Not in the task that calls this: it may be one of those that are ended.
+        stopping = spawn(self._stop(wait, timeout), f"flowrra-{self.kind}-stop")
+        self._stops.add(stopping)
+        stopping.add_done_callback(self._stops.discard)
+        if not self.runs(running_task.get()):
+            await asyncio.shield(stopping)
+
+    async def _stop(self, wait: bool, timeout: float | None) -> None:
+        if self._state == "stopped":  # another call was first
+            return
         deadline = float("inf") if timeout is None else self._loop.time() + timeout
         self._queue.release_waiting()
         await asyncio.gather(self.source.stop_fetching(), self._hangs.stop())
@@ -720,12 +746,21 @@ class BaseTaskExecutor(ABC):
         self._state = "stopped"
 
     async def _abandon_unresponsive(self) -> None:
-        """Give up on attempts that won't end: their records say so, and whatever they still do is ignored."""
+        """Give up on attempts that won't end: their records say so, and whatever they still do is ignored. A result
+        backend that does not take the records is given up on, too."""
         for job in self.running_jobs():
+            if job.settled:  # it has ended
+                continue
             logger.error("task would not end, left to itself task=%s id=%s", job.definition.name, job.task.id)
             settling = self._settle(job, None, asyncio.CancelledError())
             if settling is not None:
-                await settling
+                self._workers.spawn(settling, settles=job)
+        if self._running:
+            await self._workers.end_background()
+        for job in self.running_jobs():
+            logger.error("outcome not recorded in time task=%s id=%s", job.definition.name, job.task.id)
+            self._closed_early.add(job)
+            self._close(job, time.monotonic() - job.started_at)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -76,7 +76,10 @@ class CPUExecutor(BaseTaskExecutor):
         self._pool.open()
         super().begin()
 
-    async def stop(self, wait: bool = True, timeout: float | None = 30.0) -> None:
-        """Finish what there is, then end what is left, then stop; see :meth:`BaseTaskExecutor.stop`."""
-        await super().stop(wait, timeout)
+    async def _stop(self, wait: bool, timeout: float | None) -> None:
+        await super()._stop(wait, timeout)
+        await self._pool.close()
+
+    async def _abandon_closed_loop(self) -> None:
+        await super()._abandon_closed_loop()
         await self._pool.close()

@@ -145,8 +145,11 @@ class RecordStore(ABC):
 
     async def of(self, task: Task) -> TaskResult:
         """The record of a task that came from a broker; a new one if there is none, or it can't be read."""
-        record = await self.known(task.id)
-        return record or TaskResult(
+        return await self.known(task.id) or self.new(task)
+
+    def new(self, task: Task) -> TaskResult:
+        """A record of a task that came from a broker, if there is none that can be read."""
+        return TaskResult(
             task.id, TaskStatus.PENDING, task.name, retries=task.current_retry, args=task.args, kwargs=task.kwargs
         )
 

@@ -296,6 +296,7 @@ class Workers:
         job = self.running.get(task_id)
         if job is None or not _is_cancellable(job):
             return False
+        job.interrupt = Interrupt.CANCEL  # also where its time is over: there is to be no other attempt
         await self.interrupt([job], Interrupt.CANCEL)
         return job.record.status is CANCELLED
 
@@ -306,9 +307,11 @@ class Workers:
             self.spawn(self._cancel_repeatedly([job], self._loop.time() + CANCEL_GRACE))
 
     async def interrupt(self, jobs: list[Job], reason: Interrupt) -> None:
-        """Tell running attempts to end, repeatedly, and wait until they have, at most 5 s."""
+        """Tell running attempts to end, repeatedly, and wait until they have, at most 5 s. What one of them is ending
+        for already, or has ended with, stays what became of it."""
         for job in jobs:
-            job.interrupt = reason
+            if job.interrupt is None and not job.settled:
+                job.interrupt = reason
         deadline = self._loop.time() + CANCEL_GRACE
         await self._cancel_repeatedly(jobs, deadline)
         # Where a worker died over one, its attempt is settled beside it.

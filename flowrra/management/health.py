@@ -95,6 +95,8 @@ def _check_executor(executor: BaseTaskExecutor | None) -> Component | None:
         return None
     if not executor.is_running:
         return {"healthy": False, "message": executor.state if executor.state == "stopping" else "not running"}
+    if not executor.has_begun:
+        return {"healthy": False, "message": "starting: tasks are accepted, and none runs before the app has started"}
     if not executor.takes_tasks:
         return {"healthy": True, "message": "running, leaves its tasks to other processes"}
     if executor.is_draining:

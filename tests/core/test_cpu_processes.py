@@ -547,3 +547,16 @@ async def test_a_death_is_logged_with_its_cause(caplog: pytest.LogCaptureFixture
         await until(lambda: app.executors["cpu"].worker_restarts == 1)
 
     assert f"pid={pid}: it was killed by SIGKILL, as when memory runs out" in caplog.text
+
+
+async def test_a_stop_that_is_given_up_ends_them_too(files: Files) -> None:
+    app = cpu_app()
+    app.task(cpu_bound=True, max_retries=0)(cpu_tasks.hold)
+    await app.start()
+    await app.submit(cpu_tasks.hold, str(files.started), str(files.release))
+    await files.started_pids()
+    stopping = asyncio.create_task(app.executors["cpu"].stop(wait=False))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await until(lambda: not any(map(is_alive, children())), within=20)
+    await app.stop()

@@ -18,6 +18,10 @@ from tests.core.apps import final, memory_app, numbers_of, until
 Event = dict[str, Any]
 
 
+# What a subscriber may fail with: neither what ends a program nor what ends an asyncio task is more than a failure.
+ERRORS = [ValueError("boom"), SystemExit(3), asyncio.CancelledError("boom")]
+
+
 class Listener:
     """Remembers every event it gets."""
 
@@ -111,12 +115,15 @@ class TestBus:
         async with asyncio.timeout(5):
             await bus.emit({"type": "x"})
 
-    async def test_one_that_fails_is_logged_and_isolated(self, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("error", ERRORS, ids=repr)
+    async def test_one_that_fails_is_logged_and_isolated(
+        self, error: BaseException, caplog: pytest.LogCaptureFixture
+    ) -> None:
         bus = EventBus()
         listener = Listener()
 
         async def failing(event: Event) -> None:
-            raise ValueError("boom")
+            raise error
 
         bus.subscribe(failing)
         bus.subscribe(listener)
@@ -124,6 +131,20 @@ class TestBus:
 
         assert listener.events == [{"type": "x"}]
         assert any(record.levelno >= logging.ERROR and record.exc_info for record in caplog.records)
+
+    async def test_who_waits_for_them_can_be_cancelled(self) -> None:
+        bus, called = EventBus(), asyncio.Event()
+
+        async def slow(event: Event) -> None:
+            called.set()
+            await asyncio.Event().wait()
+
+        bus.subscribe(slow)
+        emitting = asyncio.create_task(bus.emit({"type": "x"}))
+        await called.wait()
+        emitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await emitting
 
     async def test_unsubscribing_ends_it_and_strangers_are_ignored(self) -> None:
         bus = EventBus()
@@ -334,17 +355,23 @@ class TestIsolation:
 
         assert calls == ["pending", "running", "success"]
 
+    @pytest.mark.parametrize("in_a_thread", [False, True], ids=["async", "plain"])
+    @pytest.mark.parametrize("error", ERRORS, ids=repr)
     async def test_a_failing_subscriber_is_counted_logged_and_goes_on_getting_events(
-        self, subscribe: Any, caplog: pytest.LogCaptureFixture
+        self, error: BaseException, in_a_thread: bool, subscribe: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         app = memory_app()
         calls = 0
 
-        @subscribe
-        async def failing(event: Event) -> None:
+        def failing(event: Event) -> None:
             nonlocal calls
             calls += 1
-            raise ValueError("boom")
+            raise error
+
+        async def failing_on_the_loop(event: Event) -> None:
+            failing(event)
+
+        subscribe(failing if in_a_thread else failing_on_the_loop)
 
         @app.task()
         async def job() -> str:

@@ -104,6 +104,67 @@ async def test_what_ends_in_time_or_by_itself_as_it_is_told_to_is_not_lost(caplo
     assert (await abandoned(app), app.lost_at_stop) == (NOTHING, 0)
 
 
+class TestAnAttemptThatWasEndingAlready:
+    """What ended it first is what became of it, whatever the stop does then."""
+
+    @pytest.fixture
+    def cleaning_up(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @pytest.fixture(params=[None, "broker"], ids=["in memory", "with a broker"])
+    def app(self, request: pytest.FixtureRequest, cleaning_up: asyncio.Event) -> Flowrra:
+        app = memory_app(broker=None if request.param is None else ListBroker())
+
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaning_up.set()
+                await asyncio.Event().wait()  # the stop cancels that, too
+
+        app.task(name="work", max_retries=0)(work)
+        app.task(name="limited", max_retries=0, timeout=0.05)(work)
+        app.task(name="patient", max_retries=3, timeout=0.05)(work)
+        return app
+
+    async def test_by_request_is_cancelled_and_not_lost(self, app: Flowrra, cleaning_up: asyncio.Event) -> None:
+        async with app:
+            task_id = await app.submit("work")
+            await until(lambda: app.executors["io"].busy_workers == 1)
+            cancelling = asyncio.create_task(app.cancel_task(task_id))
+            await cleaning_up.wait()
+            await app.stop(wait=False)
+            assert await cancelling
+        record = await app.get_result(task_id)
+        assert record is not None
+        assert (record.status, record.error) == ("cancelled", "cancelled while running: by request")
+        assert app.lost_at_stop == 0
+        counted = app.telemetry.tasks["work"].snapshot()
+        assert (counted["cancelled"], counted["released"]) == (1, 0)
+
+    async def test_by_its_time_limit_has_failed_and_is_not_lost(self, app: Flowrra, cleaning_up: asyncio.Event) -> None:
+        async with app:
+            task_id = await app.submit("limited")
+            await cleaning_up.wait()
+            await app.stop(wait=False)
+        record = await app.get_result(task_id)
+        assert record is not None
+        assert record.status == "failed"
+        assert str(record.error).startswith("TaskTimeoutError")
+        assert app.lost_at_stop == 0
+        counted = app.telemetry.tasks["limited"].snapshot()
+        assert (counted["failed"], counted["timed_out"], counted["cancelled"], counted["released"]) == (1, 1, 0, 0)
+
+    async def test_and_is_cancelled_has_no_other_attempt(self, app: Flowrra, cleaning_up: asyncio.Event) -> None:
+        async with app:
+            task_id = await app.submit("patient")
+            await cleaning_up.wait()
+            assert await app.cancel_task(task_id)
+            record = await app.get_result(task_id)
+        assert record is not None
+        assert (record.status, record.retries) == ("cancelled", 0)
+
+
 async def test_a_retry_that_is_not_due_is_among_the_delayed(caplog: pytest.LogCaptureFixture) -> None:
     app = memory_app()
 

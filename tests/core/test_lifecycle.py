@@ -721,6 +721,24 @@ class TestLifespan:
 
         assert story == ["open", "log open", "task", "log closed", "closed"] * 2
 
+    async def test_what_it_registers_and_submits_is_run(self) -> None:
+        app = memory_app()
+        ids: list[str] = []
+
+        @app.lifespan
+        @asynccontextmanager
+        async def plugins() -> AsyncIterator[None]:
+            @app.task()
+            async def plugged() -> str:
+                return "in"
+
+            ids.append(await app.submit(plugged))
+            yield
+
+        async with app:
+            assert (await final(app, ids[0])).result == "in"
+        assert app.lost_at_stop == 0
+
     async def test_what_was_entered_is_left_when_the_start_fails_later(self) -> None:
         app = working_app()
         story: list[str] = []

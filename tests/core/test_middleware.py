@@ -150,12 +150,13 @@ async def test_it_cannot_hide_a_failure() -> None:
 class Broken:
     """Fails at one of its moments."""
 
-    def __init__(self, moment: str) -> None:
+    def __init__(self, moment: str, error: BaseException | None = None) -> None:
         self.moment = moment
+        self.error = RuntimeError(f"broken at {moment}") if error is None else error
 
     def _fail(self, moment: str) -> None:
         if moment == self.moment:
-            raise RuntimeError(f"broken at {moment}")
+            raise self.error
 
     def on_submit(self, task: Task) -> None:
         self._fail("on_submit")
@@ -173,12 +174,17 @@ class Broken:
             self._fail("exit")
 
 
+# What ends a program, or an asyncio task, is no more than a failure, where a hook raises it.
+ERRORS = [ValueError("careless"), SystemExit(2), asyncio.CancelledError("careless")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
 @pytest.mark.parametrize("moment", ["on_submit", "around_attempt", "enter", "exit"])
 async def test_a_broken_one_is_logged_and_harms_neither_task_nor_worker(
-    moment: str, caplog: pytest.LogCaptureFixture
+    moment: str, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = memory_app(io_workers=1)
-    app.add_middleware(Broken(moment))
+    app.add_middleware(Broken(moment, error))
     recorder = Recorder()
     app.add_middleware(recorder)
 
@@ -354,10 +360,13 @@ async def test_an_attempt_that_would_not_end_is_told_once() -> None:
     assert len(told.outcomes) == 1
 
 
-async def test_a_broken_hook_for_outcomes_is_logged_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+async def test_a_broken_hook_for_outcomes_is_logged_and_harms_nothing(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     class Careless(Middleware):
         def on_outcome(self, task: Task, outcome: AttemptOutcome) -> None:
-            raise ValueError("careless")
+            raise error
 
     app, told = memory_app(io_workers=1), Told()
     app.add_middleware(Careless())

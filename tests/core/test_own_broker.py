@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from examples.own_broker import SQLiteBroker
 from flowrra import Config, ExecutorConfig, Flowrra, Task
+from flowrra.brokers import BaseBroker
 from flowrra.exceptions import BackendError
+from flowrra.executors.sources import polled
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, until
 from tests.core.test_middleware import Told
@@ -152,3 +155,88 @@ async def test_what_runs_goes_back_to_a_slow_broker_too(tmp_path: Path) -> None:
     assert record is not None
     assert record.status == "pending"
     assert app.telemetry.tasks["hold"].snapshot()["released"] == 1
+
+
+class TestWhatIsNotDueYet:
+    """A stop gives it back, and whoever takes it then waits for its time."""
+
+    async def test_a_delayed_task_keeps_its_time_over_restarts(self, tmp_path: Path) -> None:
+        async with app_on(tmp_path / "queue") as app:
+            task_id = await app.options(countdown=3600).submit("add", 1, 2)
+        assert app.lost_at_stop == 0
+        for _ in range(2):
+            async with app_on(tmp_path / "queue") as worker:
+                source = worker.executors["io"].source
+                await until(lambda source=source: source.workers.queue.delayed == 1)
+                (job,) = source.workers.queue.delayed_items()
+                assert job.task.id == task_id
+                assert 3500 < job.ready_at - time.monotonic() <= 3600
+                assert job.telemetry.snapshot()["started"] == 0
+
+    async def test_is_run_when_it_is_due(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(polled, "POP_TIMEOUT", 0.05)  # the stop waits for it
+        async with app_on(tmp_path / "queue") as app:
+            due = time.time() + 0.5
+            await app.options(countdown=0.5).submit("add", 1, 2)
+            await app.stop(wait=False)
+        async with app_on(tmp_path / "queue") as worker:
+            await until(lambda: worker.telemetry.tasks["add"].snapshot()["succeeded"] == 1)
+        assert time.time() >= due - 0.01
+
+    async def test_a_retry_keeps_its_time_too_and_is_counted_as_one(self, tmp_path: Path) -> None:
+        app = Flowrra(Config(broker=SQLiteBroker(tmp_path / "queue")))
+
+        @app.task(name="fail", max_retries=1, retry_delay=3600)
+        async def fail() -> None:
+            raise ValueError("not today")
+
+        numbers = app.telemetry.tasks["fail"].snapshot
+        async with app:
+            task_id = await app.submit(fail)
+            await until(lambda: numbers()["retried"] == 1)
+        assert numbers()["retrying"] == 0
+        async with app:
+            await until(lambda: app.executors["io"].source.workers.queue.delayed == 1)
+            record = await app.get_result(task_id)
+            assert record is not None
+            assert (record.status, record.retries) == ("retrying", 1)
+            assert (numbers()["started"], numbers()["retrying"]) == (1, 1)
+        assert numbers()["retrying"] == 0
+
+    @pytest.mark.parametrize("due_at", ["soon", float("nan"), time.time() - 5], ids=str)
+    async def test_a_time_that_is_none_or_over_is_now(self, tmp_path: Path, due_at: Any) -> None:
+        broker = SQLiteBroker(tmp_path / "queue")
+        await broker.push(Task("task", "add", (1, 2), {}, due_at=due_at))
+        async with app_on(tmp_path / "queue") as worker:
+            await until(lambda: worker.telemetry.tasks["add"].snapshot()["succeeded"] == 1)
+
+    async def test_a_broker_that_keeps_the_fields_of_0_1_8_alone_has_it_run_at_once(self) -> None:
+        app = Flowrra(Config(broker=OldBroker()))
+
+        @app.task(name="remind")
+        async def remind() -> str:
+            return "reminded"
+
+        async with app:
+            task_id = await app.options(countdown=3600).submit(remind)
+        async with app:
+            assert (await final(app, task_id)).result == "reminded"
+
+
+class OldBroker(BaseBroker):
+    """Written for flowrra 0.1.8, whose tasks had these fields."""
+
+    FIELDS = ("id", "name", "args", "kwargs", "max_retries", "retry_delay", "current_retry", "priority", "cpu_bound")
+
+    def __init__(self) -> None:
+        self._tasks: list[dict[str, Any]] = []
+
+    async def push(self, task: Task) -> None:
+        self._tasks.append({name: getattr(task, name) for name in self.FIELDS})
+
+    async def pop(self, timeout: float | None = None) -> Task | None:
+        await asyncio.sleep(0.005)
+        return Task(**self._tasks.pop(0)) if self._tasks else None
+
+    async def size(self) -> int:
+        return len(self._tasks)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -57,6 +58,44 @@ def test_what_goes_on_is_left_to_itself_with_a_word(
     assert [message for message in caplog.messages if "left to themselves: consumer" in message]
 
 
+def test_threads_of_its_pool_are_waited_for_and_may_need_it() -> None:
+    told: list[str] = []
+
+    async def answer() -> str:
+        return "answered"
+
+    def ask(loop: asyncio.AbstractEventLoop) -> None:
+        go.wait(10)
+        told.append(asyncio.run_coroutine_threadsafe(answer(), loop).result(10))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, ask, loop)
+        loop.call_later(0.05, go.set)
+
+    go = threading.Event()
+    own_loop.run(main())
+    assert told == ["answered"]
+
+
+def test_threads_that_go_on_are_left_to_themselves_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(own_loop, "GRACE", 0.05)
+    gate = threading.Event()
+
+    async def main() -> None:
+        asyncio.get_running_loop().run_in_executor(None, gate.wait, 30)
+
+    ended = threading.Thread(target=lambda: own_loop.run(main()), daemon=True)
+    ended.start()
+    ended.join(10)
+    assert not ended.is_alive()
+    assert not gate.is_set()
+    assert [message for message in caplog.messages if message.startswith("threads of the event loop's pool go on")]
+    gate.set()
+
+
 def test_what_the_loop_runs_may_fail() -> None:
     async def main() -> None:
         raise ValueError("of its own")
@@ -84,6 +123,33 @@ def test_an_app_with_a_thread_of_its_own_stops_though_a_task_goes_on(caplog: pyt
         pass
     app.stop_sync(wait=False)
     assert (app.state, app.lost_at_stop) == ("stopped", 1)
+    caplog.clear()
+
+
+def test_an_app_with_a_thread_of_its_own_stops_though_a_thread_of_a_task_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(own_loop, "GRACE", 0.05)
+    app, gate, blocking = memory_app(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocking.set()
+        gate.wait(30)
+
+    @app.task()
+    async def blocked() -> None:
+        await asyncio.to_thread(block)
+
+    app.start_sync()
+    app.submit_sync(blocked)
+    assert blocking.wait(10)
+    stopping = threading.Thread(target=lambda: app.stop_sync(wait=False), daemon=True)
+    stopping.start()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    assert not gate.is_set()
+    assert (app.state, app.lost_at_stop) == ("stopped", 1)
+    gate.set()
     caplog.clear()
 
 

@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 
-from flowrra import Flowrra, Task
+from flowrra import Flowrra, Task, TaskResult
+from flowrra.backends import InMemoryBackend
 from flowrra.backoff import Backoff
 from flowrra.brokers import BaseBroker
 from flowrra.exceptions import BackendError
 from flowrra.executors.sources import polled
 from flowrra.management import FlowrraManager
-from tests.core.apps import final, memory_app, record_of, until
+from tests.core.apps import comes_true, final, memory_app, record_of, until
 
 
 class ListBroker(BaseBroker):
@@ -25,12 +26,17 @@ class ListBroker(BaseBroker):
         self.refuses_push: BaseException | None = None
         self.refuses_pop: BaseException | None = None
         self.holds_pop: asyncio.Event | None = None
+        self.holds_push: asyncio.Event | None = None
+        self.waiting_pushes = 0
         self.pops = 0
         self.ended_pops = 0
 
     async def push(self, task: Task) -> None:
         if self.refuses_push is not None:
             raise self.refuses_push
+        if self.holds_push is not None:
+            self.waiting_pushes += 1
+            await self.holds_push.wait()
         self.tasks.append(task)
 
     async def pop(self, timeout: float | None = None) -> Task | None:
@@ -99,14 +105,15 @@ async def feeding(app: Flowrra) -> str | None:
 
 
 class TestBrokerThatIsAway:
+    @pytest.mark.parametrize("error", [ConnectionError, SystemExit])
     async def test_while_tasks_are_taken_is_counted_and_shown_until_it_is_back(
-        self, app: Flowrra, broker: ListBroker
+        self, error: type[BaseException], app: Flowrra, broker: ListBroker
     ) -> None:
         async with app:
             assert errors_of(app) == {"push": 0, "pop": 0}
-            broker.refuses_pop = ConnectionError("away")
+            broker.refuses_pop = error("away")
             await until(lambda: errors_of(app)["pop"] == 2)
-            assert await feeding(app) == "not usable: ConnectionError: away"
+            assert await feeding(app) == f"not usable: {error.__name__}: away"
             broker.refuses_pop = None
             assert (await final(app, await app.submit("work", 3))).result == 3
             assert await feeding(app) is None
@@ -291,3 +298,91 @@ class TestWorker:
             record = await app.results.wait_for("odd", 10)
             assert record.status == "failed"
             assert (record.error or "").startswith("TaskNotFoundError: ")
+
+
+class SlowToRead(InMemoryBackend):
+    """Tells of no record before its gate opens, but to who waits for one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def get(self, task_id: str) -> TaskResult | None:
+        self.asked.set()
+        await self.gate.wait()
+        return await super().get(task_id)
+
+
+class TestWhatIsJustBeingTaken:
+    async def test_is_given_back_where_its_record_takes_longer_than_the_stop_waits(
+        self, broker: ListBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(polled, "POP_TIMEOUT", 0.05)
+        backend = SlowToRead()
+        app = memory_app(broker=broker, backend=backend)
+        ran: list[str] = []
+
+        @app.task(name="work")
+        async def work() -> None:
+            ran.append("work")
+
+        async with app:
+            task_id = await app.submit("work")
+            await backend.asked.wait()
+        assert (ran, [task.id for task in broker.tasks], app.lost_at_stop) == ([], [task_id], 0)
+        backend.gate.set()
+        record = await record_of(app, task_id)
+        assert (record.status, record.submitted_at is None) == ("pending", False)
+        async with app:
+            await final(app, task_id)
+        assert ran == ["work"]
+
+    async def test_is_run_where_anything_else_cancels_that(self, broker: ListBroker) -> None:
+        backend = SlowToRead()
+        app = memory_app(broker=broker, backend=backend)
+
+        @app.task(name="work")
+        async def work() -> str:
+            return "done"
+
+        async with app:
+            task_id = await app.submit("work")
+            await backend.asked.wait()
+            (polling,) = [task for task in asyncio.all_tasks() if task.get_name() == "flowrra-io-poll"]
+            polling.cancel()
+            backend.gate.set()
+            assert (await final(app, task_id)).result == "done"
+
+    async def test_fails_all_the_same_where_its_name_is_unknown(
+        self, broker: ListBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(polled, "POP_TIMEOUT", 0.05)
+        backend = SlowToRead()
+        app = memory_app(broker=broker, backend=backend)
+        app.task(name="work")(asyncio.sleep)
+        await broker.push(Task("stranger", "elsewhere", (), {}))
+        async with app:
+            await backend.asked.wait()
+        backend.gate.set()
+        await comes_true(lambda: app.get_result("stranger"))
+        assert (await final(app, "stranger")).status == "failed"
+        caplog.clear()
+
+    async def test_is_not_lost_where_the_one_who_gives_it_back_gives_up(
+        self, app: Flowrra, broker: ListBroker, gate: asyncio.Event
+    ) -> None:
+        held = asyncio.Event()
+        async with app:
+            await hold_the_slot(app)
+            executor = app.executors["io"]
+            task_id = await app.options(countdown=0.01).submit("work")
+            await wait_due(app, task_id)
+            broker.holds_push = held
+            draining = asyncio.create_task(executor.drain())
+            await until(lambda: broker.waiting_pushes)
+            draining.cancel()
+            held.set()
+            await asyncio.wait({draining})
+            assert [task.id for task in broker.tasks] == [task_id]
+            gate.set()

@@ -132,6 +132,63 @@ class TestAStopDuringTheStart:
         assert [str(error) for error in errors] == ["The app was stopped while it started"]
 
 
+class TestAStartDuringTheStart:
+    async def test_waits_for_it(self) -> None:
+        app = app_with_tasks()
+        hook, gate = asyncio.Event(), asyncio.Event()
+
+        @app.lifespan
+        @contextlib.asynccontextmanager
+        async def pool() -> AsyncIterator[None]:
+            hook.set()
+            await gate.wait()
+            yield
+
+        first, second = asyncio.create_task(app.start()), asyncio.create_task(app.start())
+        await hook.wait()
+        await asyncio.sleep(0)
+        assert not second.done()
+        gate.set()
+        await second
+        assert app.has_started
+        assert (await final(app, await app.submit("quick"))).result == "done"
+        await first
+        await app.stop()
+
+    async def test_by_its_own_hook_is_a_no_op(self) -> None:
+        app = app_with_tasks()
+        app.on_startup(app.start)
+        app.on_startup(lambda: asyncio.create_task(app.start()))
+        async with asyncio.timeout(20), app:
+            assert app.has_started
+
+    async def test_tries_anew_when_that_fails(self) -> None:
+        app = app_with_tasks()
+        tries: list[int] = []
+
+        @app.on_startup
+        async def fail_once() -> None:
+            tries.append(len(tries))
+            await asyncio.sleep(0)
+            if len(tries) == 1:
+                raise ConnectionError("no database")
+
+        first, second = await asyncio.gather(app.start(), app.start(), return_exceptions=True)
+        assert (repr(first), second) == ("ConnectionError('no database')", None)
+        assert (tries, app.has_started) == ([0, 1], True)
+        await app.stop()
+
+    async def test_is_told_when_that_is_stopped(self) -> None:
+        app = app_with_tasks()
+        with blocked_while_starting(app) as waiting:
+            starts = [asyncio.create_task(app.start()) for _ in range(2)]
+            await until(waiting.is_set)
+        await app.stop()
+        for start in starts:
+            with pytest.raises(RuntimeError, match="was stopped while it started"):
+                await start
+
+
 class TestFromAnotherLoop:
     def test_a_stop_is_carried_out_on_the_app_s_own(self) -> None:
         app = app_with_tasks()

@@ -319,6 +319,27 @@ class TestRun:
         assert output.split("\n") == ["slept", "closed", "left", ""]
         assert (process.returncode, errors) == (0, "")
 
+    def test_a_handler_that_was_not_set_from_python_gives_way_to_the_default(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        set_handler = signal.signal
+
+        def foreign(number: int, handler: signal.Handlers) -> None:  # as in an interpreter that a server embeds
+            set_handler(number, handler)
+
+        app = memory_app()
+        app.on_startup(lambda: stops.append(asyncio.ensure_future(app.stop())))
+        stops: list[asyncio.Future[None]] = []
+        monkeypatch.setattr(signal, "signal", foreign)
+        try:
+            app.run()
+            assert {signal.getsignal(number) for number in before} == {signal.SIG_DFL}
+        finally:
+            for number, handler in before.items():
+                set_handler(number, handler)
+        assert app.state == "stopped"
+
     def test_a_second_signal_hurries(self) -> None:
         with self.start(seconds=3600) as process:
             try:

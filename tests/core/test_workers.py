@@ -107,6 +107,20 @@ async def assert_works(app: Flowrra, task: Any) -> None:
     assert (await final(app, await app.submit(task), within=5)).result == "fine"
 
 
+async def test_the_time_limit_of_what_died_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flowrra.executors.base.CANCEL_REPEAT", 0.02)
+    app = memory_app(io_workers=1)
+    app.task(max_retries=0, timeout=0.02)(raises_generator_exit)
+    async with app:
+        assert (await final(app, await app.submit(raises_generator_exit))).status == "failed"
+        await asyncio.sleep(0.2)
+    assert "told again to end" not in caplog.text
+    assert numbers_of(app, "raises_generator_exit")["timed_out"] == 0
+    caplog.clear()
+
+
 @pytest.mark.parametrize(("fault", "error"), FAULTS.items(), ids=lambda each: getattr(each, "__name__", each))
 async def test_a_worker_survives_and_the_task_has_failed(fault: Callable[[], Awaitable[None]], error: str) -> None:
     app = memory_app(io_workers=1)
@@ -569,6 +583,20 @@ class ThreeMethods(BaseResultBackend):
                 await asyncio.sleep(0.005)
 
 
+class Hanging(ThreeMethods):
+    """Takes no record while it hangs, nor lets go whoever stores one then, until its gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = False
+        self.gate = asyncio.Event()
+
+    async def store(self, task_id: str, result: TaskResult) -> None:
+        if self.hangs:
+            await self.gate.wait()
+        await super().store(task_id, result)
+
+
 class TestUsersResultBackend:
     async def test_three_methods_are_enough(self) -> None:
         app = memory_app(backend=ThreeMethods())
@@ -613,6 +641,48 @@ class TestUsersResultBackend:
         numbers = numbers_of(app, "unstorable")
         assert (numbers["started"], numbers["succeeded"], numbers["failed"]) == (1, 0, 1)
         assert_counts_add_up(numbers, running=0)
+
+    @pytest.mark.parametrize("ends", [True, False], ids=["ends", "goes on"])
+    async def test_one_that_hangs_holds_up_neither_stop_nor_restart(
+        self, ends: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for module in ("workers", "hangs"):
+            monkeypatch.setattr(f"flowrra.executors.{module}.CANCEL_GRACE", 0.1)
+        backend = Hanging()
+        app = memory_app(io_workers=1, backend=backend)
+        begun = asyncio.Event()
+
+        @app.task(max_retries=0)
+        async def job() -> str:
+            begun.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0 if ends else 60)
+            while not ends and backend.hangs:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+            return "done"
+
+        @app.task()
+        async def fine() -> str:
+            return "fine"
+
+        await app.start()
+        await app.submit(job)
+        await begun.wait()
+        backend.hangs = True
+        async with asyncio.timeout(20):
+            await app.stop(wait=False)
+        assert app.executors["io"].busy_workers == 0
+        assert_counts_add_up(numbers_of(app, "job"), running=0)
+        assert [text for text in caplog.messages if text.startswith("outcome not recorded in time task=job")]
+        counted = numbers_of(app, "job")
+
+        backend.hangs = False
+        backend.gate.set()
+        async with app:
+            await assert_works(app, fine)
+        assert numbers_of(app, "job") == counted, "what comes late is not counted again"
+        caplog.clear()
 
     async def test_an_outage_costs_neither_worker_nor_a_second_run_and_is_counted(self) -> None:
         backend = ThreeMethods()

@@ -93,6 +93,26 @@ async def test_an_app_whose_start_failed_is_not_healthy() -> None:
     assert health["healthy"] is False
 
 
+async def test_while_it_starts_it_is_not_healthy_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowrra.management.health.STUCK_AFTER", 0.0)  # what waits then is not stuck
+    app = working_app()
+    manager = FlowrraManager(app)
+    seen: list[dict[str, Any]] = []
+
+    @app.on_startup
+    async def look() -> None:
+        for _ in range(2):
+            seen.append(dict(await manager.health_check()))
+            await app.submit("quick")
+
+    async with app:
+        pass
+    for health in seen:
+        assert_shape(health)
+        assert health["healthy"] is False
+        assert health["components"]["io_executor"]["message"].startswith("starting: ")
+
+
 async def test_busy_workers_are_healthy_workers() -> None:
     app = working_app(io_workers=2)
     gate = asyncio.Event()

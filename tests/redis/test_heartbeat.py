@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -119,3 +121,21 @@ async def test_all_that_became_due_together_is_given_out_together(url: str) -> N
         deliveries, _ = await broker.take(10)
         assert len(deliveries) == 5
         await broker.close()
+
+
+async def test_it_ends_though_all_threads_of_the_loop_s_pool_are_taken(url: str) -> None:
+    app = with_tasks(redis_app(url))
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    pool = ThreadPoolExecutor(1)
+    loop.set_default_executor(pool)
+    await app.start()
+    blocked = loop.run_in_executor(None, gate.wait, 60)
+    try:
+        async with asyncio.timeout(20):
+            await app.stop(wait=False)
+        assert not blocked.done()
+    finally:
+        gate.set()
+        await blocked
+    assert not [thread for thread in threading.enumerate() if thread.name == "flowrra-lease-keeper"]

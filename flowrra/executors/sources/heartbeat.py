@@ -3,6 +3,8 @@ knows, and looks whether they do. From a thread, as a task that blocks the event
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
 import logging
 import math
@@ -83,6 +85,19 @@ class Heartbeat:
         """End, and withdraw the announcement; blocks until that is done, at most so many seconds."""
         self._stopping.set()
         self._thread.join(timeout)
+
+    async def stop_from_loop(self, timeout: float) -> None:
+        """:meth:`stop`, without blocking the running event loop, nor waiting for a thread of its pool: all of them may
+        be taken by tasks that block."""
+        ended = asyncio.Event()
+        stop = (timeout, asyncio.get_running_loop(), ended)
+        threading.Thread(target=self._stop_and_tell, args=stop, name="flowrra-lease-end", daemon=True).start()
+        await ended.wait()
+
+    def _stop_and_tell(self, timeout: float, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+        self.stop(timeout)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(ended.set)
 
     def _keep(self) -> None:
         contextvars.Context().run(self._beat)

@@ -338,7 +338,7 @@ class LeasedSource(TaskSource):
         await self._settler.flush(timeout)
         self._settler.close()
         if self._heartbeat is not None:
-            await self._loop.run_in_executor(None, self._heartbeat.stop, timeout)
+            await self._heartbeat.stop_from_loop(timeout)
             self._heartbeat = None
         self._holdings.clear()
         await self.broker.close()

@@ -21,10 +21,11 @@ from flowrra.executors.sources.memory import MemorySource
 from flowrra.executors.workers import Workers
 from flowrra.outage import Outage
 from flowrra.queue_names import DEFAULT_QUEUE
-from flowrra.registry import TaskRegistry
+from flowrra.ranges import MAX_DELAY
+from flowrra.registry import TaskDefinition, TaskRegistry
 from flowrra.submission import SubmitOptions
-from flowrra.supervision import Supervised, see_through
-from flowrra.task import CANCELLED, FAILED, PENDING, Task
+from flowrra.supervision import Supervised, is_for_caller, see_through
+from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, Task, TaskResult
 from flowrra.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ REPLACEMENT_DELAY = 0.05
 
 
 class PolledSource(MemorySource):
-    """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process.
+    """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process, and go back to
+    the broker with the time when they are due.
 
     The broker has one queue, which is the default one, whatever queue a task names. A pause is this process's alone.
 
@@ -90,12 +92,13 @@ class PolledSource(MemorySource):
         logger.error("polling died, replaced executor=%s error=%r", self.workers.kind, error)
 
     async def stop_fetching(self) -> None:
-        """Take no more; a task that is just being taken is still delivered."""
+        """Take no more; a task that is just being taken is still delivered, or set aside for the stop to give back."""
         self._is_fetching = False
         polling = self._polling.release()
         if polling is not None:
             await asyncio.wait({polling}, timeout=2 * POP_TIMEOUT)
             polling.cancel()
+            await asyncio.wait({polling}, timeout=POP_TIMEOUT)
 
     async def _poll(self) -> None:
         backoff = Backoff(0.1, 5.0)
@@ -105,7 +108,7 @@ class PolledSource(MemorySource):
                 continue
             try:
                 task = await self.broker.pop(timeout=POP_TIMEOUT)
-            except Exception as error:  # noqa: BLE001 - a broker may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a broker may raise anything
                 self.errors["pop"] += 1
                 self._error = describe(error)
                 self._outage.failed(self._error)
@@ -125,18 +128,50 @@ class PolledSource(MemorySource):
         return len(workers.running) + workers.queue.size + len(workers.queue.aside()) < workers.slots
 
     async def _deliver(self, task: Task) -> None:
+        """Take in a task. From here on nobody else has it: whatever cancels this, the task is not lost."""
         task.queue = DEFAULT_QUEUE
-        record = await self.records.of(task)
         try:
             definition = self.registry.definition(task.name)
         except TaskNotFoundError as error:
-            attempt_log.given_up(task, describe(error), self.workers.worker_id)
-            await self.records.end(record, FAILED, describe(error))
+            await see_through(self._give_up(task, describe(error)))
             return
+        try:
+            record = await self.records.of(task)
+        except asyncio.CancelledError:  # the backend takes its time, and the stop can't wait
+            self._keep_unread(self._job_of(task, self.records.new(task), definition))
+            raise
+        job = self._job_of(task, record, definition)
+        if self._is_closed:  # it came too late for the stop to give it back
+            await see_through(self.release(job))
+        else:
+            self._take_in(job)
+
+    async def _give_up(self, task: Task, error: str) -> None:
+        attempt_log.given_up(task, error, self.workers.worker_id)
+        await self.records.end(await self.records.of(task), FAILED, error)
+
+    def _job_of(self, task: Task, record: TaskResult, definition: TaskDefinition) -> Job:
         telemetry = self.telemetry.register(task.name, self.workers.kind)
-        job = Job(task, record, definition, telemetry, time.monotonic())
-        job.is_decoded = True
-        self.workers.put(job)
+        # The broker may be a user's own: whatever it makes of the due time, the task is run.
+        delay = 0.0 if not isinstance(task.due_at, int | float) else min(task.due_at - time.time(), MAX_DELAY)
+        job = Job(task, record, definition, telemetry, time.monotonic() + (delay if delay > 0 else 0.0))
+        job.is_decoded, task.due_at = True, None
+        return job
+
+    def _take_in(self, job: Job) -> None:
+        """Run a task in the next free slot, or when it is due."""
+        delay = job.ready_at - time.monotonic()
+        if delay > 0 and job.record.status is RETRYING:
+            job.begin_wait(job.ready_at)
+        self.workers.put_later(job, delay)
+
+    def _keep_unread(self, job: Job) -> None:
+        """Take in a task whose record could not be waited for. A stop gives it back, rather than have it run with
+        another one."""
+        if self._is_fetching:
+            self._take_in(job)
+        else:
+            self.workers.queue.set_aside(job.task.id, job)
 
     async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         self._is_fetching = False
@@ -187,9 +222,13 @@ class PolledSource(MemorySource):
 
     async def _push_back(self, job: Job) -> str | None:
         """Return a task to the broker, for another process or a later time. Returns what it ends with if that fails."""
+        delay = job.ready_at - time.monotonic()
+        job.task.due_at = time.time() + delay if delay > 0 else None
         try:
             await self.broker.push(job.task)
-        except Exception as error:  # noqa: BLE001 - a broker may raise anything
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
             self.errors["push"] += 1
             self._returning.failed(describe(error), error)
             return "cancelled: the app stopped, and the broker did not take it back"
@@ -200,7 +239,8 @@ class PolledSource(MemorySource):
 
     async def slots_changed(self) -> None:
         if self.workers.is_draining:
-            await self._return_all()
+            # Cancelled while the broker takes its time, who asks for it would lose the task that is on its way.
+            await see_through(self._return_all())
 
     async def _return_all(self) -> None:
         """Return what was taken and has not begun, be it that its name is paused here: other processes may run it."""
