@@ -203,7 +203,7 @@ class TestWhatIsNotDueYet:
             assert (numbers()["started"], numbers()["retrying"]) == (1, 1)
         assert numbers()["retrying"] == 0
 
-    @pytest.mark.parametrize("due_at", ["soon", float("nan"), time.time() - 5], ids=str)
+    @pytest.mark.parametrize("due_at", ["soon", float("nan"), 1_000_000_000.0], ids=str)
     async def test_a_time_that_is_none_or_over_is_now(self, tmp_path: Path, due_at: Any) -> None:
         broker = SQLiteBroker(tmp_path / "queue")
         await broker.push(Task("task", "add", (1, 2), {}, due_at=due_at))
