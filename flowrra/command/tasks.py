@@ -188,7 +188,7 @@ def submit(session: Session, name: str, arguments: tuple[str, ...], named: tuple
     if session.as_json:
         print_json({"task_id": task_id})
     else:
-        click.echo(task_id)
+        click.echo(shown(task_id))
 
 
 def _value(text: str) -> Any:

@@ -13,6 +13,7 @@ import click
 from flowrra.app import Flowrra
 from flowrra.command.apps import described, load_app
 from flowrra.command.group import flowrra
+from flowrra.command.log_writer import log_to_stderr
 from flowrra.command.processes import Processes, end_with_parent
 from flowrra.command.reload import RELOADED, SourceWatch
 from flowrra.config import QUEUES_AS_TEXT, Queues, read_queues
@@ -53,6 +54,7 @@ def _seconds(_context: click.Context, parameter: click.Parameter, value: float) 
 )
 @click.option("--reload", is_flag=True, help="Start anew when the app's source changes: for development.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="End when standard input does.")
+@log_to_stderr()
 def worker(
     target: str,
     queues: str | None,
@@ -64,7 +66,6 @@ def worker(
     **slots: int | None,
 ) -> int:
     """Runs the tasks of an app until SIGTERM or Ctrl-C, and lets them finish. Exit status 1 if tasks were lost."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(name)s %(message)s")
     changes: dict[str, Any] = {name: number for name, number in slots.items() if number is not None}
     if queues is not None:
         changes["queues"] = _read_queues(queues)

@@ -38,6 +38,10 @@ def test_submit(flowrra: Flowrra, worker: Process) -> None:
     assert finished(flowrra, "mine")["result"] == "3 sent to {'name': 'me'}"
 
 
+def test_an_id_is_told_as_text_that_a_terminal_does_not_act_on(flowrra: Flowrra) -> None:
+    assert flowrra("submit", "send", "me", "--task-id", "pay-7\n\x1b[2J").out == "pay-7\\n\\x1b[2J\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
