@@ -83,7 +83,8 @@ class SourceWatch:
         changed = []
         for name in {*_imported_files(), *self._more}:
             at = _modified_at(name)
-            is_new = name not in self._seen and (at or 0) > self._began_at
+            # One from a machine whose clock is ahead is no change: it would be one again after each start.
+            is_new = name not in self._seen and self._began_at < (at or 0) <= time.time_ns()
             if is_new or self._seen.setdefault(name, at) != at:
                 changed.append(os.path.relpath(name))
         return sorted(changed)
