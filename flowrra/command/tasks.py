@@ -57,7 +57,7 @@ def list_tasks(session: Session, status: str | None, failed: bool, **wanted: Any
                 task["status"],
                 task["queue"],
                 task["submitted_at"],
-                task["retries"] + (task["started_at"] is not None),
+                task["attempts_begun"],
                 task["error"],
             )
             for task in page["tasks"]
