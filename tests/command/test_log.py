@@ -207,7 +207,7 @@ def test_neither_ids_nor_errors_of_tasks_are_lines_of_their_own(tmp_path: Path, 
         read: list[str] = []
         for line in lines:
             read.append(line.rstrip("\n"))
-            if read[-1] == "  ValueError: no card":
+            if line.strip() == "ValueError: no card":
                 process.popen.send_signal(signal.SIGTERM)
     assert not [line for line in read if line.startswith(FORGED)]
     assert [line for line in read if not _RECORD.match(line) and not line.startswith("  ")] == []
