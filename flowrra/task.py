@@ -309,6 +309,28 @@ class TaskResult:
         """The number of the latest attempt, from 1; of the first one, before it begins."""
         return self.attempts[-1].number + 1 if self.attempts else 1
 
+    @property
+    def tells_of_attempt(self) -> bool:
+        """Whether its own times are those of an attempt, which is not among those before."""
+        if self.started_at is None or self.status in (PENDING, RETRYING):
+            return False
+        # Of a task that came to its end while it waited for another attempt, the latest one is the one before.
+        return not self.attempts or self.attempts[-1].started_at != self.started_at
+
+    @property
+    def attempts_begun(self) -> int:
+        """How many attempts have begun, those included that are remembered no more."""
+        before = self.attempts[-1].number if self.attempts else 0
+        # Records of flowrra 0.1.8 have no attempts.
+        return max(before, self.retries) + self.tells_of_attempt
+
+    @property
+    def attempt_finished_at(self) -> datetime | None:
+        """When the latest attempt ended; None while it runs, before the first, and if that is unknown."""
+        if self.tells_of_attempt:
+            return self.finished_at
+        return self.attempts[-1].finished_at if self.attempts else None
+
     def end_attempt(self, outcome: AttemptEnd, finished_at: datetime | None) -> None:
         """Remember the latest attempt among those before: another one follows."""
         error, traceback = self.error, self.traceback

@@ -190,7 +190,7 @@ class TaskTelemetry:
         self.cells[SUBMITTED] += 1
 
     def count_cancelled_before_start(self) -> None:
-        """Count a task that was cancelled before it ran."""
+        """Count a task that was cancelled while it waited, for its first attempt or another one."""
         self.cells[CANCELLED_BEFORE_START] += 1
 
     def count_redelivered(self) -> None:

@@ -15,8 +15,8 @@ import click
 
 from flowrra.command import queues, schedules, tasks, watching, worker, workers  # noqa: F401 - each adds its commands
 from flowrra.command.group import PROGRAM, flowrra
-from flowrra.command.output import printable
 from flowrra.exceptions import FlowrraError, ResultNotFoundError, TaskNotFoundError
+from flowrra.printable import printable
 from flowrra.urls import without_credentials
 
 # Characters of an error's line.

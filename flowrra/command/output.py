@@ -18,6 +18,7 @@ import click
 
 from flowrra.command.terminal import fits, print_rich_field, print_rich_mark, print_rich_table, rich_console
 from flowrra.management.answers import TaskProgress
+from flowrra.printable import printable, printable_lines
 
 # Characters of a cell in a list; one task's own page has it all.
 MOST_IN_CELL = 60
@@ -34,7 +35,7 @@ def print_json(answer: object, indent: int | None = 2) -> None:
 
 def print_text(text: str) -> None:
     """Print text, of which no more than its lines is left to the terminal."""
-    click.echo("\n".join(map(printable, text.split("\n"))))
+    click.echo(printable_lines(text))
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -99,15 +100,6 @@ def described_progress(progress: TaskProgress | None) -> str | None:
 
 def _counted(number: float | None) -> str:
     return NOTHING if number is None else f"{number:.12g}"
-
-
-def printable(text: str) -> str:
-    """One line of text, in which everything that a terminal would act on is written as an escape."""
-    return text if text.isprintable() else "".join(map(_printable, text))
-
-
-def _printable(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _json_printable(line: str) -> str:

@@ -23,6 +23,8 @@ USAGE_ERROR = 2
 # Seconds: a process that lives for less has ended at once, and so many of them, one after the other, are enough.
 AT_ONCE = 10.0
 MOST_AT_ONCE = 5
+# Seconds: a source that changes sooner, again and again, is not changed by people.
+HASTE = 3.0
 # Seconds that a process gets beyond its own time to stop.
 MARGIN = 10.0
 
@@ -78,6 +80,7 @@ class Processes:
 
     async def _keep_one(self, command: Sequence[str]) -> None:
         pauses, ended_at_once, has_run = Backoff(0.5, 30.0), 0, False
+        reloads = Backoff(0.1, 5.0)
         while not self._stopping.is_set():
             started_at = time.monotonic()
             try:
@@ -89,9 +92,14 @@ class Processes:
                 # One that was still importing its app is ended by the signal itself.
                 self._status = max(self._status, int(status not in (0, -signal.SIGTERM, RELOADED)))
                 return
+            lasted = time.monotonic() - started_at
             if status == RELOADED and self._reloads:
+                if lasted >= HASTE:
+                    reloads.reset()
+                else:
+                    await self._pause(reloads.next())
                 continue
-            has_lasted = time.monotonic() - started_at >= AT_ONCE
+            has_lasted = lasted >= AT_ONCE
             # What has run once was started rightly: the next one finds its port taken, or its module half written.
             if status == USAGE_ERROR and not has_run:
                 self._give_up(USAGE_ERROR, "a worker process says that it was started wrongly")
@@ -152,10 +160,15 @@ def _how_ended(status: int) -> str:
 
 
 def end_with_parent() -> None:
-    """End this process, as by SIGTERM, when the one that holds the other end of its standard input has ended."""
+    """End this process, as by SIGTERM, when the one that holds the other end of its standard input has ended. From here
+    on there is nothing to be read there, as for a program in the background: what tasks start reads it to its end."""
+    parent = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
     def wait() -> None:
-        while os.read(0, 1024):
+        while os.read(parent, 1024):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 

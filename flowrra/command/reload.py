@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
@@ -68,25 +69,32 @@ class SourceWatch:
         logger.warning("source changed, starting anew: %s", ", ".join(changed))
         self._changed.set()
         if not self._is_waited_for:
-            if (
-                signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-            ):  # the app is still imported: nothing is to be stopped
-                os._exit(RELOADED)
+            # While the app is still imported, nothing is to be stopped.
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                _end_now()
             os.kill(os.getpid(), signal.SIGTERM)
         # A daemon's thread: if the process ends in time, this is not reached.
         threading.Event().wait(self._shutdown_timeout + _MARGIN)
         logger.error("the worker did not stop in time, and is ended")
-        os._exit(RELOADED)
+        _end_now()
 
     def _look(self) -> list[str]:
         """What has changed since it was seen first, or before that, but after the process began to import it."""
         changed = []
         for name in {*_imported_files(), *self._more}:
             at = _modified_at(name)
-            is_new = name not in self._seen and (at or 0) > self._began_at
+            # One from a machine whose clock is ahead is no change: it would be one again after each start.
+            is_new = name not in self._seen and self._began_at < (at or 0) <= time.time_ns()
             if is_new or self._seen.setdefault(name, at) != at:
                 changed.append(os.path.relpath(name))
         return sorted(changed)
+
+
+def _end_now() -> NoReturn:
+    """End the process whatever it is at, once its log is written, or can't be within a moment."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(RELOADED)
 
 
 def _imported_files() -> Iterator[str]:

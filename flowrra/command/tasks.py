@@ -57,7 +57,7 @@ def list_tasks(session: Session, status: str | None, failed: bool, **wanted: Any
                 task["status"],
                 task["queue"],
                 task["submitted_at"],
-                task["retries"] + (task["started_at"] is not None),
+                task["attempts_begun"],
                 task["error"],
             )
             for task in page["tasks"]
@@ -179,7 +179,7 @@ def submit(session: Session, name: str, arguments: tuple[str, ...], named: tuple
     """Submits a task of that name, and prints its id. Arguments are JSON; what is no JSON is text. Needs the app's
     code: --app."""
     args = [_value(text) for text in arguments]
-    kwargs = dict(map(_pair, named))
+    kwargs = _named(named)
 
     async def submit_it(manager: FlowrraManager) -> str:
         return await manager.app.options(**options).submit(name, *args, **kwargs)
@@ -188,21 +188,35 @@ def submit(session: Session, name: str, arguments: tuple[str, ...], named: tuple
     if session.as_json:
         print_json({"task_id": task_id})
     else:
-        click.echo(task_id)
+        click.echo(shown(task_id))
 
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # what is nested too deeply to be read is text, too
         return text
 
 
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise click.UsageError(f"{text!r:.100} is no KEY=VALUE")
-    return key, _value(value)
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON, though Python's reader takes it")
+
+
+def _named(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments by name.
+
+    Raises:
+        UsageError: One is no KEY=VALUE, or is given twice.
+    """
+    kwargs: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise click.UsageError(f"{pair!r:.100} is no KEY=VALUE")
+        if key in kwargs:
+            raise click.UsageError(f"{key!r:.100} is given twice; expected each KEY once")
+        kwargs[key] = _value(value)
+    return kwargs
 
 
 @app_command("dead")

@@ -13,10 +13,11 @@ import click
 from flowrra.app import Flowrra
 from flowrra.command.apps import described, load_app
 from flowrra.command.group import flowrra
+from flowrra.command.log_writer import log_to_stderr
 from flowrra.command.processes import Processes, end_with_parent
 from flowrra.command.reload import RELOADED, SourceWatch
 from flowrra.config import QUEUES_AS_TEXT, Queues, read_queues
-from flowrra.ranges import SECONDS
+from flowrra.ranges import Range
 from flowrra.urls import quoted, without_credentials
 
 logger = logging.getLogger(__name__)
@@ -24,16 +25,18 @@ logger = logging.getLogger(__name__)
 # What serves a worker registers itself by this name, as flowrra knows no exporter: see flowrra_exporter.worker.
 SERVICES = "flowrra.worker_services"
 _HIGHEST_PORT = 65535
+# What the exporter takes, too, so that a worker's flags don't depend on whether it is served.
+_SECONDS = Range(0, 1e9, is_open=True, unit="seconds")
 
 
 def _seconds(_context: click.Context, parameter: click.Parameter, value: float) -> float:
     """The value of an option that is a time.
 
     Raises:
-        BadParameter: It is negative, or none, as NaN is.
+        BadParameter: It is not above 0, or none, as NaN is; or more than the exporter takes.
     """
     try:
-        SECONDS.check(parameter.opts[0], value)
+        _SECONDS.check(parameter.opts[0], value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return value
@@ -52,7 +55,9 @@ def _seconds(_context: click.Context, parameter: click.Parameter, value: float) 
     help="Serve metrics, probes and console, as at :9464; of several processes each at the next port.",
 )
 @click.option("--reload", is_flag=True, help="Start anew when the app's source changes: for development.")
+@click.option("--process-number", type=click.IntRange(0), default=0, hidden=True, help="Of several, from 0.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="End when standard input does.")
+@log_to_stderr()
 def worker(
     target: str,
     queues: str | None,
@@ -60,11 +65,11 @@ def worker(
     processes: int | None,
     exporter: str | None,
     reload: bool,
+    process_number: int,
     with_parent: bool,
     **slots: int | None,
 ) -> int:
     """Runs the tasks of an app until SIGTERM or Ctrl-C, and lets them finish. Exit status 1 if tasks were lost."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(name)s %(message)s")
     changes: dict[str, Any] = {name: number for name, number in slots.items() if number is not None}
     if queues is not None:
         changes["queues"] = _read_queues(queues)
@@ -79,13 +84,14 @@ def worker(
         return asyncio.run(Processes(commands, shutdown_timeout, reloads=reload).run())
 
     def run() -> int:
-        return _run(target, changes, shutdown_timeout, exporter)
+        return _run(target, changes, shutdown_timeout, exporter, process_number)
 
     return _run_until_change(run, shutdown_timeout) if reload else run()
 
 
 def _addresses(first: str, count: int) -> list[list[str]]:
-    """The option of each process: a port that is given counts up, as two processes can't answer at one.
+    """The options of each process: a port that is given counts up, as two processes can't answer at one. Other ports
+    are settings of the exporter's own, which is told the number to count them up by.
 
     Raises:
         UsageError: There is no such port.
@@ -96,7 +102,7 @@ def _addresses(first: str, count: int) -> list[list[str]]:
             f"--exporter: got {quoted(first)}; expected host:port, such as ':9464', with {count} ports from there on"
         )
     step = 0 if int(port) == 0 else 1  # at 0 each takes a free one
-    return [[f"--exporter={host}:{int(port) + step * at}"] for at in range(count)]
+    return [[f"--exporter={host}:{int(port) + step * at}", f"--process-number={at}"] for at in range(count)]
 
 
 def _run_until_change(run: Callable[[], int], shutdown_timeout: float) -> int:
@@ -113,14 +119,14 @@ def _run_until_change(run: Callable[[], int], shutdown_timeout: float) -> int:
     return RELOADED if watch.has_changed else status
 
 
-def _run(target: str, changes: dict[str, Any], shutdown_timeout: float, exporter: str | None) -> int:
+def _run(target: str, changes: dict[str, Any], shutdown_timeout: float, exporter: str | None, number: int) -> int:
     def load() -> Flowrra:
         app = load_app(target)
         app.configure_executor(**changes)
         return app
 
     if exporter is not None:
-        return int(_exporter()(load, target, exporter, shutdown_timeout))
+        return int(_exporter()(load, target, exporter, shutdown_timeout, number))
     app = load()
     try:
         app.run(shutdown_timeout=shutdown_timeout)
@@ -137,7 +143,7 @@ def _run(target: str, changes: dict[str, Any], shutdown_timeout: float, exporter
     return status
 
 
-def _exporter() -> Callable[[Callable[[], Flowrra], str, str, float], int]:
+def _exporter() -> Callable[[Callable[[], Flowrra], str, str, float, int], int]:
     """What runs a worker and serves it.
 
     Raises:

@@ -16,7 +16,7 @@ from flowrra.executors.job import Interrupt, Job
 from flowrra.middleware import AttemptOutcome
 from flowrra.ranges import MAX_DELAY
 from flowrra.registry import ExceptionTypes
-from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, SUCCESS, AttemptEnd, Task
+from flowrra.task import CANCELLED, FAILED, PENDING, RETRYING, SUCCESS, AttemptEnd, Task, TaskResult
 
 MAX_BACKOFF_DELAY = 24 * 3600.0
 MAX_ERROR_LENGTH = 4_096
@@ -146,6 +146,11 @@ def _leaves(error: BaseException) -> list[BaseException]:
                 seen.add(id(inner))
                 waiting.append(inner)
     return list(leaves.values())
+
+
+def cancelled_while_waiting(record: TaskResult, reason: str) -> str:
+    """What the record of a task says that is cancelled while it waits, for its first attempt or another one."""
+    return f"cancelled before {'its next attempt' if record.attempts_begun else 'it ran'}: {reason}"
 
 
 def count_unsuccessful(job: Job, seconds: float) -> None:

@@ -641,11 +641,16 @@ class ListedTask(TaskRecord):
         queue: Its queue.
         worker: The id of the app that runs, or ran, its latest attempt; None before the first.
         progress: What that attempt has told of its progress; None if it has not.
+        attempts_begun: How many attempts have begun.
+        attempt_finished_at: When the latest of them ended, before another one maybe; None while it runs, before the
+            first, and if that is unknown.
     """
 
     queue: str
     worker: str | None
     progress: TaskProgress | None
+    attempts_begun: int
+    attempt_finished_at: datetime | None
 
 
 class WatchedTask(TypedDict):

@@ -212,10 +212,7 @@ def _attempt(attempt: Attempt) -> TaskAttempt:
 
 def _latest_attempt(record: TaskResult) -> list[TaskAttempt]:
     """The attempt that a record itself tells of, unless it is among those that have ended, or never began."""
-    if record.started_at is None or record.status in (TaskStatus.PENDING, TaskStatus.RETRYING):
-        return []
-    # A task that came to its end while it waited for another attempt: the latest one is the one before.
-    if record.attempts and record.attempts[-1].started_at == record.started_at:
+    if not record.tells_of_attempt:
         return []
     return [
         {
@@ -236,6 +233,8 @@ def _listed_task(record: TaskResult) -> ListedTask:
         "queue": record.queue,
         "worker": record.worker,
         "progress": task_progress(record),
+        "attempts_begun": record.attempts_begun,
+        "attempt_finished_at": record.attempt_finished_at,
     }
 
 

@@ -38,12 +38,24 @@ def test_submit(flowrra: Flowrra, worker: Process) -> None:
     assert finished(flowrra, "mine")["result"] == "3 sent to {'name': 'me'}"
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "[NaN]", "[" * 60_000, "me", '{"a": 1'])
+def test_what_is_no_json_is_text(flowrra: Flowrra, submit: Callable[..., str], text: str) -> None:
+    task_id = submit("send", "-k", "copies=2", "--", text)
+    task = flowrra("task", task_id, "--json").answer
+    assert (task["args"], task["kwargs"]) == ([text], {"copies": 2})
+
+
+def test_an_id_is_told_as_text_that_a_terminal_does_not_act_on(flowrra: Flowrra) -> None:
+    assert flowrra("submit", "send", "me", "--task-id", "pay-7\n\x1b[2J").out == "pay-7\\n\\x1b[2J\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
         (["nothing"], 1, "Task 'nothing' not registered: expected a task of the app that --app names"),
         (["send"], 2, "missing a required argument: 'to'"),
         (["send", "me", "-k", "copies"], 2, "'copies' is no KEY=VALUE"),
+        (["send", "me", "-k", "copies=1", "-k", "copies=2"], 2, "'copies' is given twice"),
         (["send", "me", "--queue", "no queue"], 2, "no queue"),
     ],
 )

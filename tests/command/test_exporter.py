@@ -90,6 +90,23 @@ def test_each_of_several_processes_has_a_port(url: str, port: int, flowrra: Flow
         assert process.end(signal.SIGTERM).status == 0
 
 
+def test_each_of_several_processes_has_a_port_for_probes(url: str, port: int) -> None:
+    variables = {"FLOWRRA_EXPORTER_PROBE_LISTEN_ADDRESS": f"127.0.0.1:{port}"}
+    options = ("--exporter", "127.0.0.1:0", "--processes", "3")
+    with Process(url, "worker", APP, *options, variables=variables) as process:
+        until(lambda: all(status(each, "/readyz") == 200 for each in range(port, port + 3)), seconds=60)
+        assert process.end(signal.SIGTERM).status == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--exporter", "127.0.0.1:0"], ["--processes", "2"]])
+@pytest.mark.parametrize("seconds", ["0", "2e9", "nan"])
+def test_a_time_to_stop_is_the_same_with_and_without_it(url: str, seconds: str, more: list[str]) -> None:
+    with Process(url, "worker", APP, "--shutdown-timeout", seconds, *more) as process:
+        ran = process.end()
+    assert ran.status == 2
+    assert "--shutdown-timeout must be positive and finite, at most 1e+09 seconds" in ran.err
+
+
 def test_other_settings_are_the_exporter_s_variables(url: str, port: int) -> None:
     variables = {"FLOWRRA_EXPORTER_WEB_TELEMETRY_PATH": "/numbers", "FLOWRRA_EXPORTER_OBSERVE": "true"}
     with Process(url, "worker", APP, "--exporter", f"127.0.0.1:{port}", variables=variables):

@@ -20,6 +20,22 @@ pytestmark = pytest.mark.slow
 
 # Ends as soon as it is imported, without an error that says why.
 CRASHES = "import os\nos._exit(3)\n"
+# Starts a program that reads its standard input to the end, as ssh and ffmpeg do.
+READS = """\
+import asyncio
+from pathlib import Path
+
+from flowrra import Flowrra
+
+app = Flowrra()
+
+
+@app.on_startup
+async def convert() -> None:
+    program = await asyncio.create_subprocess_exec("cat")
+    await program.wait()
+    Path("converted").touch()
+"""
 
 
 def is_alive(pid: int) -> bool:
@@ -210,6 +226,29 @@ def test_they_end_with_their_parent(three: Process, pids: Callable[[], set[int]]
     before = until(lambda: len(found := pids()) == 3 and found)
     three.popen.kill()
     until(lambda: not any(map(is_alive, before)))
+
+
+@pytest.mark.parametrize("option", ["--processes=1", "--reload"])
+def test_what_tasks_start_finds_the_end_of_its_standard_input(tmp_path: Path, option: str) -> None:
+    (tmp_path / "reads.py").write_text(READS)
+    with Process("", "worker", "reads:app", option, folder=tmp_path) as process:
+        until((tmp_path / "converted").exists)
+        assert process.end(signal.SIGTERM).status == 0
+
+
+async def test_one_that_starts_anew_in_haste_waits_longer_each_time() -> None:
+    pauses: list[float] = []
+
+    class Counted(processes.Processes):
+        async def _pause(self, seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 4:
+                signal.raise_signal(signal.SIGTERM)
+                await super()._pause(60)
+
+    assert await Counted([["-c", f"raise SystemExit({processes.RELOADED})"]], 5.0, reloads=True).run() == 0
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > pauses[0]
 
 
 def test_one_that_ends_at_once_again_and_again(url: str, tmp_path: Path) -> None:

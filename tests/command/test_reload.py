@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,6 +170,18 @@ def test_a_start_that_fails(reloading: Reloading) -> None:
     reloading.says("Starting the app failed: FileNotFoundError")
     reloading.write("fourth")
     reloading.says("fourth")
+
+
+def test_a_file_from_a_clock_that_is_ahead_is_no_change(tmp_path: Path) -> None:
+    later = "import threading\nthreading.Timer(2, print, ['still'], {'flush': True}).start()"  # it has looked by then
+    write(tmp_path / "shop.py", PROGRAM.format(word="first", more=later))
+    ahead = time.time() + 600
+    os.utime(tmp_path / "shop.py", (ahead, ahead))
+    with running(tmp_path) as reloading:
+        reloading.says("still")
+        reloading.write("second")
+        reloading.says("second")
+        assert [line.split()[0] for line in reloading.out] == ["first", "still", "stopped", "second"]
 
 
 def test_several_processes(tmp_path: Path) -> None:

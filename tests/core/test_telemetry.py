@@ -427,7 +427,7 @@ class TestRuntime:
             numbers = await FlowrraManager(app).get_runtime_stats()
 
         assert set(numbers) == {
-            "last_stall",
+            "stopping", "last_stall",
             "loop_lag", "stalls", "blocking", "worker_restarts", "broker_errors", "backend_errors",
             "watchers", "subscriber_dropped", "subscriber_errors", "stuck", "abandoned_at_stop", "heartbeat_at",
         }  # fmt: skip

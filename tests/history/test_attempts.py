@@ -110,6 +110,7 @@ async def test_of_many_the_last_ten_are_kept_in_bounds(place: Place) -> None:
 
     assert found is not None
     assert [each["number"] for each in found["attempts"]] == list(range(6, 16))
+    assert found["attempts_begun"] == 15
     assert len(record.attempts) == MAX_ATTEMPTS - 1
     for attempt in record.attempts:
         assert len(attempt.error or "") <= MAX_KEPT_ERROR + 1
@@ -165,6 +166,7 @@ async def test_one_that_a_stopping_worker_gives_back_is_released(url: str) -> No
 
     assert found is not None
     assert [(each["number"], each["outcome"]) for each in found["attempts"]] == [(1, "released"), (2, "success")]
+    assert found["attempts_begun"] == 2
     assert found["retries"] == 0
 
 
@@ -187,7 +189,7 @@ async def test_one_whose_worker_was_killed_is_lost(url: str, spawn: Spawn) -> No
     first, second = found["attempts"]
     assert (first["number"], first["outcome"], first["worker"], first["finished_at"]) == (1, "lost", lost_worker, None)
     assert first["started_at"] is not None
-    assert second["number"] == 2
+    assert second["number"] == found["attempts_begun"] == 2
     assert second["worker"] not in (None, lost_worker)
 
 
@@ -221,6 +223,32 @@ async def test_what_ends_a_task_that_waits_for_its_next_attempt_is_no_attempt(pl
         assert found["status"] == "cancelled"
         assert [(each["number"], each["outcome"]) for each in found["attempts"]] == [(1, "failed")]
         assert numbers_of(app, "broken")["started"] == 1
+        assert (found["attempts_begun"], found["error"]) == (1, "cancelled before its next attempt: by request")
+        assert found["attempt_finished_at"] == found["attempts"][0]["finished_at"]
+
+
+async def test_one_that_waits_for_its_next_attempt_has_begun_one_which_has_ended(place: Place) -> None:
+    app = place()
+
+    @app.task(name="broken", max_retries=1, retry_delay=3600)
+    async def broken() -> None:
+        raise ConnectionError("away")
+
+    async with app:
+        manager = FlowrraManager(app)
+        delayed = await app.options(countdown=3600).submit("broken")
+        waiting = await app.submit("broken")
+        await comes_true(lambda: is_retrying(manager, waiting))
+        listed = {task["task_id"]: task for task in (await manager.list_tasks())["tasks"]}
+        found = await manager.get_task(waiting)
+        assert found is not None
+        assert await manager.cancel_task(delayed)
+        never_begun = await manager.get_task(delayed)
+    assert (listed[delayed]["attempts_begun"], listed[delayed]["attempt_finished_at"]) == (0, None)
+    assert listed[waiting]["attempts_begun"] == found["attempts_begun"] == 1
+    assert listed[waiting]["attempt_finished_at"] == found["attempts"][0]["finished_at"] is not None
+    assert never_begun is not None
+    assert (never_begun["attempts_begun"], never_begun["error"]) == (0, "cancelled before it ran: by request")
 
 
 async def is_retrying(manager: FlowrraManager, task_id: str) -> bool:
@@ -254,3 +282,11 @@ async def test_a_task_that_is_given_up_after_its_last_worker_was_lost_has_no_att
     found = await FlowrraManager(memory_app(backend=backend)).get_task("lost")
     assert found is not None
     assert [(each["number"], each["outcome"]) for each in found["attempts"]] == [(1, "lost")]
+    assert (found["attempts_begun"], found["attempt_finished_at"]) == (1, None)
+
+
+def test_a_record_of_flowrra_0_1_8_that_has_no_attempts_tells_how_many_there_were() -> None:
+    now = datetime.now(UTC)
+    assert TaskResult("t1", TaskStatus.FAILED, retries=2, started_at=now, finished_at=now).attempts_begun == 3
+    assert TaskResult("t1", TaskStatus.RETRYING, retries=2, started_at=now).attempts_begun == 2
+    assert TaskResult("t1", TaskStatus.PENDING).attempts_begun == 0

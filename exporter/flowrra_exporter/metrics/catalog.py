@@ -455,7 +455,7 @@ TASKS_REDELIVERED = Metric(
 TASKS_CANCELLED_BEFORE_START = Metric(
     "flowrra_tasks_cancelled_before_start_total",
     "counter",
-    "Tasks that were cancelled while they waited. They never became an attempt.",
+    "Tasks that were cancelled while they waited, for their first attempt or for another one.",
     "flowrra.tasks.cancelled_before_start",
     ("task",),
     otel_unit="{task}",

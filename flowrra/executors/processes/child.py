@@ -26,7 +26,7 @@ from typing import Any, Final, NoReturn
 from flowrra.executors.outcomes import format_stack
 from flowrra.executors.processes import messages, program_import
 from flowrra.executors.processes.program_metrics import Changes
-from flowrra.log import TaskLogFilter
+from flowrra.log import LineFormatter, TaskLogFilter
 from flowrra.task import Progress, Task, progress_report, running_task
 
 # Seconds between two reports of progress that are told to the app.
@@ -165,7 +165,7 @@ def _ensure_logging(level: int) -> None:
         return
     handler = logging.StreamHandler()
     handler.addFilter(TaskLogFilter())
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(LineFormatter(LOG_FORMAT))
     root.addHandler(handler)
     root.setLevel(level)
 

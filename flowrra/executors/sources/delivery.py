@@ -12,6 +12,7 @@ from flowrra.brokers.base import Delivery, LeasingBroker, Outcome, Verb
 from flowrra.exceptions import BackendError, SerializationError
 from flowrra.executors import attempt_log
 from flowrra.executors.job import Job
+from flowrra.executors.outcomes import cancelled_while_waiting
 from flowrra.executors.records import PASSING, RecordStore
 from flowrra.executors.sources.holdings import Holdings
 from flowrra.executors.sources.settler import Settler
@@ -181,8 +182,9 @@ class Deliveries:
         return await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
 
     async def end_cancelled(self, task: Task, record: TaskResult, call: str | None) -> None:
-        """Settle a task that was cancelled before it ran."""
-        await self._end(task, record, CANCELLED, "cancelled before it ran: by request", Verb.COMPLETE, call)
+        """Settle a task that was cancelled while it waited."""
+        reason = cancelled_while_waiting(record, "by request")
+        await self._end(task, record, CANCELLED, reason, Verb.COMPLETE, call)
 
     async def _end(
         self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb, call: str | None

@@ -29,7 +29,7 @@ from flowrra.codec import EncodedRecord
 from flowrra.config import ExecutorConfig
 from flowrra.exceptions import BackendError, PartialSubmissionError, SerializationError
 from flowrra.executors.job import Job
-from flowrra.executors.outcomes import describe, fail_unwritable
+from flowrra.executors.outcomes import cancelled_while_waiting, describe, fail_unwritable
 from flowrra.executors.queue_order import QueueOrder
 from flowrra.executors.records import BrokerRecords, RecordStore
 from flowrra.executors.sources.base import Obey, Pauses, TaskSource, was_refused
@@ -487,8 +487,8 @@ class LeasedSource(TaskSource):
         if known is not None and known.is_complete:
             return Cancellation.UNKNOWN
         record = TaskResult(task_id, PENDING) if known is None else known
+        record.error = cancelled_while_waiting(record, "by request")
         record.status, record.finished_at = CANCELLED, datetime.now(UTC)
-        record.error = "cancelled before it ran: by request"
         answer = await self._cancel_in_queue(record, known, is_only_if_waiting=is_only_if_waiting)
         if answer is Cancellation.CANCELLED:
             await self._keep_cancelled(record)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from flowrra.brokers.base import QueueFigures
 from flowrra.exceptions import ExecutorNotRunningError
 from flowrra.executors.job import Job
+from flowrra.executors.outcomes import cancelled_while_waiting
 from flowrra.executors.records import RecordStore
 from flowrra.executors.sources.base import Pauses, TaskSource
 from flowrra.executors.workers import Workers, wall_clock
@@ -152,7 +153,7 @@ class MemorySource(TaskSource):
     async def _end_waiting(self, job: Job, reason: str) -> None:
         job.end_wait()
         job.telemetry.count_cancelled_before_start()
-        await self.records.end(job.record, CANCELLED, f"cancelled before it ran: {reason}")
+        await self.records.end(job.record, CANCELLED, cancelled_while_waiting(job.record, reason))
 
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 

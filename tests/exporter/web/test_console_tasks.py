@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -401,11 +402,42 @@ async def until_blocked(someone: Operator) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_a_task_that_was_cancelled_while_it_waited_for_its_next_attempt_tells_of_the_one_that_ran(
+    serve: Serve,
+) -> None:
+    class Waited(ContractApp):
+        async def list_tasks(self, **_: Any) -> Any:
+            return {"tasks": [], "next": None}
+
+        async def get_dead_task(self, task_id: str) -> Any:
+            return None
+
+        async def get_task(self, task_id: str) -> Any:
+            began = datetime(2026, 11, 30, 12, tzinfo=UTC)
+            return {
+                "task_id": task_id,
+                "task_name": "charge",
+                "status": "cancelled",
+                "queue": "default",
+                "retries": 1,
+                "started_at": began,
+                "finished_at": began + timedelta(seconds=5),
+                "attempts_begun": 1,
+                "attempt_finished_at": began + timedelta(milliseconds=50),
+            }
+
+    async with operator((await serve(Waited())).url, known=False) as someone:
+        page = await someone.get("tasks/7")
+    assert "Ran 50 ms" in page.words
+    assert "Attempts 1" in page.words
+
+
 async def test_one_record_that_cannot_be_read_costs_itself_alone(serve: Serve) -> None:
     class Odd(ContractApp):
         async def list_tasks(self, **_: Any) -> Any:
-            good = {"task_id": "good", "task_name": "fine", "status": "success", "queue": "default", "retries": 0}
-            return {"tasks": [{"task_id": "bad"}, good, {**good, "task_id": "worse", "retries": "many"}], "next": None}
+            good = {"task_id": "good", "task_name": "fine", "status": "success", "queue": "default"}
+            tasks = [{"task_id": "bad"}, {**good, "attempts_begun": 1}, {**good, "attempts_begun": "many"}]
+            return {"tasks": tasks, "next": None}
 
         async def get_task(self, task_id: str) -> Any:
             return None
@@ -442,8 +474,8 @@ async def test_what_the_broker_does_not_tell_costs_no_more_than_that(serve: Serv
             return {"tasks": [], "next": None}
 
         async def get_task(self, task_id: str) -> Any:
-            known = {"task_id": task_id, "task_name": "charge", "status": "failed", "queue": "default", "retries": 0}
-            return known if task_id == "7" else None
+            known = {"task_id": task_id, "task_name": "charge", "status": "failed", "queue": "default"}
+            return {**known, "attempts_begun": 1} if task_id == "7" else None
 
         async def get_dead_task(self, task_id: str) -> Any:
             raise ConnectionError

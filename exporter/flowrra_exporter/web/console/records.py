@@ -83,15 +83,16 @@ def between(start: Any, end: Any) -> str:
 
 def ran(record: Record, now: datetime) -> str:
     """For how long its latest attempt ran, or has been running."""
-    started, finished = record.get("started_at"), record.get("finished_at")
+    started = record.get("started_at")
     if started is None:
         return element("span", "not yet" if record["status"] in UNFINISHED else "never", class_="nothing")
-    return between(started, now if record["status"] == "running" else finished)
+    # Its end is not the task's where that was cancelled while it waited for another one.
+    return between(started, now if record["status"] == "running" else record.get("attempt_finished_at"))
 
 
 def attempts(record: Record) -> int:
-    """How many attempts it has begun."""
-    return int(record["retries"]) + (record.get("started_at") is not None and record["status"] != "retrying")
+    """How many attempts have begun."""
+    return int(record["attempts_begun"])
 
 
 def progress(record: Record, with_message: bool) -> Html:
