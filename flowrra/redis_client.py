@@ -70,10 +70,12 @@ class Replication(NamedTuple):
     Attributes:
         replicas: At least 1.
         timeout: Seconds that they may take.
+        answers: Those of the script that are waited for, as it has written nothing else that counts; None is all.
     """
 
     replicas: int
     timeout: float
+    answers: tuple[Any, ...] | None = None
 
 
 class TooFewReplicasError(Exception):
@@ -269,8 +271,8 @@ class RedisServer:
 
         Args:
             replication: Which replicas must have what it wrote; None waits for none. The time that they may take is not
-                a part of ``timeout``. The script must write something each time: of one that doesn't, the server knows
-                nothing that it could wait for.
+                a part of ``timeout``. The script must write something each time that it gives an answer that is waited
+                for: of one that doesn't, the server knows nothing that it could wait for.
 
         Raises:
             NotReplicatedError: They didn't have it in time.
@@ -398,7 +400,7 @@ class Line:
             if self._connection is None:
                 self._connection = await client.connection_pool.get_connection()
             answer = await run_script(self._send, script, keys, *args)
-            if replication is not None:
+            if replication is not None and (replication.answers is None or answer in replication.answers):
                 await self._wait_for_replicas(replication)
             return answer
         except ReadOnlyError:
@@ -415,7 +417,7 @@ class Line:
 
     async def _wait_for_replicas(self, replication: Replication) -> None:
         """Return when they have confirmed what was written last on this connection."""
-        wanted, seconds = replication
+        wanted, seconds, _ = replication
         connection = self._connection
         assert connection is not None  # noqa: S101 - the script was sent on it
         # On another connection, perhaps to another server, there would be nothing to wait for.

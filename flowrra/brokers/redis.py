@@ -95,6 +95,7 @@ _CANCEL = Script("clock", "records", "queue", "cancel")
 _REQUEUE = Script("clock", "records", "queue", "requeue")
 _CLAIM_DEAD = Script("clock", "queue", "claim_dead")
 _RELEASE_DEAD = Script("clock", "queue", "release_dead")
+_DELETE_DEAD = Script("clock", "queue", "delete_dead")
 _PAUSE = Script("clock", "queue", "pause")
 
 
@@ -117,10 +118,10 @@ class RedisBroker(LeasingBroker):
         max_deliveries: How often a task is given to a worker that is not heard of any more before it is put aside as
             dead.
         unknown_ttl: Seconds for which a task whose name no worker that lives knows is kept for one that does.
-        min_replicas: Replicas that must have a submission before it is accepted, and an outcome before it is settled; 0
-            waits for none.
-        replication_timeout: Seconds that they may take; then a submission raises NotReplicatedError, and an outcome is
-            told again.
+        min_replicas: Replicas that must have a submission before it is accepted, an outcome before it is settled, and
+            what operators ask of a task, a name or a queue before that is answered; 0 waits for none.
+        replication_timeout: Seconds that they may take; then a submission, or what operators ask, raises
+            NotReplicatedError, and an outcome is told again.
         **options: Passed on to redis-py's connections; ``sentinel_username`` and ``sentinel_password`` to those to
             sentinels.
 
@@ -329,7 +330,11 @@ class RedisBroker(LeasingBroker):
         text, status, submitted, name = kept
         ttl, control = self._ttl, "" if is_only_if_waiting else self._control
         args = (self._records, _wire(record.task_id), text, status, submitted, _wire(name), ttl, control, _request_id())
-        answer = await self.server.run(_CANCEL, "cancel a task", self._key(record.queue), *args)
+        # Of one that runs, its outcome counts, whether the request is lost or not.
+        replication = self._replication and self._replication._replace(answers=(b"cancelled",))
+        answer = await self.server.run(
+            _CANCEL, "cancel a task", self._key(record.queue), *args, replication=replication
+        )
         return Cancellation(answer.decode())
 
     @property
@@ -490,27 +495,30 @@ class RedisBroker(LeasingBroker):
         if record is not None and self._results is not None:
             kept = codec.encode_record(record)
         args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name), _request_id())
-        return bool(await self.server.run(_REQUEUE, "requeue a dead task", self._key(queue), *args))
+        return bool(await self._change("requeue a dead task", _REQUEUE, queue, *args))
+
+    async def _change(self, what: str, script: Script, queue: str, *args: Any) -> Any:
+        """What a script answers that writes nothing of replicas' concern where it answers 0."""
+        replication = self._replication and self._replication._replace(answers=(1,))
+        return await self.server.run(script, what, self._key(queue), *args, replication=replication)
 
     async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:
         ids = (_wire(task_id), _wire(new_id))
-        return _text(await self.server.run(_CLAIM_DEAD, "claim a dead task", self._key(queue), *ids)) or None
+        key = self._key(queue)
+        answer = await self.server.run(_CLAIM_DEAD, "claim a dead task", key, *ids, replication=self._replication)
+        return _text(answer) or None
 
     async def release_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> None:
         ids = (_wire(task_id), _wire(new_id))
-        await self.server.run(_RELEASE_DEAD, "release a dead task", self._key(queue), *ids)
+        await self._change("release a dead task", _RELEASE_DEAD, queue, *ids)
 
     async def delete_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
-        key = self._key(queue)
-
-        async def ask(client: Client) -> list[Any]:
-            async with client.pipeline(transaction=True) as pipeline:
-                pipeline.zrem(f"{key}:dead", task_id).hdel(f"{key}:dead:tasks", task_id)
-                pipeline.hdel(f"{key}:dead:retried", task_id)
-                removed: list[Any] = await pipeline.execute()
-                return removed
-
-        return any(await self.server.call("delete a dead task", ask))
+        what = "delete a dead task"
+        try:
+            wire = _wire(task_id)
+        except UnicodeEncodeError as error:
+            raise self.server.failure(what, error) from error
+        return bool(await self._change(what, _DELETE_DEAD, queue, wire, _request_id()))
 
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
@@ -529,7 +537,7 @@ class RedisBroker(LeasingBroker):
 
     async def _pause(self, what: str, key: str, is_paused: bool, name: str) -> bool:
         args = (int(is_paused), self._requested, _wire(name), _request_id())
-        return bool(await self.server.run(_PAUSE, what, key, *args))
+        return bool(await self.server.run(_PAUSE, what, key, *args, replication=self._replication))
 
     async def order(self, worker_id: str, order: dict[str, Any]) -> None:
         key, channel = self._orders(worker_id), self._requested

@@ -76,6 +76,13 @@ local function write_even_if_full()
   redis.call('ZREM', key('leases'), '')
 end
 
+-- A server waits for its replicas only for who has written something, and what was said or asked again may not have
+-- reached them. This goes to them, and leaves nothing.
+local function write_for_replicas()
+  redis.call('SET', key('again'), '')
+  redis.call('DEL', key('again'))
+end
+
 local function entry_of(priority, deliveries, place, since, payload)
   return priority .. '|' .. deliveries .. '|' .. place .. '|' .. since .. '|' .. payload
 end

@@ -164,10 +164,5 @@ if #done > 0 then
   redis.call('SREM', key('cancelled'), unpack(done))
 end
 if #records > 0 then keep_records(ns, records, ttl, now) end
--- A server waits for its replicas only for who has written something, and what was said again may not have reached them.
--- This goes to them, and leaves nothing.
-if #let_go + #done + #records == 0 then
-  redis.call('SET', key('again'), '')
-  redis.call('DEL', key('again'))
-end
+if #let_go + #done + #records == 0 then write_for_replicas() end
 return answers

@@ -27,7 +27,7 @@ from flowrra.brokers.base import (
 )
 from flowrra.codec import EncodedRecord
 from flowrra.config import ExecutorConfig
-from flowrra.exceptions import BackendError, PartialSubmissionError, SerializationError
+from flowrra.exceptions import BackendError, NotReplicatedError, PartialSubmissionError, SerializationError
 from flowrra.executors.job import Job
 from flowrra.executors.outcomes import describe, fail_unwritable
 from flowrra.executors.queue_order import QueueOrder
@@ -489,13 +489,20 @@ class LeasedSource(TaskSource):
         record = TaskResult(task_id, PENDING) if known is None else known
         record.status, record.finished_at = CANCELLED, datetime.now(UTC)
         record.error = "cancelled before it ran: by request"
-        answer = await self._cancel_in_queue(record, known, is_only_if_waiting=is_only_if_waiting)
+        try:
+            answer = await self._cancel_in_queue(record, known, is_only_if_waiting=is_only_if_waiting)
+        except NotReplicatedError:
+            await self._tell_cancelled(record)  # it is in no queue any more, unless a failover brings it back
+            raise
         if answer is Cancellation.CANCELLED:
-            await self._keep_cancelled(record)
-            if record.task_name in self.registry:
-                self.telemetry.register(str(record.task_name), self.workers.kind).count_cancelled_before_start()
-            self.records.publish(record)
+            await self._tell_cancelled(record)
         return answer
+
+    async def _tell_cancelled(self, record: TaskResult) -> None:
+        await self._keep_cancelled(record)
+        if record.task_name in self.registry:
+            self.telemetry.register(str(record.task_name), self.workers.kind).count_cancelled_before_start()
+        self.records.publish(record)
 
     async def _keep_cancelled(self, record: TaskResult) -> None:
         """Store the record of a task that is in no queue any more: nobody else will."""
