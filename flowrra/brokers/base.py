@@ -147,6 +147,7 @@ class Delivery:
         retry_of: The id of the task that it is another run of.
         queue: The name of the queue that it was taken from.
         is_paused: Whether tasks of its name are not to be begun.
+        number: By which its outcomes are known: of later deliveries of the task it is greater. 0 is unknown.
     """
 
     task_id: str
@@ -161,6 +162,7 @@ class Delivery:
     retry_of: str | None = None
     queue: str = DEFAULT_QUEUE
     is_paused: bool = False
+    number: int = 0
 
 
 class Verb(StrEnum):
@@ -189,6 +191,7 @@ class Outcome(NamedTuple):
         priority: The task's, for ``RETRY``.
         status: How an attempt ended that is ``COMPLETE``.
         queue: The name of the queue that the task was taken from.
+        delivery: The number of the delivery that it is about; 0 if that is unknown.
     """
 
     verb: Verb
@@ -199,6 +202,7 @@ class Outcome(NamedTuple):
     priority: float = 0
     status: TaskStatus | None = None
     queue: str = DEFAULT_QUEUE
+    delivery: int = 0
 
     def size(self) -> int:
         """About how many bytes are sent."""
@@ -378,7 +382,7 @@ class LeasingBroker(BaseBroker):
         while True:
             deliveries, due_in = await self.take(1)
             for delivery in deliveries:
-                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS)])
+                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS, delivery=delivery.number)])
                 if delivery.task is not None:
                     return delivery.task
             left = deadline - time.monotonic()

@@ -265,13 +265,13 @@ class RedisBroker(LeasingBroker):
         args = (min(limit, MAX_BATCH), max_bytes, self._token, round(self.lease * 1e6), _wire(name))
         # Not tried again: the worker first gives back what a lost answer had taken; see recover().
         key = self._key(queue)
-        due_in, paused, *found = await self.server.run(
+        due_in, paused, number, *found = await self.server.run(
             _TAKE, "give out tasks", key, *args, retry_for=0.0, timeout=timeout
         )
         names = {_text(each) for each in paused}
         deliveries = []
         for first in range(0, len(found), 5):
-            deliveries.append(_delivery(queue, names, *found[first : first + 5]))
+            deliveries.append(_delivery(queue, names, number, *found[first : first + 5]))
             if len(deliveries) % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return deliveries, None if due_in < 0 else due_in / 1e6
@@ -304,12 +304,14 @@ class RedisBroker(LeasingBroker):
 
     async def _settle(self, queue: str, outcomes: Sequence[Outcome]) -> list[Verdict]:
         args: list[Any] = [self._records, self._token, self._ttl]
-        for verb, task_id, delay, text, record, priority, ended, _ in outcomes:
+        for verb, task_id, delay, text, record, priority, ended, _, number in outcomes:
             if verb is Verb.DEAD_LETTER:
                 text = " ".join(text.split())[:MAX_REASON]
             kept, status, submitted, name = NO_RECORD if record is None else record
             status = status if ended is None else str(ended)
-            line = f"{verb} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {label(name)} {task_id}"
+            line = (
+                f"{verb} {number} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {label(name)} {task_id}"
+            )
             args += (_wire(line), _wire(text), kept)
         timeout = self.server.time_for(sum(map(Outcome.size, outcomes)))
         key = self._key(queue)
@@ -752,7 +754,14 @@ def _text(data: bytes) -> str:
 
 
 def _delivery(
-    queue: str, paused: set[str], task_id: bytes, deliveries: int, waited: int, is_cancelled: int, payload: bytes
+    queue: str,
+    paused: set[str],
+    number: int,
+    task_id: bytes,
+    deliveries: int,
+    waited: int,
+    is_cancelled: int,
+    payload: bytes,
 ) -> Delivery:
     name = _text(task_id)
     try:
@@ -763,7 +772,9 @@ def _delivery(
             raise ValueError(f"its id is {task.id!r:.100}, and it is queued as {name!r:.100}")
     except ValueError as error:
         reason = f"what was queued can't be read: {error}"
-        return Delivery(name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled), queue=queue)
+        return Delivery(
+            name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled), queue=queue, number=number
+        )
     task.queue = queue  # where it is, whatever its text says
     return Delivery(
         name,
@@ -778,6 +789,7 @@ def _delivery(
         retry_of,
         queue,
         task.name in paused,
+        number,
     )
 
 

@@ -30,6 +30,7 @@ class Job:
     Attributes:
         task: The task as it was submitted, but for ``current_retry``; its own code never gets hold of it.
         call: Its arguments as text, if it came from a broker that keeps text.
+        delivery: The number by which such a broker knows what it was given here for.
         ready_at: When it became due, on the monotonic clock.
         taken_at: When it was taken from a broker, on the monotonic clock.
         started_at: When its current attempt began, on the monotonic clock.
@@ -50,6 +51,7 @@ class Job:
         "awaits_retry",
         "call",
         "definition",
+        "delivery",
         "exception",
         "has_changeable_arguments",
         "interrupt",
@@ -70,6 +72,7 @@ class Job:
 
     # Set when they are there: every task in memory makes one of these, and most never have them.
     call: str
+    delivery: int
     exception: str | None
     timed_out: bool
     retry_after: float
