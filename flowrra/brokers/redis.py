@@ -196,10 +196,14 @@ class RedisBroker(LeasingBroker):
         self._connections = Connections(self.queue_key, self._key, self.server.keys)
 
     def with_suffix(self, suffix: str) -> RedisBroker:
+        return self.with_keys(self.queue_key + suffix, self.namespace)
+
+    def with_keys(self, queue_key: str, namespace: str) -> RedisBroker:
+        """The same broker for the queues with that key, and the processes with that namespace."""
         return RedisBroker(
             **self._connection,
-            queue_key=self.queue_key + suffix,
-            namespace=self.namespace,
+            queue_key=queue_key,
+            namespace=namespace,
             lease=self.lease,
             max_deliveries=self.max_deliveries,
             unknown_ttl=self.unknown_ttl,
@@ -684,8 +688,8 @@ class RedisBroker(LeasingBroker):
         if refusal is not None:
             raise refusal
 
-    async def has_tasks_at(self, queue_key: str) -> bool:
-        """Whether there are tasks in the default queue with that key, or in one beside it.
+    async def has_tasks_at(self, queue_key: str, *, or_dead: bool = False) -> bool:
+        """Whether there are tasks, or dead ones if these count, in the default queue with that key, or one beside it.
 
         Raises:
             BackendError: The server could not be reached.
@@ -694,7 +698,8 @@ class RedisBroker(LeasingBroker):
         async def ask(client: Client) -> bool:
             names = await client.zrange(f"{queue_key}:queues", 0, MAX_QUEUES - 1)
             keys = [queue_key.encode(), *(f"{queue_key}@".encode() + name for name in names)]
-            return bool(await client.exists(*(key + b":tasks" for key in keys)))
+            parts = (b":tasks", b":dead:tasks") if or_dead else (b":tasks",)
+            return bool(await client.exists(*(key + part for key in keys for part in parts)))
 
         return bool(await self.server.call("look for tasks", ask))
 

@@ -106,7 +106,7 @@ class Deliveries:
             logger.warning(
                 "task delivered again task=%s id=%s deliveries=%d", task.name, task.id, delivery.deliveries + 1
             )
-        job.taken_at = time.monotonic()
+        job.origin, job.taken_at = self._broker, time.monotonic()
         self._holdings.held[task.id] = job
         self._records.taken(record)
         if task.queue != DEFAULT_QUEUE:
