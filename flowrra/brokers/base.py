@@ -257,7 +257,8 @@ class QueueFigures(NamedTuple):
 
 
 def sum_of(figures: Sequence[QueueFigures]) -> QueueFigures:
-    """The figures of a queue whose tasks lie in several places; what one place doesn't tell is not known of all."""
+    """The figures of a queue whose tasks lie in several places; what one place doesn't tell is not known of all. It is
+    paused if all of them are."""
     pending, delayed, in_flight, dead, oldest, unknown, taken, paused, paused_tasks = zip(*figures, strict=True)
     return QueueFigures(
         sum(pending),
@@ -267,7 +268,7 @@ def sum_of(figures: Sequence[QueueFigures]) -> QueueFigures:
         min((moment for moment in oldest if moment is not None), default=None),
         _sum(unknown),
         _sum(taken),
-        None if None in paused else any(paused),
+        None if None in paused else all(paused),
         _sum(paused_tasks),
     )
 

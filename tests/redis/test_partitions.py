@@ -588,6 +588,33 @@ async def test_a_server_that_hangs_costs_its_own_tasks_alone(
 
 
 @pytest.mark.slow
+async def test_a_pause_that_failed_for_one_is_none_until_it_is_made_again(
+    url: str, other: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with on_two_servers(url, other, Gate()) as app:
+        manager, source = FlowrraManager(app), app.executors["io"].source
+
+        async def is_shown() -> list[bool | None]:
+            pauses = await source.pauses()
+            return [(await source.figures()).paused, "default" in pauses.queues, "add" in pauses.names]
+
+        other.freeze()
+        with pytest.raises(BackendError):
+            await manager.pause_queue()
+        with pytest.raises(BackendError):
+            await manager.pause_task("add")
+        other.resume()
+        await until(lambda: source.error is None)
+        assert await is_shown() == [False, False, False]
+        assert "paused in some partitions only, pause or resume it again executor=io times=1 error=add, default" in str(
+            caplog.messages
+        )
+        assert await manager.pause_queue() is True
+        assert await manager.pause_task("add") is True
+        assert await is_shown() == [True, True, True]
+
+
+@pytest.mark.slow
 async def test_of_many_it_is_said_which_are_queued(url: str, other: ValkeyServer) -> None:
     async with on_two_servers(url, other, Gate()) as app:
         await submit_to_all(app)

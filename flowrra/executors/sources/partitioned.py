@@ -87,6 +87,9 @@ class PartitionedSource(TaskSource):
         self._deaths = 0
         self._is_started = False
         self._disagreement: str | None = None
+        self._half_paused = Outage(
+            logger, "paused in some partitions only, pause or resume it again", f"executor={workers.kind}"
+        )
 
     def _of(self, task_id: str) -> LeasedSource:
         """The source of a task."""
@@ -229,11 +232,19 @@ class PartitionedSource(TaskSource):
         return await self.broker.pause_name(name, is_paused)
 
     async def pauses(self) -> Pauses:
+        """What is paused in all partitions. Of what is so in some, as a request failed for others, the log tells."""
         found = await self._ask(lambda cell: cell.pauses())
-        return Pauses(
-            frozenset[str]().union(*(each.queues for each in found)),
-            frozenset[str]().union(*(each.names for each in found)),
+        paused = Pauses(
+            found[0].queues.intersection(*(each.queues for each in found)),
+            found[0].names.intersection(*(each.names for each in found)),
         )
+        somewhere = {*(queue for each in found for queue in each.queues - paused.queues)}
+        somewhere.update(name for each in found for name in each.names - paused.names)
+        if somewhere:
+            self._half_paused.failed(f"{', '.join(sorted(somewhere)):.1000}")
+        else:
+            self._half_paused.over()
+        return paused
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 
