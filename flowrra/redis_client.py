@@ -301,12 +301,9 @@ class RedisServer:
         if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
             return self._retry_on_timeout
         if isinstance(error, ResponseError):
-            # Refusals that pass, of requests that were not carried out: it was made a replica (its address may lead to
-            # the new primary), it has no primary just now (MASTERDOWN, too), its slot is being moved, or somebody's
-            # script occupies it.
             code = code_of(error)
-            passing = isinstance(error, ReadOnlyError) or code in ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "BUSY")
-            return passing or (self.slot is not None and code in ("ASK", "MOVED"))
+            is_passing = isinstance(error, ReadOnlyError) or code in _PASSING
+            return is_passing or (self.slot is not None and code in ("ASK", "MOVED"))
         return True  # it is loading its data, or the connection is broken, in whatever way the driver says so
 
     async def _find_primary(self) -> None:
@@ -348,6 +345,10 @@ class RedisServer:
 
 # Said by a node of a cluster of keys that it doesn't have.
 _ELSEWHERE = "non local key"
+# Refusals that pass, of requests that were not carried out: its slot is being moved, it has no primary just now,
+# somebody's script occupies it, or it was promoted just now, and its replicas or its first snapshot are not there yet.
+# Of one that was made a replica, READONLY, its address may lead to the new primary.
+_PASSING = ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOREPLICAS", "MISCONF")
 # What a server answers for reasons of its own, whatever it was asked: it is full, loads, follows another one, is in
 # other hands. A script's error has it anywhere in its text, in which our own scripts repeat nothing that is a user's.
 _OWN_REASONS = (
