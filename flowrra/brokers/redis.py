@@ -819,7 +819,7 @@ def _dead_task(task_id: bytes, since: float, text: bytes) -> dict[str, Any]:
         with contextlib.suppress(ValueError):
             task = codec.decode_task(payload).task
     return {
-        "task_id": task_id.decode(errors="replace"),
+        "task_id": _text(task_id),  # as it is: it may be requeued or deleted by it
         "task_name": None if task is None else task.name,
         "reason": reason.decode(errors="replace"),
         "dead_since": _moment(since),
