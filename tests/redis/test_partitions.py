@@ -730,3 +730,17 @@ async def test_on_a_cluster_one_is_a_cell_and_another_number_is_refused(tmp_path
             async with app_of(cluster.url) as other:
                 with pytest.raises(BackendError, match="others have 1 partitions, and this process has 4"):
                     await other.submit("add", 1, 2)
+
+
+@pytest.mark.slow
+async def test_on_a_cluster_what_was_queued_for_another_number_is_found_on_any_node(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        async with app_of(cluster.url, consume=False) as app:
+            await app.options(task_id=id_in(2)).submit("add", 1, 2)
+        primaries = [cluster.primary_of(slot_of(place)) for place in ("{flowrra.0}", cell(2))]
+        assert len(set(primaries)) == 2
+        with cluster.look(primaries[0] or 0) as node:
+            node.delete("{flowrra.0}:partitions")
+        async with app_of(cluster.url, partitions=3) as other:
+            with pytest.raises(BackendError, match=f"there are tasks in {re.escape(cell(2))}, which were not queued"):
+                await other.submit("add", 1, 2)
