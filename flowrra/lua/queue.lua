@@ -188,11 +188,16 @@ local function holder_of(token, lease, number)
   return token .. as_text(lease) .. '.' .. number
 end
 
--- A holder's token, the length of its lease in microseconds, whether its hold is doubted, and the delivery's number as text.
+-- A holder's token, the length of its lease in microseconds, and whether its hold is doubted.
 local function parse_holder(holder)
   local doubt, rest = string.match(holder, '^(%??)(.*)$')
-  local lease, number = string.match(string.sub(rest, TOKEN_LENGTH + 1), '^(%d+)%.?(%d*)$')
-  return string.sub(rest, 1, TOKEN_LENGTH), tonumber(lease) or 0, doubt == '?', number ~= '' and number or '0'
+  local lease = string.match(rest, '^(%d+)', TOKEN_LENGTH + 1)
+  return string.sub(rest, 1, TOKEN_LENGTH), tonumber(lease) or 0, doubt == '?'
+end
+
+-- The number of a holder's delivery, as text.
+local function number_of(holder)
+  return string.match(holder, '%.(%d+)$') or '0'
 end
 
 local function mark_delivery(id, kind, number)
@@ -208,10 +213,10 @@ local function read_mark(id)
 end
 
 local function end_hold(id)
-  local _, _, _, number = parse_holder(redis.call('HGET', key('holders'), id) or '')
+  local holder = redis.call('HGET', key('holders'), id) or ''
   redis.call('ZREM', key('leases'), id)
   redis.call('HDEL', key('holders'), id)
-  mark_delivery(id, 'o', number)
+  mark_delivery(id, 'o', number_of(holder))
 end
 
 -- Queue a task that a worker held, in the place that it had. If that worker is gone, it counts as delivered in vain.

@@ -19,8 +19,7 @@ for i = 3, #ARGV do
   local id = ARGV[i]
   local held_by = redis.call('HGET', key('holders'), id)
   if held_by and is_holder(token, held_by) then
-    local _, _, _, number = parse_holder(held_by)
-    local holder = holder_of(token, lease, number)
+    local holder = holder_of(token, lease, number_of(held_by))
     if held_by ~= holder then redis.call('HSET', key('holders'), id, holder) end
     redis.call('ZADD', key('leases'), ends, id)
   elseif redis.call('HEXISTS', key('tasks'), id) == 1 or is_over(id) then

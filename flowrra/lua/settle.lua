@@ -164,7 +164,7 @@ local holders, records, done, let_go, answers = redis.call('HMGET', key('holders
 for i, outcome in ipairs(outcomes) do
   local verb, number, delay, status, submitted, priority, id, text, record, name = unpack(outcome)
   local is_ours = holders[i] and is_holder(token, holders[i])
-  local held_number = is_ours and tonumber((select(4, parse_holder(holders[i])))) or 0
+  local held_number = is_ours and tonumber(number_of(holders[i])) or 0
   -- A hold that had lapsed may have come back to its worker, which tells how the one before has ended.
   if is_ours and number ~= held_number and held_number > 0 and number > 0 then is_ours = not is_outdated(id, number) end
   local answer = is_ours and 'settled' or judge(id, verb, status, text, record, name, number)
