@@ -682,6 +682,10 @@ class Flowrra:
 
         Returns:
             True if it ended by this call; False if it is unknown, was over already, or would not end.
+
+        Raises:
+            NotReplicatedError: It is cancelled, and fewer replicas than ``min_replicas`` have confirmed that in time:
+                it may run after a failover.
         """
         if self._state == "stopped":
             return await self._cancel(task_id)  # in a broker there may be tasks all the same

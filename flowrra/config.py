@@ -118,10 +118,10 @@ class BrokerConfig:
         max_deliveries: How often a task is given to a worker that is not heard of any more before it is put aside as
             dead.
         unknown_ttl: Seconds for which a task whose name no worker that lives knows is kept for one that does.
-        min_replicas: Replicas that must have a submission before it is accepted, and an outcome before it is settled,
-            so that a failover loses neither; 0 waits for none.
-        replication_timeout: Seconds that they may take; then a submission raises NotReplicatedError, and an outcome is
-            told again.
+        min_replicas: Replicas that must have a submission before it is accepted, an outcome before it is settled, and
+            what operators ask before it is answered, so that a failover loses none of it; 0 waits for none.
+        replication_timeout: Seconds that they may take; then a submission, a cancellation, a pause and the like raise
+            NotReplicatedError, and an outcome is told again.
         partitions: Over how many parts the queues are spread, at most 64, each of which may lie on another node of a
             cluster. Order and priorities hold within one, and a task's id says in which it is. All processes must have
             the same number, and so should the result backend. With 1 there are none, but on a cluster.

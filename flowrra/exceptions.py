@@ -102,7 +102,8 @@ class NotReplicatedError(ServerUnavailableError):
     """A server wrote what it was asked to write, and fewer replicas than wanted have confirmed it in time.
 
     It may be lost with the server, and it may stay: a task may run. Submitted again with its id
-    (``app.options(task_id=…)``) it is queued once.
+    (``app.options(task_id=…)``) it is queued once. What was cancelled, requeued, deleted, paused or resumed is so, and
+    may not be after a failover.
     """
 
 

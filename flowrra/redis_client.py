@@ -70,10 +70,12 @@ class Replication(NamedTuple):
     Attributes:
         replicas: At least 1.
         timeout: Seconds that they may take.
+        answers: Those of the script that are waited for, as it has written nothing else that counts; None is all.
     """
 
     replicas: int
     timeout: float
+    answers: tuple[Any, ...] | None = None
 
 
 class TooFewReplicasError(Exception):
@@ -269,8 +271,8 @@ class RedisServer:
 
         Args:
             replication: Which replicas must have what it wrote; None waits for none. The time that they may take is not
-                a part of ``timeout``. The script must write something each time: of one that doesn't, the server knows
-                nothing that it could wait for.
+                a part of ``timeout``. The script must write something each time that it gives an answer that is waited
+                for: of one that doesn't, the server knows nothing that it could wait for.
 
         Raises:
             NotReplicatedError: They didn't have it in time.
@@ -299,12 +301,9 @@ class RedisServer:
         if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
             return self._retry_on_timeout
         if isinstance(error, ResponseError):
-            # Refusals that pass, of requests that were not carried out: it was made a replica (its address may lead to
-            # the new primary), it has no primary just now (MASTERDOWN, too), its slot is being moved, or somebody's
-            # script occupies it.
             code = code_of(error)
-            passing = isinstance(error, ReadOnlyError) or code in ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "BUSY")
-            return passing or (self.slot is not None and code in ("ASK", "MOVED"))
+            is_passing = isinstance(error, ReadOnlyError) or code in _PASSING
+            return is_passing or (self.slot is not None and code in ("ASK", "MOVED"))
         return True  # it is loading its data, or the connection is broken, in whatever way the driver says so
 
     async def _find_primary(self) -> None:
@@ -346,6 +345,10 @@ class RedisServer:
 
 # Said by a node of a cluster of keys that it doesn't have.
 _ELSEWHERE = "non local key"
+# Refusals that pass, of requests that were not carried out: its slot is being moved, it has no primary just now,
+# somebody's script occupies it, or it was promoted just now, and its replicas or its first snapshot are not there yet.
+# Of one that was made a replica, READONLY, its address may lead to the new primary.
+_PASSING = ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOREPLICAS", "MISCONF")
 # What a server answers for reasons of its own, whatever it was asked: it is full, loads, follows another one, is in
 # other hands. A script's error has it anywhere in its text, in which our own scripts repeat nothing that is a user's.
 _OWN_REASONS = (
@@ -398,7 +401,7 @@ class Line:
             if self._connection is None:
                 self._connection = await client.connection_pool.get_connection()
             answer = await run_script(self._send, script, keys, *args)
-            if replication is not None:
+            if replication is not None and (replication.answers is None or answer in replication.answers):
                 await self._wait_for_replicas(replication)
             return answer
         except ReadOnlyError:
@@ -415,7 +418,7 @@ class Line:
 
     async def _wait_for_replicas(self, replication: Replication) -> None:
         """Return when they have confirmed what was written last on this connection."""
-        wanted, seconds = replication
+        wanted, seconds, _ = replication
         connection = self._connection
         assert connection is not None  # noqa: S101 - the script was sent on it
         # On another connection, perhaps to another server, there would be nothing to wait for.

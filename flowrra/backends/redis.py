@@ -16,7 +16,7 @@ from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.listing import Page, Place, TaskFilter
 from flowrra.backends.redis_changes import RedisChanges
 from flowrra.backends.redis_completions import Completions
-from flowrra.backends.redis_lists import MAX_BATCH, Listed, RecordLists, read_page
+from flowrra.backends.redis_lists import MAX_BATCH, MAX_IDS, Listed, RecordLists, read_page
 from flowrra.batcher import Batcher, in_batches
 from flowrra.changes import Change
 from flowrra.codec import EncodedRecord
@@ -153,12 +153,13 @@ class RedisBackend(BaseResultBackend):
         wanted = None if limit is None else offset + limit
         found: list[TaskResult] = []
         index, start = f"{self.namespace}:status:{TaskStatus(status).value}", 0
+        size = MAX_IDS if wanted is None else min(MAX_IDS, wanted)
         while wanted is None or len(found) < wanted:
-            count = 1000 if wanted is None else min(1000, wanted - len(found))
-            ids = await self.server.call("list tasks", partial(_page, index, start, start + count - 1))
+            ids = await self.server.call("list tasks", partial(_page, index, start, start + size - 1))
             if not ids:
                 break
             start += len(ids)
+            size = MAX_IDS  # those that come first may all have gone
             # One that has expired, or has moved on since, is not among them.
             found += [record for record in await self._read_listed(ids) if record.status == status]
         return found[offset:wanted]

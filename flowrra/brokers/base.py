@@ -149,6 +149,7 @@ class Delivery:
         retry_of: The id of the task that it is another run of.
         queue: The name of the queue that it was taken from.
         is_paused: Whether tasks of its name are not to be begun.
+        number: By which its outcomes are known: of later deliveries of the task it is greater. 0 is unknown.
     """
 
     task_id: str
@@ -163,6 +164,7 @@ class Delivery:
     retry_of: str | None = None
     queue: str = DEFAULT_QUEUE
     is_paused: bool = False
+    number: int = 0
 
 
 class Verb(StrEnum):
@@ -191,6 +193,7 @@ class Outcome(NamedTuple):
         priority: The task's, for ``RETRY``.
         status: How an attempt ended that is ``COMPLETE``.
         queue: The name of the queue that the task was taken from.
+        delivery: The number of the delivery that it is about; 0 if that is unknown.
     """
 
     verb: Verb
@@ -201,6 +204,7 @@ class Outcome(NamedTuple):
     priority: float = 0
     status: TaskStatus | None = None
     queue: str = DEFAULT_QUEUE
+    delivery: int = 0
 
     def size(self) -> int:
         """About how many bytes are sent."""
@@ -255,7 +259,8 @@ class QueueFigures(NamedTuple):
 
 
 def sum_of(figures: Sequence[QueueFigures]) -> QueueFigures:
-    """The figures of a queue whose tasks lie in several places; what one place doesn't tell is not known of all."""
+    """The figures of a queue whose tasks lie in several places; what one place doesn't tell is not known of all. It is
+    paused if all of them are."""
     pending, delayed, in_flight, dead, oldest, unknown, taken, paused, paused_tasks = zip(*figures, strict=True)
     return QueueFigures(
         sum(pending),
@@ -265,7 +270,7 @@ def sum_of(figures: Sequence[QueueFigures]) -> QueueFigures:
         min((moment for moment in oldest if moment is not None), default=None),
         _sum(unknown),
         _sum(taken),
-        None if None in paused else any(paused),
+        None if None in paused else all(paused),
         _sum(paused_tasks),
     )
 
@@ -383,7 +388,7 @@ class LeasingBroker(BaseBroker):
         while True:
             deliveries, due_in = await self.take(1)
             for delivery in deliveries:
-                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS)])
+                await self.settle([Outcome(Verb.COMPLETE, delivery.task_id, status=SUCCESS, delivery=delivery.number)])
                 if delivery.task is not None:
                     return delivery.task
             left = deadline - time.monotonic()

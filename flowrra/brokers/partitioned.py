@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.partitioned import PartitionedBackend
-from flowrra.backends.redis_partitions import agree, is_agreed
+from flowrra.backends.redis_partitions import agree, cells_ever, is_agreed
 from flowrra.brokers.base import (
     MAX_BATCH_BYTES,
     MAX_WAIT,
@@ -36,6 +36,8 @@ from flowrra.setting_aside import SetAside
 from flowrra.supervision import cancel_until_ended, spawn
 from flowrra.task import TaskResult
 
+# What the queues of the kinds of tasks have behind their key.
+_KINDS = (":io", ":cpu")
 Answer = TypeVar("Answer")
 Entry = TypeVar("Entry", QueuedTask, Outcome)
 
@@ -84,18 +86,38 @@ class PartitionedBroker(LeasingBroker):
     async def agree(self) -> None:
         if self._has_agreed:
             return
-        first = self._cells[0]
-        others = [] if self._undivided is None else [self._undivided]
-        if not await is_agreed(first.server, first.namespace):
-            others.append(first.queue_key)  # for how many partitions its tasks were queued, nobody knows
-        for queue_key in others:
-            if await first.has_tasks_at(queue_key):
+        first, own = self._cells[0], [cell.namespace for cell in self._cells]
+        is_new = not await is_agreed(first.server, first.namespace)
+        if self._undivided is not None:
+            await self._check_empty(first, self._undivided, or_dead=is_new)
+        if is_new:
+            # For how many partitions its tasks were queued, nobody knows.
+            await self._check_empty(first, first.queue_key, or_dead=True)
+            for namespace in await cells_ever(first.server, first.namespace):
+                if namespace not in own:
+                    await self._check_former(namespace, namespace + first.queue_key.removeprefix(first.namespace))
+        await agree(first.server, own)
+        self._has_agreed = True
+
+    async def _check_former(self, namespace: str, key: str) -> None:
+        """Return if there are no tasks in a cell of another number of partitions, which may be on another node."""
+        former = self._cells[0].with_keys(key, namespace)
+        try:
+            await self._check_empty(former, key, or_dead=True)
+        finally:
+            await former.close()
+
+    async def _check_empty(self, broker: RedisBroker, key: str, *, or_dead: bool) -> None:
+        """Return if there are no tasks in the queue with that key, nor in that of the other kind: the number of
+        partitions is that of both. Dead ones are looked for before there is a number: later nobody could go back."""
+        bare = next((key.removesuffix(kind) for kind in _KINDS if key.endswith(kind)), key)
+        for queue_key in dict.fromkeys((key, *(bare + kind for kind in _KINDS))):
+            if await broker.has_tasks_at(queue_key, or_dead=or_dead):
                 raise BackendError(
                     f"Redis {self.address}: there are tasks in {queue_key}, which were not queued for "
-                    f"{len(self._cells)} partitions: let workers that have as many as those that queued them run them"
+                    f"{len(self._cells)} partitions: let workers that have as many as those that queued them run them, "
+                    f"and requeue or delete those that are dead"
                 )
-        await agree(first.server, first.namespace, len(self._cells))
-        self._has_agreed = True
 
     def keeps_records_of(self, results: BaseResultBackend) -> bool:
         parts = results.cells if isinstance(results, PartitionedBackend) else (results,)

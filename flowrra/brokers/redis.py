@@ -95,6 +95,7 @@ _CANCEL = Script("clock", "records", "queue", "cancel")
 _REQUEUE = Script("clock", "records", "queue", "requeue")
 _CLAIM_DEAD = Script("clock", "queue", "claim_dead")
 _RELEASE_DEAD = Script("clock", "queue", "release_dead")
+_DELETE_DEAD = Script("clock", "queue", "delete_dead")
 _PAUSE = Script("clock", "queue", "pause")
 
 
@@ -117,10 +118,10 @@ class RedisBroker(LeasingBroker):
         max_deliveries: How often a task is given to a worker that is not heard of any more before it is put aside as
             dead.
         unknown_ttl: Seconds for which a task whose name no worker that lives knows is kept for one that does.
-        min_replicas: Replicas that must have a submission before it is accepted, and an outcome before it is settled; 0
-            waits for none.
-        replication_timeout: Seconds that they may take; then a submission raises NotReplicatedError, and an outcome is
-            told again.
+        min_replicas: Replicas that must have a submission before it is accepted, an outcome before it is settled, and
+            what operators ask of a task, a name or a queue before that is answered; 0 waits for none.
+        replication_timeout: Seconds that they may take; then a submission, or what operators ask, raises
+            NotReplicatedError, and an outcome is told again.
         **options: Passed on to redis-py's connections; ``sentinel_username`` and ``sentinel_password`` to those to
             sentinels.
 
@@ -195,10 +196,14 @@ class RedisBroker(LeasingBroker):
         self._connections = Connections(self.queue_key, self._key, self.server.keys)
 
     def with_suffix(self, suffix: str) -> RedisBroker:
+        return self.with_keys(self.queue_key + suffix, self.namespace)
+
+    def with_keys(self, queue_key: str, namespace: str) -> RedisBroker:
+        """The same broker for the queues with that key, and the processes with that namespace."""
         return RedisBroker(
             **self._connection,
-            queue_key=self.queue_key + suffix,
-            namespace=self.namespace,
+            queue_key=queue_key,
+            namespace=namespace,
             lease=self.lease,
             max_deliveries=self.max_deliveries,
             unknown_ttl=self.unknown_ttl,
@@ -264,13 +269,13 @@ class RedisBroker(LeasingBroker):
         args = (min(limit, MAX_BATCH), max_bytes, self._token, round(self.lease * 1e6), _wire(name))
         # Not tried again: the worker first gives back what a lost answer had taken; see recover().
         key = self._key(queue)
-        due_in, paused, *found = await self.server.run(
+        due_in, paused, number, *found = await self.server.run(
             _TAKE, "give out tasks", key, *args, retry_for=0.0, timeout=timeout
         )
         names = {_text(each) for each in paused}
         deliveries = []
         for first in range(0, len(found), 5):
-            deliveries.append(_delivery(queue, names, *found[first : first + 5]))
+            deliveries.append(_delivery(queue, names, number, *found[first : first + 5]))
             if len(deliveries) % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return deliveries, None if due_in < 0 else due_in / 1e6
@@ -303,12 +308,14 @@ class RedisBroker(LeasingBroker):
 
     async def _settle(self, queue: str, outcomes: Sequence[Outcome]) -> list[Verdict]:
         args: list[Any] = [self._records, self._token, self._ttl]
-        for verb, task_id, delay, text, record, priority, ended, _ in outcomes:
+        for verb, task_id, delay, text, record, priority, ended, _, number in outcomes:
             if verb is Verb.DEAD_LETTER:
                 text = " ".join(text.split())[:MAX_REASON]
             kept, status, submitted, name = NO_RECORD if record is None else record
             status = status if ended is None else str(ended)
-            line = f"{verb} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {label(name)} {task_id}"
+            line = (
+                f"{verb} {number} {round(delay * 1e6)} {status} {submitted} {float(priority)!r} {label(name)} {task_id}"
+            )
             args += (_wire(line), _wire(text), kept)
         timeout = self.server.time_for(sum(map(Outcome.size, outcomes)))
         key = self._key(queue)
@@ -329,7 +336,11 @@ class RedisBroker(LeasingBroker):
         text, status, submitted, name = kept
         ttl, control = self._ttl, "" if is_only_if_waiting else self._control
         args = (self._records, _wire(record.task_id), text, status, submitted, _wire(name), ttl, control, _request_id())
-        answer = await self.server.run(_CANCEL, "cancel a task", self._key(record.queue), *args)
+        # Of one that runs, its outcome counts, whether the request is lost or not.
+        replication = self._replication and self._replication._replace(answers=(b"cancelled",))
+        answer = await self.server.run(
+            _CANCEL, "cancel a task", self._key(record.queue), *args, replication=replication
+        )
         return Cancellation(answer.decode())
 
     @property
@@ -490,27 +501,30 @@ class RedisBroker(LeasingBroker):
         if record is not None and self._results is not None:
             kept = codec.encode_record(record)
         args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name), _request_id())
-        return bool(await self.server.run(_REQUEUE, "requeue a dead task", self._key(queue), *args))
+        return bool(await self._change("requeue a dead task", _REQUEUE, queue, *args))
+
+    async def _change(self, what: str, script: Script, queue: str, *args: Any) -> Any:
+        """What a script answers that writes nothing of replicas' concern where it answers 0."""
+        replication = self._replication and self._replication._replace(answers=(1,))
+        return await self.server.run(script, what, self._key(queue), *args, replication=replication)
 
     async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:
         ids = (_wire(task_id), _wire(new_id))
-        return _text(await self.server.run(_CLAIM_DEAD, "claim a dead task", self._key(queue), *ids)) or None
+        key = self._key(queue)
+        answer = await self.server.run(_CLAIM_DEAD, "claim a dead task", key, *ids, replication=self._replication)
+        return _text(answer) or None
 
     async def release_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> None:
         ids = (_wire(task_id), _wire(new_id))
-        await self.server.run(_RELEASE_DEAD, "release a dead task", self._key(queue), *ids)
+        await self._change("release a dead task", _RELEASE_DEAD, queue, *ids)
 
     async def delete_dead(self, task_id: str, queue: str = DEFAULT_QUEUE) -> bool:
-        key = self._key(queue)
-
-        async def ask(client: Client) -> list[Any]:
-            async with client.pipeline(transaction=True) as pipeline:
-                pipeline.zrem(f"{key}:dead", task_id).hdel(f"{key}:dead:tasks", task_id)
-                pipeline.hdel(f"{key}:dead:retried", task_id)
-                removed: list[Any] = await pipeline.execute()
-                return removed
-
-        return any(await self.server.call("delete a dead task", ask))
+        what = "delete a dead task"
+        try:
+            wire = _wire(task_id)
+        except UnicodeEncodeError as error:
+            raise self.server.failure(what, error) from error
+        return bool(await self._change(what, _DELETE_DEAD, queue, wire, _request_id()))
 
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
@@ -529,7 +543,7 @@ class RedisBroker(LeasingBroker):
 
     async def _pause(self, what: str, key: str, is_paused: bool, name: str) -> bool:
         args = (int(is_paused), self._requested, _wire(name), _request_id())
-        return bool(await self.server.run(_PAUSE, what, key, *args))
+        return bool(await self.server.run(_PAUSE, what, key, *args, replication=self._replication))
 
     async def order(self, worker_id: str, order: dict[str, Any]) -> None:
         key, channel = self._orders(worker_id), self._requested
@@ -674,8 +688,8 @@ class RedisBroker(LeasingBroker):
         if refusal is not None:
             raise refusal
 
-    async def has_tasks_at(self, queue_key: str) -> bool:
-        """Whether there are tasks in the default queue with that key, or in one beside it.
+    async def has_tasks_at(self, queue_key: str, *, or_dead: bool = False) -> bool:
+        """Whether there are tasks, or dead ones if these count, in the default queue with that key, or one beside it.
 
         Raises:
             BackendError: The server could not be reached.
@@ -684,7 +698,8 @@ class RedisBroker(LeasingBroker):
         async def ask(client: Client) -> bool:
             names = await client.zrange(f"{queue_key}:queues", 0, MAX_QUEUES - 1)
             keys = [queue_key.encode(), *(f"{queue_key}@".encode() + name for name in names)]
-            return bool(await client.exists(*(key + b":tasks" for key in keys)))
+            parts = (b":tasks", b":dead:tasks") if or_dead else (b":tasks",)
+            return bool(await client.exists(*(key + part for key in keys for part in parts)))
 
         return bool(await self.server.call("look for tasks", ask))
 
@@ -744,7 +759,14 @@ def _text(data: bytes) -> str:
 
 
 def _delivery(
-    queue: str, paused: set[str], task_id: bytes, deliveries: int, waited: int, is_cancelled: int, payload: bytes
+    queue: str,
+    paused: set[str],
+    number: int,
+    task_id: bytes,
+    deliveries: int,
+    waited: int,
+    is_cancelled: int,
+    payload: bytes,
 ) -> Delivery:
     name = _text(task_id)
     try:
@@ -755,7 +777,9 @@ def _delivery(
             raise ValueError(f"its id is {task.id!r:.100}, and it is queued as {name!r:.100}")
     except ValueError as error:
         reason = f"what was queued can't be read: {error}"
-        return Delivery(name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled), queue=queue)
+        return Delivery(
+            name, None, None, "", reason, deliveries, waited / 1e6, bool(is_cancelled), queue=queue, number=number
+        )
     task.queue = queue  # where it is, whatever its text says
     return Delivery(
         name,
@@ -770,6 +794,7 @@ def _delivery(
         retry_of,
         queue,
         task.name in paused,
+        number,
     )
 
 
@@ -794,7 +819,7 @@ def _dead_task(task_id: bytes, since: float, text: bytes) -> dict[str, Any]:
         with contextlib.suppress(ValueError):
             task = codec.decode_task(payload).task
     return {
-        "task_id": task_id.decode(errors="replace"),
+        "task_id": _text(task_id),  # as it is: it may be requeued or deleted by it
         "task_name": None if task is None else task.name,
         "reason": reason.decode(errors="replace"),
         "dead_since": _moment(since),

@@ -111,6 +111,8 @@ class Connections:
             pipeline.execute_command("INFO", "server")
             pipeline.execute_command("CLIENT", "LIST", "ID", *client_ids)
             info, listed = pipeline.execute()
+        if "run_id" not in info:  # a service may hide it, and ids of connections begin anew with each run
+            raise NoPermissionError("INFO tells no run_id")
         return str(info["run_id"]), {int(each) for each in _CLIENT_ID.findall(listed.decode(errors="replace"))}
 
     def _look_for(self, client: Client, others: Sequence[tuple[bytes, bytes]]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
+from flowrra.brokers.base import LeasingBroker
 from flowrra.copying import SCALARS, copied
 from flowrra.rebuilding import rebuilt_call
 from flowrra.registry import TaskDefinition
@@ -30,6 +31,8 @@ class Job:
     Attributes:
         task: The task as it was submitted, but for ``current_retry``; its own code never gets hold of it.
         call: Its arguments as text, if it came from a broker that keeps text.
+        delivery: The number by which such a broker knows this delivery; 0 if it has none.
+        origin: That broker, or the one of its cells that had the task.
         ready_at: When it became due, on the monotonic clock.
         taken_at: When it was taken from a broker, on the monotonic clock.
         started_at: When its current attempt began, on the monotonic clock.
@@ -50,10 +53,12 @@ class Job:
         "awaits_retry",
         "call",
         "definition",
+        "delivery",
         "exception",
         "has_changeable_arguments",
         "interrupt",
         "is_decoded",
+        "origin",
         "ready_at",
         "record",
         "retry_after",
@@ -70,6 +75,7 @@ class Job:
 
     # Set when they are there: every task in memory makes one of these, and most never have them.
     call: str
+    origin: LeasingBroker
     exception: str | None
     timed_out: bool
     retry_after: float
@@ -89,6 +95,7 @@ class Job:
         self.ready_at = ready_at
         self.started_at = ready_at
         self.taken_at = ready_at
+        self.delivery = 0
         self.worker: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.interrupt: Interrupt | None = None

@@ -27,7 +27,7 @@ if process ~= '' then
 end
 
 -- What has expired is counted no more though nothing is written any more; much of it, as this comes every few seconds.
-unlist_expired(ns, MOST_UNLISTED, now)
+unlist_expired_of(ns, redis.call('SMEMBERS', ns .. ':finished:ttls'), MOST_UNLISTED, now)
 
 if #ARGV >= FIRST_NAME then
   redis.call('DEL', names)

@@ -7,7 +7,8 @@
 --   <queue>:since           sorted set, id by the time since which it has been due: the oldest across all priorities
 --   <queue>:delayed         sorted set, id by the time at which it becomes due
 --   <queue>:leases          sorted set, id by the time at which the worker's hold on it ends, or is doubted
---   <queue>:holders         hash, id to "<token><lease>" of its worker; "?" before it says that the hold is doubted
+--   <queue>:holders         hash, id to "<token><lease>.<number>" of its worker and the delivery; "?" before it says that
+--                           the hold is doubted; earlier versions know no number, and read a part of a microsecond
 --   <queue>:unknown         hash, id to name: tasks that wait for a worker that knows them
 --   <queue>:unknown:names   set of their names
 --   <queue>:unknown:of:<n>  sorted set, "<place><id>" by priority, of the name <n>
@@ -19,7 +20,9 @@
 --   <queue>:dead:retried    hash, id to the id under which a dead task is being run anew: it is not requeued as well
 --   <queue>:cancelled       set of ids whose holder is asked to end them
 --   <queue>:once:<id>       says that this id was accepted, for longer than its record is kept; expires
---   <queue>:lapsed:<id>     says that a worker which has lost its hold may still tell an outcome; expires
+--   <queue>:lapsed:<id>     of the latest hold that has ended but for the task's end: "o<number>", its worker may still tell
+--                           an outcome, or "s<number>", an outcome of that delivery was settled; expires. "1" is of an
+--                           earlier version, and says the former
 --   <queue>:ended:<id>      the worker that said so, of a task whose record is kept elsewhere; "" if it was cancelled; expires
 --   <queue>:answer:<id>     what was answered to the request of that id, for whoever makes it again; expires
 --   <queue>:place           counter that gives each ready task its place
@@ -36,6 +39,9 @@
 --   <queue>:connections     hash, token to "<run of the server> <client id>": the connection by which a worker is seen
 --   <queue>:missing         hash, token to "<time> <connection>": since when that one has not been there
 --   <queue>:looked          "<time> <cursor>": when connections are looked at again, and from where on
+--
+-- A delivery's number is the time at which it was made: later ones of a task have greater ones, also after a failover. 0 is
+-- one that isn't known.
 --
 -- A task is in exactly one of ready, delayed, leases, unknown and dead. `deliveries` counts those whose worker was not
 -- heard of any more.
@@ -74,6 +80,13 @@ end
 -- frees memory in the end, or says that work was done, must go through.
 local function write_even_if_full()
   redis.call('ZREM', key('leases'), '')
+end
+
+-- A server waits for its replicas only for who has written something, and what was said or asked again may not have
+-- reached them. This goes to them, and leaves nothing.
+local function write_for_replicas()
+  redis.call('SET', key('again'), '')
+  redis.call('DEL', key('again'))
 end
 
 local function entry_of(priority, deliveries, place, since, payload)
@@ -171,16 +184,39 @@ local function is_holder(token, holder)
   return string.sub(holder, 1, TOKEN_LENGTH) == token or string.sub(holder, 1, TOKEN_LENGTH + 1) == '?' .. token
 end
 
+local function holder_of(token, lease, number)
+  return token .. as_text(lease) .. '.' .. number
+end
+
 -- A holder's token, the length of its lease in microseconds, and whether its hold is doubted.
 local function parse_holder(holder)
   local doubt, rest = string.match(holder, '^(%??)(.*)$')
-  return string.sub(rest, 1, TOKEN_LENGTH), tonumber(string.sub(rest, TOKEN_LENGTH + 1)) or 0, doubt == '?'
+  local lease = string.match(rest, '^(%d+)', TOKEN_LENGTH + 1)
+  return string.sub(rest, 1, TOKEN_LENGTH), tonumber(lease) or 0, doubt == '?'
+end
+
+-- The number of a holder's delivery, as text.
+local function number_of(holder)
+  return string.match(holder, '%.(%d+)$') or '0'
+end
+
+local function mark_delivery(id, kind, number)
+  redis.call('SET', key('lapsed:' .. id), kind .. number, 'PX', LAPSED_TTL)
+end
+
+-- Whether the latest hold that has ended was settled, and its number; nothing if none is known.
+local function read_mark(id)
+  local mark = redis.call('GET', key('lapsed:' .. id))
+  if not mark then return end
+  local kind, number = string.match(mark, '^([os])(%d+)$')
+  return kind == 's', tonumber(number) or 0
 end
 
 local function end_hold(id)
+  local holder = redis.call('HGET', key('holders'), id) or ''
   redis.call('ZREM', key('leases'), id)
   redis.call('HDEL', key('holders'), id)
-  redis.call('SET', key('lapsed:' .. id), '1', 'PX', LAPSED_TTL)
+  mark_delivery(id, 'o', number_of(holder))
 end
 
 -- Queue a task that a worker held, in the place that it had. If that worker is gone, it counts as delivered in vain.

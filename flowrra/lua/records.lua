@@ -4,8 +4,10 @@
 --   <ns>:status:<status>          ids by time of submission (sorted set), for listing
 --   <ns>:status:<status>:<name>   the same of the tasks of one name
 --   <ns>:listed                   set of "<status> <name>" for which there may be such a list
---   <ns>:finished                 "<expiry> <status> <label> <id>" of finished ones, in the order of their end, for
---                                 unlisting; without a label before there were lists by name
+--   <ns>:finished:<ttl>           "<expiry> <status> <label> <id>" of finished ones whose records last for so many
+--                                 milliseconds, in the order of their end, for unlisting
+--   <ns>:finished:ttls            set of those numbers: processes may have different ones
+--   <ns>:finished                 the same of an earlier version, of any; without a label before there were lists by name
 --   <ns>:retried:<id>             the id under which it was run anew; expires with its record
 --   <ns>:complete:<id>            channel on which its end is told; on a cluster to who listens in its shard, as else all
 --                                 nodes would have to be told
@@ -23,6 +25,8 @@ local UNFINISHED = {'pending', 'running', 'retrying'}
 local FINISHED = {success = true, failed = true, cancelled = true}
 -- More expired entries are unlisted than new ones are listed, so that none are left over.
 local UNLIST_MORE = 20
+-- One in so many calls looks at a list of another ttl, whose processes may be gone.
+local LOOK_ELSEWHERE = 16
 -- A record lasts up to a millisecond longer than its entry says, as the server counts its time in milliseconds: one that
 -- was unlisted while it is still there would stay in the index of its status for good.
 local UNLIST_LATER = 10000
@@ -164,14 +168,18 @@ local function says(record, status)
   return not is_readable or type(fields) ~= 'table' or fields.status == status
 end
 
--- Unlist what has expired; `count` is how many records were just listed.
-local function unlist_expired(ns, count, now)
-  for _ = 1, count + UNLIST_MORE do
-    local oldest = redis.call('LINDEX', ns .. ':finished', 0)
-    if not oldest then return end
+local function finished_list(ns, ttl)
+  return ns .. ':finished:' .. ttl
+end
+
+-- Unlist what has expired of one list, at most so much. Returns how much more it could have been.
+local function unlist_expired_in(ns, finished, most, now)
+  for count = 1, most do
+    local oldest = redis.call('LINDEX', finished, 0)
+    if not oldest then return most - count + 1 end
     local expiry, status, name, id = read_finished(oldest)
-    if expiry and expiry + UNLIST_LATER > now then return end
-    redis.call('LPOP', ns .. ':finished')
+    if expiry and expiry + UNLIST_LATER > now then return most - count + 1 end
+    redis.call('LPOP', finished)
     -- A record that was written again is still there. That of a task which was submitted anew is on another list.
     local record = expiry and redis.pcall('GET', ns .. ':task:' .. id)
     if expiry and not (record and says(record, status)) then
@@ -183,12 +191,31 @@ local function unlist_expired(ns, count, now)
       if redis.call('EXISTS', name_list(ns, status, name)) == 0 then forget_empty_lists(ns, name) end
     end
   end
+  return 0
+end
+
+-- Unlist what has expired of these ttls, and of what an earlier version has left.
+local function unlist_expired_of(ns, ttls, most, now)
+  most = unlist_expired_in(ns, ns .. ':finished', most, now)
+  for _, ttl in ipairs(ttls) do
+    most = unlist_expired_in(ns, finished_list(ns, ttl), most, now)
+    if redis.call('EXISTS', finished_list(ns, ttl)) == 0 then redis.call('SREM', ns .. ':finished:ttls', ttl) end
+  end
+end
+
+-- Unlist what has expired; `count` is how many records were just listed.
+local function unlist_expired(ns, ttl, count, now)
+  unlist_expired_in(ns, finished_list(ns, as_text(ttl)), count + UNLIST_MORE, now)
+  if now % LOOK_ELSEWHERE == 0 then
+    local other = redis.call('SRANDMEMBER', ns .. ':finished:ttls')
+    unlist_expired_of(ns, {other or nil}, count + UNLIST_MORE, now)
+  end
 end
 
 -- Keep records in place of what was known of their tasks. Each is {id, record, status, submitted, name}: `submitted`
 -- orders the lists. `ttl` is in milliseconds, and counts for finished ones only.
 local function keep_records(ns, records, ttl, now)
-  local last, groups = {}, {}
+  local last, groups, finished = {}, {}, finished_list(ns, as_text(ttl))
   for _, each in ipairs(records) do last[each[1]] = each end
   for _, each in ipairs(records) do
     local id, record, status, submitted = each[1], each[2], each[3], each[4]
@@ -217,8 +244,10 @@ local function keep_records(ns, records, ttl, now)
       if other ~= group.status then unlist(ns, other, group.name, group.ids) end
     end
     list(ns, group.status, group.name, group.scored)
-    if FINISHED[group.status] then redis.call('RPUSH', ns .. ':finished', unpack(group.entries)) end
+    if FINISHED[group.status] and redis.call('RPUSH', finished, unpack(group.entries)) == #group.entries then
+      redis.call('SADD', ns .. ':finished:ttls', as_text(ttl))
+    end
   end
   if is_watched(ns) then tell(ns, records) end
-  unlist_expired(ns, #records, now)
+  unlist_expired(ns, ttl, #records, now)
 end

@@ -1,8 +1,9 @@
 -- Say what became of tasks that this worker was given. Each task is settled once.
 --
 -- KEYS[1]: the queue. ARGV: the namespace of the records, token of the worker, ttl of finished records in milliseconds.
--- Then 3 for each task: "<verb> <delay in microseconds> <status> <time of submission> <priority> <label> <id>", payload,
--- reason or name, record or "" if it is kept elsewhere. A task without a record has the status "-", but with "complete" its own.
+-- Then 3 for each task: "<verb> <number of the delivery> <delay in microseconds> <status> <time of submission> <priority>
+-- <label> <id>", payload, reason or name, record or "" if it is kept elsewhere. A task without a record has the status "-", but
+-- with "complete" its own.
 --
 --   running      it is being run: nothing but its record changes
 --   complete     nothing more happens to it
@@ -19,8 +20,9 @@
 --   over      it had ended before
 --   lost      the server doesn't know it, as after a failover that lost writes: only its record was kept
 --
--- What comes from a worker that has lost its hold counts while nobody else holds the task; a success counts whoever
--- holds it, even for a task that was given up since no worker had told its outcome.
+-- What comes from a worker that has lost its hold counts while nobody else has held the task since; a success counts
+-- whoever holds it, even for a task that was given up since no worker had told its outcome. What is said again of a
+-- delivery never undoes what the task has become since.
 
 local ns, token, ttl, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), server_now()
 
@@ -66,35 +68,55 @@ local function take_from_dead(id, name)
   return true
 end
 
+-- Whether another delivery of the task is known that was made later, or an outcome of this one was settled.
+local function is_outdated(id, number)
+  local is_settled, latest = read_mark(id)
+  if is_settled == nil then return false end
+  return latest > number and number > 0 or is_settled and latest >= number
+end
+
+-- Whether an outcome of this very delivery was settled. Of an unknown one, that is so if nobody has held the task since.
+local function is_told_again(id, number, is_held)
+  local is_settled, latest = read_mark(id)
+  return is_settled and (latest == number or number == 0) and not (number == 0 and is_held)
+end
+
 -- Of an outcome for which there is no task any more.
-local function judge_missing(id, verb, status, record, name)
+local function judge_missing(id, verb, status, record, name, number)
   if verb == 'complete' and status == 'success' and take_from_dead(id, name) then return 'settled' end
   if redis.call('HEXISTS', key('dead:tasks'), id) == 1 then return 'over' end
   if record ~= '' and redis.call('GET', ns .. ':task:' .. id) == record then return 'known' end
   local ended_by = redis.call('GET', key('ended:' .. id))
   if ended_by == token and verb == 'complete' then return 'known' end
-  if ended_by or is_recorded(id) or redis.call('EXISTS', key('lapsed:' .. id)) == 1 then return 'over' end
+  if is_told_again(id, number, true) then return 'known' end
+  if ended_by or is_recorded(id) then return 'over' end
+  local is_settled, latest = read_mark(id)
+  -- A delivery that was made after the one of which the server knows is all that is left of the task.
+  if is_settled ~= nil and (latest == 0 or number == 0 or latest >= number) then return 'over' end
   return 'lost'
 end
 
 -- Of an outcome whose worker does not hold the task; if it is settled, it takes effect as if it did.
-local function judge(id, verb, status, text, record, name)
+local function judge(id, verb, status, text, record, name, number)
   local entry = read_entry(id)
-  if not entry then return judge_missing(id, verb, status, record, name) end
+  if not entry then return judge_missing(id, verb, status, record, name, number) end
   if verb == 'running' then return 'late' end
   local is_held = redis.call('HEXISTS', key('holders'), id) == 1
   if verb == 'complete' and status == 'success' then
     if is_held then end_hold(id) else take_from_waiting(id, entry.place) end
     return 'settled'
   end
-  if not is_held then
+  if is_told_again(id, number, is_held) then return 'known' end
+  if not is_held and not is_outdated(id, number) then
     if take_from_ready(id, entry.place) then return 'settled' end
     if verb == 'retry' and entry.payload == text then return 'known' end
     if verb == 'nack' and redis.call('HGET', key('unknown'), id) == text then return 'known' end
   end
-  -- The worker lives, and has told an outcome: it does not count as one that was not heard of.
-  if entry.deliveries > 0 then
+  -- The worker lives, and has told an outcome: it does not count as one that was not heard of. That is once for each hold.
+  if entry.deliveries > 0 and not is_outdated(id, number) then
     write_entry(id, entry.priority, entry.deliveries - 1, entry.place, entry.since, entry.payload)
+    local _, latest = read_mark(id)
+    mark_delivery(id, 's', as_text(latest or number))
   end
   return 'late'
 end
@@ -125,21 +147,31 @@ end
 local outcomes, ids = {}, {}
 for i = 4, #ARGV, 3 do
   local line = ARGV[i]
-  local verb, delay, status, submitted, priority, bytes, rest =
-    string.match(line, '^([%l_]+) (%d+) (%S+) (%d+) (%S+) (%d+):(.*)$')
+  local verb, number, delay, status, submitted, priority, bytes, rest =
+    string.match(line, '^([%l_]+) (%d+) (%d+) (%S+) (%d+) (%S+) (%d+):(.*)$')
   local name, id = read_label(bytes, rest)
   number_in(submitted, 'time of submission', MOST)
   number_in(priority, 'priority', LARGEST)
   local place = (i - 1) / 3
   ids[place] = id
-  outcomes[place] = {verb, number_in(delay, 'delay', MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2], name}
+  number = number_in(number, 'number of the delivery', MOST)
+  outcomes[place] = {
+    verb, number, number_in(delay, 'delay', MOST), status, submitted, priority, id, ARGV[i + 1], ARGV[i + 2], name,
+  }
 end
 
 local holders, records, done, let_go, answers = redis.call('HMGET', key('holders'), unpack(ids)), {}, {}, {}, {}
 for i, outcome in ipairs(outcomes) do
-  local verb, delay, status, submitted, priority, id, text, record, name = unpack(outcome)
+  local verb, number, delay, status, submitted, priority, id, text, record, name = unpack(outcome)
   local is_ours = holders[i] and is_holder(token, holders[i])
-  local answer = is_ours and 'settled' or judge(id, verb, status, text, record, name)
+  local held_number = is_ours and tonumber(number_of(holders[i])) or 0
+  -- A hold that had lapsed may have come back to its worker, which tells how the one before has ended.
+  if is_ours and number ~= held_number and held_number > 0 and number > 0 then is_ours = not is_outdated(id, number) end
+  local answer = is_ours and 'settled' or judge(id, verb, status, text, record, name, number)
+  local is_effective = answer == 'settled' or (answer == 'lost' and verb == 'retry')
+  if is_effective and verb ~= 'running' and verb ~= 'complete' then
+    mark_delivery(id, 's', as_text(math.max(number, held_number)))
+  end
   if answer == 'lost' and verb == 'retry' then
     run_again(id, {priority = priority}, delay, text)
   elseif answer == 'settled' and verb == 'complete' then
@@ -164,10 +196,5 @@ if #done > 0 then
   redis.call('SREM', key('cancelled'), unpack(done))
 end
 if #records > 0 then keep_records(ns, records, ttl, now) end
--- A server waits for its replicas only for who has written something, and what was said again may not have reached them.
--- This goes to them, and leaves nothing.
-if #let_go + #done + #records == 0 then
-  redis.call('SET', key('again'), '')
-  redis.call('DEL', key('again'))
-end
+if #let_go + #done + #records == 0 then write_for_replicas() end
 return answers

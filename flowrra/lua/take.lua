@@ -5,7 +5,7 @@
 -- worker to know it, or a name for which tasks wait, whoever knows it.
 -- Of a queue that is paused, nothing is given out that is due.
 -- Returns: microseconds until more may be due or lapse, -1 if nothing is foreseen; the names of tasks that are not to be
--- begun; then for each task taken: id, deliveries before this one that ended without an outcome, microseconds since it
+-- begun; the number of this delivery; then for each task taken: id, deliveries before this one that ended without an outcome, microseconds since it
 -- has been due, whether it is to be cancelled, payload. The payload of one that is too large is "!" and its bytes.
 
 local limit, most_bytes, token, lease, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -110,7 +110,7 @@ end
 local function lease_next(answer)
   local members, names = next_members()
   local ids, ready, leases, holders, too_large, bytes = {}, {}, {}, {}, {}, 0
-  local tasks, ends, holder = key('tasks'), as_text(now + lease * UNDOUBTED), token .. as_text(lease)
+  local tasks, ends, holder = key('tasks'), as_text(now + lease * UNDOUBTED), holder_of(token, lease, as_text(now))
   for count, member in ipairs(members) do
     local id = string.sub(member, PLACE_LENGTH + 1)
     local size = redis.call('HSTRLEN', tasks, id)
@@ -164,7 +164,7 @@ move_what_became_due()
 give_back_lapsed()
 
 local is_paused = redis.call('EXISTS', key('paused')) == 1
-local answer = {-1, redis.call('SMEMBERS', home .. ':paused:names')}
+local answer = {-1, redis.call('SMEMBERS', home .. ':paused:names'), now}
 if limit > 0 and (wanted ~= '' or not is_paused) then lease_next(answer) end
 
 -- There is more than this worker takes: another one may be idle.

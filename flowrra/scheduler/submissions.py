@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flowrra.outage import Outage
 from flowrra.registry import TaskRegistry
@@ -35,8 +35,10 @@ LOOKING_TIMEOUT = 2.0
 MOST_SKIPPING = 1_000
 # Rows that a store refuses one after the other before it is taken for one that is away.
 MOST_REFUSED = 3
-# Of a schedule with max_running, so many of the latest runs are looked at.
+# Of a schedule with max_running, so many of the latest runs are looked at beyond those that may be unfinished.
 LOOK_BACK = 100
+# Schedules of whose unfinished runs it remembers which they are.
+MOST_LIMITED = 1_000
 
 
 class _UnderWay(NamedTuple):
@@ -84,6 +86,9 @@ class Submissions:
         self._refusal = Outage(logger, "runs were not submitted")
         # By id, the schedules whose last run was skipped.
         self._skipping: dict[str, Outage] = {}
+        # By schedule and run, the rows of runs that hadn't ended when they were looked at: one that takes long stays
+        # unfinished however many others have come and gone since.
+        self._unfinished: dict[str, dict[str, dict[str, Any]]] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -151,19 +156,30 @@ class Submissions:
             self._kept_alive[run.id] = run.schedule.task_name
 
     async def _count_unfinished(self, run: Run, most: int) -> int:
+        """How many others of a schedule's runs haven't ended; of more than ``most`` it counts no further."""
+        rows = await self._backend.list_runs(run.schedule.id, LOOK_BACK + most, ("claimed", "submitted"))
+        remembered = self._remembered(run.schedule.id)
+        others = {**remembered, **{str(row["id"]): row for row in rows}}
+        others.pop(run.id, None)
         unfinished = 0
-        for other in await self._backend.list_runs(run.schedule.id, LOOK_BACK, ("claimed", "submitted")):
-            if other["id"] == run.id:
-                continue
-            # What is being submitted elsewhere goes first if it is due first.
-            waiting = other["result"] == "claimed" and other["due"] < run.due
-            running = other["result"] == "submitted" and await self._is_unfinished(run, other)
-            unfinished += waiting or running
-            if other["result"] == "submitted" and not running:
-                self._kept_alive.pop(other["id"], None)
+        for run_id, other in others.items():
+            if other["result"] == "claimed":
+                # What is being submitted elsewhere goes first if it is due first.
+                unfinished += other["due"] < run.due
+            elif await self._is_unfinished(run, other):
+                remembered[run_id] = other
+                unfinished += 1
+            else:
+                remembered.pop(run_id, None)
+                self._kept_alive.pop(run_id, None)
             if unfinished == most:
                 break
         return unfinished
+
+    def _remembered(self, schedule_id: str) -> dict[str, dict[str, Any]]:
+        if schedule_id not in self._unfinished and len(self._unfinished) >= MOST_LIMITED:
+            del self._unfinished[next(iter(self._unfinished))]  # the oldest, which may be gone
+        return self._unfinished.setdefault(schedule_id, {})
 
     async def _is_unfinished(self, run: Run, other: dict[str, object]) -> bool:
         """Whether a run's task waits or runs; what a process had in its memory has gone with it."""

@@ -107,7 +107,8 @@ class Target:
         """Whether anything is still to come of a task, as far as this process can know."""
         executor = self._find_executor(task_name)
         if executor is not None and isinstance(executor.broker, LeasingBroker):
-            return await executor.broker.has(task_id)  # a record may say "running" for ever, a lease can't
+            # A record may say "running" for ever, a lease can't.
+            return await executor.broker.has(task_id, self._registry.definition(task_name).queue)
         if self._get_result is not None:
             record = await self._get_result(task_id)
         else:

@@ -49,7 +49,8 @@ async def test_nothing_is_left_when_all_has_ended(url: str, look: redis.Redis) -
         "flowrra:status:failed",
         "flowrra:status:failed:fail",
         "flowrra:listed",
-        "flowrra:finished",
+        "flowrra:finished:60000",
+        "flowrra:finished:ttls",
     }
 
 

@@ -24,7 +24,8 @@ LISTED_AS_CANCELLED = {
     "flowrra:status:cancelled",
     "flowrra:status:cancelled:add",
     "flowrra:listed",
-    "flowrra:finished",
+    "flowrra:finished:86400000",
+    "flowrra:finished:ttls",
 }
 
 

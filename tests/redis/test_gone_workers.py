@@ -255,6 +255,22 @@ async def test_a_user_who_may_not_look_has_leases_alone(
         look.execute_command("ACL", "DELUSER", "shop")
 
 
+async def test_a_service_that_hides_its_run_has_leases_alone(
+    url: str, look: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a connection's id alone, workers of before its restart would be taken for others."""
+    caplog.set_level(logging.INFO, LOGGER)
+    broker = RedisBroker(url, queue_key=QUEUE)
+    broker._client_of_thread().set_response_callback("INFO", lambda _: {"redis_version": "7.0.0"})
+    try:
+        assert [broker.look_for_gone() for _ in range(4)] == [None] * 4
+        assert look.hlen(CONNECTIONS) == 0
+        (line,) = [each for each in caplog.records if each.name == LOGGER]
+        assert "INFO tells no run_id" in line.getMessage()
+    finally:
+        broker.withdraw(None)
+
+
 async def test_one_who_may_not_any_more_is_not_judged(
     url: str, valkey: ValkeyServer, look: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

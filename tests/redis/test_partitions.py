@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,11 @@ from flowrra import (
     Task,
     TaskResult,
     TaskStatus,
+    codec,
 )
 from flowrra.backends.partitioned import PartitionedBackend
 from flowrra.backends.redis import RedisBackend
-from flowrra.brokers.base import Outcome, Verb
+from flowrra.brokers.base import Outcome, QueuedTask, Verb
 from flowrra.brokers.partitioned import PartitionedBroker
 from flowrra.brokers.redis import RedisBroker
 from flowrra.executors.sources.fetcher import IDLE_WAIT
@@ -457,6 +459,64 @@ async def test_tasks_that_were_queued_for_an_unknown_number_are_not_forgotten(ur
             await app.submit("add", 1, 2)
 
 
+@pytest.mark.parametrize("where", ["another partition", "the other kind", "a queue of its own", "the dead ones"])
+async def test_what_was_queued_for_another_number_is_found_wherever_it_lies(
+    url: str, look: redis.Redis, where: str
+) -> None:
+    tag = cell_namespace("flowrra", 2, PARTITIONS)
+    async with app_of(url, consume=False) as app:
+        await submit_to_all(app)  # every partition is known by then
+        broker = app.executors["io"].broker
+        assert isinstance(broker, PartitionedBroker)
+        for each in broker.cells:
+            await each.take(10)
+            await each.settle([Outcome(Verb.COMPLETE, id_in(n), status=TaskStatus.SUCCESS) for n in range(PARTITIONS)])
+        assert not list(look.scan_iter("*:tasks"))
+        options = app.options(task_id=id_in(2, 7), queue="mail" if where == "a queue of its own" else "default")
+        await options.submit("add", 1, 2)
+        place = f"{tag}:queue:io"
+        if where == "the dead ones":
+            await broker.take(1)
+            await broker.settle([Outcome(Verb.DEAD_LETTER, id_in(2, 7), text="as planned")])
+        elif where == "the other kind":
+            place = "{flowrra.0}:queue:cpu"
+            look.rename(f"{tag}:queue:io:tasks", f"{place}:tasks")
+    look.delete("{flowrra.0}:partitions")
+    async with app_of(url, partitions=2) as app:
+        with pytest.raises(BackendError, match=f"there are tasks in {re.escape(place)}, which were not queued for 2"):
+            await app.submit("add", 1, 2)
+        look.delete(f"{place}:tasks", f"{place}:dead:tasks", f"{place}@mail:tasks")
+        assert (await final(app, await app.submit("add", 1, 2))).result == 3
+        assert look.get("{flowrra.0}:partitions") == b"2"
+
+
+async def test_partitions_whose_number_an_earlier_version_wrote_are_noted(url: str, look: redis.Redis) -> None:
+    look.set("{flowrra.0}:partitions", PARTITIONS)
+    async with app_of(url) as app:
+        await app.submit("add", 1, 2)
+    assert look.smembers("{flowrra.0}:partitions:ever") == {
+        cell_namespace("flowrra", n, PARTITIONS).encode() for n in range(PARTITIONS)
+    }
+
+
+async def test_a_task_in_another_partition_than_it_should_be_is_settled_where_it_is(
+    url: str, look: redis.Redis
+) -> None:
+    task_id = id_in(2)
+    text = codec.encode_task(Task(task_id, "add", (1, 2), {}), None, codec.encode_call((1, 2), {}, "add"))
+    async with app_of(url) as app:
+        broker = app.executors["io"].broker
+        assert isinstance(broker, PartitionedBroker)
+        await broker.agree()
+        await broker.cells[0].submit([QueuedTask(task_id, 0, 0.0, text, None)])
+        await comes_true(lambda: _is_gone(look, cell(0, "tasks")))
+        assert not look.exists(cell(0, "holders"), cell(0, "leases"))
+
+
+async def _is_gone(look: redis.Redis, key: str) -> bool:
+    return not look.exists(key)
+
+
 # ── one that fails ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -525,6 +585,33 @@ async def test_a_server_that_hangs_costs_its_own_tasks_alone(
         await app.options(task_id=id_in(own, 1)).submit("echo", "late")
         await until(lambda: "late" in gate.begun)
         await until(lambda: source.error is None)
+
+
+@pytest.mark.slow
+async def test_a_pause_that_failed_for_one_is_none_until_it_is_made_again(
+    url: str, other: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with on_two_servers(url, other, Gate()) as app:
+        manager, source = FlowrraManager(app), app.executors["io"].source
+
+        async def is_shown() -> list[bool | None]:
+            pauses = await source.pauses()
+            return [(await source.figures()).paused, "default" in pauses.queues, "add" in pauses.names]
+
+        other.freeze()
+        with pytest.raises(BackendError):
+            await manager.pause_queue()
+        with pytest.raises(BackendError):
+            await manager.pause_task("add")
+        other.resume()
+        await until(lambda: source.error is None)
+        assert await is_shown() == [False, False, False]
+        assert "paused in some partitions only, pause or resume it again executor=io times=1 error=add, default" in str(
+            caplog.messages
+        )
+        assert await manager.pause_queue() is True
+        assert await manager.pause_task("add") is True
+        assert await is_shown() == [True, True, True]
 
 
 @pytest.mark.slow
@@ -643,3 +730,17 @@ async def test_on_a_cluster_one_is_a_cell_and_another_number_is_refused(tmp_path
             async with app_of(cluster.url) as other:
                 with pytest.raises(BackendError, match="others have 1 partitions, and this process has 4"):
                     await other.submit("add", 1, 2)
+
+
+@pytest.mark.slow
+async def test_on_a_cluster_what_was_queued_for_another_number_is_found_on_any_node(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        async with app_of(cluster.url, consume=False) as app:
+            await app.options(task_id=id_in(2)).submit("add", 1, 2)
+        primaries = [cluster.primary_of(slot_of(place)) for place in ("{flowrra.0}", cell(2))]
+        assert len(set(primaries)) == 2
+        with cluster.look(primaries[0] or 0) as node:
+            node.delete("{flowrra.0}:partitions")
+        async with app_of(cluster.url, partitions=3) as other:
+            with pytest.raises(BackendError, match=f"there are tasks in {re.escape(cell(2))}, which were not queued"):
+                await other.submit("add", 1, 2)

@@ -1,10 +1,11 @@
-"""`min_replicas`: a submission is accepted, and an outcome settled, when so many replicas have it; else it is said."""
+"""`min_replicas`: a submission is accepted, an outcome settled, and what operators ask done, when so many replicas have
+it; else it is said."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 import redis
 
 from flowrra import Config
-from flowrra.brokers.base import Outcome, QueuedTask, Verb, Verdict
+from flowrra.brokers.base import Cancellation, Outcome, QueuedTask, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.exceptions import NotReplicatedError, PartialSubmissionError
-from flowrra.task import SUCCESS
+from flowrra.task import CANCELLED, SUCCESS, TaskResult
 from tests.core.apps import final, until
 from tests.redis.apps import Gate, redis_app, with_tasks
 from tests.support.servers import ValkeyServer
@@ -165,6 +166,66 @@ async def test_an_outcome_that_is_told_again_is_waited_for_again(url: str, repli
     replica.resume()
     assert await broker.settle([done]) != [Verdict.SETTLED]
     await broker.close()
+
+
+class TestWhatOperatorsAsk:
+    """It is answered when replicas have it, so that no failover undoes what was told as done."""
+
+    async def test_a_cancellation_is_done_when_replicas_have_it(
+        self, url: str, look: redis.Redis, replica: ValkeyServer
+    ) -> None:
+        async with with_tasks(redis_app(url, min_replicas=1, replication_timeout=SOON, consume=False)) as app:
+            first, second = await app.submit("add", 1, 1), await app.submit("add", 2, 2)
+            assert await app.cancel_task(first) is True
+            replica.freeze()
+            with pytest.raises(NotReplicatedError):
+                await app.cancel_task(second)
+            assert (await final(app, second)).status == "cancelled", "it is cancelled where it was asked for"
+            assert look.hlen("flowrra:queue:io:tasks") == 0
+
+    async def test_the_record_of_a_cancellation_is_kept_elsewhere_as_well(
+        self, url: str, replica: ValkeyServer
+    ) -> None:
+        options = {"min_replicas": 1, "replication_timeout": SOON, "consume": False, "backend": f"{url[:-1]}1"}
+        async with with_tasks(redis_app(url, **options)) as app:
+            task_id = await app.submit("add", 1, 1)
+            replica.freeze()
+            with pytest.raises(NotReplicatedError):
+                await app.cancel_task(task_id)
+            assert (await final(app, task_id)).status == "cancelled"
+
+    async def test_what_does_nothing_waits_for_nobody(self, url: str, look: redis.Redis, replica: ValkeyServer) -> None:
+        broker = RedisBroker(url, min_replicas=1, replication_timeout=SOON)
+        replica.freeze()
+        before = waits(look)
+        assert await broker.cancel(TaskResult("none", CANCELLED)) is Cancellation.UNKNOWN
+        assert await broker.requeue_dead("none", None) is False
+        assert await broker.delete_dead("none") is False
+        assert waits(look) == before
+        await broker.close()
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda broker: broker.pause_queue("default", True),
+            lambda broker: broker.pause_name("add", True),
+            lambda broker: broker.requeue_dead("1", None),
+            lambda broker: broker.claim_dead("1", "2"),
+            lambda broker: broker.release_dead("1", "2"),
+            lambda broker: broker.delete_dead("1"),
+        ],
+    )
+    async def test_what_changes_something_waits_for_them(
+        self, url: str, replica: ValkeyServer, ask: Callable[[RedisBroker], Awaitable[Any]]
+    ) -> None:
+        broker = RedisBroker(url, min_replicas=1, replication_timeout=SOON)
+        await broker.submit([entry("1")])
+        await broker.take(1)
+        await broker.settle([Outcome(Verb.DEAD_LETTER, "1", text="as planned")])
+        replica.freeze()
+        with pytest.raises(NotReplicatedError):
+            await ask(broker)
+        await broker.close()
 
 
 async def test_a_server_that_waits_for_nobody_is_no_refusal_of_the_task(

@@ -292,7 +292,7 @@ class TestLists:
         await backend.close()
 
         assert look.zcard("flowrra:status:success") == 2
-        assert look.llen("flowrra:finished") == 2
+        assert look.llen("flowrra:finished:100") == 2
 
     async def test_what_expires_while_others_are_kept_is_on_none(self, url: str, look: redis.Redis) -> None:
         """Some are looked at in the very moment in which they expire."""
@@ -304,7 +304,49 @@ class TestLists:
             await backend.store(f"late{n}", finished(f"late{n}", n))
         await backend.close()
 
-        assert look.zcard("flowrra:status:success") == look.llen("flowrra:finished") <= 30
+        assert look.zcard("flowrra:status:success") == look.llen("flowrra:finished:50") <= 30
+
+    async def test_what_has_expired_is_on_none_whatever_lasts_longer(self, url: str, look: redis.Redis) -> None:
+        brief, lasting = RedisBackend(url, ttl=0.05), RedisBackend(url, ttl=60)
+        await lasting.store("lasting", finished("lasting", 0))
+        for n in range(50):
+            await brief.store(f"t{n}", finished(f"t{n}", n))
+        await lasting.store("more", finished("more", 51))
+        while look.keys("flowrra:task:t*"):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)  # unlisted that much later
+        for n in range(3):
+            await brief.store(f"late{n}", finished(f"late{n}", 60 + n))
+        assert sum((await lasting.count()).values()) == 5
+        for backend in (brief, lasting):
+            await backend.close()
+
+    async def test_what_no_process_writes_any_more_is_unlisted_by_others(self, url: str, look: redis.Redis) -> None:
+        """Those that had another ttl, or an earlier version."""
+        former, current = RedisBackend(url, ttl=0.05), RedisBackend(url, ttl=60)
+        await former.store("former", finished("former", 1))
+        look.zadd("flowrra:status:success", {"older": 1})
+        look.rpush("flowrra:finished", "1 success 4:work older")
+        while look.exists("flowrra:task:former"):
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while look.zcard("flowrra:status:success") != 1:
+                await current.store("current", finished("current", 2))
+        for backend in (former, current):
+            await backend.close()
+
+        assert look.smembers("flowrra:finished:ttls") == {b"60000"}
+        assert not look.exists("flowrra:finished", "flowrra:finished:50")
+
+    async def test_those_that_have_gone_are_passed_over_many_at_a_time(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url)
+        await backend.store("there", finished("there", 1))
+        look.zadd("flowrra:status:success", {f"gone{n}": 2e15 + n for n in range(5000)})
+        look.config_resetstat()
+        assert [each.task_id for each in await backend.list_by_status(TaskStatus.SUCCESS, 5)] == ["there"]
+        await backend.close()
+
+        assert calls_of(look)["zrevrange"] < 10
 
     async def test_what_was_written_again_stays_when_its_first_time_is_over(self, url: str) -> None:
         brief, lasting = RedisBackend(url, ttl=0.1), RedisBackend(url, ttl=60)

@@ -73,6 +73,25 @@ async def test_a_run_is_skipped_while_another_process_still_runs_the_one_before(
         await until(lambda: len(gate.begun) > 1)
 
 
+async def test_a_run_in_a_queue_of_its_own_is_counted_there(url: str, tmp_path: Path) -> None:
+    gate = Gate()
+    app = redis_app(url)
+    app.create_scheduler(str(tmp_path / "s.db"), check_interval=0.2)
+
+    @app.task("work", queue="mail")
+    async def work() -> None:
+        gate.begun.append(None)
+        await gate.opened.wait()
+
+    async with app, asyncio.timeout(10):
+        await FlowrraManager(app).create_schedule_interval("work", 0.1, max_running=1)
+        while await runs_of([app], "skipped") < 2:
+            await asyncio.sleep(0.02)
+        assert len(gate.begun) == 1
+        gate.opened.set()
+        await until(lambda: len(gate.begun) > 1)
+
+
 async def leave_unrecorded(app: Flowrra, run_id: str) -> None:
     """What a scheduler leaves that is killed when it has submitted a run, and before it records that."""
     assert app.scheduler is not None

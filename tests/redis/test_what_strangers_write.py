@@ -17,7 +17,7 @@ from flowrra import Flowrra
 from flowrra.backends import RedisBackend
 from flowrra.backends.listing import TaskFilter
 from flowrra.brokers import RedisBroker
-from flowrra.brokers.base import QueuedTask
+from flowrra.brokers.base import Outcome, QueuedTask, Verb
 from flowrra.codec import MAX_SIZE
 from flowrra.exceptions import BackendError, RequestRefusedError
 from flowrra.management import FlowrraManager
@@ -233,6 +233,24 @@ async def test_an_entry_whose_id_is_not_the_one_it_is_queued_under_is_put_aside(
             await asyncio.sleep(0.02)
     assert (figures["pending"], figures["in_flight"]) == (0, 0)
     assert all("it is queued as" in each["reason"] for each in await manager.list_dead_tasks())
+
+
+async def test_dead_tasks_whose_ids_are_no_text_are_requeued_and_deleted_as_others(
+    manager: FlowrraManager, url: str, look: redis.Redis
+) -> None:
+    broker = RedisBroker(url, queue_key="flowrra:queue:io")
+    await manager.pause_queue()
+    ids = [data.decode(errors="surrogateescape") for data in (b"\xff\xfe", b"\xfd")]
+    burials = [Outcome(Verb.DEAD_LETTER, each, text="as planned") for each in ids]
+    await broker.submit([QueuedTask(each, 0, 0.0, "text", None) for each in ids])
+    await broker.settle(burials)
+    await broker.close()
+    found = [each["task_id"] for each in await manager.list_dead_tasks()]
+    assert sorted(found) == sorted(ids)
+    assert await manager.requeue_dead_task(found[0]) is True
+    assert await manager.delete_dead_task(found[1]) is True
+    assert await manager.list_dead_tasks() == []
+    assert look.hlen("flowrra:queue:io:tasks") == 1
 
 
 @pytest.mark.parametrize("task_id", ["\ud800", "a\ud800b"])

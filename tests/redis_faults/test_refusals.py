@@ -115,6 +115,8 @@ async def test_a_password_that_is_no_longer_right_is_an_error_at_once_and_passes
         b"LOADING Valkey is loading the dataset in memory",
         b"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         b"TRYAGAIN Multiple keys request during rehashing of slot",
+        b"NOREPLICAS Not enough good replicas to write.",
+        b"MISCONF Valkey is configured to save RDB snapshots, but it's currently unable to persist to disk.",
     ],
 )
 async def test_what_is_refused_for_the_moment_is_tried_again(server: ValkeyServer, refusal: bytes) -> None:

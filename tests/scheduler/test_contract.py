@@ -566,6 +566,50 @@ async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Sh
         assert await shop.counted("submitted", "long") >= 3
 
 
+@pytest.mark.slow
+async def test_more_than_a_hundred_tasks_of_a_schedule_are_counted(shop: Shop) -> None:
+    gate, begun = asyncio.Event(), 0
+
+    @shop.app.task()
+    async def long() -> None:
+        nonlocal begun
+        begun += 1
+        await gate.wait()
+
+    async with shop.app, asyncio.timeout(20):
+        await shop.manager.create_schedule_interval("long", 0.01, max_running=105)
+        while await shop.counted("skipped", "long") < 5:
+            await asyncio.sleep(0.05)
+        assert begun <= 105
+        assert await shop.counted("submitted", "long") == 105
+        gate.set()
+
+
+async def test_a_task_that_takes_long_is_counted_after_many_others_of_its_schedule(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrra.scheduler.submissions.LOOK_BACK", 2)
+    gate, begun, running = asyncio.Event(), 0, 0
+
+    @shop.app.task()
+    async def some() -> None:
+        nonlocal begun, running
+        begun, running = begun + 1, running + 1
+        if begun == 1 or begun > 10:
+            await gate.wait()
+        running -= 1
+
+    async with shop.app, asyncio.timeout(20):
+        await shop.manager.create_schedule_interval("some", 0.02, max_running=2)
+        while begun < 11:
+            await asyncio.sleep(0.02)
+        skipped = await shop.counted("skipped", "some")
+        while await shop.counted("skipped", "some") < skipped + 3:
+            await asyncio.sleep(0.02)
+        assert running == 2
+        gate.set()
+
+
 async def test_every_scheduled_task_is_counted_from_the_start(tmp_path: Path) -> None:
     shop = Shop(tmp_path / "s.db")
     await shop.scheduler.schedule_cron("note", "@yearly")

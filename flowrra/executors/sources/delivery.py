@@ -74,6 +74,7 @@ class Deliveries:
     async def _deliver(self, delivery: Delivery) -> None:
         task = delivery.task
         if self._holdings.has_still(delivery.task_id):
+            self._holdings.held[delivery.task_id].delivery = delivery.number
             return
         if self._holdings.is_leaving(delivery.task_id):
             self._settler.forget(delivery.task_id)
@@ -85,7 +86,7 @@ class Deliveries:
             return
         record = await self._record_of(task, delivery)
         if delivery.is_cancelled:
-            await self.end_cancelled(task, record, delivery.call)
+            await self.end_cancelled(task, record, delivery.call, delivery.number)
         elif delivery.is_paused:
             self._leave(delivery, task)
         elif task.name not in self._registry.by_name:
@@ -93,20 +94,20 @@ class Deliveries:
             self._leave(delivery, task)
         elif delivery.deliveries >= self._broker.max_deliveries:
             reason = f"given up after {delivery.deliveries} deliveries: its workers were not heard of any more"
-            await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
+            await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
         else:
             self._run(delivery, task, record)
 
     def _run(self, delivery: Delivery, task: Task, record: TaskResult) -> None:
         telemetry = self._telemetry.register(task.name, self._workers.kind)
         job = Job(task, record, self._registry.by_name[task.name], telemetry, time.monotonic() - delivery.waited)
-        job.call, job.is_decoded = delivery.call, True
+        job.call, job.delivery, job.is_decoded = delivery.call, delivery.number, True
         if delivery.deliveries:
             telemetry.count_redelivered()
             logger.warning(
                 "task delivered again task=%s id=%s deliveries=%d", task.name, task.id, delivery.deliveries + 1
             )
-        job.taken_at = time.monotonic()
+        job.origin, job.taken_at = self._broker, time.monotonic()
         self._holdings.held[task.id] = job
         self._records.taken(record)
         if task.queue != DEFAULT_QUEUE:
@@ -145,9 +146,9 @@ class Deliveries:
         """Leave a task to a worker that knows its name, now or after a deploy, and once that isn't paused."""
         text = codec.encode_task(task, delivery.submitted_at, delivery.call, delivery.attempts, delivery.retry_of)
         self._holdings.refused[task.id] = Outcome(
-            Verb.RETRY, task.id, text=text, priority=task.priority, queue=task.queue
+            Verb.RETRY, task.id, text=text, priority=task.priority, queue=task.queue, delivery=delivery.number
         )
-        self._settler.add(Outcome(Verb.NACK, task.id, text=task.name, queue=task.queue))
+        self._settler.add(Outcome(Verb.NACK, task.id, text=task.name, queue=task.queue, delivery=delivery.number))
 
     def _log_unknown(self, task: Task) -> None:
         """A queue may be full of them: one line a second says enough."""
@@ -179,17 +180,25 @@ class Deliveries:
         reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
         record = await self._record_of(task, delivery)
         reason = f"Task '{task.name}' not registered: {reason}"
-        return await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call)
+        return await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
 
-    async def end_cancelled(self, task: Task, record: TaskResult, call: str | None) -> None:
-        """Settle a task that was cancelled while it waited."""
+    async def end_cancelled(self, task: Task, record: TaskResult, call: str | None, number: int) -> None:
+        """Settle a task that was cancelled while it waited, of the delivery with that number."""
         reason = cancelled_while_waiting(record, "by request")
-        await self._end(task, record, CANCELLED, reason, Verb.COMPLETE, call)
+        await self._end(task, record, CANCELLED, reason, Verb.COMPLETE, call, number)
 
     async def _end(
-        self, task: Task, record: TaskResult, status: TaskStatus, reason: str, verb: Verb, call: str | None
+        self,
+        task: Task,
+        record: TaskResult,
+        status: TaskStatus,
+        reason: str,
+        verb: Verb,
+        call: str | None,
+        number: int,
     ) -> bool:
-        if not await self._settle(record, Outcome(verb, task.id, text=reason, status=status, queue=task.queue), call):
+        outcome = Outcome(verb, task.id, text=reason, status=status, queue=task.queue, delivery=number)
+        if not await self._settle(record, outcome, call):
             return False
         if verb is Verb.DEAD_LETTER:
             attempt_log.given_up(task, reason, self._workers.worker_id)
@@ -222,7 +231,9 @@ class Deliveries:
 
     async def _put_aside(self, delivery: Delivery, reason: str) -> bool:
         """Give up a task of which there may be nothing but its record; see :meth:`_settle`."""
-        burial = Outcome(Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue)
+        burial = Outcome(
+            Verb.DEAD_LETTER, delivery.task_id, text=reason, queue=delivery.queue, delivery=delivery.number
+        )
         try:
             record = await self._records.find(delivery.task_id)
             # Of what another program queued under the id of a task in another queue, it is not the record.

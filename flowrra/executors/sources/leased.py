@@ -27,7 +27,7 @@ from flowrra.brokers.base import (
 )
 from flowrra.codec import EncodedRecord
 from flowrra.config import ExecutorConfig
-from flowrra.exceptions import BackendError, PartialSubmissionError, SerializationError
+from flowrra.exceptions import BackendError, NotReplicatedError, PartialSubmissionError, SerializationError
 from flowrra.executors.job import Job
 from flowrra.executors.outcomes import cancelled_while_waiting, describe, fail_unwritable
 from flowrra.executors.queue_order import QueueOrder
@@ -422,13 +422,17 @@ class LeasedSource(TaskSource):
         record = job.record
         encoded = self.records.encoded(record, job.call)
         if record.is_complete:
-            return Outcome(Verb.COMPLETE, job.task.id, record=encoded, status=record.status, queue=job.task.queue)
+            return _about(job, Verb.COMPLETE, record=encoded, status=record.status)
         if record.status is RETRYING:
-            task = job.task
-            return Outcome(
-                Verb.RETRY, task.id, job.retry_after, _text_of(job), encoded, task.priority, queue=task.queue
+            return _about(
+                job,
+                Verb.RETRY,
+                delay=job.retry_after,
+                text=_text_of(job),
+                record=encoded,
+                priority=job.task.priority,
             )
-        return Outcome(Verb.RELEASE, job.task.id, text=_text_of(job), record=encoded, queue=job.task.queue)
+        return _about(job, Verb.RELEASE, text=_text_of(job), record=encoded)
 
     async def release(self, job: Job) -> None:
         self._release(job)
@@ -436,7 +440,7 @@ class LeasedSource(TaskSource):
     def _release(self, job: Job) -> None:
         """Return a task unrun."""
         self._holdings.leaving[job.task.id] = job
-        self._settler.add(Outcome(Verb.RELEASE, job.task.id, queue=job.task.queue))
+        self._settler.add(_about(job, Verb.RELEASE))
 
     # ── what the settler tells ──────────────────────────────────────────────────────────────────────────────
 
@@ -444,8 +448,7 @@ class LeasedSource(TaskSource):
         """Queue a task that the broker doesn't know, and that is to run again."""
         job, again = self._holdings.leaving.get(outcome.task_id), self._holdings.refused.get(outcome.task_id)
         if job is not None:
-            task = job.task
-            again = Outcome(Verb.RETRY, task.id, text=_text_of(job), priority=task.priority, queue=task.queue)
+            again = _about(job, Verb.RETRY, text=_text_of(job), priority=job.task.priority)
         if again is not None:
             self._settler.add(again)
 
@@ -489,13 +492,20 @@ class LeasedSource(TaskSource):
         record = TaskResult(task_id, PENDING) if known is None else known
         record.error = cancelled_while_waiting(record, "by request")
         record.status, record.finished_at = CANCELLED, datetime.now(UTC)
-        answer = await self._cancel_in_queue(record, known, is_only_if_waiting=is_only_if_waiting)
+        try:
+            answer = await self._cancel_in_queue(record, known, is_only_if_waiting=is_only_if_waiting)
+        except NotReplicatedError:
+            await self._tell_cancelled(record)  # it is in no queue any more, unless a failover brings it back
+            raise
         if answer is Cancellation.CANCELLED:
-            await self._keep_cancelled(record)
-            if record.task_name in self.registry:
-                self.telemetry.register(str(record.task_name), self.workers.kind).count_cancelled_before_start()
-            self.records.publish(record)
+            await self._tell_cancelled(record)
         return answer
+
+    async def _tell_cancelled(self, record: TaskResult) -> None:
+        await self._keep_cancelled(record)
+        if record.task_name in self.registry:
+            self.telemetry.register(str(record.task_name), self.workers.kind).count_cancelled_before_start()
+        self.records.publish(record)
 
     async def _keep_cancelled(self, record: TaskResult) -> None:
         """Store the record of a task that is in no queue any more: nobody else will."""
@@ -524,7 +534,7 @@ class LeasedSource(TaskSource):
         if job is None or not self.workers.is_open:
             return
         if self.workers.withdraw(task_id) is not None:
-            self.workers.spawn(self._deliveries.end_cancelled(job.task, job.record, job.call))
+            self.workers.spawn(self._deliveries.end_cancelled(job.task, job.record, job.call, job.delivery))
         else:
             self.workers.cancel_soon(job)
 
@@ -655,6 +665,11 @@ class LeasedSource(TaskSource):
             some = queues[first : first + QUEUES_AT_ONCE]
             found.update(zip(some, await asyncio.gather(*map(self.broker.figures, some)), strict=True))
         return found
+
+
+def _about(job: Job, verb: Verb, **what: Any) -> Outcome:
+    """An outcome of the delivery that a job is of."""
+    return Outcome(verb, job.task.id, queue=job.task.queue, delivery=job.delivery, **what)
 
 
 def _text_of(job: Job) -> str:

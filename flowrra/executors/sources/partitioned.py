@@ -76,6 +76,7 @@ class PartitionedSource(TaskSource):
             )
             for number, cell in enumerate(broker.cells)
         ]
+        self._by_broker = {cell.broker: cell for cell in self._cells}
         for cell in self._cells:
             self.errors.update(cell.errors)
             cell.errors = self.errors
@@ -86,10 +87,17 @@ class PartitionedSource(TaskSource):
         self._deaths = 0
         self._is_started = False
         self._disagreement: str | None = None
+        self._half_paused = Outage(
+            logger, "paused in some partitions only, pause or resume it again", f"executor={workers.kind}"
+        )
 
     def _of(self, task_id: str) -> LeasedSource:
         """The source of a task."""
         return self._cells[partition_of(task_id, len(self._cells))]
+
+    def _origin(self, job: Job) -> LeasedSource:
+        """The source that brought a task, in whatever partition it should have been."""
+        return self._by_broker[job.origin]
 
     @property
     def error(self) -> str | None:
@@ -160,7 +168,7 @@ class PartitionedSource(TaskSource):
     async def abandon(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         self._starting.release()
         for cell in self._cells:
-            own = [[job for job in jobs if self._of(job.task.id) is cell] for jobs in (running, waiting)]
+            own = [[job for job in jobs if self._origin(job) is cell] for jobs in (running, waiting)]
             await cell.abandon(*own)
 
     # ── submitting ──────────────────────────────────────────────────────────────────────────────────────────
@@ -192,16 +200,16 @@ class PartitionedSource(TaskSource):
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────
 
     def started(self, job: Job) -> Coroutine[Any, Any, Any] | None:
-        return self._of(job.task.id).started(job)
+        return self._origin(job).started(job)
 
     def progressed(self, job: Job) -> Coroutine[Any, Any, Any] | None:
-        return self._of(job.task.id).progressed(job)
+        return self._origin(job).progressed(job)
 
     def finished(self, job: Job) -> Coroutine[Any, Any, None] | None:
-        return self._of(job.task.id).finished(job)
+        return self._origin(job).finished(job)
 
     async def release(self, job: Job) -> None:
-        await self._of(job.task.id).release(job)
+        await self._origin(job).release(job)
 
     async def cancel(self, task_id: str) -> bool:
         await self.broker.agree()
@@ -224,11 +232,19 @@ class PartitionedSource(TaskSource):
         return await self.broker.pause_name(name, is_paused)
 
     async def pauses(self) -> Pauses:
+        """What is paused in all partitions. Of what is so in some, as a request failed for others, the log tells."""
         found = await self._ask(lambda cell: cell.pauses())
-        return Pauses(
-            frozenset[str]().union(*(each.queues for each in found)),
-            frozenset[str]().union(*(each.names for each in found)),
+        paused = Pauses(
+            found[0].queues.intersection(*(each.queues for each in found)),
+            found[0].names.intersection(*(each.names for each in found)),
         )
+        somewhere = {*(queue for each in found for queue in each.queues - paused.queues)}
+        somewhere.update(name for each in found for name in each.names - paused.names)
+        if somewhere:
+            self._half_paused.failed(f"{', '.join(sorted(somewhere)):.1000}")
+        else:
+            self._half_paused.over()
+        return paused
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────
 

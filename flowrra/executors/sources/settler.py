@@ -132,7 +132,7 @@ class Settler:
             del started[job.task.id]
             if job.record.status is RUNNING and not job.settled:
                 record = codec.encode_record(job.record, job.call)
-                self.add(Outcome(Verb.RUNNING, job.task.id, record=record, queue=job.task.queue))
+                self.add(Outcome(Verb.RUNNING, job.task.id, record=record, queue=job.task.queue, delivery=job.delivery))
 
     # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,7 +202,7 @@ class Settler:
         reason = f"its outcome could not be told: {describe(error)}"
         record = self._on_refused(outcome, error)
         try:
-            burial = Outcome(Verb.DEAD_LETTER, outcome.task_id, text=reason, record=record, queue=outcome.queue)
+            burial = outcome._replace(verb=Verb.DEAD_LETTER, delay=0.0, text=reason, record=record, status=None)
             await self._broker.settle([burial])
         except ServerUnavailableError:
             raise
