@@ -14,14 +14,25 @@ if answered then
   return added
 end
 
-local first_place = reserve_places((#ARGV - 2) / 3)
+local tasks, names = {}, {}
 for i = 3, #ARGV, 3 do
   local line = ARGV[i]
   local priority, delay, submitted, remembered, bytes, rest =
     string.match(line, '^(%S+) (%d+) (%d+) (%d+) (%d+):(.*)$')
   local name, id = read_label(bytes, rest)
-  local payload, record, is_ready = ARGV[i + 1], ARGV[i + 2], delay == '0'
-  local place = is_ready and place_text(first_place + (i - 3) / 3) or NO_PLACE
+  names[name] = true
+  append(tasks, {priority, delay, submitted, remembered, name, id})
+end
+look_at_keys()
+redis.call('ZCARD', key('delayed'))
+if ns ~= '' then look_at_lists(ns, 'pending', names) end
+
+register_queue()
+local first_place = reserve_places(#tasks)
+for i, task in ipairs(tasks) do
+  local priority, delay, submitted, remembered, name, id = unpack(task)
+  local payload, record, is_ready = ARGV[3 * i + 1], ARGV[3 * i + 2], delay == '0'
+  local place = is_ready and place_text(first_place + i - 1) or NO_PLACE
   local due = is_ready and now or as_text(tonumber(now) + tonumber(delay))
   local is_new = (remembered == '0' or redis.call('EXISTS', key('once:' .. id)) == 0)
     and (record == '' or redis.call('SET', ns .. ':task:' .. id, record, 'NX'))
@@ -45,7 +56,6 @@ for i = 3, #ARGV, 3 do
   added[#added + 1] = is_new and 1 or 0
 end
 
-register_queue()
 for name, scored in pairs(listed) do list(ns, 'pending', name, scored) end
 if changes then tell(ns, changes) end
 if #ready > 0 then

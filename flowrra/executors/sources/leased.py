@@ -106,7 +106,10 @@ class LeasedSource(TaskSource):
         self._is_broker_keeping = isinstance(records, BrokerRecords)
         # Ids whose record lies on the backend already, while the task is queued anew.
         self._recorded: set[str] = set()
-        self._submissions = Batcher(self._submit_all, MAX_BATCH)
+        # Each request is one step at the broker: what it refuses has had no effect.
+        self._submissions = Batcher(
+            self._submit_all, MAX_BATCH, QueuedTask.size, MAX_BATCH_BYTES, lambda entry: entry.queue
+        )
         # What keeps it from its work now, by operation. A submission that failed isn't among them: its caller was told,
         # and whether the next one would succeed isn't known before there is one.
         self._errors: dict[str, str] = {}
