@@ -526,7 +526,8 @@ class Flowrra:
             The tasks' ids, in the same order.
 
         Raises:
-            PartialSubmissionError: The server failed after some of them; it says which were queued.
+            PartialSubmissionError: The server failed after some of them, or one may be queued all the same; it says
+                which were queued.
             As :meth:`submit`.
         """
         found = [self._checked_call(index, call) for index, call in enumerate(calls)]

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
@@ -35,6 +35,18 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 _STORE = Script("clock", "records", "store")
 _FORGET = Script("clock", "records", "forget")
 _RELEASE_RETRY = Script("release_retry")
+
+
+# What is answered of a record: it was not taken on, or something else is known of its task.
+_REFUSED, _KNOWN = 0, 2
+
+
+class _Storing(NamedTuple):
+    """A record that is to be stored; if ``is_new``, unless there is one that says more."""
+
+    task_id: bytes
+    record: EncodedRecord
+    is_new: bool
 
 
 class RedisBackend(BaseResultBackend):
@@ -91,18 +103,28 @@ class RedisBackend(BaseResultBackend):
     # ── one record ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def store(self, task_id: str, result: TaskResult) -> None:
-        # Encoded now: the caller goes on changing it.
-        if not await self._stores.add((_wire_id(task_id), codec.encode_record(result))):
+        await self._store(_Storing(_wire_id(task_id), codec.encode_record(result), False))
+
+    async def store_new(self, task_id: str, result: TaskResult) -> bool:
+        return await self._store(_Storing(_wire_id(task_id), codec.encode_record(result), True)) != _KNOWN
+
+    async def _store(self, storing: _Storing) -> int:
+        """Store what was encoded before anything was awaited: the caller goes on changing it."""
+        answer = await self._stores.add(storing)
+        if answer == _REFUSED:
             raise ServerUnavailableError(
                 f"Redis {self.server.name} could not store a new record: it has no memory left"
             )
+        return answer
 
-    async def _store_all(self, batch: Sequence[tuple[bytes, EncodedRecord]]) -> list[bool]:
+    async def _store_all(self, batch: Sequence[_Storing]) -> list[int]:
         args: list[Any] = [self.ttl_ms]
-        for task_id, (text, status, submitted, name) in batch:
-            line = f"{status} {submitted} {label(name)} ".encode(errors="surrogateescape")
+        for task_id, (text, status, submitted, name), is_new in batch:
+            mark = "+" if is_new else ""
+            line = f"{mark}{status} {submitted} {label(name)} ".encode(errors="surrogateescape")
             args += (line + task_id, text)
-        return [bool(kept) for kept in await self.server.run(_STORE, "store records", self.namespace, *args)]
+        answer: list[int] = await self.server.run(_STORE, "store records", self.namespace, *args)
+        return answer
 
     async def get(self, task_id: str) -> TaskResult | None:
         text = await self._reads.add(_wire_id(task_id))

@@ -42,12 +42,12 @@ from flowrra.brokers.base import (
 from flowrra.brokers.redis_connections import Connections
 from flowrra.brokers.redis_fitness import look
 from flowrra.codec import EncodedRecord
-from flowrra.exceptions import BackendError
+from flowrra.exceptions import BackendError, ServerUnavailableError
 from flowrra.forks import tell_of_forks
 from flowrra.per_loop import PerLoop
 from flowrra.queue_names import DEFAULT_QUEUE, MAX_QUEUES, is_queue_name
 from flowrra.ranges import MAX_DELAY
-from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Replication, one_by_one, run_script_in_thread
+from flowrra.redis_client import MAX_BLOCK, Client, Doubt, RedisServer, Replication, one_by_one, run_script_in_thread
 from flowrra.redis_cluster import code_of, slot_with
 from flowrra.redis_script import Script
 from flowrra.setting_aside import SetAside
@@ -237,17 +237,20 @@ class RedisBroker(LeasingBroker):
 
     async def _submit(self, queue: str, entries: Sequence[QueuedTask]) -> list[bool]:
         args: list[Any] = [self._records, "" if self._records else _request_id()]
-        for task_id, priority, delay, text, record, remember, _ in entries:
+        for task_id, priority, delay, text, record, remember, _, may_have_ended in entries:
             kept, _, submitted, name = NO_RECORD if record is None else record
             # As a float: the text of an enumeration's member, or of True, is no number.
-            line = (
-                f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {label(name)} {task_id}"
-            )
+            about = f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {may_have_ended:d}"
+            line = f"{about} {label(name)} {task_id}"
             args += (_wire(line), _wire(text), kept)
-        timeout = self.server.time_for(sum(map(QueuedTask.size, entries)))
-        answer = await self.server.run(
-            _SUBMIT, "queue tasks", self._key(queue), *args, timeout=timeout, replication=self._replication
-        )
+        timeout, key, doubt = self.server.time_for(sum(map(QueuedTask.size, entries))), self._key(queue), Doubt()
+        try:
+            answer = await self.server.run(
+                _SUBMIT, "queue tasks", key, *args, timeout=timeout, replication=self._replication, doubt=doubt
+            )
+        except ServerUnavailableError as error:
+            error.may_be_queued = doubt.exists
+            raise
         return [bool(each) for each in answer]
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -142,7 +142,7 @@ class TaskSource(ABC):
             Their ids.
 
         Raises:
-            PartialSubmissionError: That failed after some of them.
+            PartialSubmissionError: That failed after some of them, or one may be queued although it failed.
         """
         ids: list[str] = []
         async for job in jobs:
@@ -151,8 +151,9 @@ class TaskSource(ABC):
                 if submitting is not None:
                     await submitting
             except BackendError as error:
-                if ids:
-                    raise PartialSubmissionError(str(error), ids, []) from error
+                unsure = [job.task.id] if error.may_be_queued else []
+                if ids or unsure:
+                    raise PartialSubmissionError(str(error), ids, unsure) from error
                 raise
             ids.append(job.task.id)
         return ids
