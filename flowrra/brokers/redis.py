@@ -332,7 +332,8 @@ class RedisBroker(LeasingBroker):
         text, status, submitted, name = kept
         ttl, control = self._ttl, "" if is_only_if_waiting else self._control
         args = (self._records, _wire(record.task_id), text, status, submitted, _wire(name), ttl, control, _request_id())
-        answer = await self.server.run(_CANCEL, "cancel a task", self._key(record.queue), *args)
+        timeout = self.server.time_for(len(text))
+        answer = await self.server.run(_CANCEL, "cancel a task", self._key(record.queue), *args, timeout=timeout)
         return Cancellation(answer.decode())
 
     @property
@@ -460,7 +461,8 @@ class RedisBroker(LeasingBroker):
         found = await self.server.call("list dead tasks", ask)
         for batch in in_batches(found, _size_to_read, MAX_BATCH, MAX_BATCH_BYTES):
             ids = [task_id for task_id, _, size in batch if size <= codec.MAX_SIZE]
-            answers = await self.server.call("read dead tasks", partial(_hmget, texts, ids)) if ids else []
+            timeout, asking = self.server.time_for(sum(map(_size_to_read, batch))), partial(_hmget, texts, ids)
+            answers = await self.server.call("read dead tasks", asking, timeout=timeout) if ids else []
             known = dict(zip(ids, answers, strict=True))
             for task_id, since, size in batch:
                 text = b"it is too large to be read" if size > codec.MAX_SIZE else known[task_id]
@@ -476,7 +478,8 @@ class RedisBroker(LeasingBroker):
                 pipeline.zscore(key, wire).hget(f"{key}:tasks", wire)
                 return await pipeline.execute()  # type: ignore[no-any-return]
 
-        since, text = await self.server.call("read a dead task", ask)
+        size = await self.server.call("measure a dead task", lambda client: client.hstrlen(f"{key}:tasks", wire))
+        since, text = await self.server.call("read a dead task", ask, timeout=self.server.time_for(size))
         if since is None or text is None:
             return None
         return next(iter(self._dead_task(_bytes(task_id), since, text)), None)
@@ -493,7 +496,8 @@ class RedisBroker(LeasingBroker):
         if record is not None and self._results is not None:
             kept = codec.encode_record(record)
         args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name), _request_id())
-        return bool(await self.server.run(_REQUEUE, "requeue a dead task", self._key(queue), *args))
+        timeout = self.server.time_for(len(kept.text))
+        return bool(await self.server.run(_REQUEUE, "requeue a dead task", self._key(queue), *args, timeout=timeout))
 
     async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:
         ids = (_wire(task_id), _wire(new_id))
