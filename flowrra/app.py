@@ -623,7 +623,8 @@ class Flowrra:
             timeout: Seconds to wait; None waits for as long as it takes.
 
         Raises:
-            ResultNotFoundError: That id is unknown; also a ValueError.
+            ResultNotFoundError: That id is unknown, or its record went while the server was out of reach; also a
+                ValueError.
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
             BackendError: The app stopped, and the task can't complete any more.
         """

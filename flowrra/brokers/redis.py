@@ -362,9 +362,14 @@ class RedisBroker(LeasingBroker):
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
                 await pubsub.subscribe(self._control, self._requested)
+                asked_at: float | None = None
                 while True:
                     message = await pubsub.get_message(timeout=MAX_BLOCK)
                     if message is None:
+                        asked_at = await _look_after(pubsub, asked_at)
+                        continue
+                    asked_at = None
+                    if message["type"] == "pong":
                         continue
                     # A channel is the whole server's, and anybody may speak there: the queue itself is asked.
                     task_id = message["data"]
@@ -714,6 +719,21 @@ class RedisBroker(LeasingBroker):
         """Close the running loop's connections."""
         await self._waiters.close()
         await self.server.close()
+
+
+async def _look_after(pubsub: Any, asked_at: float | None) -> float:
+    """Ask a server of which nothing was heard whether it is there; when it was asked, on the loop's clock.
+
+    Raises:
+        TimeoutError: It has not answered since it was asked before.
+    """
+    now = asyncio.get_running_loop().time()
+    if asked_at is None:
+        await pubsub.ping()
+        return now
+    if now - asked_at >= MAX_BLOCK:
+        raise TimeoutError(f"no answer within {MAX_BLOCK:g} s")
+    return asked_at
 
 
 async def _for_each_queue(
