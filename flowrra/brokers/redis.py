@@ -42,7 +42,7 @@ from flowrra.brokers.base import (
 from flowrra.brokers.redis_connections import Connections
 from flowrra.brokers.redis_fitness import look
 from flowrra.codec import EncodedRecord
-from flowrra.exceptions import BackendError, ServerUnavailableError
+from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
 from flowrra.per_loop import PerLoop
 from flowrra.queue_names import DEFAULT_QUEUE, MAX_QUEUES, is_queue_name
@@ -248,7 +248,7 @@ class RedisBroker(LeasingBroker):
             answer = await self.server.run(
                 _SUBMIT, "queue tasks", key, *args, timeout=timeout, replication=self._replication, doubt=doubt
             )
-        except ServerUnavailableError as error:
+        except BackendError as error:
             error.may_be_queued = doubt.exists
             raise
         return [bool(each) for each in answer]
