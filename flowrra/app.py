@@ -540,7 +540,8 @@ class Flowrra:
             The tasks' ids, in the same order.
 
         Raises:
-            PartialSubmissionError: The server failed, or the app stopped, after some of them; it says which are queued.
+            PartialSubmissionError: The server failed, or the app stopped, after some of them, or one may be queued all
+                the same; it says which are queued.
             As :meth:`submit`.
         """
         found = [self._checked_call(index, call) for index, call in enumerate(calls)]
@@ -636,7 +637,8 @@ class Flowrra:
             timeout: Seconds to wait; None waits for as long as it takes.
 
         Raises:
-            ResultNotFoundError: That id is unknown; also a ValueError.
+            ResultNotFoundError: That id is unknown, or its record went while the server was out of reach; also a
+                ValueError.
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
             BackendError: The app stopped, and the task can't complete any more.
             TypeError, ValueError: The timeout is no number of seconds.

@@ -83,7 +83,14 @@ class SubmittedInWorkerProcessError(ExecutorNotRunningError):
 
 
 class BackendError(FlowrraError):
-    """A result backend or a broker could not do what it was asked."""
+    """A result backend or a broker could not do what it was asked.
+
+    Attributes:
+        may_be_queued: Whether a task that was to be queued may be queued all the same: it was sent, and the answer was
+            lost, or replicas have not confirmed it.
+    """
+
+    may_be_queued = False
 
 
 class ServerUnavailableError(BackendError):

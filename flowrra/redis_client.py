@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -76,6 +76,17 @@ class Replication(NamedTuple):
     replicas: int
     timeout: float
     answers: tuple[Any, ...] | None = None
+
+
+class Doubt:
+    """Whether a request that failed may have been carried out all the same.
+
+    Attributes:
+        exists: Whether it was sent, and no answer said that it was refused.
+    """
+
+    def __init__(self) -> None:
+        self.exists = False
 
 
 class TooFewReplicasError(Exception):
@@ -266,10 +277,12 @@ class RedisServer:
         retry_for: float = RETRY_FOR,
         timeout: float | None = None,
         replication: Replication | None = None,
+        doubt: Doubt | None = None,
     ) -> Any:
         """What a script returns; see :meth:`call`.
 
         Args:
+            doubt: Is told what becomes of the request.
             replication: Which replicas must have what it wrote; None waits for none. The time that they may take is not
                 a part of ``timeout``. The script must write something each time that it gives an answer that is waited
                 for: of one that doesn't, the server knows nothing that it could wait for.
@@ -278,16 +291,19 @@ class RedisServer:
             NotReplicatedError: They didn't have it in time.
         """
 
+        doubt = doubt or Doubt()
+
         async def request(client: Client) -> Any:
             # It keeps a connection to itself, so there must be another one for all the rest.
             line = None if self._max_connections == 1 else self._lines.get()
             if line is not None and not line.is_busy:
-                return await line.run(client, script, self.keys(key), *args, replication=replication)
+                return await line.run(client, script, self.keys(key), *args, doubt=doubt, replication=replication)
             if replication is None:
-                return await run_script(client.execute_command, script, self.keys(key), *args)
+                with _doubted(doubt):
+                    return await run_script(client.execute_command, script, self.keys(key), *args)
             line = Line()
             try:
-                return await line.run(client, script, self.keys(key), *args, replication=replication)
+                return await line.run(client, script, self.keys(key), *args, doubt=doubt, replication=replication)
             finally:
                 await line.release(client)
 
@@ -384,6 +400,7 @@ class Line:
         script: Script,
         keys: tuple[int | str, ...],
         *args: Any,
+        doubt: Doubt,
         replication: Replication | None = None,
     ) -> Any:
         """What a script returns; see :func:`run_script`.
@@ -391,6 +408,7 @@ class Line:
         Args:
             client: The running loop's client, which gives the connection when there is none.
             keys: As :meth:`RedisServer.keys` has them.
+            doubt: Is told what becomes of the request.
             replication: Which replicas must have what it wrote; None waits for none.
 
         Raises:
@@ -400,7 +418,9 @@ class Line:
         try:
             if self._connection is None:
                 self._connection = await client.connection_pool.get_connection()
-            answer = await run_script(self._send, script, keys, *args)
+            await self._connect()
+            with _doubted(doubt):
+                answer = await run_script(self._send, script, keys, *args)
             if replication is not None and (replication.answers is None or answer in replication.answers):
                 await self._wait_for_replicas(replication)
             return answer
@@ -435,15 +455,30 @@ class Line:
                 f"it is written, and {confirmed} of {wanted} replicas have confirmed that within {seconds:g} s"
             )
 
-    async def _send(self, *command: Any) -> Any:
+    async def _connect(self) -> AbstractConnection:
         connection = self._connection
         assert connection is not None  # noqa: S101 - run() has got it
         # Whatever goes wrong in between closes the connection: no answer can meet another question.
         if not connection.is_connected:
             await connection.connect()  # type: ignore[no-untyped-call]
+        return connection
+
+    async def _send(self, *command: Any) -> Any:
+        connection = await self._connect()
         packed = [pack_command(command)] if HIREDIS_AVAILABLE else connection.pack_command(*command)
         await connection.send_packed_command(packed, check_health=False)
         return await connection.read_response()
+
+
+@contextlib.contextmanager
+def _doubted(doubt: Doubt) -> Iterator[None]:
+    """To be entered around the sending of a script: what the server has refused was not carried out."""
+    before, doubt.exists = doubt.exists, True
+    try:
+        yield
+    except ResponseError:
+        doubt.exists = before
+        raise
 
 
 def one_by_one(answers: Sequence[Any]) -> Sequence[Any]:

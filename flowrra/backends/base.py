@@ -32,6 +32,19 @@ class BaseResultBackend(ABC):
             BackendError: It could not be stored.
         """
 
+    async def store_new(self, task_id: str, result: TaskResult) -> bool:
+        """:meth:`store` the record of a submission, unless there is one that says more: any but that of the same
+        submission, or of one that was refused. A backend that can't find that out in the same step just stores it.
+
+        Returns:
+            Whether it was stored.
+
+        Raises:
+            BackendError: It could not be stored.
+        """
+        await self.store(task_id, result)
+        return True
+
     @abstractmethod
     async def get(self, task_id: str) -> TaskResult | None:
         """The record of a task; None if it is unknown.

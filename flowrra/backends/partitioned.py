@@ -54,6 +54,9 @@ class PartitionedBackend(BaseResultBackend):
     async def store(self, task_id: str, result: TaskResult) -> None:
         await self.cell_of(task_id).store(task_id, result)
 
+    async def store_new(self, task_id: str, result: TaskResult) -> bool:
+        return await self.cell_of(task_id).store_new(task_id, result)
+
     async def get(self, task_id: str) -> TaskResult | None:
         return await self.cell_of(task_id).get(task_id)
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import lru_cache, partial
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from flowrra import codec
 from flowrra.backends.base import BaseResultBackend
@@ -20,7 +21,7 @@ from flowrra.backends.redis_lists import MAX_BATCH, MAX_IDS, Listed, RecordLists
 from flowrra.batcher import Batcher, in_batches
 from flowrra.changes import Change
 from flowrra.codec import EncodedRecord
-from flowrra.exceptions import BackendError, RequestRefusedError, ServerUnavailableError
+from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError, ServerUnavailableError
 from flowrra.ranges import MAX_DELAY, SECONDS
 from flowrra.redis_client import Client, RedisServer, one_by_one
 from flowrra.redis_script import Script
@@ -29,12 +30,30 @@ from flowrra.task import TaskResult, TaskStatus
 
 # Seconds that a finished record is kept if nothing else is said: one day, as in memory.
 DEFAULT_TTL = 24 * 3600
-# Bytes of the records that a list has read in one step.
+# Bytes of the records that are read, or stored, in one step.
 MAX_BATCH_BYTES = 8 * 1024 * 1024
+# Bytes of records that are read in time on any link, without being measured.
+SMALL = 1024 * 1024
 
 _STORE = Script("clock", "records", "store")
 _FORGET = Script("clock", "records", "forget")
 _RELEASE_RETRY = Script("release_retry")
+
+
+# What is answered of a record: it was not taken on, or something else is known of its task.
+_REFUSED, _KNOWN = 0, 2
+
+
+class _Storing(NamedTuple):
+    """A record that is to be stored; if ``is_new``, unless there is one that says more."""
+
+    task_id: bytes
+    record: EncodedRecord
+    is_new: bool
+
+    def size(self) -> int:
+        """About how many bytes are sent."""
+        return len(self.task_id) + len(self.record.text)
 
 
 class RedisBackend(BaseResultBackend):
@@ -77,8 +96,10 @@ class RedisBackend(BaseResultBackend):
         )
         self.namespace = namespace
         self.ttl_ms = max(1, round(1000 * (DEFAULT_TTL if ttl is None else ttl)))
-        self._stores = Batcher(self._store_all, MAX_BATCH)
+        self._stores = Batcher(self._store_all, MAX_BATCH, _Storing.size, MAX_BATCH_BYTES)
         self._reads = Batcher(self._read, MAX_BATCH)
+        # Whether what was read last was so large that it is to be measured before.
+        self._is_measuring = False
         self.unreadable = SetAside("record")
         self.set_aside = (self.unreadable,)
         self._changes = RedisChanges(self.server, namespace)
@@ -91,18 +112,29 @@ class RedisBackend(BaseResultBackend):
     # ── one record ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def store(self, task_id: str, result: TaskResult) -> None:
-        # Encoded now: the caller goes on changing it.
-        if not await self._stores.add((_wire_id(task_id), codec.encode_record(result))):
+        await self._store(_Storing(_wire_id(task_id), codec.encode_record(result), False))
+
+    async def store_new(self, task_id: str, result: TaskResult) -> bool:
+        return await self._store(_Storing(_wire_id(task_id), codec.encode_record(result), True)) != _KNOWN
+
+    async def _store(self, storing: _Storing) -> int:
+        """Store what was encoded before anything was awaited: the caller goes on changing it."""
+        answer = await self._stores.add(storing)
+        if answer == _REFUSED:
             raise ServerUnavailableError(
                 f"Redis {self.server.name} could not store a new record: it has no memory left"
             )
+        return answer
 
-    async def _store_all(self, batch: Sequence[tuple[bytes, EncodedRecord]]) -> list[bool]:
+    async def _store_all(self, batch: Sequence[_Storing]) -> list[int]:
         args: list[Any] = [self.ttl_ms]
-        for task_id, (text, status, submitted, name) in batch:
-            line = f"{status} {submitted} {label(name)} ".encode(errors="surrogateescape")
+        for task_id, (text, status, submitted, name), is_new in batch:
+            mark = "+" if is_new else ""
+            line = f"{mark}{status} {submitted} {label(name)} ".encode(errors="surrogateescape")
             args += (line + task_id, text)
-        return [bool(kept) for kept in await self.server.run(_STORE, "store records", self.namespace, *args)]
+        timeout = self.server.time_for(sum(map(_Storing.size, batch)))
+        answer: list[int] = await self.server.run(_STORE, "store records", self.namespace, *args, timeout=timeout)
+        return answer
 
     async def get(self, task_id: str) -> TaskResult | None:
         text = await self._reads.add(_wire_id(task_id))
@@ -111,7 +143,25 @@ class RedisBackend(BaseResultBackend):
     async def _read(self, task_ids: Sequence[bytes]) -> list[bytes | None]:
         prefix = self._key("").encode()
         keys = [prefix + task_id for task_id in task_ids]
-        texts: list[bytes | None] = await self.server.call("read records", lambda client: client.mget(keys))
+        if not self._is_measuring:
+            # A link may be slow, and they may be large: that is asked when they have not come in time.
+            with suppress(RequestTimeoutError):
+                return await self._read_keys(keys, None)
+        return await self._read_measured(keys)
+
+    async def _read_measured(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records under these keys, as many at once as a slow link carries, in the time that it needs for them."""
+        found = await self.server.call("measure records", partial(_sizes, keys), retry_for=0.0)
+        sizes = [0 if isinstance(size, Exception) else int(size) for size in found]
+        self._is_measuring = sum(sizes) > SMALL
+        texts: list[bytes | None] = []
+        for batch in in_batches(list(zip(keys, sizes, strict=True)), itemgetter(1), MAX_BATCH, MAX_BATCH_BYTES):
+            timeout = self.server.time_for(sum(size for _, size in batch))
+            texts += await self._read_keys([key for key, _ in batch], timeout)
+        return texts
+
+    async def _read_keys(self, keys: Sequence[bytes], timeout: float | None) -> list[bytes | None]:
+        texts: list[bytes | None] = await self.server.call("read records", partial(_mget, keys), timeout=timeout)
         return texts
 
     async def wait_for(self, task_id: str, timeout: float | None = 10.0) -> TaskResult:
@@ -229,7 +279,8 @@ class RedisBackend(BaseResultBackend):
         records: list[TaskResult] = []
         for batch in in_batches(list(zip(keys, sizes, strict=True)), _size_to_read, MAX_BATCH, MAX_BATCH_BYTES):
             readable = [key for key, size in batch if _size_to_read((key, size))]
-            texts = await self.server.call("read records", partial(_mget, readable)) if readable else []
+            timeout = self.server.time_for(sum(map(_size_to_read, batch)))
+            texts = await self._read_keys(readable, timeout) if readable else []
             for key, size in batch:
                 if isinstance(size, Exception) or size > codec.MAX_SIZE:
                     self.unreadable.add(_text(key[len(prefix) :]), str(size))

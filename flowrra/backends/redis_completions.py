@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 
@@ -23,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 # Seconds after which a waiter looks for itself: what a server tells is lost with the connection, or with the server.
 RECHECK = 5.0
+# Seconds for which a record that may have been complete is looked for again when it is gone: as long as a lease, after
+# which somebody else has the task and tells of it.
+GRACE = 20.0
+# Seconds between two looks whether the server has answered.
+GLANCE = 1.0
 # Seconds before a reader that died is replaced.
 REPLACEMENT_DELAY = 1.0
 # Listening goes on for so long after the last waiter has gone: the next one is likely to come soon.
@@ -31,12 +37,17 @@ LINGER = 30.0
 
 class _Waiter:
     """One who waits: woken when the server listens for it, and when there may be something new. Channels know no
-    databases: what is told may be of a task of the same id in another one."""
+    databases: what is told may be of a task of the same id in another one.
+
+    Attributes:
+        subscriptions: How often the server has said that it listens. What is told before another one may not be heard.
+    """
 
     def __init__(self) -> None:
         self.is_listened_for = asyncio.Event()
         self.news = asyncio.Event()
         self.was_told = False
+        self.subscriptions = 0
 
 
 class _Listener:
@@ -56,6 +67,8 @@ class _Listener:
         self._removed: set[str] = set()
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
+        # When the first was sent of what the server has not answered; None if it has answered all.
+        self._asked_at: float | None = None
         self.is_closed = False
 
     def add(self, task_id: str) -> _Waiter:
@@ -63,6 +76,7 @@ class _Listener:
         waiters = self._waiters.setdefault(task_id, [])
         if waiters and waiters[0].is_listened_for.is_set():
             waiter.is_listened_for.set()
+            waiter.subscriptions = waiters[0].subscriptions
         waiters.append(waiter)
         if len(waiters) == 1:
             self._removed.discard(task_id)
@@ -115,9 +129,14 @@ class _Listener:
                 added, self._added = self._added, set()
                 removed, self._removed = self._removed, set()
                 if added:
-                    await connection.send_command(self._subscribe, *map(self._channel, added))
+                    await self._send(connection, self._subscribe, *map(self._channel, added))
                 if removed and connection.is_connected:
-                    await connection.send_command(self._unsubscribe, *map(self._channel, removed))
+                    await self._send(connection, self._unsubscribe, *map(self._channel, removed))
+
+    async def _send(self, connection: AbstractConnection, *command: str | bytes) -> None:
+        if self._asked_at is None:
+            self._asked_at = asyncio.get_running_loop().time()
+        await connection.send_command(*command)
 
     async def _listen(self) -> None:
         backoff = Backoff()
@@ -134,12 +153,11 @@ class _Listener:
                     channels = [self._channel(""), *map(self._channel, self._waiters)]
                     self._added.clear()
                     self._removed.clear()
-                    await connection.send_command(self._subscribe, *channels)
+                    self._asked_at = None
+                    await self._send(connection, self._subscribe, *channels)
                     self._connection = connection
-                    self._deafness.over()
-                    backoff.reset()
                     self._write_soon()
-                    await self._read(connection)
+                    await self._read(connection, backoff)
                 except Exception as error:  # noqa: BLE001 - of a connection that breaks, the driver raises anything
                     self._deafness.failed(str(self._server.failure("listen for results", error)))
                     await asyncio.sleep(backoff.next())
@@ -152,26 +170,48 @@ class _Listener:
         finally:
             await see_through(client.aclose())  # whoever is cancelled again while it waits leaves no connection
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: AbstractConnection, backoff: Backoff) -> None:
         loop = asyncio.get_running_loop()
-        idle_since = loop.time()
+        idle_since = heard_at = loop.time()
         while self._waiters or loop.time() - idle_since < LINGER:
             if self._waiters:
                 idle_since = loop.time()
             _end_if_cancelled()
-            message = await connection.read_response(timeout=MAX_BLOCK)
+            message = await connection.read_response(timeout=min(GLANCE, MAX_BLOCK))
             if message is None:
+                await self._look_after(connection, heard_at)
                 continue
-            kind, channel = message[0].decode(), message[1]
-            task_id = channel.decode(errors="surrogateescape")[len(self._prefix) :]
-            if not task_id and kind == "sunsubscribe":
-                raise ServerUnavailableError("the channels have gone to another node with their slot")
-            for waiter in self._waiters.get(task_id, ()):
-                if kind == self._subscribe.lower():
-                    waiter.is_listened_for.set()
-                elif kind.endswith("message"):
-                    waiter.was_told = True
-                waiter.news.set()
+            heard_at, self._asked_at = loop.time(), None
+            self._deafness.over()
+            backoff.reset()
+            if isinstance(message, list) and message[0] != b"pong":
+                self._hear(message[0].decode(), message[1])
+
+    async def _look_after(self, connection: AbstractConnection, heard_at: float) -> None:
+        """Ask a server of which nothing was heard for long whether it is there: nobody tells of a connection that is
+        forgotten on the way, as by a firewall.
+
+        Raises:
+            TimeoutError: It has not answered in time.
+        """
+        now, patience = asyncio.get_running_loop().time(), self._server.time_for(0)
+        if self._asked_at is None:
+            if now - heard_at >= MAX_BLOCK:
+                await self._send(connection, "PING")
+        elif patience is not None and now - self._asked_at >= patience:
+            raise TimeoutError(f"no answer within {patience:g} s")
+
+    def _hear(self, kind: str, channel: bytes) -> None:
+        task_id = channel.decode(errors="surrogateescape")[len(self._prefix) :]
+        if not task_id and kind == "sunsubscribe":
+            raise ServerUnavailableError("the channels have gone to another node with their slot")
+        for waiter in self._waiters.get(task_id, ()):
+            if kind == self._subscribe.lower():
+                waiter.subscriptions += 1
+                waiter.is_listened_for.set()
+            elif kind.endswith("message"):
+                waiter.was_told = True
+            waiter.news.set()
 
     async def close(self) -> None:
         self.is_closed = True
@@ -196,6 +236,37 @@ async def _at_most(seconds: float, event: asyncio.Event) -> None:
             await event.wait()
 
 
+class _Sightings:
+    """Whether a record that was there is gone for good: it was complete, and expired before it could be read."""
+
+    def __init__(self) -> None:
+        self._subscriptions: int | None = None
+        self._gone_at: float | None = None
+
+    def saw(self, record: TaskResult | None, subscriptions: int) -> None:
+        """A record was read; or there was none, when the server had said so often that it listens."""
+        if record is not None:
+            self._subscriptions, self._gone_at = subscriptions, None
+        elif self._gone_at is None and self._subscriptions not in (None, subscriptions):
+            # Nobody listened for a while after it was last there: that it was complete may have been told then.
+            self._gone_at = asyncio.get_running_loop().time()
+
+    def is_gone(self, *, was_told: bool) -> bool:
+        """Whether it was there once and, as far as is known, was complete since."""
+        if self._subscriptions is None:
+            return False
+        return was_told or self._left() <= 0
+
+    def next_look(self, seconds: float) -> float:
+        """Seconds until it is to be looked for again, at most those."""
+        left = self._left()
+        return min(seconds, left) if left > 0 else seconds
+
+    def _left(self) -> float:
+        """Seconds until it is given up."""
+        return math.inf if self._gone_at is None else self._gone_at + GRACE - asyncio.get_running_loop().time()
+
+
 class Completions:
     """Waits for records to be complete.
 
@@ -218,31 +289,35 @@ class Completions:
         Raises:
             BackendError: The records can't be read, or the app was stopped meanwhile.
             ResultNotFoundError: There is none, although it must exist; or there was one, which was complete and gone
-                before it could be read.
+                before it could be read, or may have been, as nobody listened for a while.
         """
         listener = self._listeners.get()
         waiter = listener.add(task_id)
         try:
             # Looked for while the server is told to listen, and again when it listens: whatever completes from then on
             # is told.
+            sightings, subscriptions = _Sightings(), waiter.subscriptions
             record = await self._read(task_id)
             if record is None and must_exist:
                 raise ResultNotFoundError(task_id)
-            is_known, is_read, was_told = record is not None, True, False
+            sightings.saw(record, subscriptions)
+            is_read, was_told = True, False
             if record is None or not record.is_complete:
                 await _at_most(RECHECK, waiter.is_listened_for)
                 # Before it is read: what is told during that may be of a record that comes too late for it.
-                was_told = waiter.was_told
+                was_told, subscriptions = waiter.was_told, waiter.subscriptions
                 record = await self._read(task_id)
             while record is None or not record.is_complete:
                 if listener.is_closed:
                     raise BackendError(f"The app stopped while task '{task_id}' was waited for")
-                is_known = is_known or record is not None
-                if is_read and record is None and is_known and was_told:
-                    raise ResultNotFoundError(task_id)
-                await _at_most(RECHECK * random.uniform(0.8, 1.2), waiter.news)  # noqa: S311 - spreads load
+                if is_read:
+                    sightings.saw(record, subscriptions)
+                    if record is None and sightings.is_gone(was_told=was_told):
+                        raise ResultNotFoundError(task_id)
+                recheck = sightings.next_look(RECHECK * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
+                await _at_most(recheck, waiter.news)
                 waiter.news.clear()
-                was_told = waiter.was_told
+                was_told, subscriptions = waiter.was_told, waiter.subscriptions
                 record, is_read = await self._read_patiently(task_id)
             return record
         finally:

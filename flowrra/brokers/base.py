@@ -117,6 +117,7 @@ class QueuedTask(NamedTuple):
         record: Its record, if that is to be kept in the same step.
         remember: Seconds for which the same id is refused, even if nothing else is known of it any more.
         queue: The name of its queue.
+        may_have_ended: Whether a task of that id may have been queued before: one that has just ended is known, then.
     """
 
     task_id: str
@@ -126,6 +127,7 @@ class QueuedTask(NamedTuple):
     record: EncodedRecord | None
     remember: float = 0.0
     queue: str = DEFAULT_QUEUE
+    may_have_ended: bool = False
 
     def size(self) -> int:
         """About how many bytes are sent."""

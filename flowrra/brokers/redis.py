@@ -47,7 +47,7 @@ from flowrra.forks import tell_of_forks
 from flowrra.per_loop import PerLoop
 from flowrra.queue_names import DEFAULT_QUEUE, MAX_QUEUES, is_queue_name
 from flowrra.ranges import MAX_DELAY
-from flowrra.redis_client import MAX_BLOCK, Client, RedisServer, Replication, one_by_one, run_script_in_thread
+from flowrra.redis_client import MAX_BLOCK, Client, Doubt, RedisServer, Replication, one_by_one, run_script_in_thread
 from flowrra.redis_cluster import code_of, slot_with
 from flowrra.redis_script import Script
 from flowrra.setting_aside import SetAside
@@ -242,17 +242,20 @@ class RedisBroker(LeasingBroker):
 
     async def _submit(self, queue: str, entries: Sequence[QueuedTask]) -> list[bool]:
         args: list[Any] = [self._records, "" if self._records else _request_id()]
-        for task_id, priority, delay, text, record, remember, _ in entries:
+        for task_id, priority, delay, text, record, remember, _, may_have_ended in entries:
             kept, _, submitted, name = NO_RECORD if record is None else record
             # As a float: the text of an enumeration's member, or of True, is no number.
-            line = (
-                f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {label(name)} {task_id}"
-            )
+            about = f"{float(priority)!r} {round(delay * 1e6)} {submitted} {round(remember * 1e3)} {may_have_ended:d}"
+            line = f"{about} {label(name)} {task_id}"
             args += (_wire(line), _wire(text), kept)
-        timeout = self.server.time_for(sum(map(QueuedTask.size, entries)))
-        answer = await self.server.run(
-            _SUBMIT, "queue tasks", self._key(queue), *args, timeout=timeout, replication=self._replication
-        )
+        timeout, key, doubt = self.server.time_for(sum(map(QueuedTask.size, entries))), self._key(queue), Doubt()
+        try:
+            answer = await self.server.run(
+                _SUBMIT, "queue tasks", key, *args, timeout=timeout, replication=self._replication, doubt=doubt
+            )
+        except BackendError as error:
+            error.may_be_queued = doubt.exists
+            raise
         return [bool(each) for each in answer]
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -339,7 +342,12 @@ class RedisBroker(LeasingBroker):
         # Of one that runs, its outcome counts, whether the request is lost or not.
         replication = self._replication and self._replication._replace(answers=(b"cancelled",))
         answer = await self.server.run(
-            _CANCEL, "cancel a task", self._key(record.queue), *args, replication=replication
+            _CANCEL,
+            "cancel a task",
+            self._key(record.queue),
+            *args,
+            timeout=self.server.time_for(len(text)),
+            replication=replication,
         )
         return Cancellation(answer.decode())
 
@@ -369,9 +377,14 @@ class RedisBroker(LeasingBroker):
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
                 await pubsub.subscribe(self._control, self._requested)
+                asked_at: float | None = None
                 while True:
                     message = await pubsub.get_message(timeout=MAX_BLOCK)
                     if message is None:
+                        asked_at = await _look_after(pubsub, asked_at)
+                        continue
+                    asked_at = None
+                    if message["type"] == "pong":
                         continue
                     # A channel is the whole server's, and anybody may speak there: the queue itself is asked.
                     task_id = message["data"]
@@ -468,7 +481,8 @@ class RedisBroker(LeasingBroker):
         found = await self.server.call("list dead tasks", ask)
         for batch in in_batches(found, _size_to_read, MAX_BATCH, MAX_BATCH_BYTES):
             ids = [task_id for task_id, _, size in batch if size <= codec.MAX_SIZE]
-            answers = await self.server.call("read dead tasks", partial(_hmget, texts, ids)) if ids else []
+            timeout, asking = self.server.time_for(sum(map(_size_to_read, batch))), partial(_hmget, texts, ids)
+            answers = await self.server.call("read dead tasks", asking, timeout=timeout) if ids else []
             known = dict(zip(ids, answers, strict=True))
             for task_id, since, size in batch:
                 text = b"it is too large to be read" if size > codec.MAX_SIZE else known[task_id]
@@ -484,7 +498,8 @@ class RedisBroker(LeasingBroker):
                 pipeline.zscore(key, wire).hget(f"{key}:tasks", wire)
                 return await pipeline.execute()  # type: ignore[no-any-return]
 
-        since, text = await self.server.call("read a dead task", ask)
+        size = await self.server.call("measure a dead task", lambda client: client.hstrlen(f"{key}:tasks", wire))
+        since, text = await self.server.call("read a dead task", ask, timeout=self.server.time_for(size))
         if since is None or text is None:
             return None
         return next(iter(self._dead_task(_bytes(task_id), since, text)), None)
@@ -501,12 +516,14 @@ class RedisBroker(LeasingBroker):
         if record is not None and self._results is not None:
             kept = codec.encode_record(record)
         args = (self._records, _wire(task_id), kept.text, kept.submitted, _wire(kept.name), _request_id())
-        return bool(await self._change("requeue a dead task", _REQUEUE, queue, *args))
+        return bool(await self._change("requeue a dead task", _REQUEUE, queue, *args, size=len(kept.text)))
 
-    async def _change(self, what: str, script: Script, queue: str, *args: Any) -> Any:
-        """What a script answers that writes nothing of replicas' concern where it answers 0."""
+    async def _change(self, what: str, script: Script, queue: str, *args: Any, size: int = 0) -> Any:
+        """What a script answers that writes nothing of replicas' concern where it answers 0; ``size`` are the bytes of
+        its request."""
         replication = self._replication and self._replication._replace(answers=(1,))
-        return await self.server.run(script, what, self._key(queue), *args, replication=replication)
+        timeout = self.server.time_for(size)
+        return await self.server.run(script, what, self._key(queue), *args, timeout=timeout, replication=replication)
 
     async def claim_dead(self, task_id: str, new_id: str, queue: str = DEFAULT_QUEUE) -> str | None:
         ids = (_wire(task_id), _wire(new_id))
@@ -722,6 +739,21 @@ class RedisBroker(LeasingBroker):
         """Close the running loop's connections."""
         await self._waiters.close()
         await self.server.close()
+
+
+async def _look_after(pubsub: Any, asked_at: float | None) -> float:
+    """Ask a server of which nothing was heard whether it is there; when it was asked, on the loop's clock.
+
+    Raises:
+        TimeoutError: It has not answered since it was asked before.
+    """
+    now = asyncio.get_running_loop().time()
+    if asked_at is None:
+        await pubsub.ping()
+        return now
+    if now - asked_at >= MAX_BLOCK:
+        raise TimeoutError(f"no answer within {MAX_BLOCK:g} s")
+    return asked_at
 
 
 async def _for_each_queue(

@@ -80,6 +80,20 @@ class RecordStore(ABC):
     def accepted(self, record: TaskResult) -> Awaitable[None] | None:
         """Keep the record of a new task. None if that is done; else awaiting it raises what the backend does."""
 
+    async def keep_submission(self, record: TaskResult) -> bool:
+        """Keep the record of a task that is submitted under an id of the caller's; False if there is one already.
+
+        Raises:
+            BackendError: It could not be kept.
+        """
+        if (keeping := self.accepted(record)) is not None:
+            await keeping
+        return True
+
+    async def store_refusal(self, record: TaskResult) -> None:
+        """Keep the record of a task that could not be queued, unless another submission of its id was."""
+        await self.store(record)
+
     def taken(self, record: TaskResult) -> None:
         """Keep the new record of a task that came from a broker."""
 
@@ -277,9 +291,18 @@ class StoredRecords(RecordStore):
     def finished(self, job: Job, on_stored: OnStored) -> Coroutine[Any, Any, None]:
         return self._finish(job, on_stored)
 
+    async def keep_submission(self, record: TaskResult) -> bool:
+        return await self.results.store_new(record.task_id, record)
+
+    async def store_refusal(self, record: TaskResult) -> None:
+        await self._store(record, self.results.store_new)
+
     async def store(self, record: TaskResult) -> bool:
+        return await self._store(record, self.results.store)
+
+    async def _store(self, record: TaskResult, store: Callable[[str, TaskResult], Awaitable[object]]) -> bool:
         try:
-            await self.results.store(record.task_id, record)
+            await store(record.task_id, record)
         except PASSED_ON:
             raise
         except BaseException as error:  # noqa: BLE001 - a backend is user code, and must not end a worker

@@ -5,6 +5,7 @@
 -- Returns "cancelled"; "running" if its holder was asked; "asked" if it had been asked before, or is not to be; "unknown"
 -- if it isn't in the queue.
 
+look_at_keys()
 write_even_if_full()
 local ns, id, record, request = ARGV[1], ARGV[2], ARGV[3], ARGV[9]
 local answered = answer_before(request)

@@ -7,6 +7,7 @@ local token, connection, cursor, now, count = ARGV[1], ARGV[2], ARGV[3], server_
 -- How many holds are looked at in one go.
 local BATCH = 1000
 
+look_at_keys()
 if not is_long_gone(token, connection, now) then return {'0', 0} end
 local found = redis.call('HSCAN', key('holders'), cursor, 'COUNT', BATCH)
 for i = 1, #found[2], 2 do

@@ -89,6 +89,15 @@ local function write_for_replicas()
   redis.call('DEL', key('again'))
 end
 
+-- Fail where another program has written what can't be a part of a queue, before anything is written: what a script has
+-- done stays when it fails, and a task could be left in no place where anybody looks for it.
+local function look_at_keys()
+  redis.call('HLEN', key('tasks'))
+  redis.call('ZCARD', key('ready'))
+  redis.call('ZCARD', key('since'))
+  redis.call('LLEN', key('wake'))
+end
+
 local function entry_of(priority, deliveries, place, since, payload)
   return priority .. '|' .. deliveries .. '|' .. place .. '|' .. since .. '|' .. payload
 end

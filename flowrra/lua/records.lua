@@ -141,6 +141,14 @@ local function tell(ns, records)
   end
 end
 
+-- Fail where another program has written what can't be a list, before anything is written; `names` are the keys of a table.
+local function look_at_lists(ns, status, names)
+  redis.call('SCARD', ns .. ':listed')
+  redis.call('ZCARD', status_list(ns, status))
+  for name in pairs(names) do redis.call('ZCARD', name_list(ns, status, name)) end
+  if is_watched(ns) then redis.call('XLEN', ns .. ':changes') end
+end
+
 -- ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 -- A task's name: that one, or, if it is unknown, as the record has it that is kept now.

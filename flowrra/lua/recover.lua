@@ -2,6 +2,7 @@
 --
 -- KEYS[1]: the queue. ARGV: token of the worker, then the ids that it does hold. Returns how many tasks were given back.
 
+look_at_keys()
 write_even_if_full()
 local token, held, count = ARGV[1], {}, 0
 for i = 2, #ARGV do held[ARGV[i]] = true end

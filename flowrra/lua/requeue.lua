@@ -8,6 +8,8 @@ if answer_before(request) then return 1 end
 local dead = redis.call('HGET', key('dead:tasks'), id)
 if not dead or redis.call('HEXISTS', key('tasks'), id) == 1 then return 0 end
 if redis.call('HEXISTS', key('dead:retried'), id) == 1 then return 0 end
+look_at_keys()
+if record ~= '' then look_at_lists(ns, 'pending', {[ARGV[5]] = true}) end
 local priority, payload = string.match(dead, '^[^\n]*\n([^|]*)|%d+|%d+|%d+|(.*)$')
 redis.call('HDEL', key('dead:tasks'), id)
 redis.call('ZREM', key('dead'), id)

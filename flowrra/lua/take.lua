@@ -14,6 +14,7 @@ local now = server_now()
 local BATCH = 200
 local BATCH_BYTES = 8 * 1024 * 1024
 
+look_at_keys()
 write_even_if_full()
 
 local function finite(value)

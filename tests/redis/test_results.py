@@ -228,6 +228,47 @@ class TestWaiting:
             await wait
         await backend.close()
 
+    @pytest.mark.parametrize("comes_back", [False, True])
+    async def test_for_what_went_while_nobody_listened_is_an_error_unless_it_comes_back_soon(
+        self, url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+    ) -> None:
+        """It may have been complete, and have expired: nobody heard of it."""
+        monkeypatch.setattr(redis_completions, "GRACE", 10.0 if comes_back else 0.3)
+        backend = RedisBackend(url)
+        await backend.store("t1", TaskResult("t1", TaskStatus.PENDING))
+        look.config_resetstat()
+        wait = asyncio.create_task(backend.wait_for("t1", 20))
+        await until(lambda: calls_of(look).get("mget", 0) >= 2)  # when it begins, and when it is listened for
+        look.delete("flowrra:task:t1")
+        look.client_kill_filter(_type="pubsub")
+        if comes_back:
+            await until(lambda: pubsub_connections(look) == 1)
+            await backend.store("t1", finished("t1"))
+            assert (await wait).is_success
+        else:
+            with pytest.raises(ValueError, match="not found"):
+                await wait
+        await backend.close()
+
+    async def test_for_what_is_gone_goes_on_while_its_end_would_be_heard(
+        self, url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after it was deleted: it runs, and has not ended."""
+        monkeypatch.setattr(redis_completions, "GRACE", 0.0)
+        monkeypatch.setattr(redis_completions, "RECHECK", 0.05)
+        backend = RedisBackend(url)
+        await backend.store("t1", TaskResult("t1", TaskStatus.RUNNING))
+        look.config_resetstat()
+        wait = asyncio.create_task(backend.wait_for("t1", 20))
+        await until(lambda: calls_of(look).get("mget", 0) >= 2)
+        look.delete("flowrra:task:t1")
+        look.config_resetstat()
+        await until(lambda: calls_of(look).get("mget", 0) > 3)
+        assert not wait.done()
+        await backend.store("t1", finished("t1"))
+        assert (await wait).is_success
+        await backend.close()
+
     async def test_goes_on_while_the_server_takes_no_connection_to_listen(
         self, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

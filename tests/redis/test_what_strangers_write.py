@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from flowrra.codec import MAX_SIZE
 from flowrra.exceptions import BackendError, RequestRefusedError
 from flowrra.management import FlowrraManager
 from flowrra.task import TaskResult, TaskStatus
+from tests.redis.apps import QUEUE, redis_app
+from tests.redis.test_databases import at
 
 GOOD_RECORD = {
     "task_id": "good",
@@ -188,9 +191,9 @@ async def test_a_moment_that_is_none_costs_itself_alone(
     look: redis.Redis, manager: FlowrraManager, score: float
 ) -> None:
     queue = "flowrra:queue:io"
-    for task_id, at in (("odd", score), ("good", 1)):
+    for task_id, moment in (("odd", score), ("good", 1)):
         look.hset(f"{queue}:dead:tasks", task_id, b"reason\n0|3|0|0|{}")  # type: ignore[arg-type]
-        look.zadd(f"{queue}:dead", {task_id: at})
+        look.zadd(f"{queue}:dead", {task_id: moment})
     look.zadd(f"{queue}:since", {"odd": score})
     look.zadd(f"{queue}:delayed", {"odd": score})
     assert [each["task_id"] for each in await manager.list_dead_tasks()] == ["good"]
@@ -309,3 +312,92 @@ def test_no_length_of_time_is_taken_that_the_server_could_not_hold(seconds: floa
     ):
         with pytest.raises(ValueError, match="must be positive"):
             make()
+
+
+async def _refused_and_mended(app: Flowrra, look: redis.Redis, key: str, queue: str = "default") -> None:
+    look.set(key, "somebody's")
+    with pytest.raises(RequestRefusedError):
+        await app.options(task_id="order-7", queue=queue).submit("work", 7)
+    look.delete(key)
+
+
+@pytest.mark.parametrize("database", [0, 1])
+@pytest.mark.parametrize("part", ["tasks", "ready", "since", "wake", "delayed", "place"])
+async def test_a_submission_that_is_refused_for_the_keys_of_its_queue_has_no_effect(
+    look: redis.Redis, url: str, part: str, database: int
+) -> None:
+    async with _producer(url, database) as app:
+        await _refused_and_mended(app, look, f"{QUEUE}:{part}")
+        assert not look.exists(f"{QUEUE}:tasks")
+        await app.options(task_id="order-7").submit("work", 7)
+        assert (await app.executors["io"].source.figures()).pending == 1
+
+
+@pytest.mark.parametrize("key", ["status:pending", "status:pending:work", "listed", "queue:io:queues"])
+async def test_a_submission_that_is_refused_for_other_keys_has_no_effect(look: redis.Redis, url: str, key: str) -> None:
+    async with _producer(url, 0) as app:
+        await _refused_and_mended(app, look, f"flowrra:{key}", "mail")
+        assert await app.get_result("order-7") is None
+        await app.options(task_id="order-7", queue="mail").submit("work", 7)
+        assert (await app.executors["io"].source.figures_by_queue())["mail"].pending == 1
+
+
+@pytest.mark.parametrize("database", [0, 1])
+async def test_tasks_that_are_submitted_beside_refused_ones_are_queued_once(
+    look: redis.Redis, url: str, database: int
+) -> None:
+    look.set(f"{QUEUE}@mail:tasks", "somebody's")
+    async with _producer(url, database) as app:
+        submitting = [app.options(queue="mail" if n % 50 == 49 else None).submit("work", n) for n in range(500)]
+        answers = await asyncio.gather(*submitting, return_exceptions=True)
+        assert [type(answer) for answer in answers].count(RequestRefusedError) == 10
+        assert int(look.get(f"{QUEUE}:place") or 0) == 490  # type: ignore[arg-type]
+        assert (await app.executors["io"].source.figures()).pending == 490
+
+
+@pytest.mark.parametrize("part", ["ready", "since"])
+@pytest.mark.parametrize("step", ["take", "cancel", "recover", "requeue_dead"])
+async def test_a_step_that_is_refused_loses_no_task(look: redis.Redis, url: str, part: str, step: str) -> None:
+    broker = RedisBroker(url, queue_key=QUEUE)
+    text = '{"id":"1","name":"work","args":[],"kwargs":{}}'
+    await broker.submit([QueuedTask("1", 0, 0.0, text, None)])
+    if step in ("recover", "requeue_dead"):
+        await broker.take(1)
+    if step == "requeue_dead":
+        await broker.settle([Outcome(Verb.DEAD_LETTER, "1", text="a reason")])
+    steps = {
+        "take": lambda: broker.take(1),
+        "cancel": lambda: broker.cancel(TaskResult("1", TaskStatus.CANCELLED, "work")),
+        "recover": lambda: broker.recover([]),
+        "requeue_dead": lambda: broker.requeue_dead("1", None),
+    }
+    with _kept_aside(look, f"{QUEUE}:{part}"), pytest.raises(RequestRefusedError):
+        await steps[step]()
+    if step != "take":
+        await steps[step]()
+    waiting = [delivery.task_id for delivery in (await broker.take(1))[0]]
+    assert waiting == ([] if step == "cancel" else ["1"])
+    assert bool(look.exists(f"{QUEUE}:tasks")) is (step != "cancel")
+    await broker.close()
+
+
+@contextlib.contextmanager
+def _kept_aside(look: redis.Redis, key: str) -> Iterator[None]:
+    """Another program's text in place of a key, for a while."""
+    is_there = look.exists(key)
+    if is_there:
+        look.rename(key, "aside")
+    look.set(key, "somebody's")
+    yield
+    look.delete(key)
+    if is_there:
+        look.rename("aside", key)
+
+
+def _producer(url: str, database: int) -> Flowrra:
+    app = redis_app(url, backend=at(url, database), consume=False)
+
+    @app.task(name="work")
+    async def work(number: int) -> None: ...
+
+    return app

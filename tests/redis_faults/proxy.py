@@ -32,6 +32,7 @@ class Proxy:
         self.rate: float | None = None
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -58,6 +59,14 @@ class Proxy:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.transport.abort()
 
+    def forget(self) -> None:
+        """Lose what is sent on the connections there are, and tell nobody, as a firewall does; new ones pass."""
+        self._forgotten.update(self._ends)
+
+    def _loses(self, end: asyncio.StreamWriter) -> bool:
+        """Whether what is to be sent there is lost."""
+        return self.swallows or end in self._forgotten
+
     async def _accept(self, from_app: asyncio.StreamReader, to_app: asyncio.StreamWriter) -> None:
         self._ends.add(to_app)
         try:
@@ -78,7 +87,7 @@ class Proxy:
                 if self.refusal is not None:
                     # One for each request that begins here: those of the tests are shorter than what is read at once.
                     back.write(b"-%b\r\n" % self.refusal * (b"\r\n" + data).count(b"\r\n*"))
-                elif not self.swallows:
+                elif not self._loses(sink):
                     await self._pass(data, sink)
 
     async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -86,7 +95,7 @@ class Proxy:
             while data := await source.read(CHUNK):
                 if self.garbage is not None:
                     data, self.garbage = self.garbage, None
-                if not self.swallows:
+                if not self._loses(sink):
                     await self._pass(data, sink)
 
     async def _pass(self, data: bytes, sink: asyncio.StreamWriter) -> None:

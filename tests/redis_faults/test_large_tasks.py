@@ -1,20 +1,36 @@
-"""Tasks that are large for the network: they come through one by one rather than never, and who submits many of them
-hears which are queued."""
+"""Tasks and results that are large for the network: they come through one by one rather than never, and who submits
+many of them hears which are queued."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
 
-from flowrra import BackendConfig, BrokerConfig, Config, ExecutorConfig, Flowrra, PartialSubmissionError, TaskStatus
+from flowrra import (
+    BackendConfig,
+    BrokerConfig,
+    Config,
+    ExecutorConfig,
+    Flowrra,
+    PartialSubmissionError,
+    TaskResult,
+    TaskStatus,
+)
+from flowrra.backends.redis import RedisBackend
+from flowrra.brokers.base import Outcome, QueuedTask, Verb
 from flowrra.brokers.redis import RedisBroker
+from flowrra.codec import encode_call, encode_task
 from flowrra.exceptions import BackendError
 from flowrra.management import FlowrraManager
+from flowrra.redis_client import SLOWEST_LINK
+from flowrra.task import Task
 from tests.core.apps import final, numbers_of
+from tests.redis.apps import calls_of
 from tests.redis_faults.proxy import Proxy
 from tests.support.servers import ValkeyServer
 
@@ -119,3 +135,92 @@ async def test_who_submits_many_hears_which_are_queued(server: ValkeyServer, siz
     assert len(error.queued) + len(error.unsure) <= len(calls)
     assert f"{len(error.queued)} tasks are queued" in str(error)
     assert numbers_of(producer, "measure")["submitted"] == len(error.queued)
+
+
+@pytest.fixture
+async def slowest(server: ValkeyServer) -> AsyncIterator[Proxy]:
+    """A network that is as slow as one may be: an answer in a second has 1 MB at most."""
+    async with Proxy(server.port) as proxy:
+        proxy.rate = SLOWEST_LINK
+        yield proxy
+
+
+def result_of(size: int, task_id: str = "1", status: TaskStatus = TaskStatus.SUCCESS) -> TaskResult:
+    return TaskResult(task_id, status, "measure", result="x" * size, submitted_at=datetime.now(UTC))
+
+
+Read = Callable[[RedisBackend], Awaitable[Any]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "read",
+    [lambda results: results.get("1"), lambda results: results.list_by_status("success")],
+    ids=["by its id", "in a list"],
+)
+async def test_a_large_result_is_read_in_the_time_that_it_needs(
+    server: ValkeyServer, slowest: Proxy, read: Read
+) -> None:
+    near = RedisBackend(f"redis://127.0.0.1:{server.port}/0")
+    far = RedisBackend(slowest.url, socket_timeout=1.0)
+    await near.store("1", result_of(2_500 * KILOBYTE))
+    found = await read(far)
+    [record] = found if isinstance(found, list) else [found]
+    assert len(record.result) == 2_500 * KILOBYTE
+    for backend in (near, far):
+        await backend.close()
+
+
+@pytest.mark.slow
+async def test_large_results_that_end_together_are_stored_and_read_together(
+    server: ValkeyServer, slowest: Proxy
+) -> None:
+    near = RedisBackend(f"redis://127.0.0.1:{server.port}/0")
+    far = RedisBackend(slowest.url, socket_timeout=1.0)
+    ids = [str(number) for number in range(12)]
+    await asyncio.gather(*(far.store(each, result_of(300 * KILOBYTE, each)) for each in ids))
+    assert [record.status for record in await asyncio.gather(*map(near.wait_for, ids))] == ["success"] * 12
+    read = await asyncio.gather(*(far.wait_for(each, 30) for each in ids))
+    assert [len(record.result) for record in read] == [300 * KILOBYTE] * 12
+    for backend in (near, far):
+        await backend.close()
+
+
+async def test_a_store_is_bounded_by_bytes(server: ValkeyServer) -> None:
+    backend = RedisBackend(f"redis://127.0.0.1:{server.port}/0")
+    await backend.store("first", result_of(1, "first"))  # the server knows the script from now on
+    with redis.Redis(port=server.port) as look:
+        look.config_resetstat()
+        await asyncio.gather(*(backend.store(str(n), result_of(500 * KILOBYTE, str(n))) for n in range(40)))
+        # The first goes alone; then as many as have 8 MB.
+        assert calls_of(look)["evalsha"] == 4
+    await backend.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["cancel", "requeue", "list", "get"])
+async def test_steps_with_a_large_task_have_the_time_that_it_needs(
+    server: ValkeyServer, slowest: Proxy, step: str
+) -> None:
+    url, size = f"redis://127.0.0.1:{server.port}/0", 2_500 * KILOBYTE
+    near, far = RedisBroker(url), RedisBroker(slowest.url, socket_timeout=1.0)
+    results = RedisBackend(slowest.url)
+    assert far.keeps_records_of(results)
+    entry = encode_task(Task("1", "measure", ("x" * size,), {}), None, encode_call(("x" * size,), {}, "measure"))
+    await near.submit([QueuedTask("1", 0, 0.0, entry, None)])
+    if step != "cancel":
+        await near.take(1)
+        await near.settle([Outcome(Verb.DEAD_LETTER, "1", text="a reason")])
+    record = result_of(size)
+    steps: dict[str, Callable[[], Awaitable[Any]]] = {
+        "cancel": lambda: far.cancel(record),
+        "requeue": lambda: far.requeue_dead("1", record),
+        "list": far.list_dead,
+        "get": lambda: far.get_dead("1"),
+    }
+    # A server that doesn't know a script is sent all of it twice.
+    await near.cancel(result_of(1, "nobody's"))
+    await near.requeue_dead("nobody's", None)
+    assert await steps[step]()
+    for each in (near, far, results):
+        await each.close()

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
 from flowrra.brokers.base import BaseBroker, QueueFigures
-from flowrra.exceptions import PartialSubmissionError
+from flowrra.exceptions import BackendError, PartialSubmissionError
 from flowrra.executors.job import Job
 from flowrra.executors.records import RecordStore
 from flowrra.executors.workers import Workers
@@ -142,7 +142,7 @@ class TaskSource(ABC):
             Their ids.
 
         Raises:
-            PartialSubmissionError: That failed after some of them.
+            PartialSubmissionError: That failed after some of them, or one may be queued although it failed.
         """
         ids: list[str] = []
         try:
@@ -152,8 +152,9 @@ class TaskSource(ABC):
                     await submitting
                 ids.append(job.task.id)
         except Exception as error:  # also of a broker that is the user's, or because of a stop
-            if ids:
-                raise PartialSubmissionError(str(error), ids, []) from error
+            unsure = [job.task.id] if isinstance(error, BackendError) and error.may_be_queued else []
+            if ids or unsure:
+                raise PartialSubmissionError(str(error), ids, unsure) from error
             raise
         return ids
 

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -106,7 +106,10 @@ class LeasedSource(TaskSource):
         self._is_broker_keeping = isinstance(records, BrokerRecords)
         # Ids whose record lies on the backend already, while the task is queued anew.
         self._recorded: set[str] = set()
-        self._submissions = Batcher(self._submit_all, MAX_BATCH)
+        # Each request is one step at the broker: what it refuses has had no effect.
+        self._submissions = Batcher(
+            self._submit_all, MAX_BATCH, QueuedTask.size, MAX_BATCH_BYTES, lambda entry: entry.queue
+        )
         # What keeps it from its work now, by operation. A submission that failed isn't among them: its caller was told,
         # and whether the next one would succeed isn't known before there is one.
         self._errors: dict[str, str] = {}
@@ -174,22 +177,51 @@ class LeasedSource(TaskSource):
         return self._submit(job, delay, options)
 
     async def _submit(self, job: Job, delay: float, options: SubmitOptions) -> None:
-        entry = self._entry(job, delay, options.remember)
+        entry, record = self._entry(job, delay, options.remember), job.record
         # Told first: its worker, which may be this process, tells what comes next.
-        self.records.publish(job.record)
+        self.records.publish(record)
         try:
-            if job.task.id not in self._recorded and (recording := self.records.accepted(job.record)) is not None:
-                await recording
-            is_new = await self._submissions.add(entry)
+            is_recorded = job.task.id not in self._recorded and await self._record(record, options)
         except BaseException as error:
-            self.records.refuse(job.record, error)
-            await self.records.store(job.record)
+            await self._refuse(record, error)
             raise
         finally:
             self._recorded.discard(job.task.id)
+        try:
+            # A task that was recorded before may have been queued as well.
+            is_new = await self._submissions.add(entry if is_recorded else entry._replace(may_have_ended=True))
+        except Exception as error:
+            # What may be queued stays pending: a worker may have begun it, and may tell its outcome just now.
+            if not (isinstance(error, BackendError) and error.may_be_queued):
+                await self._refuse(record, error)
+            raise
         # An id of our own making can be known already only by this submission, whose first answer was lost.
         if is_new or options.task_id is None:
             job.telemetry.count_submitted()
+        elif options.remember:
+            await self._forget_if_over(job)
+
+    async def _record(self, record: TaskResult, options: SubmitOptions) -> bool:
+        """Keep the record of a task that is to be queued; False if there is one already."""
+        if options.task_id is not None:
+            return await self.records.keep_submission(record)
+        if (recording := self.records.accepted(record)) is not None:
+            await recording
+        return True
+
+    async def _refuse(self, record: TaskResult, error: BaseException) -> None:
+        """Say of a task that it was surely not queued."""
+        self.records.refuse(record, error)
+        await self.records.store_refusal(record)
+
+    async def _forget_if_over(self, job: Job) -> None:
+        """Keep no pending record of a task of which nothing is known but that its id was accepted before."""
+        if not self.records.tells_of_others or await self.broker.has(job.task.id, job.task.queue):
+            return
+        known = await self.records.results.get(job.task.id)
+        if known is not None and known.status is PENDING:
+            with suppress(NotImplementedError):
+                await self.records.results.delete(job.task.id)
 
     def _entry(self, job: Job, delay: float, remember: float = 0.0) -> QueuedTask:
         """A task as it is queued.
