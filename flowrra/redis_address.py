@@ -16,6 +16,7 @@ import redis.asyncio
 from redis.asyncio.connection import parse_url
 
 from flowrra.exceptions import BackendError
+from flowrra.redis_sending import cancellable
 from flowrra.urls import CLUSTER_FORM, SENTINEL_FORM, scheme_of
 
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -184,7 +185,7 @@ class Address:
     @property
     def connection_class(self) -> Any:
         """The class of connections on an event loop."""
-        return getattr(redis.asyncio, self._class_name)
+        return cancellable(getattr(redis.asyncio, self._class_name))
 
     @property
     def is_encrypted(self) -> bool:

@@ -24,6 +24,7 @@ from flowrra.outage import Outage
 from flowrra.redis_address import Address, Place
 from flowrra.redis_cluster import ClusterDiscovery, ClusterNodes, ThreadClusterDiscovery
 from flowrra.redis_discovery import Discovery, PrimaryDownError
+from flowrra.redis_sending import cancellable
 from flowrra.redis_sentinel import SentinelDiscovery, thread_sentinel
 from flowrra.supervision import Supervised, cancel_until_ended, spawn
 
@@ -63,7 +64,7 @@ class Primary:
 
     def __init__(self, address: Address, nodes: ClusterNodes | None, on_found: Callable[[Place], None]) -> None:
         self._discovery: Discovery = SentinelDiscovery(address) if nodes is None else ClusterDiscovery(nodes)
-        self._connection_class = (
+        self._connection_class = cancellable(
             redis.asyncio.sentinel.SentinelManagedSSLConnection
             if address.is_encrypted
             else redis.asyncio.sentinel.SentinelManagedConnection

@@ -4,6 +4,7 @@ caller, what can be asked again is asked again, and the app goes on."""
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from redis.exceptions import ReadOnlyError
 
 from flowrra import BackendError
 from flowrra.brokers.redis import RedisBroker
+from flowrra.redis_sending import cancellable
 from tests.core.apps import final
 from tests.redis.apps import Gate, queue_of, redis_app, with_tasks
 
@@ -150,3 +152,23 @@ def no_error_is_left_over(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing behind the scenes died of it."""
     yield
     assert not [record for record in caplog.records if "died" in record.getMessage()]
+
+
+async def test_a_cancellation_that_comes_as_something_was_sent_is_not_lost(url: str) -> None:
+    connection = cancellable(redis.asyncio.Connection)(port=int(url.split(":")[2].split("/")[0]), socket_timeout=5.0)
+    await connection.connect()
+    send = connection._send_packed_command
+
+    async def send_and_cancel(command: Any) -> None:
+        await send(command)
+        sending = asyncio.current_task()
+        assert sending is not None
+        # Whoever waits for it has heard that it is done, and has not gone on yet.
+        sending.add_done_callback(lambda _: asking.cancel())
+
+    connection._send_packed_command = send_and_cancel
+    asking = asyncio.create_task(connection.send_command("PING"))
+    await asyncio.wait({asking})
+    # From Python 3.12 on nothing is sent in a task of its own, and so nobody is cancelled there.
+    assert asking.cancelled() or sys.version_info >= (3, 12)
+    await connection.disconnect()

@@ -36,7 +36,7 @@ def make_app(url: str, broker: BaseBroker | None = None, **options: Any) -> Flow
         if random.random() < fails / 3:
             raise ValueError(fails)
 
-    @app.task(name="later", max_retries=1, retry_delay=60)
+    @app.task(name="later", max_retries=1, retry_delay=3)
     async def later() -> None:
         raise ValueError("come again")
 

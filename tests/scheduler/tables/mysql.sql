@@ -20,9 +20,10 @@ CREATE TABLE scheduled_tasks (
 	max_running INTEGER,
 	broken TEXT,
 	due BIGINT,
+	last_run BIGINT,
 	definition VARCHAR(64),
 	PRIMARY KEY (id)
-)
+)CHARSET=utf8mb4 COLLATE utf8mb4_bin
 ;
 CREATE UNIQUE INDEX flowrra_schedules_definition ON scheduled_tasks (definition);
 CREATE INDEX flowrra_schedules_due ON scheduled_tasks (enabled, due);
@@ -39,7 +40,7 @@ CREATE TABLE schedule_runs (
 	result VARCHAR(16) NOT NULL,
 	error TEXT,
 	PRIMARY KEY (id)
-)
+)CHARSET=utf8mb4 COLLATE utf8mb4_bin
 ;
 CREATE INDEX flowrra_runs_due ON schedule_runs (due);
 CREATE INDEX flowrra_runs_lease ON schedule_runs (lease);

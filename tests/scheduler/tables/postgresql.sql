@@ -20,6 +20,7 @@ CREATE TABLE scheduled_tasks (
 	max_running INTEGER,
 	broken TEXT,
 	due BIGINT,
+	last_run BIGINT,
 	definition VARCHAR(64),
 	PRIMARY KEY (id)
 )
