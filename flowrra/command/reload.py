@@ -53,14 +53,17 @@ class SourceWatch:
         """Look from now on. When a file changes, the process is ended as by SIGTERM, and if need be by force."""
         threading.Thread(target=self._watch, name="flowrra-reload", daemon=True).start()
 
-    def wait(self, error: BaseException) -> None:
-        """Wait until a file changes that may mend this error: one of the imported modules, those that the error came
-        through, or one that is new beside them."""
+    def look_for_mend(self, error: BaseException) -> None:
+        """Look from now on also for what may mend this error: those modules that it came through, or one that is new
+        beside them. Before it is said: who reads it may mend it at once."""
         files = {name for name in _files_of(error) if not name.startswith("<")}
         folders = {os.path.dirname(name) for name in files} | {os.getcwd()}
         self._seen.update({name: _modified_at(name) for name in folders})
         self._is_waited_for = True
         self._more = files | folders
+
+    def wait(self) -> None:
+        """Wait until a file changes."""
         self._changed.wait()
 
     def _watch(self) -> None:

@@ -113,8 +113,9 @@ def _run_until_change(run: Callable[[], int], shutdown_timeout: float) -> int:
         status = run()
     except (click.ClickException, ValueError) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        watch.look_for_mend(error)
         logger.error("%s; waiting for a change of the source", without_credentials(message))
-        watch.wait(error)
+        watch.wait()
         return RELOADED
     return RELOADED if watch.has_changed else status
 

@@ -98,7 +98,8 @@ def one_of(*words: str) -> Kind:
 
 
 TEXT = text_up_to(MAX_TEXT)
-ID = text_up_to(MAX_ID)
+# Its schema has no greatest length: what has room in a request depends on how many bytes the characters take there.
+ID = Kind(text_up_to(MAX_ID).expected, {"type": "string", "minLength": 1}, text_up_to(MAX_ID).read)
 EVENT_ID = text_up_to(_MAX_EVENT_ID)
 TIME = Kind(
     "a time as in RFC 3339, such as 2030-01-31T12:00:00Z", {"type": "string", "format": "date-time"}, _read_time
