@@ -49,7 +49,7 @@ from flowrra.loop_monitor import LoopMonitor
 from flowrra.middleware import Middleware
 from flowrra.queue_flow import QueueFlow
 from flowrra.queue_names import DEFAULT_QUEUE
-from flowrra.ranges import PRIORITY, SECONDS, shown
+from flowrra.ranges import PRIORITY, SECONDS, check_wait, shown
 from flowrra.rebuilding import rebuild_result
 from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskRegistry, is_async
 from flowrra.runner import Runner
@@ -643,7 +643,7 @@ class Flowrra:
             BackendError: The app stopped, and the task can't complete any more.
             TypeError, ValueError: The timeout is no number of seconds.
         """
-        _check_timeout("timeout", timeout)
+        check_wait("timeout", timeout)
         results = self.results if self._results is None else self._results
         try:
             # A CPU-bound task can't wait here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -55,6 +56,26 @@ class Range:
             return f"finite, between {self.least:g} and {self.most:g}{unit}"
         least = "positive" if self.is_open else "non-negative" if self.least == 0 else f"at least {self.least:g}{unit}"
         return f"{least} and finite, at most {self.most:g}{unit}"
+
+
+def check_wait(name: str, seconds: object) -> None:
+    """Refuse what is no time to wait for something. One below 0 is over already, as of a deadline that has passed; None
+    and infinity have no end. NaN would make every timer of the event loop late.
+
+    Args:
+        name: What it is the value of, for the message.
+        seconds: The value.
+
+    Raises:
+        TypeError: It is no number. True and False are none.
+        ValueError: It is NaN, or more than 100 years.
+    """
+    if seconds is None or seconds == math.inf:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {shown(seconds)}")
+    if not -MAX_DELAY <= seconds <= MAX_DELAY:
+        raise ValueError(f"{name} must be a number of seconds, at most {MAX_DELAY:g}, not {shown(seconds)}")
 
 
 def shown(value: object) -> str:

@@ -18,7 +18,7 @@ from flowrra.backends.record_size import RECORD_SIZE, SMALL, is_small, record_si
 from flowrra.copying import SCALARS, copied
 from flowrra.exceptions import BackendError
 from flowrra.forks import tell_of_forks
-from flowrra.ranges import SECONDS
+from flowrra.ranges import check_wait
 from flowrra.task import COMPLETE_STATUSES, TaskResult, TaskStatus
 
 DEFAULT_MAX_RESULTS = 100_000
@@ -146,8 +146,7 @@ class InMemoryBackend(BaseResultBackend):
         return self._unfinished.get(task_id) or self._records.get(task_id)
 
     async def wait_for(self, task_id: str, timeout: float | None) -> TaskResult:
-        if timeout is not None:
-            SECONDS.check("timeout", timeout)
+        check_wait("timeout", timeout)
         waiter: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
         self._add_waiter(task_id, waiter)
         try:

@@ -22,7 +22,7 @@ from flowrra.batcher import Batcher, in_batches
 from flowrra.changes import Change
 from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError, ServerUnavailableError
-from flowrra.ranges import MAX_DELAY, SECONDS
+from flowrra.ranges import MAX_DELAY, check_wait
 from flowrra.redis_client import Client, RedisServer, one_by_one
 from flowrra.redis_script import Script
 from flowrra.setting_aside import SetAside
@@ -348,8 +348,7 @@ def _time_limit(task_id: str, timeout: float | None) -> asyncio.Timeout:
         TypeError, ValueError: The timeout is no number of seconds.
     """
     _wire_id(task_id)
-    if timeout is not None:
-        SECONDS.check("timeout", timeout)
+    check_wait("timeout", timeout)
     return asyncio.timeout(timeout)
 
 

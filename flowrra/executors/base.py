@@ -36,7 +36,7 @@ from flowrra.executors.waits import Waits
 from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
 from flowrra.queue_names import DEFAULT_QUEUE
-from flowrra.ranges import COUNT, PRIORITY, SECONDS
+from flowrra.ranges import COUNT, PRIORITY, SECONDS, check_wait
 from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
 from flowrra.supervision import spawn
@@ -422,8 +422,7 @@ class BaseTaskExecutor(ABC):
             TaskTimeoutError: It was not complete in time; also a TimeoutError.
             TypeError, ValueError: The timeout is no number of seconds.
         """
-        if timeout is not None:
-            SECONDS.check("timeout", timeout)
+        check_wait("timeout", timeout)
         try:
             with self.waiting_for(task_id):
                 record = await self.results.wait_for(task_id, timeout)

@@ -20,7 +20,7 @@ from flowrra.backends import InMemoryBackend
 from tests.core.apps import LoopThread, final, in_another_thread, memory_app, numbers_of, record_of, until
 from tests.core.test_polled_broker import ListBroker
 
-NO_SECONDS = [math.nan, math.inf, -1, True, "1", 1e300, 10**400]
+NO_SECONDS = [math.nan, True, "1", 1e300, 10**400]
 
 
 def echo_app(**options: int) -> Flowrra:
@@ -131,6 +131,17 @@ class TestWaiting:
             for wait in waits.values():
                 with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
                     await wait(task_id, timeout)  # type: ignore[operator]
+
+    async def test_a_deadline_that_has_passed_leaves_no_time_and_infinity_all_of_it(self) -> None:
+        app = echo_app()
+        async with app:
+            waiting = await app.submit("endless")
+            for wait in (app.wait_for_result, app.executors["io"].wait_for_result):
+                with pytest.raises(TaskTimeoutError):
+                    await wait(waiting, -1.5)
+            done = await app.submit("echo", 1)
+            assert (await app.wait_for_result(done, math.inf)).result == 1
+            await app.cancel_task(waiting)
 
     async def test_a_finished_result_is_there_even_without_time_to_wait(self) -> None:
         app = echo_app()
