@@ -125,14 +125,15 @@ class BackgroundHandler(logging.Handler):
                 self._changed.notify_all()
 
     def _write(self, line: bytes) -> bool:
-        """Write a line, and return whether it could be: who read it may be gone, the disk full, the stream closed."""
+        """Write a line, and return whether it could be: who read it may be gone, the disk full, the stream closed, or
+        an odd object."""
         try:
             if self._descriptor is None:
                 self._stream.write(line.decode())
                 self._stream.flush()
             else:
                 _write_all(self._descriptor, line)
-        except (OSError, ValueError):
+        except Exception:  # noqa: BLE001 - it is counted; a thread that ends would lose all that comes, and say nothing
             return False
         return True
 

@@ -166,6 +166,29 @@ def test_a_reader_that_is_gone_is_no_error(logger: logging.Logger) -> None:
         handler.flush()
 
 
+class OddStream(io.StringIO):
+    """Fails at first as no file does, as what a program may have put in the place of standard error."""
+
+    fails = True
+
+    def write(self, text: str) -> int:
+        if self.fails:
+            self.fails = False
+            raise AttributeError("'NoneType' object has no attribute 'write'")
+        return super().write(text)
+
+
+def test_a_stream_that_fails_in_any_way_costs_a_record_and_that_is_said(logger: logging.Logger) -> None:
+    stream = OddStream()
+    handler = background(logger, stream)
+    logger.error("lost")
+    handler.flush()
+    logger.error("there")
+    handler.flush()
+    assert stream.getvalue().splitlines()[0] == "ERROR there"
+    assert "1 log records were dropped" in stream.getvalue()
+
+
 def test_a_pipe_that_does_not_block_is_waited_for(logger: logging.Logger) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
