@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
@@ -19,6 +20,8 @@ from flowrra.management import FlowrraManager
 from flowrra.redis_client import MAX_BLOCK
 from tests.core.apps import RemoteBackend, final, numbers_of, record_of, until
 from tests.redis.apps import QUEUE, Gate, calls_of, counts_of, leftovers, queue_of, redis_app, with_tasks
+
+DRAINS = 5
 
 
 async def test_a_task_runs_and_its_result_is_known(url: str) -> None:
@@ -432,16 +435,19 @@ class TestPace:
         assert sum(calls.values()) <= 30, calls  # two looks for other workers at most, of ten commands in a script each
 
     async def test_many_small_tasks_share_round_trips(self, url: str, look: redis.Redis) -> None:
+        calls: Counter[str] = Counter()
+        # How many share one depends on whether worker and server happen to keep step: so on the mean of several drains.
         async with with_tasks(redis_app(url, consume=False)) as producer:
-            ids = await producer.submit_many([("add", (n, n), {}) for n in range(2000)])
-            look.config_resetstat()
-            async with with_tasks(redis_app(url, workers=16)) as worker:
-                await until(lambda: not look.exists(f"{QUEUE}:tasks"), within=30)
-                calls = calls_of(look)
-                assert (await final(worker, ids[-1])).result == 2 * 1999
+            for _ in range(DRAINS):
+                ids = await producer.submit_many([("add", (n, n), {}) for n in range(2000)])
+                look.config_resetstat()
+                async with with_tasks(redis_app(url, workers=16)) as worker:
+                    await until(lambda: not look.exists(f"{QUEUE}:tasks"), within=30)
+                    calls.update(calls_of(look))
+                    assert (await final(worker, ids[-1])).result == 2 * 1999
 
-        assert calls["evalsha"] < 0.3 * len(ids), calls
-        assert calls.get("eval", 0) < 10, calls
+        assert calls["evalsha"] < 0.2 * 2000 * DRAINS, calls
+        assert calls["eval"] < 10 * DRAINS, calls
 
     async def test_a_new_task_starts_at_once(self, url: str) -> None:
         async with with_tasks(redis_app(url, consume=False)) as producer, with_tasks(redis_app(url)):
