@@ -45,6 +45,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'nameOverride="null"',
     ),
     "with large numbers": ('autoscaling={"kind":"hpa","maxReplicas":1000000}', "shutdownTimeout=1000000"),
+    "with a web configuration file and files of its own": (
+        *EVERYTHING,
+        'webConfig.secretName="shop-web"',
+        'volumes=[{"name":"authority","configMap":{"name":"authority"}},{"name":"schedules","persistentVolumeClaim":'
+        '{"claimName":"schedules"}}]',
+        'volumeMounts=[{"name":"authority","mountPath":"/etc/authority","readOnly":true},'
+        '{"name":"schedules","mountPath":"/data","subPath":"shop"}]',
+        'monitors.endpoint={"scheme":"https","tlsConfig":{"insecureSkipVerify":true},"basicAuth":'
+        '{"username":{"name":"shop-scrape","key":"user"},"password":{"name":"shop-scrape","key":"password"}}}',
+    ),
     "with peers of its own": (
         'networkPolicy.scrapedFrom=[{"ipBlock":{"cidr":"10.0.0.0/8"}},{"podSelector":{"matchLabels":{"team":"42"}}}]',
     ),
@@ -74,7 +84,13 @@ WRONG = {
     "networkPolicy.scrapedFrom=[]": "/networkPolicy/scrapedFrom",
     'networkPolicy.scrapedFrom={"namespaceSelector":{"matchLabels":{"team":"obs"}}}': "/networkPolicy/scrapedFrom",
     'networkPolicy.scrapedFrom=[{"podSelector":{},"ipBlock":{"cidr":"10.0.0.0/8"}}]': "/networkPolicy/scrapedFrom/0",
+    'webConfig.secretName="My_Secret"': "/webConfig/secretName",
+    "webConfig.key=null": "/webConfig",
+    'volumes=[{"name":"authority"}]': "/volumes/0",
+    'volumes=[{"name":"a_b","emptyDir":{}}]': "/volumes/0/name",
+    'volumeMounts=[{"name":"authority","mountPath":"data"}]': "/volumeMounts/0/mountPath",
     'monitors.interval="0s"': "/monitors/interval",
+    'monitors.endpoint={"interval":"5s"}': "/monitors/endpoint",
     'monitors.labels={"app.kubernetes.io/name":"shop"}': "/monitors/labels",
     'autoscaling.kind="vpa"': "/autoscaling/kind",
     "autoscaling.kind=null": "/autoscaling",
@@ -90,6 +106,8 @@ WRONG_TOGETHER = {
     'worker.extraArgs=["--shutdown.timeout=300"]': "worker.extraArgs has --shutdown.timeout=300",
     'worker={"exporter":false,"extraArgs":["--shutdown-timeout","300"]}': "worker.extraArgs has --shutdown-timeout",
     'observer.extraArgs=["--web.listen-address=:80"]': "observer.extraArgs has --web.listen-address=:80",
+    'volumes=[{"name":"tmp","emptyDir":{}}]': 'volumes has "tmp" twice',
+    'volumeMounts=[{"name":"data","mountPath":"/data"}]': 'volumeMounts has "data", which is none of volumes',
     'env=[{"name":"FLOWRRA_BROKER_URL","value":"redis://redis"}]': "env has FLOWRRA_BROKER_URL",
 }
 # How Helm says that it was the schema, the checks, or itself, as a map can't be text.

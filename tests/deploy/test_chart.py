@@ -131,3 +131,28 @@ def test_the_pods_live_longer_than_their_drains(helm: str) -> None:
         assert f"--shutdown.timeout={drains[container['name']]}" in container["args"]
         assert pod["terminationGracePeriodSeconds"] == drains[container["name"]] + 20
     assert len(pods) == 2
+
+
+def test_a_web_configuration_file_is_mounted_where_the_command_looks_for_it(helm: str) -> None:
+    for spec in specs(written(helm, 'webConfig={"secretName":"shop-web","key":"web.yaml"}'), "Deployment"):
+        pod = spec["template"]["spec"]
+        [container] = pod["containers"]
+        [mount] = [each for each in container["volumeMounts"] if each["name"] == "web-config"]
+        [volume] = [each for each in pod["volumes"] if each["name"] == "web-config"]
+        assert f"--web.config.file={mount['mountPath']}/web.yaml" in container["args"]
+        assert volume["secret"] == {"secretName": "shop-web"}
+
+
+def test_a_worker_that_serves_nothing_has_no_web_configuration_file(helm: str) -> None:
+    written_without = written(
+        helm, "worker.exporter=false", 'webConfig.secretName="shop-web"', "observer.enabled=false"
+    )
+    assert "web-config" not in yaml.safe_dump_all(written_without)
+    assert "--web.config.file" not in yaml.safe_dump_all(written_without)
+
+
+@pytest.mark.parametrize("path", ["/tmp", "/etc/flowrra-exporter/", "/data/"])
+def test_a_path_that_is_mounted_already_is_refused(helm: str, path: str) -> None:
+    mounts = json.dumps([{"name": "data", "mountPath": each} for each in ("/data", path)])
+    ended = render(helm, 'volumes=[{"name":"data","emptyDir":{}}]', f"volumeMounts={mounts}")
+    assert f"volumeMounts has the path {path} twice" in ended.stderr

@@ -73,6 +73,45 @@ env:
 {{- end }}
 {{- end -}}
 
+{{/* The files of a container that serves, or not, and has some of its own, or none. */}}
+{{- define "flowrra.volumeMounts" -}}
+{{- $root := index . 0 -}}
+{{- $served := and (index . 1) $root.Values.webConfig.secretName -}}
+{{- $writes := index . 2 -}}
+{{- if or $served $writes $root.Values.volumeMounts -}}
+volumeMounts:
+{{- if $writes }}
+  - {name: tmp, mountPath: /tmp}
+{{- end }}
+{{- if $served }}
+  - {name: web-config, mountPath: /etc/flowrra-exporter, readOnly: true}
+{{- end }}
+{{- with $root.Values.volumeMounts }}
+{{ toYaml . | indent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "flowrra.volumes" -}}
+{{- $root := index . 0 -}}
+{{- $served := and (index . 1) $root.Values.webConfig.secretName -}}
+{{- $writes := index . 2 -}}
+{{- if or $served $writes $root.Values.volumes -}}
+volumes:
+{{- if $writes }}
+  - name: tmp
+    emptyDir: {sizeLimit: 100Mi}
+{{- end }}
+{{- if $served }}
+  - name: web-config
+    secret: {secretName: {{ $root.Values.webConfig.secretName | quote }}}
+{{- end }}
+{{- with $root.Values.volumes }}
+{{ toYaml . | indent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "flowrra.served" -}}
 ports:
   - {name: metrics, containerPort: 9464}
