@@ -194,7 +194,7 @@ class TestAnApp:
                     seen.append(str(event))
 
             watcher = asyncio.create_task(watch())
-            task_id = await other.submit("hold", 1)
+            task_id = await worker.submit("hold", 1)  # which waits for the replica
             await until(lambda: gate.begun == [1])
             cluster.stop(former)
             promoted = await cluster.promoted(SLOT, former)

