@@ -33,7 +33,7 @@ NO_METRICS = {"flowrra_exporter", "flowrra_queue_pending"}
 FOREIGN_FLAGS = {
     *("build", "build-arg", "entrypoint", "file", "platform", "publish", "read-only", "rm", "tag", "volume"),  # docker
     "timestamp",  # buildah
-    *("from-literal", "kustomize", "previous", "set"),  # kubectl, helm
+    *("from-file", "from-literal", "kustomize", "previous", "set"),  # kubectl, helm
     *("bigkeys", "cluster"),  # valkey-cli
     *(
         "enable-feature",

@@ -87,6 +87,7 @@ def test_an_app_is_not_started(flowrra: Flowrra) -> None:
     assert "the shop opens" not in flowrra("submit", "hold").out
 
 
+@pytest.mark.slow
 def test_modules_of_the_current_folder_are_found(url: str, tmp_path: Path) -> None:
     (tmp_path / "corner_shop.py").write_text(
         f"from flowrra import Flowrra\napp = Flowrra.from_urls({url!r}, {url!r})\n"
@@ -170,6 +171,7 @@ def test_an_app_and_a_broker(flowrra: Flowrra, url: str) -> None:
     assert "Give either --app or --broker" in flowrra("stats", "-A", APP, "--broker", url).reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["stats"], ["tasks"], ["queues"], ["workers"], ["dead"], ["purge", "mail", "-y"]])
 def test_a_server_that_is_away(flowrra: Flowrra, command: list[str]) -> None:
     ran = flowrra(*command, "--broker", NOBODY)
@@ -205,6 +207,7 @@ def test_python_m_flowrra_is_the_same(flowrra: Flowrra) -> None:
     assert ran.stdout.split() == flowrra("-h").out.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     script = subprocess.run(

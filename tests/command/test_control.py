@@ -97,6 +97,7 @@ def test_ids_or_options_but_not_both_and_not_none(flowrra: Flowrra, command: str
         assert "Give either the ids of tasks or options that say which are meant: --" in ran.reason
 
 
+@pytest.mark.slow
 def test_retry(flowrra: Flowrra, submit: Callable[..., str], worker: Process) -> None:
     task_id = submit("fail")
     finished(flowrra, task_id)
@@ -105,6 +106,7 @@ def test_retry(flowrra: Flowrra, submit: Callable[..., str], worker: Process) ->
     assert flowrra("retry", task_id).out == f"{task_id}: runs anew as {new_id}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_what_was_run_anew_is_told_before_an_error(
     flowrra: Flowrra, submit: Callable[..., str], worker: Process, form: list[str]
@@ -189,6 +191,7 @@ def test_resize_and_drain(flowrra: Flowrra, worker: Process) -> None:
 # Before something is destroyed.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["purge", "mail"], ["cancel", "--name", "send"], ["forget", "--all"]])
 def test_nobody_can_be_asked(url: str, flowrra: Flowrra, submit: Callable[..., str], command: list[str]) -> None:
     submit("send", "me")
@@ -199,6 +202,7 @@ def test_nobody_can_be_asked(url: str, flowrra: Flowrra, submit: Callable[..., s
     assert statuses(flowrra) == ["pending"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "status", "left"), [(b"y\n", 0, "cancelled"), (b"n\n", 130, "pending"), (b"", 130, "pending")]
 )
@@ -249,6 +253,7 @@ async def test_watch(url: str, flowrra: Flowrra) -> None:
     assert (ran.status, ran.err.strip()) == (130, "")
 
 
+@pytest.mark.slow
 def test_watching_one_ends_with_it(flowrra: Flowrra, submit: Callable[..., str], worker: Process) -> None:
     sent, failed, copied = submit("send", "me"), submit("fail"), submit("copy", "1")
     watched = flowrra("watch", "--task", copied)

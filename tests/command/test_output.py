@@ -40,6 +40,7 @@ def test_an_answer_that_can_not_be_written(in_a_shell: Callable[[str], subproces
     assert (ran.returncode, ran.stderr) == (1, "flowrra: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1234567.891, 12345679.5, 0.1 + 0.2, 1e300, float("nan")])
 def test_a_result_is_shown_as_it_is(flowrra: Flowrra, worker: Process, number: float) -> None:
     task_id = flowrra("submit", "give_back", repr(number)).out.strip()

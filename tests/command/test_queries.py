@@ -57,6 +57,7 @@ async def asked(method: str, *args: Any, **kwargs: Any) -> Any:
         return json.loads(json.dumps(writable(await getattr(FlowrraManager(producer), method)(*args, **kwargs))))
 
 
+@pytest.mark.slow
 async def test_the_answers_are_those_of_the_management_api(filled: Shop) -> None:
     run = filled.flowrra
 
@@ -80,6 +81,7 @@ async def test_the_answers_are_those_of_the_management_api(filled: Shop) -> None
     await same(("dead",), "list_dead_tasks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["stats", "tasks", "queues", "workers", "health", "dead"])
 def test_times_have_an_offset(filled: Shop, command: str) -> None:
     def times(value: Any) -> Iterator[str]:
@@ -181,6 +183,7 @@ def test_json_is_no_more_dangerous(filled: Shop) -> None:
     assert json.loads(shown)["args"] == ["\x1b[31mred\x07\u202e\nsecond line"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
 def test_json_is_json_in_every_encoding(filled: Shop, url: str, encoding: str) -> None:
     text = "\N{LATIN SMALL LETTER E WITH ACUTE} \N{CJK UNIFIED IDEOGRAPH-65E5} \N{GRINNING FACE}"
@@ -218,6 +221,7 @@ def test_health_without_a_worker(flowrra: Flowrra) -> None:
     assert found["components"]["workers"] == {"healthy": False, "message": "0 alive"}
 
 
+@pytest.mark.slow
 def test_health_without_a_server(flowrra: Flowrra) -> None:
     ran = flowrra("health", "--broker", "redis://me:secret@127.0.0.1:1/0")
     assert ran.status == 1
@@ -252,6 +256,7 @@ def test_wide_text_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "NAME   N\n日本   1\nab    10\n"
 
 
+@pytest.mark.slow
 def test_health_says_that_all_slots_are_busy(url: str, flowrra: Flowrra) -> None:
     with Process(url, "worker", APP, "--io-workers", "1"):
         until(lambda: flowrra("workers", "--json").answer)

@@ -65,6 +65,7 @@ def test_slots_and_queues(url: str, flowrra: Flowrra) -> None:
         assert flowrra("task", other, "--json").answer["status"] == "pending"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

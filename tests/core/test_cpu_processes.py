@@ -163,6 +163,7 @@ class TestDeath:
 
         assert (record.error or "").startswith("WorkerLostError: The worker process was killed by SIGKILL")
 
+    @pytest.mark.slow
     async def test_a_process_whose_connection_is_closed_is_ended(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.close_its_connection, cpu_tasks.pid, max_retries=0)
         async with app:
@@ -191,6 +192,7 @@ class TestDeath:
         assert (record.error or "").startswith("WorkerLostError: ")
         assert "if __name__ == '__main__'" in (record.error or "")
 
+    @pytest.mark.slow
     async def test_one_that_does_not_begin_in_time_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("flowrra.executors.processes.worker.START_TIMEOUT", 0.1)
         app = with_tasks(cpu_app(), cpu_tasks.take, max_retries=0)

@@ -550,6 +550,7 @@ class TestTheEnd:
         assert time.monotonic() - began < 10
         assert not is_alive(pid_in(tmp_path / "started"))
 
+    @pytest.mark.slow
     def test_ctrl_c_in_a_terminal_lets_tasks_finish(self, tmp_path: Path) -> None:
         main = """
             @app.on_startup

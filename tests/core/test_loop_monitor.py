@@ -22,6 +22,7 @@ from flowrra.management import FlowrraManager
 from tests.core.apps import memory_app, until
 
 
+@pytest.mark.slow
 async def test_while_a_task_blocks_the_loop_other_threads_see_which_one_and_where(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -29,11 +29,13 @@ def app_on(path: Path, *, consume: bool = True) -> Flowrra:
     return app
 
 
+@pytest.mark.slow
 async def test_an_app_runs_what_it_submits(tmp_path: Path) -> None:
     async with app_on(tmp_path / "queue") as app:
         assert (await final(app, await app.submit("add", 1, 2))).result == 3
 
 
+@pytest.mark.slow
 async def test_what_one_process_submits_another_one_runs(tmp_path: Path) -> None:
     async with app_on(tmp_path / "queue", consume=False) as producer:
         await producer.submit("add", 1, 2)
@@ -71,6 +73,7 @@ class Refusing(SQLiteBroker):
         await super().push(task)
 
 
+@pytest.mark.slow
 async def test_what_runs_goes_back_to_the_broker_at_a_stop_and_is_run_by_the_next(tmp_path: Path) -> None:
     begun, told = asyncio.Event(), Told()
     app = Flowrra(Config(broker=SQLiteBroker(tmp_path / "queue")))
@@ -90,6 +93,7 @@ async def test_what_runs_goes_back_to_the_broker_at_a_stop_and_is_run_by_the_nex
     assert await SQLiteBroker(tmp_path / "queue").size() == 1
 
 
+@pytest.mark.slow
 async def test_what_a_broker_does_not_take_back_is_cancelled_and_told_so_once(tmp_path: Path) -> None:
     begun, told, events = asyncio.Event(), Told(), []
     broker = Refusing(tmp_path / "queue")
@@ -160,6 +164,7 @@ async def test_what_runs_goes_back_to_a_slow_broker_too(tmp_path: Path) -> None:
 class TestWhatIsNotDueYet:
     """A stop gives it back, and whoever takes it then waits for its time."""
 
+    @pytest.mark.slow
     async def test_a_delayed_task_keeps_its_time_over_restarts(self, tmp_path: Path) -> None:
         async with app_on(tmp_path / "queue") as app:
             task_id = await app.options(countdown=3600).submit("add", 1, 2)
@@ -183,6 +188,7 @@ class TestWhatIsNotDueYet:
             await until(lambda: worker.telemetry.tasks["add"].snapshot()["succeeded"] == 1)
         assert time.time() >= due - 0.01
 
+    @pytest.mark.slow
     async def test_a_retry_keeps_its_time_too_and_is_counted_as_one(self, tmp_path: Path) -> None:
         app = Flowrra(Config(broker=SQLiteBroker(tmp_path / "queue")))
 
@@ -203,6 +209,7 @@ class TestWhatIsNotDueYet:
             assert (numbers()["started"], numbers()["retrying"]) == (1, 1)
         assert numbers()["retrying"] == 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("due_at", ["soon", float("nan"), 1_000_000_000.0], ids=str)
     async def test_a_time_that_is_none_or_over_is_now(self, tmp_path: Path, due_at: Any) -> None:
         broker = SQLiteBroker(tmp_path / "queue")

@@ -386,6 +386,7 @@ class TestDrain:
 
 
 class TestBrokerOfTheUsersOwn:
+    @pytest.mark.slow
     async def test_has_one_queue_whatever_tasks_name(self) -> None:
         bench = Bench(broker=Polled())
         async with bench.app as app:
@@ -395,6 +396,7 @@ class TestBrokerOfTheUsersOwn:
             with pytest.raises(ValueError, match="A Polled has one queue"):
                 await bench.manager.pause_queue("mail")
 
+    @pytest.mark.slow
     async def test_is_paused_for_this_process(self) -> None:
         broker = Polled()
         bench = Bench(broker=broker)
@@ -409,6 +411,7 @@ class TestBrokerOfTheUsersOwn:
             for each in ids:
                 await final(app, each)
 
+    @pytest.mark.slow
     async def test_a_paused_task_waits_here(self) -> None:
         bench = Bench(broker=Polled())
         async with bench.app as app:
@@ -419,6 +422,7 @@ class TestBrokerOfTheUsersOwn:
             await bench.manager.resume_task("note")
             await final(app, waiting)
 
+    @pytest.mark.slow
     async def test_gets_back_what_waits_in_a_draining_worker_for_its_name_to_be_resumed(self) -> None:
         broker = Polled()
         bench = Bench(broker=broker)
@@ -433,6 +437,7 @@ class TestBrokerOfTheUsersOwn:
             for each in ids:
                 await final(app, each)
 
+    @pytest.mark.slow
     async def test_gets_back_what_was_just_being_taken_when_the_worker_began_to_drain(self) -> None:
         class Counting(Polled):
             asked = given = 0

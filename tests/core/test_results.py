@@ -448,6 +448,7 @@ class TestFromElsewhere:
 
         assert asyncio.run(app.wait_for_result(task_id, timeout=5)).result == 1
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("threads_take_turns_quickly")
     async def test_records_expire_in_one_thread_while_others_read_and_delete(self) -> None:
         backend = InMemoryBackend(max_results=5, max_age=0.0001)

@@ -146,6 +146,7 @@ class TestWhen:
         assert all(gap >= 0.2 for gap in gaps)
         assert sum(gaps) < 0.2 * (1 + 2 + 4 + 8) / 2, f"{gaps} looks like doubling"
 
+    @pytest.mark.slow
     async def test_backoff_multiplies_the_delay_each_time(self) -> None:
         gaps = await gaps_between_attempts(max_retries=3, retry_delay=0.1, backoff=3.0)
 

@@ -340,6 +340,7 @@ class TestRun:
                 set_handler(number, handler)
         assert app.state == "stopped"
 
+    @pytest.mark.slow
     def test_a_second_signal_hurries(self) -> None:
         with self.start(seconds=3600) as process:
             try:

@@ -452,6 +452,7 @@ class TestRuntime:
         async with app:
             await until(lambda: observations(without_a_loop(manager.get_runtime_stats())["loop_lag"]) > 0)
 
+    @pytest.mark.slow
     async def test_a_task_that_blocks_the_loop_is_named_while_it_does_and_counted_afterwards(self) -> None:
         app = memory_app()
         manager = FlowrraManager(app)

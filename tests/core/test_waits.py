@@ -60,6 +60,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if WARNING in record.getMessage()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parent", ["parent", "parent_in_a_thread", "parent_of_many"])
 @pytest.mark.parametrize("config", [dict, lambda: {"backend": RemoteBackend()}], ids=["memory", "results elsewhere"])
 async def test_four_parents_on_four_slots(

@@ -170,6 +170,7 @@ async def test_a_random_storm_of_faults_costs_no_worker() -> None:
         assert_counts_add_up(numbers_of(app, fault.__name__), running=0)
 
 
+@pytest.mark.slow
 async def test_what_a_task_leaves_behind_does_not_reach_the_next() -> None:
     app = memory_app(io_workers=1)
 
@@ -396,6 +397,7 @@ if sys.version_info >= (3, 12):  # there are no eager tasks before
         assert results == ["fine", "fine", None] * 20
 
 
+@pytest.mark.slow
 async def test_very_many_short_tasks_leave_the_loop_its_turns() -> None:
     app = memory_app(io_workers=4, max_queue_size=10_000)
     turns = 0

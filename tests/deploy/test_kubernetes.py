@@ -43,6 +43,7 @@ def settings(name: str) -> Settings:
     return load_settings(given, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", list(render()), ids=lambda path: path.name)
 def test_what_is_made_of_rules_and_dashboards_is_current(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == render()[path], "run: make manifests"

@@ -131,6 +131,7 @@ def test_partitions_lie_on_primaries_as_a_cluster_is_created() -> None:
     assert capacity.busiest_share(on_primaries) == 0.5
 
 
+@pytest.mark.slow
 def test_the_largest_partition_is_the_nearer_to_the_mean_the_more_tasks_there_are() -> None:
     few, many = (capacity.largest_partition(tasks, partitions=4) for tasks in (100, 5_000))
     assert 1.1 < few < 1.3

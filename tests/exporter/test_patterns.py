@@ -153,6 +153,7 @@ def test_a_pattern_takes_no_longer_than_the_text_is_long(use: Use) -> None:
         assert seconds(use, attack(LONG)) < LONG_SECONDS, f"{use.pattern.pattern!r} on {attack(200)!r}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [r'File "(.+)", line (\d+)', r"(?<=://)(?:[^/\s]*:\S*|[^/\s]+)@", r"(a+)+b"])
 def test_the_attacks_find_what_is_too_slow(pattern: str) -> None:
     use = Use("", re.compile(pattern), "search")

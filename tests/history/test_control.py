@@ -58,6 +58,7 @@ async def test_a_failed_task_is_run_anew_and_both_name_each_other(place: AppPlac
         assert numbers_of(app, "fickle")["submitted"] == 3
 
 
+@pytest.mark.slow
 async def test_asked_for_twice_at_once_there_is_one_new_run(place: AppPlace) -> None:
     async with with_fickle(place()) as app:
         manager = FlowrraManager(app)
@@ -378,6 +379,7 @@ async def test_what_waits_in_a_queue_is_purged_and_what_runs_goes_on(place: AppP
             await manager.purge_queue("no queue's name")
 
 
+@pytest.mark.slow
 async def test_no_more_tasks_are_purged_than_wanted(place: AppPlace) -> None:
     async with with_tasks(place()) as app:
         for n in range(420):

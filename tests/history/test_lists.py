@@ -76,6 +76,7 @@ async def all_of(backend: BaseResultBackend, wanted: TaskFilter, limit: int = 7)
 # ── what is listed ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 async def test_each_comes_once_and_the_latest_first(backend: BaseResultBackend) -> None:
     records = [record(number, status) for number, status in enumerate([*TaskStatus] * 10)]
     random.Random(1).shuffle(records)
@@ -89,6 +90,7 @@ async def test_each_comes_once_and_the_latest_first(backend: BaseResultBackend) 
         assert await all_of(backend, TaskFilter(status), 3) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted",
     [
@@ -140,6 +142,7 @@ async def test_many_that_were_submitted_in_the_same_moment_come_once(backend: Ba
     assert await all_of(backend, TaskFilter(name="work"), 100) == expected
 
 
+@pytest.mark.slow
 async def test_a_rare_one_is_found_though_a_page_looks_at_a_bounded_number(backend: BaseResultBackend) -> None:
     records = [record(number) for number in range(3 * MAX_LOOKED_AT)]
     records[5].worker = "host-7"
@@ -196,6 +199,7 @@ async def test_one_whose_end_is_stored_twice_takes_no_other_off_the_lists(backen
     assert await backend.count() == {(TaskStatus.SUCCESS, "work"): 2}
 
 
+@pytest.mark.slow
 async def test_what_expires_is_neither_listed_nor_counted(url: str) -> None:
     for backend in (InMemoryBackend(max_age=1.0), RedisBackend(url, ttl=1.0), partitioned_backend(url, ttl=1.0)):
         await keep(backend, [record(n, name=f"work {n % 2}") for n in range(20)])
@@ -238,6 +242,7 @@ async def test_what_a_worker_ended_that_knows_no_lists_by_name_is_counted_no_mor
             await keep(backend, [record(2)])
 
 
+@pytest.mark.slow
 async def test_a_task_that_is_submitted_under_an_expired_id_is_counted_once(url: str) -> None:
     async with with_tasks(redis_app(url)) as app:
         app.results.ttl_ms = 50  # type: ignore[attr-defined]
@@ -402,6 +407,7 @@ async def test_tasks_of_several_names_are_put_in_their_places_together(monkeypat
         assert len(await all_of(backend, TaskFilter(name=f"work {name}"), 100)) == LISTED_AT_ONCE // 2
 
 
+@pytest.mark.slow
 async def test_one_name_after_another_leaves_no_places_behind() -> None:
     backend = InMemoryBackend(max_results=2000)
     for n in range(60_000):

@@ -52,6 +52,7 @@ async def shown(app: Flowrra, task_id: str, done: float | None) -> dict[str, Any
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.slow
 async def test_what_a_retry_tells_right_after_the_attempt_before_is_told(place: Place) -> None:
     app, end = place(), asyncio.Event()
 
@@ -96,6 +97,7 @@ async def test_what_is_left_of_an_attempt_tells_nothing_of_the_next_one(place: P
         assert record.progress.done == 2
 
 
+@pytest.mark.slow
 async def test_while_a_server_is_away_only_the_latest_waits_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowrra.executors.progress.INTERVAL", 0.01)
     with ValkeyServer() as server:
@@ -119,6 +121,7 @@ async def test_while_a_server_is_away_only_the_latest_waits_to_be_told(monkeypat
                 await app.stop()
 
 
+@pytest.mark.slow
 async def test_is_on_the_record_and_stays_there(place: Place) -> None:
     async with place() as app:
         steps = Steps(app)
@@ -153,6 +156,7 @@ async def test_each_attempt_begins_without_any(place: Place) -> None:
         assert (await final(app, task_id)).progress is None
 
 
+@pytest.mark.slow
 async def test_is_kept_twice_a_second_at_most_and_the_latest_in_the_end(place: Place) -> None:
     app = place()
     told: list[float] = []

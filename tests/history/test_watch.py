@@ -71,6 +71,7 @@ async def watching(app: Flowrra, **wanted: Any) -> AsyncIterator[Watch]:
         yield watch
 
 
+@pytest.mark.slow
 async def test_every_change_is_seen_in_order(place: Place) -> None:
     gate = Gate()
     async with with_tasks(place(), gate) as app, watching(app) as watch:
@@ -148,6 +149,7 @@ async def test_one_who_comes_back_goes_on_where_it_was(place: Place) -> None:
             assert again.missed == []
 
 
+@pytest.mark.slow
 async def test_what_happened_while_nobody_watched_is_said_to_be_missed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +171,7 @@ async def test_what_happened_while_nobody_watched_is_said_to_be_missed(
 
 
 # Each partition remembers as many, so that with them it takes far more tasks: tests/redis/test_partitioned_backend.py.
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["memory", "server", "two servers"], indirect=True)
 async def test_a_slow_reader_misses_the_oldest_and_is_told_how_many(
     place: Place, monkeypatch: pytest.MonkeyPatch
@@ -320,6 +323,7 @@ async def test_changes_that_were_evicted_are_said_to_be_missed(url: str, look: r
             await until(lambda: again.of(later)[-1:] == ["success"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["", "x", "1-1", "1-1/x", "x@y"])
 async def test_what_is_no_id_of_an_event_is_refused(place: Place, after: str) -> None:
     async with with_tasks(place()) as app:

@@ -144,6 +144,7 @@ async def test_of_an_app_on_a_server(tmp_path: Path) -> None:
         assert {"broker", "backend"} <= set(found["health_check"]["components"])
 
 
+@pytest.mark.slow
 async def test_of_an_app_on_a_broker_of_the_users_own(tmp_path: Path) -> None:
     well = Well(Flowrra(Config(broker=Polled())), tmp_path)  # type: ignore[arg-type]
     async with well.app:

@@ -126,6 +126,7 @@ def test_a_broker_that_does_not_count_gives_no_estimate() -> None:
     assert queue.flow.drain_seconds(40, None) is None
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded() -> None:
     queue = Watched(pending=1)
     queue.pass_time(24 * 3600, looking_every=1)

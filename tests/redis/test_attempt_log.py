@@ -57,6 +57,7 @@ async def test_a_result_that_is_no_json_is_one_line(url: str, caplog: pytest.Log
     assert "its result could not be stored" in line
 
 
+@pytest.mark.slow
 async def test_a_task_that_no_worker_knows_for_too_long_is_one_line(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with redis_app(url, consume=False) as producer:
         producer.task("job")(succeed)

@@ -337,6 +337,7 @@ class TestResultsElsewhere:
 
 
 class TestPrefetch:
+    @pytest.mark.slow
     async def test_slow_tasks_are_not_hoarded(self, url: str) -> None:
         """A worker that was fast a moment ago takes ahead; what it can't begin goes to whoever is idle."""
         one, two = Gate(), Gate()
@@ -424,6 +425,7 @@ class TestFigures:
 
 
 class TestPace:
+    @pytest.mark.slow
     async def test_an_idle_worker_sends_nearly_nothing(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url)) as app:
             await final(app, await app.submit("add", 1, 1))
@@ -434,6 +436,7 @@ class TestPace:
 
         assert sum(calls.values()) <= 30, calls  # two looks for other workers at most, of ten commands in a script each
 
+    @pytest.mark.slow
     async def test_many_small_tasks_share_round_trips(self, url: str, look: redis.Redis) -> None:
         calls: Counter[str] = Counter()
         # How many share one depends on whether worker and server happen to keep step: so on the mean of several drains.

@@ -101,6 +101,7 @@ class SimpleBroker(BaseBroker):
         return self.tasks.qsize()
 
 
+@pytest.mark.slow
 async def test_a_retry_is_counted_where_it_is_planned_and_not_where_it_runs(url: str) -> None:
     broker = SimpleBroker()
     first, second = make_app(url, broker), make_app(url, broker)
@@ -120,6 +121,7 @@ async def test_a_retry_is_counted_where_it_is_planned_and_not_where_it_runs(url:
     assert (found["retrying"], found["started"], found["failed"]) == (0, 1, 1)
 
 
+@pytest.mark.slow
 async def test_a_retry_that_waits_is_no_longer_counted_once_it_is_cancelled(url: str) -> None:
     async with make_app(url, SimpleBroker()) as app:
         task_id = await app.submit("later")

@@ -62,6 +62,7 @@ async def take_over(look: redis.Redis, broker: RedisBroker, task_id: str) -> Non
 
 
 class TestRenewal:
+    @pytest.mark.slow
     async def test_a_long_task_is_run_once(self, url: str) -> None:
         gate = Gate()
         async with with_tasks(redis_app(url, lease=1.0, workers=1), gate) as one:
@@ -76,6 +77,7 @@ class TestRenewal:
         assert gate.begun == [None]
         assert numbers_of(one, "hold")["redelivered"] == 0
 
+    @pytest.mark.slow
     async def test_also_while_it_blocks_the_event_loop(self, url: str) -> None:
         runs: list[float] = []
         app = redis_app(url, lease=1.0)
@@ -157,6 +159,7 @@ class TestRenewal:
             await until(lambda: not look.exists(f"{QUEUE}:leases"))
         assert len(gate.begun) == 1
 
+    @pytest.mark.slow
     async def test_a_task_that_it_gets_again_while_it_asks_for_a_renewal_is_not_lost(
         self, url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -190,6 +193,7 @@ class TestRenewal:
             assert (await final(app, task_id)).is_success
         assert "lease lost" not in caplog.text
 
+    @pytest.mark.slow
     async def test_what_is_retried_at_once_is_held_like_the_rest(self, url: str, look: redis.Redis) -> None:
         """It may come back before the worker hears that the server knows of the retry."""
         app, gate = redis_app(url, lease=1.0, workers=4), Gate()

@@ -374,6 +374,7 @@ async def test_a_full_worker_swallows_no_wake_up(url: str) -> None:
         full.opened.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_drained", [True, False])
 async def test_what_was_taken_ahead_goes_back_to_where_it_came_from(
     url: str, caplog: pytest.LogCaptureFixture, is_drained: bool

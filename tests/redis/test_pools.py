@@ -107,6 +107,7 @@ class TestPauseOfAQueue:
             await steers(app).resume_queue()
             await final(app, waiting, within=3)
 
+    @pytest.mark.slow
     async def test_an_idle_worker_of_it_sends_nearly_nothing(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url, consume=False)) as producer, with_tasks(redis_app(url)):
             await steers(producer).pause_queue()
@@ -200,6 +201,7 @@ class TestPauseOfATask:
                     await final(producer, each, within=3)
         assert sorted(gate.begun) == list(range(20))
 
+    @pytest.mark.slow
     async def test_they_are_not_given_up_though_no_worker_knows_them(
         self, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -235,6 +237,7 @@ class TestPauseOfATask:
             await steers(app).resume_task(name)
             assert (await final(app, waiting, within=3)).is_success
 
+    @pytest.mark.slow
     async def test_workers_do_not_hand_them_round(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url, consume=False)) as producer, with_tasks(redis_app(url)):
             await steers(producer).pause_task("echo")
@@ -364,6 +367,7 @@ class TestDrain:
             await steers(observer).resume_worker(worker.id)
             await until(lambda: not worker.executors["io"].is_draining)
 
+    @pytest.mark.slow
     async def test_of_this_process(self, url: str) -> None:
         gate = Gate()
         async with with_tasks(redis_app(url, workers=1), gate) as app:

@@ -155,6 +155,7 @@ class TestProducer:
 
             assert calls_of(look)["evalsha"] <= 10
 
+    @pytest.mark.slow
     def test_without_a_loop_and_from_threads(self, url: str, look: redis.Redis) -> None:
         app = with_tasks(redis_app(url))
         before = connections(look)

@@ -60,6 +60,7 @@ class TestKeys:
         async with with_tasks(redis_app(url, consume=False)) as app:
             assert list(await queues_of(app)) == ["default", "mail"]
 
+    @pytest.mark.slow
     async def test_of_more_than_can_be_shown_they_are_always_the_same(self, url: str, look: redis.Redis) -> None:
         async with with_tasks(redis_app(url, consume=False)) as app:
             await app.options(queue="mail").submit("echo", 1)
@@ -168,6 +169,7 @@ class TestOrder:
         ran = await self.ran(url, ("mail", "default"), *["default", "mail", "default", "mail"] * 20)
         assert ran == ["mail"] * 40 + ["default"] * 40
 
+    @pytest.mark.slow
     async def test_by_their_shares_while_all_have_work(self, url: str) -> None:
         ran = await self.ran(url, {"mail": 3, "default": 1}, *["mail"] * 150, *["default"] * 150)
         assert 80 <= Counter(ran[:120])["mail"] <= 100, Counter(ran[:120])
@@ -344,6 +346,7 @@ class TestInEachQueue:
             assert (await final(app, task_id)).is_success
         assert gate.begun == ["mail"]
 
+    @pytest.mark.slow
     async def test_leases_are_renewed(self, url: str, look: redis.Redis) -> None:
         gate = Gate()
         async with with_tasks(redis_app(url, queues=("mail",), lease=1.0), gate) as app:

@@ -73,10 +73,12 @@ def waits(look: redis.Redis) -> int:
 
 
 class TestASubmission:
+    @pytest.mark.slow
     @pytest.mark.parametrize("connections", [1, 50])
     async def test_is_accepted_when_replicas_have_it(self, url: str, replica: ValkeyServer, connections: int) -> None:
         assert await submit(url, min_replicas=1, max_connections=connections) == [True]
 
+    @pytest.mark.slow
     async def test_that_they_have_not_is_an_error_that_says_so(self, url: str, replica: ValkeyServer) -> None:
         replica.freeze()
         started = time.monotonic()
@@ -95,10 +97,12 @@ class TestASubmission:
         assert await submit(url) == [True]
         assert waits(look) == before
 
+    @pytest.mark.slow
     async def test_wants_as_many_as_are_said(self, url: str, replica: ValkeyServer) -> None:
         with pytest.raises(NotReplicatedError, match="1 of 2 replicas"):
             await submit(url, min_replicas=2)
 
+    @pytest.mark.slow
     async def test_that_is_repeated_is_one_task_and_is_waited_for_again(
         self, url: str, look: redis.Redis, replica: ValkeyServer
     ) -> None:
@@ -110,6 +114,7 @@ class TestASubmission:
         assert await submit(url, min_replicas=1) == [False]
         assert look.hlen("flowrra:queue:tasks") == 1
 
+    @pytest.mark.slow
     async def test_while_another_is_under_way_is_waited_for_as_well(self, url: str, replica: ValkeyServer) -> None:
         broker = RedisBroker(url, min_replicas=1, replication_timeout=SOON)
         replica.freeze()
@@ -126,6 +131,7 @@ class TestAnApp:
             ids = await asyncio.gather(*(app.submit("add", number, 1) for number in range(50)))
             assert [(await final(app, task_id)).result for task_id in ids] == list(range(1, 51))
 
+    @pytest.mark.slow
     async def test_has_many_tasks_in_doubt_when_their_replicas_are_silent(
         self, url: str, replica: ValkeyServer
     ) -> None:
@@ -171,6 +177,7 @@ async def test_an_outcome_that_is_told_again_is_waited_for_again(url: str, repli
 class TestWhatOperatorsAsk:
     """It is answered when replicas have it, so that no failover undoes what was told as done."""
 
+    @pytest.mark.slow
     async def test_a_cancellation_is_done_when_replicas_have_it(
         self, url: str, look: redis.Redis, replica: ValkeyServer
     ) -> None:
@@ -183,6 +190,7 @@ class TestWhatOperatorsAsk:
             assert (await final(app, second)).status == "cancelled", "it is cancelled where it was asked for"
             assert look.hlen("flowrra:queue:io:tasks") == 0
 
+    @pytest.mark.slow
     async def test_the_record_of_a_cancellation_is_kept_elsewhere_as_well(
         self, url: str, replica: ValkeyServer
     ) -> None:
@@ -204,6 +212,7 @@ class TestWhatOperatorsAsk:
         assert waits(look) == before
         await broker.close()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "ask",
         [

@@ -269,6 +269,7 @@ class TestWaiting:
         assert (await wait).is_success
         await backend.close()
 
+    @pytest.mark.slow
     async def test_goes_on_while_the_server_takes_no_connection_to_listen(
         self, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -56,6 +56,7 @@ async def has_refused(app: Flowrra) -> None:
     await until(lambda: executor.backend_errors["store"] > count)
 
 
+@pytest.mark.slow
 async def test_what_is_delivered_too_often_is_failed(url: str, look: redis.Redis, results: Results) -> None:
     worker = RedisBroker(url, queue_key=QUEUE)
     async with with_tasks(redis_app(url, backend=results.url, consume=False)) as producer:
@@ -74,6 +75,7 @@ async def test_what_is_delivered_too_often_is_failed(url: str, look: redis.Redis
     await worker.close()
 
 
+@pytest.mark.slow
 async def test_what_was_cancelled_while_its_worker_died_is_cancelled(
     url: str, look: redis.Redis, results: Results
 ) -> None:
@@ -96,6 +98,7 @@ async def test_what_was_cancelled_while_its_worker_died_is_cancelled(
     await worker.close()
 
 
+@pytest.mark.slow
 async def test_what_was_cancelled_before_its_worker_began_it_is_cancelled(
     url: str, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +124,7 @@ async def test_what_was_cancelled_before_its_worker_began_it_is_cancelled(
     assert gate.begun == [0]
 
 
+@pytest.mark.slow
 async def test_what_was_cancelled_in_its_queue_is_cancelled(url: str, results: Results) -> None:
     async with with_tasks(redis_app(url, backend=results.url, consume=False)) as app:
         task_id = await app.submit("echo")
@@ -131,6 +135,7 @@ async def test_what_was_cancelled_in_its_queue_is_cancelled(url: str, results: R
         assert (await final(app, task_id)).status is TaskStatus.CANCELLED
 
 
+@pytest.mark.slow
 async def test_what_no_worker_has_known_for_too_long_is_failed(url: str, look: redis.Redis, results: Results) -> None:
     async with with_tasks(redis_app(url, backend=results.url, consume=False)) as producer:
         task_id = await producer.submit("echo")
@@ -148,6 +153,7 @@ async def test_what_no_worker_has_known_for_too_long_is_failed(url: str, look: r
             assert dead["task_id"] == task_id
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_read_is_failed_once_its_record_can_be_read(
     url: str, look: redis.Redis, results: Results
 ) -> None:

@@ -40,6 +40,7 @@ async def runs_of(apps: list[Flowrra], result: str) -> int:
     return sum(each["runs"].get("work", {}).get(result, 0) for each in stats if each is not None)
 
 
+@pytest.mark.slow
 async def test_four_schedulers_run_each_due_time_once(url: str, tmp_path: Path) -> None:
     gate = Gate()
     gate.opened.set()

@@ -37,6 +37,7 @@ def told_by(app: Flowrra) -> list[str]:
 
 @pytest.mark.parametrize("database", [0, 1])
 class TestOne:
+    @pytest.mark.slow
     async def test_has_the_outcome_that_its_worker_tells_and_runs_once(self, url: str, database: int) -> None:
         gate = Gate()
         async with (
@@ -54,6 +55,7 @@ class TestOne:
             assert "cancelled" not in told
         assert gate.begun == [7, "last"]
 
+    @pytest.mark.slow
     async def test_can_be_cancelled_while_it_waits(self, url: str, database: int) -> None:
         async with doubtful(url, database) as producer:
             with pytest.raises(NotReplicatedError):
@@ -64,6 +66,7 @@ class TestOne:
             assert await counts_of(producer) == (0, 0, 0, 0)
             assert (await record_of(producer, "late")).status is TaskStatus.CANCELLED
 
+    @pytest.mark.slow
     async def test_that_runs_a_task_anew_does_so_once(self, url: str, database: int) -> None:
         gate = Gate()
         async with (
@@ -79,6 +82,7 @@ class TestOne:
             await final(worker, await worker.submit("echo", "last"))
         assert gate.begun == [1, 1, "last"]
 
+    @pytest.mark.slow
     async def test_of_many_is_said_to_be(self, url: str, look: redis.Redis, database: int) -> None:
         async with doubtful(url, database) as producer:
             with pytest.raises(PartialSubmissionError) as caught:
@@ -136,6 +140,7 @@ async def test_one_that_its_caller_gave_up_is_left_pending(url: str, monkeypatch
 class TestNone:
     """Where it is certain that nothing was queued, that is said."""
 
+    @pytest.mark.slow
     async def test_is_there_if_the_broker_was_never_reached(self, url: str) -> None:
         app = redis_app(f"redis://127.0.0.1:{free_port()}/0", backend=at(url, 1), consume=False)
         async with with_tasks(app) as producer:

@@ -62,12 +62,14 @@ async def assert_runs_again(app: Flowrra, task_id: str) -> None:
     assert "failed" not in {attempt.outcome for attempt in record.attempts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partitions", [1, 2])
 async def test_they_run_again_and_that_costs_no_retry(url: str, partitions: int) -> None:
     [task_id] = await asyncio.to_thread(run, url, partitions, "return")
     await assert_runs_again(app_of(url, partitions), task_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partitions", [1, 2])
 async def test_a_task_that_interrupts_its_worker_has_failed_and_does_so_to_no_other(url: str, partitions: int) -> None:
     end = "print(await app.submit(interrupt), flush=True); await asyncio.Event().wait()"

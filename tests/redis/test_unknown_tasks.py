@@ -156,6 +156,7 @@ async def test_wait_no_longer_than_is_configured(url: str) -> None:
     assert (dead["task_id"], dead["task_name"], dead["args"]) == (task_id, "nobody_knows", (1,))
 
 
+@pytest.mark.slow
 async def test_wait_for_as_long_as_a_worker_that_knows_them_lives(url: str, look: redis.Redis) -> None:
     """However busy it is."""
     opened = asyncio.Event()

@@ -13,6 +13,7 @@ from tests.redis.apps import redis_app
 WARNING = "every slot waits for a task that needs one"
 
 
+@pytest.mark.slow
 async def test_parents_on_every_slot(
     url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

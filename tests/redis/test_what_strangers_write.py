@@ -145,6 +145,7 @@ async def test_a_record_that_is_too_large_is_not_even_fetched(look: redis.Redis,
     await backend.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worker_id", IDS.values(), ids=IDS)
 @pytest.mark.parametrize("worker", BAD_WORKERS.values(), ids=BAD_WORKERS)
 async def test_a_worker_that_cannot_be_read_costs_itself_alone(
@@ -200,6 +201,7 @@ async def test_a_moment_that_is_none_costs_itself_alone(
     assert (await manager.get_queue_stats())["io"]["dead"] == 2
 
 
+@pytest.mark.slow
 async def test_a_dead_task_that_is_too_large_is_told_of_and_not_fetched(
     look: redis.Redis, manager: FlowrraManager
 ) -> None:
@@ -342,6 +344,7 @@ async def test_a_submission_that_is_refused_for_other_keys_has_no_effect(look: r
         assert (await app.executors["io"].source.figures_by_queue())["mail"].pending == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", [0, 1])
 async def test_tasks_that_are_submitted_beside_refused_ones_are_queued_once(
     look: redis.Redis, url: str, database: int

@@ -63,6 +63,7 @@ async def test_a_network_that_swallows_everything_is_an_error_in_bounded_time(se
             assert (await final(app, await app.submit("add", 1, 2), within=15)).result == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_asked_for_more", [True, False])
 async def test_a_listening_connection_that_is_forgotten_on_the_way_is_made_anew(
     server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_asked_for_more: bool
@@ -93,6 +94,7 @@ async def test_a_listening_connection_that_is_forgotten_on_the_way_is_made_anew(
     await near.close()
 
 
+@pytest.mark.slow
 async def test_a_connection_that_waits_for_cancellations_and_is_forgotten_is_made_anew(
     server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

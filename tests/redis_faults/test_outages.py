@@ -36,6 +36,7 @@ def serve_again(server: ValkeyServer, data: Path) -> ValkeyServer:
     return ValkeyServer(port=server.port, data_dir=data, persist=True, appendonly="yes", appendfsync="always")
 
 
+@pytest.mark.slow
 async def test_the_server_may_come_after_the_app(url: str, server: ValkeyServer, data: Path) -> None:
     kill_server(url)
     async with make_app(url, LEASE) as app:
@@ -48,6 +49,7 @@ async def test_the_server_may_come_after_the_app(url: str, server: ValkeyServer,
             await app.stop()
 
 
+@pytest.mark.slow
 async def test_work_resumes_soon_after_the_servers_return(url: str, server: ValkeyServer, data: Path) -> None:
     async with make_app(url, LEASE) as app:
         first = await app.submit("note", 1, 0)

@@ -25,6 +25,7 @@ repeat until now() > till
 """
 
 
+@pytest.mark.slow
 async def test_without_memory_submit_fails_and_what_is_queued_runs_once(url: str) -> None:
     gate = Gate()
     with redis.Redis.from_url(url) as look:
@@ -70,6 +71,7 @@ async def test_after_a_failover_the_app_goes_over_to_the_new_primary(server: Val
         assert second.info("replication")["role"] == "master"
 
 
+@pytest.mark.slow
 async def test_what_a_busy_server_refuses_is_tried_again(url: str) -> None:
     async with with_tasks(redis_app(url)) as app:
         with redis.Redis.from_url(url, socket_timeout=10) as look:
@@ -130,6 +132,7 @@ async def test_what_is_refused_for_the_moment_is_tried_again(server: ValkeyServe
         assert (await final(app, await submitting)).result == 7
 
 
+@pytest.mark.slow
 async def test_a_server_that_cannot_write_to_its_disk_says_so_and_the_rest_goes_on_later(server: ValkeyServer) -> None:
     gate = Gate()
     async with Proxy(server.port) as proxy, with_tasks(redis_app(proxy.url, lease=LEASE), gate) as app:

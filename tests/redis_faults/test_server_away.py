@@ -52,6 +52,7 @@ async def test_stopping_while_the_server_is_away_comes_to_an_end(url: str) -> No
         await app.stop(timeout=2)
 
 
+@pytest.mark.slow
 async def test_an_app_that_was_stopped_meanwhile_can_be_started_again(
     url: str, server: ValkeyServer, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

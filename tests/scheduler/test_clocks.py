@@ -141,6 +141,7 @@ async def test_an_interval_goes_on_after_the_clock_was_put_back_an_hour(
     await world.scheduler.stop()
 
 
+@pytest.mark.slow
 async def test_a_cron_expression_does_not_wait_for_a_time_of_a_clock_that_was_years_ahead(tmp_path: Path) -> None:
     world = World(tmp_path / "s.db", START)
     world.scheduler.check_interval = 60

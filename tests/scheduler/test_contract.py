@@ -112,6 +112,7 @@ async def test_what_is_wrong_is_refused(shop: Shop, call: Any, message: str) -> 
     assert await shop.scheduler.list_scheduled_tasks() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "message"),
     [

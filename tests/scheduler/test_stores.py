@@ -759,6 +759,7 @@ with asyncio.Runner() as runner:
 """
 
 
+@pytest.mark.slow
 def test_what_is_in_memory_is_not_in_a_forked_child() -> None:
     command = [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, "-c", FORKED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -23,6 +23,7 @@ def server_of(url: str) -> str:
     return url.partition("://")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql", "mysql"], indirect=True)
 async def test_a_connection_that_the_server_closed_is_made_anew(url: str) -> None:
     store, other = new_store(url), new_store(url)

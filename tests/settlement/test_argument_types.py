@@ -198,6 +198,7 @@ def told(value: Any) -> Any:
     return [told(each) for each in value] if type(value) is list else repr(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 async def test_a_task_gets_what_it_was_given(empty_servers: tuple[str, str], where: str) -> None:
     seen: list[Any] = []
@@ -305,6 +306,7 @@ class JsonBroker(BaseBroker):
         return self.texts.qsize()
 
 
+@pytest.mark.slow
 async def test_a_users_own_broker_may_keep_text(empty_servers: tuple[str, str]) -> None:
     app = Flowrra(Config(broker=JsonBroker()))  # type: ignore[arg-type]
     runs: list[str] = []
@@ -400,6 +402,7 @@ class Secret(pydantic.BaseModel):
 async def of_a_secret(value: Secret) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "value", "why"),
     [
@@ -435,6 +438,7 @@ async def test_what_a_worker_could_not_rebuild_is_refused_at_submit(
         assert queues["io"]["pending"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "why"),
     [

@@ -125,6 +125,7 @@ def test_a_stall_is_logged_once_when_it_begins_and_once_when_it_ends(run: Run) -
     assert float(took[1]) == pytest.approx(3, abs=0.5)
 
 
+@pytest.mark.slow
 async def test_of_an_app_that_watches_nothing_itself_the_exporter_logs_the_stall(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:

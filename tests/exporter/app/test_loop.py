@@ -129,6 +129,7 @@ async def test_who_joins_a_call_that_is_overdue_is_told_at_once(other: OtherLoop
     assert time.monotonic() - started < 2.0 / 2
 
 
+@pytest.mark.slow
 async def test_a_call_that_a_busy_loop_took_up_late_is_overdue_as_soon(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     other.turn_slowly(0.06)

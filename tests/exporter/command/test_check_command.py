@@ -80,6 +80,7 @@ async def test_an_app_in_a_module_called_check_is_still_served(run: Run, tmp_pat
 # The configuration.
 
 
+@pytest.mark.slow
 async def test_all_mistakes_in_the_settings_are_named_not_just_the_first(tmp_path: Path) -> None:
     file = tmp_path / "flowrra.yaml"
     file.write_text("max-series: 0\nnonsense: 1\n")
@@ -95,6 +96,7 @@ async def test_all_mistakes_in_the_settings_are_named_not_just_the_first(tmp_pat
     )
 
 
+@pytest.mark.slow
 async def test_a_good_file_passes(tmp_path: Path) -> None:
     file = tmp_path / "flowrra.yaml"
     file.write_text(f"web.listen-address: {FREE_PORT}\nmax-series: 5\n")
@@ -121,6 +123,7 @@ async def test_an_address_in_use_is_a_warning_and_an_unknown_host_an_error() -> 
     has(ended, "error configuration: cannot listen on no-such-host.invalid:1: ")
 
 
+@pytest.mark.slow
 async def test_settings_that_contradict_each_other_are_an_error() -> None:
     ended = await check("plain:make", LISTEN, "--web.show-task-data")
     assert ended.status == 1
@@ -130,6 +133,7 @@ async def test_settings_that_contradict_each_other_are_an_error() -> None:
 # The app.
 
 
+@pytest.mark.slow
 async def test_a_good_app_passes_without_being_started() -> None:
     ended = await check("told:app", LISTEN, "--strict")
     assert (ended.status, ended.err) == (0, "")
@@ -375,6 +379,7 @@ async def test_the_number_of_series_is_that_of_the_scrape(serve: Serve) -> None:
     assert int(found[3]) < int(found[2])
 
 
+@pytest.mark.slow
 async def test_a_collector_that_fails_is_named_and_probes_say_why(serve: Serve) -> None:
     app = ContractApp()
     app.before["list_queues"] = broken
@@ -392,6 +397,7 @@ async def test_a_collector_that_fails_is_named_and_probes_say_why(serve: Serve) 
     )
 
 
+@pytest.mark.slow
 async def test_series_that_were_dropped_are_said(serve: Serve) -> None:
     ended = await check(f"--url={(await serve(ContractApp(), max_series=1)).url}/metrics")
     has(ended, "warning collectors: ")
@@ -446,6 +452,7 @@ async def lint(hostile: Hostile, body: str) -> Ended:
     return await check(f"--url={await hostile(answers(body))}")
 
 
+@pytest.mark.slow
 async def test_an_endpoint_of_another_program_has_warnings_only(hostile: Hostile) -> None:
     ended = await lint(hostile, GOOD)
     assert ended.status == 0
@@ -505,6 +512,7 @@ async def test_what_is_wrong_with_metrics_is_said(hostile: Hostile, body: str, l
     assert ended.err == ""
 
 
+@pytest.mark.slow
 async def test_of_many_mistakes_of_a_kind_a_few_are_shown_and_all_are_counted(hostile: Hostile) -> None:
     ended = await lint(hostile, GOOD + "up_seconds 1\n" * 1000)
     assert ended.out.count("up_seconds is there more than once") == 5

@@ -255,6 +255,7 @@ def _is_ready(port: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", ["--print-config", "--version", "check", "nonsense"])
 def test_what_is_printed_where_all_streams_are_closed_goes_nowhere(arguments: str) -> None:
     command = f"exec {sys.executable} -m flowrra_exporter {arguments}"

@@ -78,6 +78,7 @@ async def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_mistake(run
     assert "the variable" not in command.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "said"),
     [

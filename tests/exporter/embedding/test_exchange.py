@@ -39,6 +39,7 @@ NAMES = st.sampled_from(
 TEXTS = st.text(max_size=30).map(lambda text: f"x{text}x")
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30), st.text(max_size=30), st.lists(st.tuples(NAMES, TEXTS)), st.binary(max_size=MOST))
 def test_it_is_one_request_whatever_is_in_it(
     path: str, query: str, headers: list[tuple[str, str]], body: bytes

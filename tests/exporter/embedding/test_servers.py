@@ -81,6 +81,7 @@ async def test_without_the_api_there_is_none(server: Any) -> None:
         assert (await ask("/metrics")).status == 200
 
 
+@pytest.mark.slow
 @SERVERS
 @pytest.mark.parametrize("path", ["/nothing", "/livez/../api/stats", "/api%2Fstats", "/metrics/", "//livez"])
 async def test_nothing_else_is_served(server: Any, path: str) -> None:
@@ -135,6 +136,7 @@ async def test_what_others_know_is_not_passed_on_and_what_comes_in_cannot_break_
         assert (await ask("/livez", Expect="100-continue", Connection="upgrade", Upgrade="h2c")).status == 200
 
 
+@pytest.mark.slow
 @SERVERS
 async def test_more_scrapes_than_the_cap_get_503_and_the_scrapers_time_out_is_kept(server: Any) -> None:
     app, asked = MinimalApp(), asyncio.Event()

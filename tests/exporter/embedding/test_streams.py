@@ -126,6 +126,7 @@ async def test_one_that_never_pauses_ends_too(streams: Streams, monkeypatch: pyt
         assert (await asyncio.wait_for(ask("/flood"), 10)).status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", [in_aiohttp, in_asgi])
 async def test_a_client_that_goes_away_is_noticed_while_nothing_is_sent(server: Any, streams: Streams) -> None:
     async with server(MinimalApp()) as ask:
@@ -176,6 +177,7 @@ async def test_a_large_answer_of_no_announced_length_comes_whole(server: Any, st
     assert reply.body == b"".join(bytes([number]) * 100_000 for number in range(64))
 
 
+@pytest.mark.slow
 async def test_an_open_stream_does_not_hold_up_the_end_of_an_aiohttp_program(streams: Streams) -> None:
     async with in_aiohttp(MinimalApp()) as ask:
         response = await ask.request("/events")
@@ -228,6 +230,7 @@ def _working() -> tuple[Flowrra, Any]:
     return app, work
 
 
+@pytest.mark.slow
 @SERVERS
 async def test_changes_of_tasks_come_as_they_happen_and_go_on_where_a_client_was(server: Any) -> None:
     app, work = _working()

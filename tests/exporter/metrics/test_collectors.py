@@ -183,6 +183,7 @@ async def test_a_source_that_hangs_holds_up_one_scrape_and_no_other(serve: Serve
     assert max(answer.seconds for answer in answers[1:]) < 2.0 / 2
 
 
+@pytest.mark.slow
 async def test_a_scrapers_own_deadline_is_kept(serve: Serve) -> None:
     service = await serve(Manager("hang"), collect_timeout=30.0)
     answer = await service.get(X_Prometheus_Scrape_Timeout_Seconds="2")
@@ -205,6 +206,7 @@ class Hanging(Collector):
         return iter(())
 
 
+@pytest.mark.slow
 async def test_a_users_registered_collector_that_hangs_holds_up_the_first_scrape_at_most(serve: Serve) -> None:
     hanging = Hanging()
     REGISTRY.register(hanging)

@@ -120,6 +120,7 @@ async def test_one_that_fails_costs_what_it_had_not_yielded(
         assert scrape.value("flowrra_collector_success", collector="python") == 0
 
 
+@pytest.mark.slow
 async def test_one_that_takes_longer_than_a_second_is_served(serve: Serve, register: Callable[[Any], Any]) -> None:
     def slow() -> Any:
         time.sleep(1.5)  # what the test is about
@@ -133,6 +134,7 @@ async def test_one_that_takes_longer_than_a_second_is_served(serve: Serve, regis
     assert scrape.value("flowrra_registered_collector_duration_seconds", collector="prometheus_client") < 1.5
 
 
+@pytest.mark.slow
 async def test_a_scrape_that_can_not_wait_for_one_has_all_the_others(
     serve: Serve, register: Callable[[Any], Any]
 ) -> None:
@@ -188,6 +190,7 @@ async def test_one_that_hangs_has_one_thread_and_is_not_started_again() -> None:
     await until(lambda: threads() == 0)
 
 
+@pytest.mark.slow
 async def test_where_many_hang_those_go_on_that_have_answered_and_no_more_threads_are_made() -> None:
     registry = CollectorRegistry()
     Gauge("steady", "It always answers.", registry=registry).set(1)
@@ -223,6 +226,7 @@ async def collect_with(registry: CollectorRegistry, collector: PythonCollector, 
         registry.unregister(another)
 
 
+@pytest.mark.slow
 async def test_a_registry_whose_lock_is_held_is_collected() -> None:
     registry = CollectorRegistry()
     Gauge("steady", "It always answers.", registry=registry).set(1)

@@ -81,6 +81,7 @@ async def test_a_users_collector_that_raises_costs_only_itself(serve: Serve, reg
     assert "process_resident_memory_bytes" in {name for name, _ in scrape.samples}
 
 
+@pytest.mark.slow
 async def test_a_users_collector_that_hangs_costs_one_deadline_and_one_thread(
     serve: Serve, register: Callable[[Any], Any]
 ) -> None:

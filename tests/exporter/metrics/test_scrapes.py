@@ -273,6 +273,7 @@ async def test_a_source_that_hangs_costs_one_deadline_then_nothing(serve: Serve)
     assert second.seconds < 2.0 / 2
 
 
+@pytest.mark.slow
 async def test_a_source_that_hangs_costs_one_deadline_on_a_busy_loop_too(serve: Serve) -> None:
     app = ContractApp()
     app.before["list_queues"] = never
@@ -291,6 +292,7 @@ async def turn_slowly(seconds: float) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 async def test_a_scraper_gets_what_there_is_within_its_own_deadline(serve: Serve) -> None:
     app, release = ContractApp(), asyncio.Event()
     app.before["list_queues"] = release.wait
@@ -326,6 +328,7 @@ async def test_promtool_has_nothing_to_say(serve: Serve) -> None:
 # Many scrapers.
 
 
+@pytest.mark.slow
 async def test_scrapes_at_the_same_time_share_one_collection(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a busy machine ten requests take longer to arrive than a collection is shared for.
     monkeypatch.setattr("flowrra_exporter.metrics.collection._SHARED_SECONDS", 10.0)

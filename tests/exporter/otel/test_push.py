@@ -249,6 +249,7 @@ def test_a_forked_child_is_another_instance() -> None:
     assert resource().attributes == mine, "the parent is the same as before"
 
 
+@pytest.mark.slow
 async def test_it_pushes_on_a_period(either: Receiver, serve: Serve, inbox: Inbox) -> None:
     service = await serve(ContractApp(), **pushing(either, otel_interval=0.2))
     await asyncio.to_thread(inbox.wait, 3)
@@ -299,6 +300,7 @@ async def test_an_unreachable_receiver_is_logged_once_counted_and_recovered_from
     assert recovered == "pushing metrics over OTLP works again"
 
 
+@pytest.mark.slow
 async def test_a_receiver_that_is_busy_is_asked_again(either: Receiver, serve: Serve, inbox: Inbox) -> None:
     service = await serve(ContractApp(), **pushing(either))
     inbox.failures = 1

@@ -105,6 +105,7 @@ def test_a_request_that_is_too_large_is_sent_in_parts(pusher: Pusher, inbox: Inb
     assert taken(inbox) == sorted(many(1000))
 
 
+@pytest.mark.slow
 def test_a_receiver_that_refuses_everything_is_an_outage_without_many_requests(pusher: Pusher, inbox: Inbox) -> None:
     inbox.judge = lambda request: REFUSED
     done = pusher.push(**many(3000))
@@ -116,6 +117,7 @@ def test_a_receiver_that_refuses_everything_is_an_outage_without_many_requests(p
     assert {found.value for request in inbox.requests for found in streams(request).values()} == {4}
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_refused_as_a_whole_keeps_the_next_ones_from_nothing(pusher: Pusher, inbox: Inbox) -> None:
     bad = set(many(1000))
     inbox.judge = lambda request: REFUSED if bad & set(orders(request)) else None
@@ -233,6 +235,7 @@ async def test_a_receiver_that_rejects_all_points_is_no_success(
     assert "pushing metrics over OTLP fails: out of space" in caplog.text
 
 
+@pytest.mark.slow
 async def test_what_is_dropped_is_counted_and_logged_once(
     either: Receiver, serve: Serve, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -326,6 +329,7 @@ class Raw:
         self._thread.join(10)
 
 
+@pytest.mark.slow
 def test_an_answer_that_comes_in_drops_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 100000\r\n\r\n"
     receiver: Any = Raw(head, *[b"\x00"] * 100_000)

@@ -81,6 +81,7 @@ async def submit_form(service: Service, name: str, fields: dict[str, str], **hea
     return await service.get(f"/actions/{name}", "POST", urlencode(fields).encode(), **headers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 async def test_each_action_is_done_with_the_token_and_for_nobody_without(serve: Serve, config: Path, name: str) -> None:
     app = ActingApp()
@@ -400,6 +401,7 @@ async def test_an_app_that_cannot_do_it_says_so(serve: Serve, config: Path) -> N
     assert (answer.status, json.loads(answer.text)["detail"]) == (404, "this app has no cancel_task()")
 
 
+@pytest.mark.slow
 async def test_what_a_blocked_loop_did_not_get_to_is_not_done_later(serve: Serve, config: Path) -> None:
     app = ActingApp()
     service = await serve(app, web_config_file=config, web_actions=True)

@@ -105,6 +105,7 @@ async def test_a_port_for_probes_asks_nobody(serve: Serve, config: Path) -> None
         assert [answer.status for answer in answers] == [200, 200, 200, 404, 404]
 
 
+@pytest.mark.slow
 async def test_one_who_has_proved_who_he_is_sees_task_data_and_nobody_else(serve: Serve, config: Path) -> None:
     """Also from the page, which is made once a second for all who look."""
     async with Flowrra() as app:
@@ -271,6 +272,7 @@ def status_from(url: str, source: str, path: str, authorization: str) -> int:
         return connection.getresponse().status
 
 
+@pytest.mark.slow
 async def test_one_who_guesses_keeps_nobody_out_and_fills_no_log(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

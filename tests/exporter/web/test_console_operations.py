@@ -235,6 +235,7 @@ async def test_every_moment_is_in_utc_and_says_so_to_machines(bert: Operator, pl
     assert f'<time datetime="{due.isoformat(timespec="milliseconds")}">{due:%Y-%m-%d %H:%M:%S} UTC</time>' in page.html
 
 
+@pytest.mark.slow
 async def test_a_schedule_is_run_now_and_its_run_leads_to_its_task(bert: Operator, planned: Planned) -> None:
     done = await bert.send((await bert.get("schedules")).form("Run now", schedule_id="nightly"))
     assert "Schedule nightly was run, as task" in done.words

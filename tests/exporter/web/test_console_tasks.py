@@ -141,6 +141,7 @@ async def test_a_task_is_found_by_its_exact_id(shop: Shop, anna: Operator) -> No
     assert task_id in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task_id",
     [
@@ -372,6 +373,7 @@ async def test_an_app_that_lists_no_tasks_has_no_such_page(serve: Serve) -> None
         assert (await someone.get("tasks")).status == 404
 
 
+@pytest.mark.slow
 async def test_while_the_loop_is_blocked_the_page_says_so(shop: Shop, anna: Operator) -> None:
     failed = await shop.done("charge", "card")
     held = await shop.app.submit("hold")
@@ -488,6 +490,7 @@ async def test_what_the_broker_does_not_tell_costs_no_more_than_that(serve: Serv
     assert "charge" in known.text
 
 
+@pytest.mark.slow
 async def test_a_page_asks_a_slow_app_for_all_its_parts_at_once(serve: Serve) -> None:
     asked: dict[str, float] = {}
 

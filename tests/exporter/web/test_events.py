@@ -114,6 +114,7 @@ def with_tasks(app: Flowrra) -> Flowrra:
     return app
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["memory", "valkey"])
 async def test_changes_come_as_they_happen_without_task_data(
     serve: Serve, request: pytest.FixtureRequest, where: str
@@ -156,6 +157,7 @@ async def test_filters(serve: Serve) -> None:
         assert {each["data"]["task"]["task_id"] for each in found} == {added}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["memory", "valkey"])
 async def test_each_of_many_gets_what_it_wants_of_one_watch(
     serve: Serve, request: pytest.FixtureRequest, where: str
@@ -190,6 +192,7 @@ async def test_one_who_comes_back_when_too_many_have_is_told_that_it_missed_some
     assert [each["data"]["task"]["status"] for each in found][-1] == "success"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_header", [True, False])
 @pytest.mark.parametrize("where", ["memory", "valkey", "most partitions"])
 async def test_one_who_comes_back_goes_on_where_it_was(
@@ -260,6 +263,7 @@ async def test_an_app_that_nobody_can_watch(serve: Serve) -> None:
     assert (await (await serve(MinimalApp())).get("/api/events", "HEAD")).status == 405
 
 
+@pytest.mark.slow
 async def test_there_are_only_so_many_and_the_rest_is_answered_all_the_same(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +280,7 @@ async def test_there_are_only_so_many_and_the_rest_is_answered_all_the_same(
             assert third.status == 200
 
 
+@pytest.mark.slow
 async def test_those_who_watch_do_not_slow_the_tasks_down(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """All share one watch, whose loop is told of a burst once and not of each change, and a change is written once for
     all: anybody may watch, and fifty who did took all but a hundredth of what the app got through."""
@@ -317,6 +322,7 @@ async def test_those_who_watch_do_not_slow_the_tasks_down(serve: Serve, monkeypa
     assert told < 101
 
 
+@pytest.mark.slow
 async def test_nobody_watches_on_once_the_client_is_gone(serve: Serve) -> None:
     """Be it without a word, as when it's killed."""
     import struct
@@ -331,6 +337,7 @@ async def test_nobody_watches_on_once_the_client_is_gone(serve: Serve) -> None:
             await until(lambda: app.events.watchers.watchers == 0)
 
 
+@pytest.mark.slow
 async def test_it_lives_through_a_blocked_loop(serve: Serve) -> None:
     async with with_tasks(Flowrra()) as app:
         service = await serve(app, loop_block_threshold=0.5)

@@ -178,6 +178,7 @@ async def test_who_may_not_see_errors_cannot_guess_them_by_a_filter(
     assert [task["task_id"] for task in found["tasks"]] == [ids["charge"]]
 
 
+@pytest.mark.slow
 async def test_a_task_with_its_attempts_and_its_traceback(
     serve: Serve, config: Path, history: tuple[Flowrra, dict[str, str]]
 ) -> None:

@@ -149,6 +149,7 @@ async def test_a_certificate_that_is_optional_is_verified_if_it_comes(
             await asyncio.to_thread(status, service.url, issuer.client(stranger))
 
 
+@pytest.mark.slow
 async def test_a_renewed_certificate_is_taken_up_and_open_connections_go_on(
     serve: Serve, issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_web_config(tmp_path / "web.yml")
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_line(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path, "basic_auth_users: {anna: secret}")
     command = run(f"--web.listen-address={FREE_PORT}", f"--web.config.file={path}", "told:make")
@@ -165,6 +166,7 @@ def test_the_command_ends_with_one_line(run: Run, tmp_path: Path) -> None:
     assert "basic_auth_users.anna is no bcrypt hash" in command.err[0]
 
 
+@pytest.mark.slow
 def test_task_data_wants_authentication(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path, "")
     flags = (f"--web.listen-address={FREE_PORT}", f"--web.config.file={path}", "--web.show-task-data")

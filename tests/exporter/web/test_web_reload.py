@@ -98,6 +98,7 @@ def test_after_a_reload_that_failed_a_signal_drains(run: Run, config: Path) -> N
     assert "the app has stopped" in command.log
 
 
+@pytest.mark.slow
 async def test_files_that_could_not_be_read_are_read_later_though_they_stay_the_same(
     serve: Serve, config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +148,7 @@ def kept(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 async def test_an_emptied_file_takes_no_encryption_away(
     serve: Serve, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
