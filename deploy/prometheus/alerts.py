@@ -95,6 +95,7 @@ def processes(t: Scaled) -> list[Alert]:
     is_observer = 'and on (job, instance) flowrra_exporter_info{mode="observer"}'
     unseen = f'label_replace({failing} {is_observer}, "component", "broker", "", "")'
     known = 'group by (job, instance, server, namespace) (flowrra:queue_info:known{server!=""})'
+    heartbeat = "flowrra_executor_heartbeat_timestamp_seconds"
     return [
         Alert(
             "FlowrraAppNotRunning",
@@ -164,7 +165,8 @@ def processes(t: Scaled) -> list[Alert]:
             "critical",
             f"{_PROCESS} has given no sign of life to its broker for {{{{ $value | humanizeDuration }}}}",
             "Its leases have ended: its tasks run elsewhere as well, or wait for a broker that is away.",
-            f"time() - flowrra_executor_heartbeat_timestamp_seconds > {t.HEARTBEAT_LOST:g}",
+            # As of the scrape: with the scrape interval that Prometheus has by itself, it may be a minute ago.
+            f"timestamp({heartbeat}) - {heartbeat} > {t.HEARTBEAT_LOST:g}",
             _of_process("runtime"),
             "flowrra-queues",
             t.HEARTBEAT_LOST_FOR,
