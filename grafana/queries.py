@@ -240,7 +240,8 @@ def busiest() -> str:
     # Those that begin nothing by request have no slot to give.
     slots = f"{series(catalog.EXECUTOR_WORKERS)} > 0 unless {series(catalog.EXECUTOR_DRAINING)} == 1"
     busy = series(catalog.EXECUTOR_BUSY_WORKERS)
-    return f"max({_by_taker(f'{shared} ({busy} and {slots})')} / {_by_taker(f'{shared} ({slots})')})"
+    taking, all_slots = (f"{shared} max by ({_PROCESS}, executor) ({each})" for each in (f"{busy} and {slots}", slots))
+    return f"max({_by_taker(taking)} / {_by_taker(all_slots)})"
 
 
 def _by_taker(figure: str) -> str:
@@ -262,8 +263,9 @@ def _by_queue(figure: str, own: str, shared: str) -> str:
 
 
 def _placed(figure: str, place: str) -> str:
-    info = series(catalog.QUEUE_INFO, place)
-    return f"{figure} * on ({_PROCESS}, executor, queue) group_left (server, namespace) {info}"
+    queue = f"{_PROCESS}, executor, queue"
+    info = _once(series(catalog.QUEUE_INFO, place), queue, "server", "namespace")
+    return f"{figure} * on ({queue}) group_left (server, namespace) {info}"
 
 
 def by_broker(metric: Metric, *by: str) -> str:
@@ -322,14 +324,22 @@ def _once_for_each_store(figure: str, *by: str, own: str = "sum", shared: str = 
 
 
 def _stored(figure: str, match: str) -> str:
-    info = series(catalog.SCHEDULER_INFO, f'store{match}""')
+    info = _once(series(catalog.SCHEDULER_INFO, f'store{match}""'), _PROCESS, "store")
     return f"{figure} * on ({_PROCESS}) group_left (store) {info}"
+
+
+def _once(info: str, on: str, *told: str) -> str:
+    """What an info tells of each process, once: a target whose labels change, or whose address another one has by now,
+    is there twice for a while, and Prometheus joins nothing to two, at no time of a range."""
+    return f"max by ({', '.join((on, *told))}) ({info})"
 
 
 def by_schedule(metric: Metric) -> str:
     """A time of each schedule, once for each store, with what the schedule is for and when it runs. Of those that
     processes have in their memory under one id it is the earliest: that of the process that is furthest behind."""
-    described = f"on ({_PROCESS}, schedule, task) group_left (description, runs) {series(catalog.SCHEDULE_INFO)}"
+    schedule = f"{_PROCESS}, schedule, task"
+    info = _once(series(catalog.SCHEDULE_INFO), schedule, "description", "runs")
+    described = f"on ({schedule}) group_left (description, runs) {info}"
     labels = "task, description, runs, schedule, store"
     shared, own = (_stored(f"{series(metric)} * {described}", match) for match in ("!=", "="))
     return f"(max by ({labels}) ({shared}) or min by ({labels}) ({own}))"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -93,6 +93,8 @@ def jobs() -> dict[str, list[Target]]:
             worker(scheduler("", "nightly", next_run=100)),
             worker(scheduler("", "nightly", next_run=-3000)),
         ],
+        # One address of two pods, as long as Prometheus has both: see the fixture.
+        "replaced": [worker(queue(ONE, 5), workers(1), pool("default", busy=4), scheduler(STORE, "nightly"))],
         "regex": [worker(task("mail.send"), task("mail_send"), task("resize[large]"), task("a+b"))],
         "many": [Target(exporter(), app(), dict(names))],
         # flowrra 0.1.8, which tells no more than whether it runs.
@@ -107,9 +109,11 @@ def jobs() -> dict[str, list[Target]]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     found = jobs()
-    options = {
+    options: dict[str, dict[str, Any]] = {
         job: {"static_configs": [{"targets": [target.address for target in targets]}]} for job, targets in found.items()
     }
+    [both] = options["replaced"]["static_configs"]
+    options["replaced"]["static_configs"] = [both | {"labels": {"pod": pod}} for pod in ("old", "new")]
     prometheus = Prometheus(dict.fromkeys(found, ""), tmp_path_factory.mktemp("fleet"), options=options)
     killed = (found["killed"][0], found["half"][0])
     try:
@@ -328,6 +332,12 @@ def test_a_name_is_no_regular_expression(fleet: Fleet, name: str) -> None:
 def test_the_worst_of_schedules_in_memory_is_shown(fleet: Fleet) -> None:
     [(_, late)] = of(fleet, "scheduler", "behind").table("Schedules", "Late by").items()
     assert late > 2900
+
+
+def test_a_process_that_prometheus_has_twice_for_a_while_is_shown(fleet: Fleet) -> None:
+    assert of(fleet, "queues", "replaced").tile("Waiting").text == "5"
+    assert of(fleet, "queues", "replaced").tile("Busy slots").text == "1"
+    assert of(fleet, "scheduler", "replaced").table("Schedules", "Due in")
 
 
 # ── all of it ───────────────────────────────────────────────────────────────────────────────────────────────────
