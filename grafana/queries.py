@@ -234,8 +234,10 @@ def busiest() -> str:
     A process that doesn't tell from which queues it takes, takes from all that it tells of.
     """
     executor = f"on ({_PROCESS}, executor)"
-    told = series(catalog.EXECUTOR_QUEUE_INFO)
-    queues = f"({told} or {series(catalog.QUEUE_INFO)} unless {executor} {told})"
+    # Whatever queues are chosen: one that takes from others alone tells so.
+    tells = f"{catalog.EXECUTOR_QUEUE_INFO.name}{{{TARGET}}}"
+    told, seen = series(catalog.EXECUTOR_QUEUE_INFO), series(catalog.QUEUE_INFO)
+    queues = f"({told} or {seen} unless {executor} {tells})"
     shared = f"group by ({_PROCESS}, executor, queue) {queues} * {executor} group_left ()"
     # Those that begin nothing by request have no slot to give.
     slots = f"{series(catalog.EXECUTOR_WORKERS)} > 0 unless {series(catalog.EXECUTOR_DRAINING)} == 1"
@@ -311,6 +313,18 @@ def by_store(metric: Metric, *by: str, own: str = "sum", shared: str = "max") ->
         shared: How those of one store do, where each process tells of the tasks that it knows.
     """
     return _once_for_each_store(series(metric), *by, own=own, shared=shared)
+
+
+def broken() -> str:
+    """Schedules that can't run, by store: but for those whose task another process of the store knows."""
+    # Whatever tasks are chosen: the number is of all schedules.
+    tasks, schedules = (f"{metric.name}{{{TARGET}}}" for metric in (catalog.TASKS_RUNNING, catalog.SCHEDULE_INFO))
+    store = f"* on ({_PROCESS}) group_left (store) {_once(series(catalog.SCHEDULER_INFO), _PROCESS, 'store')}"
+    # An observer tells of no tasks: what it doesn't know isn't known.
+    unknown = f"({schedules} and on ({_PROCESS}) {tasks} unless on ({_PROCESS}, task) {tasks})"
+    elsewhere = f"count by ({_PROCESS}) ({unknown} {store} and on (store, task) ({tasks} {store}))"
+    told = series(catalog.SCHEDULER_BROKEN)
+    return _once_for_each_store(f"({told} - on ({_PROCESS}) group_left () {elsewhere} or {told})", shared="min")
 
 
 def overdue() -> str:

@@ -48,6 +48,15 @@ def worker(*parts: dict) -> Target:  # type: ignore[type-arg]
     return Target(exporter(), app(), task("ship"), *parts)
 
 
+def knows(name: str, store: str, *tasks: str) -> Target:
+    """A process that knows one task, in a store with a schedule of each of these."""
+    found = scheduler(store)
+    for each in tasks:
+        found[labelled("flowrra_schedule_info", schedule=each, task=each, description="", runs="interval 60")] = 1
+    found[labelled("flowrra_scheduler_broken_schedules")] = len(tasks) - (name in tasks)
+    return Target(exporter(), app(), task(name), found)
+
+
 def jobs() -> dict[str, list[Target]]:
     shared = (queue(ONE, 5, oldest=90), workers(2), scheduler(STORE, "nightly", "hourly"))
     blocked = Target(exporter(failing=("app", "executors", "queue", "workers", "scheduler", "health")), task("ship"))
@@ -93,6 +102,9 @@ def jobs() -> dict[str, list[Target]]:
             worker(scheduler("", "nightly", next_run=100)),
             worker(scheduler("", "nightly", next_run=-3000)),
         ],
+        # Two apps in one store, each of which leaves the other one's schedule to it; and one whose task nobody knows.
+        "sharing": [knows(name, "db:5432/both", "charge", "send") for name in ("charge", "send")],
+        "orphan": [knows("charge", "db:5432/orphan", "charge", "gone") for _ in range(2)],
         # One address of two pods, as long as Prometheus has both: see the fixture.
         "replaced": [worker(queue(ONE, 5), workers(1), pool("default", busy=4), scheduler(STORE, "nightly"))],
         "regex": [worker(task("mail.send"), task("mail_send"), task("resize[large]"), task("a+b"))],
@@ -236,6 +248,10 @@ def test_all_slots_of_one_queue_are_busy_however_many_of_another_are_free(fleet:
 # ── shared figures count once ───────────────────────────────────────────────────────────────────────────────────
 
 
+def test_who_takes_from_a_queue_is_the_same_where_it_is_chosen(fleet: Fleet) -> None:
+    assert of(fleet, "queues", "pools", queue="slow").tile("Busy slots").text == "1"
+
+
 def test_two_databases_are_two_queues_and_two_replicas_see_one(fleet: Fleet) -> None:
     overview, queues = of(fleet, "overview", "databases"), of(fleet, "queues", "databases")
 
@@ -338,6 +354,11 @@ def test_a_process_that_prometheus_has_twice_for_a_while_is_shown(fleet: Fleet) 
     assert of(fleet, "queues", "replaced").tile("Waiting").text == "5"
     assert of(fleet, "queues", "replaced").tile("Busy slots").text == "1"
     assert of(fleet, "scheduler", "replaced").table("Schedules", "Due in")
+
+
+def test_a_schedule_is_broken_where_no_process_of_its_store_knows_its_task(fleet: Fleet) -> None:
+    assert of(fleet, "scheduler", "sharing").tile("Broken").text == "none"
+    assert of(fleet, "scheduler", "orphan").tile("Broken").text == "1"
 
 
 # ── all of it ───────────────────────────────────────────────────────────────────────────────────────────────────
