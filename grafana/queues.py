@@ -213,7 +213,9 @@ def workers() -> list[Panel]:
 def broker() -> list[Panel]:
     """Where the tasks are kept."""
     used, limit = q.by_broker(catalog.BROKER_MEMORY_USED), q.by_broker(catalog.BROKER_MEMORY_LIMIT)
-    heartbeat = f"time() - min by (job, instance) ({q.series(catalog.EXECUTOR_HEARTBEAT)})"
+    # As of the scrape: between two of them it looks as old as that is ago.
+    renewed = q.series(catalog.EXECUTOR_HEARTBEAT)
+    heartbeat = f"max by (job, instance) (timestamp({renewed}) - {renewed})"
     return [
         graph(
             "Memory of the broker",

@@ -275,6 +275,12 @@ def test_every_label_in_a_selector_is_one_that_the_metric_has() -> None:
     assert wrong == []
 
 
+def test_a_sign_of_life_is_as_old_as_it_was_when_it_was_scraped() -> None:
+    asked = [query for _, query in queries() if "flowrra_executor_heartbeat_timestamp_seconds" in query]
+    assert asked
+    assert all("timestamp(flowrra_executor_heartbeat" in query and "time()" not in query for query in asked)
+
+
 def test_every_line_of_a_graph_has_a_name() -> None:
     wrong = [
         panel.where
