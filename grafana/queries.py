@@ -228,6 +228,12 @@ def oldest() -> str:
     return _by_queue(series(catalog.QUEUE_OLDEST_PENDING), "min", "min")
 
 
+def oldest_to_take() -> str:
+    """The same, but for queues of which nothing is begun, by request."""
+    paused = f"unless on ({_PROCESS}, executor, queue) {series(catalog.QUEUE_PAUSED)} == 1"
+    return _by_queue(f"({series(catalog.QUEUE_OLDEST_PENDING)} {paused})", "min", "min")
+
+
 def busiest() -> str:
     """Of the slots of those who take from a queue, how many are busy, of the queue of which most are.
 

@@ -75,6 +75,7 @@ def now() -> list[Panel]:
             q.or_none(f"sum({q.broken()})", answers, -1),
             thresholds=limits.ANY,
             texts=none,
+            links=[runbook("FlowrraSchedulesBroken")],
         ),
         figure(
             "Next run",
@@ -158,7 +159,7 @@ def course() -> list[Panel]:
             "Overdue ones should have run already, broken ones can't run as they are.",
             Query(q.overdue(), "{{job}}{{store}}: overdue"),
             Query(q.broken(), "{{job}}{{store}}: broken"),
-            links=[runbook("FlowrraSchedulerStalled")],
+            links=[runbook("FlowrraSchedulerStalled"), runbook("FlowrraSchedulesBroken")],
         ),
         graph(
             "Schedulers, errors of the store",

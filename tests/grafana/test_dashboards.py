@@ -395,7 +395,6 @@ def test_what_is_bad_says_what_to_do() -> None:
     # There is no alert of these.
     assert without == {
         "flowrra-scheduler.json: Failed",
-        "flowrra-scheduler.json: Broken",
         "flowrra-scheduler.json: Next run",
     }
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from grafana.colors import UNKNOWN
+from grafana.colors import GOOD, UNKNOWN
 from tests.end_to_end.processes import Prometheus, wait_for
 from tests.grafana.dashboards import Panel, panels
 from tests.grafana.fleet import (
@@ -94,6 +94,9 @@ def jobs() -> dict[str, list[Target]]:
         "shop-observer": [Target(exporter("observer", OBSERVING), *shared)],
         "quiet": [worker(queue(ONE, 0), workers(1))],
         "late": [worker(queue(ONE, 9, oldest=4000, dead=2), workers(0), scheduler(STORE, "nightly", overdue=1))],
+        "paused": [
+            worker(queue(ONE, 9, oldest=4000), {labelled("flowrra_queue_paused", executor="io", queue="default"): 1})
+        ],
         # One of its schedules is due, and taken before anybody looks again.
         "moment": [worker(scheduler(STORE, "often"))],
         "blocked": [blocked],
@@ -205,6 +208,11 @@ def test_nothing_waits_for_long_where_nothing_waits(fleet: Fleet) -> None:
     assert overview.tile("Waiting").text == "0"
     assert overview.tile("Oldest waiting") == Shown("nothing to take", "green")
     assert overview.tile("Schedules overdue") == Shown("no scheduler", UNKNOWN)
+
+
+def test_what_waits_by_request_is_not_late(fleet: Fleet) -> None:
+    assert of(fleet, "overview", "paused").tile("Oldest waiting") == Shown("nothing to take", GOOD)
+    assert of(fleet, "queues", "paused").tile("Paused queues").text == "1"
 
 
 def test_what_is_late_or_dead_is_red(fleet: Fleet) -> None:
