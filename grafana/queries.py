@@ -255,7 +255,7 @@ def busiest() -> str:
 def _by_taker(figure: str) -> str:
     shared, own = (
         f"{figure} * on ({_PROCESS}) group_left (server, namespace)"
-        f" max by ({_PROCESS}, server, namespace) ({series(catalog.QUEUE_INFO, place)})"
+        f" {_once(series(catalog.QUEUE_INFO, place), _PROCESS, 'server', 'namespace')}"
         for place in (_AT_SERVER, 'server=""')
     )
     return f"(sum by ({_QUEUE}) ({shared}) or sum by ({_PROCESS}, executor, queue) ({own}))"
@@ -291,7 +291,7 @@ def by_broker(metric: Metric, *by: str) -> str:
 
 def _brokers(place: str) -> str:
     # Not narrowed down to the queues that are chosen: a process has one broker for all of them.
-    return f"max by ({_PROCESS}, server, namespace) ({catalog.QUEUE_INFO.name}{{{TARGET},{place}}})"
+    return _once(f"{catalog.QUEUE_INFO.name}{{{TARGET},{place}}}", _PROCESS, "server", "namespace")
 
 
 def sum_unless_none(figure: str) -> str:
@@ -351,7 +351,7 @@ def _stored(figure: str, match: str) -> str:
 def _once(info: str, on: str, *told: str) -> str:
     """What an info tells of each process, once: a target whose labels change, or whose address another one has by now,
     is there twice for a while, and Prometheus joins nothing to two, at no time of a range."""
-    return f"max by ({', '.join((on, *told))}) ({info})"
+    return f"topk by ({on}) (1, max by ({', '.join((on, *told))}) ({info}))"
 
 
 def by_schedule(metric: Metric) -> str:

@@ -5,7 +5,7 @@ What counts events of a window is over when the window is, whatever became of th
 
 from __future__ import annotations
 
-from deploy.prometheus.promql import BROKER, QUEUE, SCHEDULE, duration, is_lost
+from deploy.prometheus.promql import BROKER, QUEUE, SCHEDULE, duration, is_lost, once
 from deploy.prometheus.recordings import remembered_targets
 from deploy.prometheus.rule import Alert
 from deploy.prometheus.scaled import Scaled
@@ -14,14 +14,20 @@ from deploy.prometheus.scaled import Scaled
 # the queue, the broker or the schedules that somebody told of.
 _OF_JOB = "and on (job) up unless on (job) flowrra_tasks_running"
 _OF_QUEUE = f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_pending_tasks"
-# Workers tell whether slots are busy, and anybody what waits: where nothing does, it matters no more.
-_OF_TAKERS = (
-    f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_busy:ratio\n"
-    f"unless on ({QUEUE}) flowrra:queue_wanted_tasks == 0"
-)
 _OF_SCHEDULER = (
     "and on (job, instance, store) flowrra:scheduler:known unless on (job, instance, store) flowrra:scheduler:answering"
 )
+
+
+def _of_takers(ratio: float) -> str:
+    """Workers tell whether slots are busy, and anybody what waits: where nothing does, it matters no more. Nor does it
+    where the broker knows of no worker, or of some that have free slots."""
+    return (
+        f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_busy:ratio\n"
+        f"unless on ({QUEUE}) flowrra:queue_wanted_tasks == 0\n"
+        f"unless on ({BROKER}) flowrra:worker_processes == 0\n"
+        f"unless on ({BROKER}, executor) flowrra:worker_busy:ratio < {ratio}"
+    )
 
 
 def _of_process(collector: str | None = None) -> str:
@@ -104,7 +110,7 @@ def processes(t: Scaled) -> list[Alert]:
     failing = 'min by (job, instance) (flowrra_collector_success{collector=~"queue|workers"}) == 0'
     is_observer = 'and on (job, instance) flowrra_exporter_info{mode="observer"}'
     unseen = f'label_replace({failing} {is_observer}, "component", "broker", "", "")'
-    known = 'group by (job, instance, server, namespace) (flowrra:queue_info:known{server!=""})'
+    known = once("flowrra:queue_info:known", 'server!=""', "job, instance", "server", "namespace")
     heartbeat = "flowrra_executor_heartbeat_timestamp_seconds"
     return [
         Alert(
@@ -275,7 +281,7 @@ def queues(t: Scaled) -> list[Alert]:
             "{{ $value | humanizePercentage }} of the slots of those who take from it are busy.",
             f"avg_over_time(flowrra:queue_busy:ratio[{window}]) >= {t.SATURATION_RATIO}\n"
             f"and on ({QUEUE}) avg_over_time(flowrra:queue_wanted_tasks[{window}]) >= 1",
-            _OF_TAKERS,
+            _of_takers(t.SATURATION_RATIO),
             "flowrra-queues",
             t.SATURATION_FOR,
         ),

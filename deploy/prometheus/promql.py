@@ -82,9 +82,9 @@ def of_stores(operator: str, figure: str, *by: str) -> str:
 
 def once(info: str, match: str, on: str, *told: str) -> str:
     """What an info tells of each process, once: a target whose labels change, or whose address another one has by now,
-    is there twice for a while, and Prometheus joins nothing to two."""
+    is there twice for a while. Prometheus joins nothing to two, and the rule then fails for everybody."""
     selector = f"{info}{{{match}}}" if match else info
-    return f"group by ({', '.join((on, *told))}) ({selector})"
+    return f"topk by ({on}) (1, group by ({', '.join((on, *told))}) ({selector}))"
 
 
 def is_lost(collector: str | None = None) -> str:
