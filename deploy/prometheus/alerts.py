@@ -10,9 +10,11 @@ from deploy.prometheus.recordings import remembered_targets
 from deploy.prometheus.rule import Alert
 from deploy.prometheus.scaled import Scaled
 
-# What keeps a condition: its process can't be asked, its job has no process left to ask, or nobody tells any more of
+# What keeps a condition: its process can't be asked, none of its job can be asked, or nobody tells any more of
 # the queue, the broker or the schedules that somebody told of.
-_OF_JOB = "and on (job) up unless on (job) flowrra_tasks_running"
+_OF_JOB = (
+    'and on (job) (up == 0 or flowrra_collector_success{collector="tasks"} == 0) unless on (job) flowrra_tasks_running'
+)
 _OF_QUEUE = f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_pending_tasks"
 _OF_SCHEDULER = (
     "and on (job, instance, store) flowrra:scheduler:known unless on (job, instance, store) flowrra:scheduler:answering"
