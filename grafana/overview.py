@@ -73,7 +73,7 @@ def whether_well() -> list[Panel]:
             "lost.",
             q.or_none(f"min({servers})", q.series(catalog.COMPONENT_HEALTHY, 'component="app"'), 2),
             texts={"0": Text("out of reach", BAD), "1": Text("in reach", GOOD), "2": Text("in memory", UNKNOWN)},
-            links=[runbook("FlowrraBrokerUnfit"), TO_QUEUES],
+            links=[runbook("FlowrraDependencyDown"), TO_QUEUES],
         ),
         figure(
             "Collectors failing",
@@ -94,8 +94,8 @@ def whether_on_time() -> list[Panel]:
         failing(TO_TASKS),
         figure(
             "Oldest waiting",
-            "For how long the task that waits longest has been due.",
-            q.or_none(f"max(time() - {q.oldest()})", pending),
+            "For how long the task that waits longest has been due, of those that may be begun.",
+            q.or_none(f"max(time() - {q.oldest_to_take()})", pending),
             unit=units.Seconds,
             thresholds=limits.OLDEST_WAITING,
             texts={"0": Text("nothing to take", GOOD)},

@@ -228,25 +228,34 @@ def oldest() -> str:
     return _by_queue(series(catalog.QUEUE_OLDEST_PENDING), "min", "min")
 
 
+def oldest_to_take() -> str:
+    """The same, but for queues of which nothing is begun, by request."""
+    paused = f"unless on ({_PROCESS}, executor, queue) {series(catalog.QUEUE_PAUSED)} == 1"
+    return _by_queue(f"({series(catalog.QUEUE_OLDEST_PENDING)} {paused})", "min", "min")
+
+
 def busiest() -> str:
     """Of the slots of those who take from a queue, how many are busy, of the queue of which most are.
 
     A process that doesn't tell from which queues it takes, takes from all that it tells of.
     """
     executor = f"on ({_PROCESS}, executor)"
-    told = series(catalog.EXECUTOR_QUEUE_INFO)
-    queues = f"({told} or {series(catalog.QUEUE_INFO)} unless {executor} {told})"
+    # Whatever queues are chosen: one that takes from others alone tells so.
+    tells = f"{catalog.EXECUTOR_QUEUE_INFO.name}{{{TARGET}}}"
+    told, seen = series(catalog.EXECUTOR_QUEUE_INFO), series(catalog.QUEUE_INFO)
+    queues = f"({told} or {seen} unless {executor} {tells})"
     shared = f"group by ({_PROCESS}, executor, queue) {queues} * {executor} group_left ()"
     # Those that begin nothing by request have no slot to give.
     slots = f"{series(catalog.EXECUTOR_WORKERS)} > 0 unless {series(catalog.EXECUTOR_DRAINING)} == 1"
     busy = series(catalog.EXECUTOR_BUSY_WORKERS)
-    return f"max({_by_taker(f'{shared} ({busy} and {slots})')} / {_by_taker(f'{shared} ({slots})')})"
+    taking, all_slots = (f"{shared} max by ({_PROCESS}, executor) ({each})" for each in (f"{busy} and {slots}", slots))
+    return f"max({_by_taker(taking)} / {_by_taker(all_slots)})"
 
 
 def _by_taker(figure: str) -> str:
     shared, own = (
         f"{figure} * on ({_PROCESS}) group_left (server, namespace)"
-        f" max by ({_PROCESS}, server, namespace) ({series(catalog.QUEUE_INFO, place)})"
+        f" {_once(series(catalog.QUEUE_INFO, place), _PROCESS, 'server', 'namespace')}"
         for place in (_AT_SERVER, 'server=""')
     )
     return f"(sum by ({_QUEUE}) ({shared}) or sum by ({_PROCESS}, executor, queue) ({own}))"
@@ -262,8 +271,9 @@ def _by_queue(figure: str, own: str, shared: str) -> str:
 
 
 def _placed(figure: str, place: str) -> str:
-    info = series(catalog.QUEUE_INFO, place)
-    return f"{figure} * on ({_PROCESS}, executor, queue) group_left (server, namespace) {info}"
+    queue = f"{_PROCESS}, executor, queue"
+    info = _once(series(catalog.QUEUE_INFO, place), queue, "server", "namespace")
+    return f"{figure} * on ({queue}) group_left (server, namespace) {info}"
 
 
 def by_broker(metric: Metric, *by: str) -> str:
@@ -281,7 +291,7 @@ def by_broker(metric: Metric, *by: str) -> str:
 
 def _brokers(place: str) -> str:
     # Not narrowed down to the queues that are chosen: a process has one broker for all of them.
-    return f"max by ({_PROCESS}, server, namespace) ({catalog.QUEUE_INFO.name}{{{TARGET},{place}}})"
+    return _once(f"{catalog.QUEUE_INFO.name}{{{TARGET},{place}}}", _PROCESS, "server", "namespace")
 
 
 def sum_unless_none(figure: str) -> str:
@@ -311,6 +321,18 @@ def by_store(metric: Metric, *by: str, own: str = "sum", shared: str = "max") ->
     return _once_for_each_store(series(metric), *by, own=own, shared=shared)
 
 
+def broken() -> str:
+    """Schedules that can't run, by store: but for those whose task another process of the store knows."""
+    # Whatever tasks are chosen: the number is of all schedules.
+    tasks, schedules = (f"{metric.name}{{{TARGET}}}" for metric in (catalog.TASKS_RUNNING, catalog.SCHEDULE_INFO))
+    store = f"* on ({_PROCESS}) group_left (store) {_once(series(catalog.SCHEDULER_INFO), _PROCESS, 'store')}"
+    # An observer tells of no tasks: what it doesn't know isn't known.
+    unknown = f"({schedules} and on ({_PROCESS}) {tasks} unless on ({_PROCESS}, task) {tasks})"
+    elsewhere = f"count by ({_PROCESS}) ({unknown} {store} and on (store, task) ({tasks} {store}))"
+    told = series(catalog.SCHEDULER_BROKEN)
+    return _once_for_each_store(f"({told} - on ({_PROCESS}) group_left () {elsewhere} or {told})", shared="min")
+
+
 def overdue() -> str:
     """Schedules that have been overdue for a while, by store: each is for a moment, until a scheduler has taken it."""
     return _once_for_each_store(f"min_over_time({series(catalog.SCHEDULER_OVERDUE)}[{WHILE}])")
@@ -322,14 +344,22 @@ def _once_for_each_store(figure: str, *by: str, own: str = "sum", shared: str = 
 
 
 def _stored(figure: str, match: str) -> str:
-    info = series(catalog.SCHEDULER_INFO, f'store{match}""')
+    info = _once(series(catalog.SCHEDULER_INFO, f'store{match}""'), _PROCESS, "store")
     return f"{figure} * on ({_PROCESS}) group_left (store) {info}"
+
+
+def _once(info: str, on: str, *told: str) -> str:
+    """What an info tells of each process, once: a target whose labels change, or whose address another one has by now,
+    is there twice for a while, and Prometheus joins nothing to two, at no time of a range."""
+    return f"topk by ({on}) (1, max by ({', '.join((on, *told))}) ({info}))"
 
 
 def by_schedule(metric: Metric) -> str:
     """A time of each schedule, once for each store, with what the schedule is for and when it runs. Of those that
     processes have in their memory under one id it is the earliest: that of the process that is furthest behind."""
-    described = f"on ({_PROCESS}, schedule, task) group_left (description, runs) {series(catalog.SCHEDULE_INFO)}"
+    schedule = f"{_PROCESS}, schedule, task"
+    info = _once(series(catalog.SCHEDULE_INFO), schedule, "description", "runs")
+    described = f"on ({schedule}) group_left (description, runs) {info}"
     labels = "task, description, runs, schedule, store"
     shared, own = (_stored(f"{series(metric)} * {described}", match) for match in ("!=", "="))
     return f"(max by ({labels}) ({shared}) or min by ({labels}) ({own}))"

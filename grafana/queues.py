@@ -24,8 +24,8 @@ def now() -> list[Panel]:
     return [
         figure(
             "Oldest waiting",
-            "For how long the task that waits longest has been due.",
-            q.or_none(f"max(time() - {q.oldest()})", pending),
+            "For how long the task that waits longest has been due, of those that may be begun.",
+            q.or_none(f"max(time() - {q.oldest_to_take()})", pending),
             unit=units.Seconds,
             thresholds=limits.OLDEST_WAITING,
             texts={"0": Text("nothing to take", GOOD)},
@@ -143,7 +143,7 @@ def queues() -> list[Panel]:
             "Tasks that were set aside, and tasks that wait for a worker that knows their name.",
             Query(q.queued(catalog.QUEUE_DEAD), f"dead: {q.QUEUE_LEGEND}"),
             Query(q.queued(catalog.QUEUE_UNKNOWN), f"unknown: {q.QUEUE_LEGEND}"),
-            links=[runbook("FlowrraDeadTasks")],
+            links=[runbook("FlowrraDeadTasks"), runbook("FlowrraUnknownTasks")],
         ),
     ]
 
@@ -213,7 +213,9 @@ def workers() -> list[Panel]:
 def broker() -> list[Panel]:
     """Where the tasks are kept."""
     used, limit = q.by_broker(catalog.BROKER_MEMORY_USED), q.by_broker(catalog.BROKER_MEMORY_LIMIT)
-    heartbeat = f"time() - min by (job, instance) ({q.series(catalog.EXECUTOR_HEARTBEAT)})"
+    # As of the scrape: between two of them it looks as old as that is ago.
+    renewed = q.series(catalog.EXECUTOR_HEARTBEAT)
+    heartbeat = f"max by (job, instance) (timestamp({renewed}) - {renewed})"
     return [
         graph(
             "Memory of the broker",

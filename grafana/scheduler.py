@@ -72,9 +72,10 @@ def now() -> list[Panel]:
         figure(
             "Broken",
             "Schedules that can't run as they are: their task isn't registered, or their expression can't be read.",
-            q.or_none(f"sum({q.by_store(catalog.SCHEDULER_BROKEN, shared='min')})", answers, -1),
+            q.or_none(f"sum({q.broken()})", answers, -1),
             thresholds=limits.ANY,
             texts=none,
+            links=[runbook("FlowrraSchedulesBroken")],
         ),
         figure(
             "Next run",
@@ -157,8 +158,8 @@ def course() -> list[Panel]:
             "Overdue and broken, by store",
             "Overdue ones should have run already, broken ones can't run as they are.",
             Query(q.overdue(), "{{job}}{{store}}: overdue"),
-            Query(q.by_store(catalog.SCHEDULER_BROKEN, shared="min"), "{{job}}{{store}}: broken"),
-            links=[runbook("FlowrraSchedulerStalled")],
+            Query(q.broken(), "{{job}}{{store}}: broken"),
+            links=[runbook("FlowrraSchedulerStalled"), runbook("FlowrraSchedulesBroken")],
         ),
         graph(
             "Schedulers, errors of the store",

@@ -5,23 +5,31 @@ What counts events of a window is over when the window is, whatever became of th
 
 from __future__ import annotations
 
-from deploy.prometheus.promql import BROKER, QUEUE, SCHEDULE, duration, is_lost
+from deploy.prometheus.promql import BROKER, QUEUE, SCHEDULE, duration, is_lost, once
 from deploy.prometheus.recordings import remembered_targets
 from deploy.prometheus.rule import Alert
 from deploy.prometheus.scaled import Scaled
 
-# What keeps a condition: its process can't be asked, its job has no process left to ask, or nobody tells any more of
+# What keeps a condition: its process can't be asked, none of its job can be asked, or nobody tells any more of
 # the queue, the broker or the schedules that somebody told of.
-_OF_JOB = "and on (job) up unless on (job) flowrra_tasks_running"
-_OF_QUEUE = f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_pending_tasks"
-# Workers tell whether slots are busy, and anybody what waits: where nothing does, it matters no more.
-_OF_TAKERS = (
-    f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_busy:ratio\n"
-    f"unless on ({QUEUE}) flowrra:queue_wanted_tasks == 0"
+_OF_JOB = (
+    'and on (job) (up == 0 or flowrra_collector_success{collector="tasks"} == 0) unless on (job) flowrra_tasks_running'
 )
+_OF_QUEUE = f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_pending_tasks"
 _OF_SCHEDULER = (
     "and on (job, instance, store) flowrra:scheduler:known unless on (job, instance, store) flowrra:scheduler:answering"
 )
+
+
+def _of_takers(ratio: float) -> str:
+    """Workers tell whether slots are busy, and anybody what waits: where nothing does, it matters no more. Nor does it
+    where the broker knows of no worker, or of some that have free slots."""
+    return (
+        f"and on ({QUEUE}) flowrra:queue:known unless on ({QUEUE}) flowrra:queue_busy:ratio\n"
+        f"unless on ({QUEUE}) flowrra:queue_wanted_tasks == 0\n"
+        f"unless on ({BROKER}) flowrra:worker_processes == 0\n"
+        f"unless on ({BROKER}, executor) flowrra:worker_busy:ratio < {ratio}"
+    )
 
 
 def _of_process(collector: str | None = None) -> str:
@@ -30,6 +38,16 @@ def _of_process(collector: str | None = None) -> str:
 
 def _of_broker(figure: str) -> str:
     return f"and on ({BROKER}) flowrra:broker:known unless on ({BROKER}) {figure}"
+
+
+def _as_last_told(count: str, window: str) -> str:
+    """A counter; of a process that is gone or can't be asked, as it was: a deploy takes nothing back that was lost."""
+    return f"({count} or last_over_time({count}[{window}]) unless on (job, instance) process_start_time_seconds)"
+
+
+def _is_young(seconds: float, window: str) -> str:
+    """The instances whose process began, or had begun before it was gone, within that time."""
+    return f"on (job, instance) (last_over_time(process_start_time_seconds[{window}]) > time() - {seconds:g})"
 
 
 # Where a queue, a broker or a store is, in descriptions: shared ones have a server, others an instance.
@@ -94,7 +112,8 @@ def processes(t: Scaled) -> list[Alert]:
     failing = 'min by (job, instance) (flowrra_collector_success{collector=~"queue|workers"}) == 0'
     is_observer = 'and on (job, instance) flowrra_exporter_info{mode="observer"}'
     unseen = f'label_replace({failing} {is_observer}, "component", "broker", "", "")'
-    known = 'group by (job, instance, server, namespace) (flowrra:queue_info:known{server!=""})'
+    known = once("flowrra:queue_info:known", 'server!=""', "job, instance", "server", "namespace")
+    heartbeat = "flowrra_executor_heartbeat_timestamp_seconds"
     return [
         Alert(
             "FlowrraAppNotRunning",
@@ -164,7 +183,8 @@ def processes(t: Scaled) -> list[Alert]:
             "critical",
             f"{_PROCESS} has given no sign of life to its broker for {{{{ $value | humanizeDuration }}}}",
             "Its leases have ended: its tasks run elsewhere as well, or wait for a broker that is away.",
-            f"time() - flowrra_executor_heartbeat_timestamp_seconds > {t.HEARTBEAT_LOST:g}",
+            # As of the scrape: with the scrape interval that Prometheus has by itself, it may be a minute ago.
+            f"timestamp({heartbeat}) - {heartbeat} > {t.HEARTBEAT_LOST:g}",
             _of_process("runtime"),
             "flowrra-queues",
             t.HEARTBEAT_LOST_FOR,
@@ -263,7 +283,7 @@ def queues(t: Scaled) -> list[Alert]:
             "{{ $value | humanizePercentage }} of the slots of those who take from it are busy.",
             f"avg_over_time(flowrra:queue_busy:ratio[{window}]) >= {t.SATURATION_RATIO}\n"
             f"and on ({QUEUE}) avg_over_time(flowrra:queue_wanted_tasks[{window}]) >= 1",
-            _OF_TAKERS,
+            _of_takers(t.SATURATION_RATIO),
             "flowrra-queues",
             t.SATURATION_FOR,
         ),
@@ -334,10 +354,9 @@ def tasks(t: Scaled) -> list[Alert]:
 
     # A worker that takes over what a whole fleet left behind has counted it before it is scraped.
     redelivered = "flowrra_tasks_redelivered_total"
-    is_young = f"process_start_time_seconds > time() - {t.REDELIVERY_WINDOW:g}"
-    again = (
-        f"({redelivered} and on (job, instance) ({is_young})) or increase({redelivered}[{t.text('REDELIVERY_WINDOW')}])"
-    )
+    within = t.text("REDELIVERY_WINDOW")
+    is_young = _is_young(t.REDELIVERY_WINDOW, within)
+    again = f"({_as_last_told(redelivered, within)} and {is_young}) or increase({redelivered}[{within}])"
     window = t.text("RETRY_WINDOW")
     retried, started = (f"sum by (job, task) (rate(flowrra_tasks_{n}_total[{window}]))" for n in ("retried", "started"))
     failures = "Job {{ $labels.job }}: {{ $value | humanizePercentage }} of task {{ $labels.task }} fail"
@@ -403,8 +422,8 @@ def schedules(t: Scaled) -> list[Alert]:
     # An address that another process has by now may have two within the window.
     asked = f'max by (job, instance) (sum_over_time(flowrra_collector_success{{collector="scheduler"}}[{window}]))'
     is_new = f"count_over_time({count}[{window}]) < on (job, instance) group_left () {asked}"
-    is_young = f"process_start_time_seconds > time() - {t.SCHEDULES_MISSED_WINDOW:g}"
-    begun = f"({count} and ({is_new})) or ({count} and on (job, instance) {is_young})"
+    told, is_young = _as_last_told(count, window), _is_young(t.SCHEDULES_MISSED_WINDOW, window)
+    begun = f"({told} and ({is_new})) or ({told} and {is_young})"
     missed = f"({begun}) or increase({count}[{window}])"
     runs, changes = "flowrra:schedule_last_run_timestamp_seconds", "flowrra:schedule_updated_timestamp_seconds"
     period = f"{t.SCHEDULE_PERIODS:g} * flowrra:schedule_period_seconds"

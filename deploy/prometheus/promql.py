@@ -7,6 +7,7 @@ from __future__ import annotations
 QUEUE = "job, instance, server, namespace, executor, queue"
 BROKER = "server, namespace"
 SCHEDULE = "job, instance, store, schedule, task"
+_PROCESS = "job, instance"
 
 
 def duration(seconds: float) -> str:
@@ -24,11 +25,13 @@ def of_queues(operator: str, figure: str) -> str:
         operator: ``max`` or ``min``: processes that share a queue tell the same, but for the time of their scrapes.
         figure: The figure, by job, instance, executor and queue.
     """
-    where = f"{figure} * on (job, instance, executor, queue) group_left (server, namespace) flowrra_queue_info"
-    return (
-        f"{operator} by (server, namespace, executor, queue) ({where}{{server!=''}})\n"
-        f"or\n{operator} by (job, instance, executor, queue) ({where}{{server=''}})"
-    ).replace("''", '""')
+    taken = f"{_PROCESS}, executor, queue"
+    shared, own = (
+        f"{figure} * on ({taken}) group_left (server, namespace) "
+        f"{once('flowrra_queue_info', match, taken, 'server', 'namespace')}"
+        for match in ('server!=""', 'server=""')
+    )
+    return f"{operator} by (server, namespace, executor, queue) ({shared})\nor\n{operator} by ({taken}) ({own})"
 
 
 def of_takers(figure: str) -> str:
@@ -39,33 +42,49 @@ def of_takers(figure: str) -> str:
     Args:
         figure: The figure, by job, instance and executor.
     """
-    executor = "on (job, instance, executor)"
+    executor = f"on ({_PROCESS}, executor)"
     taken_from = f"(flowrra_executor_queue_info or flowrra_queue_info unless {executor} flowrra_executor_queue_info)"
-    taken = f"group by (job, instance, executor, queue) {taken_from} * {executor} group_left () ({figure})"
-    places = "on (job, instance) group_left (server, namespace) group by (job, instance, server, namespace)"
-    where = f"{taken} * {places} (flowrra_queue_info"
+    slots = f"max by ({_PROCESS}, executor) ({figure})"
+    taken = f"group by ({_PROCESS}, executor, queue) {taken_from} * {executor} group_left () {slots}"
+    shared, own = (
+        f"{taken} * on ({_PROCESS}) group_left (server, namespace) "
+        f"{once('flowrra_queue_info', match, _PROCESS, 'server', 'namespace')}"
+        for match in ('server!=""', 'server=""')
+    )
     return (
-        f'sum by (server, namespace, executor, queue) ({where}{{server!=""}}))\n'
-        f'or\nsum by (job, instance, executor, queue) ({where}{{server=""}}))'
+        f"sum by (server, namespace, executor, queue) ({shared})\nor\nsum by (job, instance, executor, queue) ({own})"
     )
 
 
 def of_brokers(figure: str, *by: str) -> str:
     """A figure that all processes of a broker's namespace see alike, once for each and for further labels."""
     labels = ", ".join((BROKER, *by))
-    return (
-        f"max by ({labels}) (\n  {figure}\n  * on (job, instance) group_left (server, namespace)\n"
-        f'  group by (job, instance, server, namespace) (flowrra_queue_info{{server!=""}})\n)'
-    )
+    place = once("flowrra_queue_info", 'server!=""', _PROCESS, "server", "namespace")
+    return f"max by ({labels}) (\n  {figure}\n  * on ({_PROCESS}) group_left (server, namespace)\n  {place}\n)"
 
 
 def of_schedules(operator: str, figure: str) -> str:
     """A figure of the schedules: once for each store that is shared, and for each process that has one of its own."""
-    where = f"{figure} * on (job, instance) group_left (store) flowrra_scheduler_info"
+    return of_stores(operator, figure, "schedule", "task")
+
+
+def of_stores(operator: str, figure: str, *by: str) -> str:
+    """A figure by store of schedules, and for further labels: that of each process for what it has in memory."""
+    shared, own = (
+        f"{figure} * on ({_PROCESS}) group_left (store) {once('flowrra_scheduler_info', match, _PROCESS, 'store')}"
+        for match in ('store!=""', 'store=""')
+    )
     return (
-        f"{operator} by (store, schedule, task) ({where}{{store!=''}})\n"
-        f"or\n{operator} by (job, instance, schedule, task) ({where}{{store=''}})"
-    ).replace("''", '""')
+        f"{operator} by ({', '.join(('store', *by))}) ({shared})\n"
+        f"or\n{operator} by ({', '.join((_PROCESS, *by))}) ({own})"
+    )
+
+
+def once(info: str, match: str, on: str, *told: str) -> str:
+    """What an info tells of each process, once: a target whose labels change, or whose address another one has by now,
+    is there twice for a while. Prometheus joins nothing to two, and the rule then fails for everybody."""
+    selector = f"{info}{{{match}}}" if match else info
+    return f"topk by ({on}) (1, group by ({', '.join((on, *told))}) ({selector}))"
 
 
 def is_lost(collector: str | None = None) -> str:

@@ -5,7 +5,17 @@ What was known of a target outlives its being down, as ``…:known``: a series t
 
 from __future__ import annotations
 
-from deploy.prometheus.promql import BROKER, duration, is_lost, of_brokers, of_queues, of_schedules, of_takers
+from deploy.prometheus.promql import (
+    BROKER,
+    duration,
+    is_lost,
+    of_brokers,
+    of_queues,
+    of_schedules,
+    of_stores,
+    of_takers,
+    once,
+)
 from deploy.prometheus.rule import Recording
 from deploy.prometheus.scaled import Scaled
 
@@ -90,10 +100,9 @@ def shared_figures(thresholds: Scaled) -> list[Recording]:
         Recording(
             "flowrra:scheduler_next_run_timestamp_seconds",
             # Of the tasks that a process knows: what one of them finds overdue, is.
-            _schedulers("min", "flowrra_scheduler_next_run_timestamp_seconds"),
+            of_stores("min", "flowrra_scheduler_next_run_timestamp_seconds"),
         ),
-        # A task that one of the processes of a store knows is not unknown.
-        Recording("flowrra:scheduler_broken_schedules", _schedulers("min", "flowrra_scheduler_broken_schedules")),
+        Recording("flowrra:scheduler_broken_schedules", of_stores("min", f"({_broken()})")),
         *(Recording(recorded(metric), of_schedules(operator, metric)) for metric, operator in _OF_SCHEDULES.items()),
     ]
 
@@ -121,6 +130,17 @@ def _wanted() -> str:
     return f"(({unpaused}) unless flowrra_queue_paused == 1 or flowrra_queue_pending_tasks * 0)"
 
 
+def _broken() -> str:
+    """Schedules that can't run, as each process has them: but for those whose task another one of the store knows."""
+    store = f"* on (job, instance) group_left (store) {once('flowrra_scheduler_info', '', 'job, instance', 'store')}"
+    tasks = "flowrra_tasks_running"
+    # An observer tells of no tasks: what it doesn't know isn't known.
+    unknown = f"(flowrra_schedule_info and on (job, instance) {tasks} unless on (job, instance, task) {tasks})"
+    elsewhere = f"count by (job, instance) ({unknown} {store} and on (store, task) ({tasks} {store}))"
+    broken = "flowrra_scheduler_broken_schedules"
+    return f"{broken} - on (job, instance) group_left () {elsewhere} or {broken}"
+
+
 def _known(info: str, record: str, collector: str) -> str:
     return f"{info}\nor\n({record} and {is_lost(collector)})"
 
@@ -133,8 +153,3 @@ def _places(info: str, label: str, by: str) -> str:
         return info.replace("{}", f"{{{matcher}}}") if "{}" in info else f"{info}{{{matcher}}}"
 
     return f"""group by ({by}) ({where(f'{label}!=""')})\nor\ngroup by ({own}) ({where(f'{label}=""')})"""
-
-
-def _schedulers(operator: str, figure: str) -> str:
-    where = f"{figure} * on (job, instance) group_left (store) flowrra_scheduler_info"
-    return f'{operator} by (store) ({where}{{store!=""}})\nor\n{operator} by (job, instance) ({where}{{store=""}})'

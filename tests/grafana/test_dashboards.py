@@ -196,13 +196,15 @@ def test_every_query_keeps_to_the_chosen_tasks_and_queues(label: str, variable: 
     labelled = {name for metric in CATALOG if label in metric.labels for name in metric.sample_names}
     # Where a process is found by the broker that it has, whatever queues are chosen.
     of_brokers = ("flowrra_worker_", "flowrra_broker_")
+    # What is told by whatever a process takes or knows besides.
+    besides = ("flowrra_executor_queue_info", "flowrra_scheduler_broken_schedules")
     wrong = [
         (where, selector.name)
         for where, query in queries()
         for selector in selectors(query)
         if selector.name in labelled
         and selector.matchers.get(label) != f"{_compared(where, variable)}${variable}"
-        and not any(name in query for name in of_brokers)
+        and not any(name in query for name in (*of_brokers, *besides))
     ]
 
     assert wrong == []
@@ -271,6 +273,12 @@ def test_every_label_in_a_selector_is_one_that_the_metric_has() -> None:
     ]
 
     assert wrong == []
+
+
+def test_a_sign_of_life_is_as_old_as_it_was_when_it_was_scraped() -> None:
+    asked = [query for _, query in queries() if "flowrra_executor_heartbeat_timestamp_seconds" in query]
+    assert asked
+    assert all("timestamp(flowrra_executor_heartbeat" in query and "time()" not in query for query in asked)
 
 
 def test_every_line_of_a_graph_has_a_name() -> None:
@@ -387,7 +395,6 @@ def test_what_is_bad_says_what_to_do() -> None:
     # There is no alert of these.
     assert without == {
         "flowrra-scheduler.json: Failed",
-        "flowrra-scheduler.json: Broken",
         "flowrra-scheduler.json: Next run",
     }
 

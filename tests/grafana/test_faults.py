@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from grafana.colors import UNKNOWN
+from grafana.colors import GOOD, UNKNOWN
 from tests.end_to_end.processes import Prometheus, wait_for
 from tests.grafana.dashboards import Panel, panels
 from tests.grafana.fleet import (
@@ -46,6 +46,15 @@ class Fleet(NamedTuple):
 
 def worker(*parts: dict) -> Target:  # type: ignore[type-arg]
     return Target(exporter(), app(), task("ship"), *parts)
+
+
+def knows(name: str, store: str, *tasks: str) -> Target:
+    """A process that knows one task, in a store with a schedule of each of these."""
+    found = scheduler(store)
+    for each in tasks:
+        found[labelled("flowrra_schedule_info", schedule=each, task=each, description="", runs="interval 60")] = 1
+    found[labelled("flowrra_scheduler_broken_schedules")] = len(tasks) - (name in tasks)
+    return Target(exporter(), app(), task(name), found)
 
 
 def jobs() -> dict[str, list[Target]]:
@@ -85,6 +94,9 @@ def jobs() -> dict[str, list[Target]]:
         "shop-observer": [Target(exporter("observer", OBSERVING), *shared)],
         "quiet": [worker(queue(ONE, 0), workers(1))],
         "late": [worker(queue(ONE, 9, oldest=4000, dead=2), workers(0), scheduler(STORE, "nightly", overdue=1))],
+        "paused": [
+            worker(queue(ONE, 9, oldest=4000), {labelled("flowrra_queue_paused", executor="io", queue="default"): 1})
+        ],
         # One of its schedules is due, and taken before anybody looks again.
         "moment": [worker(scheduler(STORE, "often"))],
         "blocked": [blocked],
@@ -93,6 +105,11 @@ def jobs() -> dict[str, list[Target]]:
             worker(scheduler("", "nightly", next_run=100)),
             worker(scheduler("", "nightly", next_run=-3000)),
         ],
+        # Two apps in one store, each of which leaves the other one's schedule to it; and one whose task nobody knows.
+        "sharing": [knows(name, "db:5432/both", "charge", "send") for name in ("charge", "send")],
+        "orphan": [knows("charge", "db:5432/orphan", "charge", "gone") for _ in range(2)],
+        # One address of two pods, as long as Prometheus has both: see the fixture.
+        "replaced": [worker(queue(ONE, 5), workers(1), pool("default", busy=4), scheduler(STORE, "nightly"))],
         "regex": [worker(task("mail.send"), task("mail_send"), task("resize[large]"), task("a+b"))],
         "many": [Target(exporter(), app(), dict(names))],
         # flowrra 0.1.8, which tells no more than whether it runs.
@@ -107,9 +124,11 @@ def jobs() -> dict[str, list[Target]]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     found = jobs()
-    options = {
+    options: dict[str, dict[str, Any]] = {
         job: {"static_configs": [{"targets": [target.address for target in targets]}]} for job, targets in found.items()
     }
+    [both] = options["replaced"]["static_configs"]
+    options["replaced"]["static_configs"] = [both | {"labels": {"pod": pod}} for pod in ("old", "new")]
     prometheus = Prometheus(dict.fromkeys(found, ""), tmp_path_factory.mktemp("fleet"), options=options)
     killed = (found["killed"][0], found["half"][0])
     try:
@@ -191,6 +210,11 @@ def test_nothing_waits_for_long_where_nothing_waits(fleet: Fleet) -> None:
     assert overview.tile("Schedules overdue") == Shown("no scheduler", UNKNOWN)
 
 
+def test_what_waits_by_request_is_not_late(fleet: Fleet) -> None:
+    assert of(fleet, "overview", "paused").tile("Oldest waiting") == Shown("nothing to take", GOOD)
+    assert of(fleet, "queues", "paused").tile("Paused queues").text == "1"
+
+
 def test_what_is_late_or_dead_is_red(fleet: Fleet) -> None:
     overview = of(fleet, "overview", "late")
 
@@ -230,6 +254,10 @@ def test_all_slots_of_one_queue_are_busy_however_many_of_another_are_free(fleet:
 
 
 # ── shared figures count once ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_takes_from_a_queue_is_the_same_where_it_is_chosen(fleet: Fleet) -> None:
+    assert of(fleet, "queues", "pools", queue="slow").tile("Busy slots").text == "1"
 
 
 def test_two_databases_are_two_queues_and_two_replicas_see_one(fleet: Fleet) -> None:
@@ -328,6 +356,17 @@ def test_a_name_is_no_regular_expression(fleet: Fleet, name: str) -> None:
 def test_the_worst_of_schedules_in_memory_is_shown(fleet: Fleet) -> None:
     [(_, late)] = of(fleet, "scheduler", "behind").table("Schedules", "Late by").items()
     assert late > 2900
+
+
+def test_a_process_that_prometheus_has_twice_for_a_while_is_shown(fleet: Fleet) -> None:
+    assert of(fleet, "queues", "replaced").tile("Waiting").text == "5"
+    assert of(fleet, "queues", "replaced").tile("Busy slots").text == "1"
+    assert of(fleet, "scheduler", "replaced").table("Schedules", "Due in")
+
+
+def test_a_schedule_is_broken_where_no_process_of_its_store_knows_its_task(fleet: Fleet) -> None:
+    assert of(fleet, "scheduler", "sharing").tile("Broken").text == "none"
+    assert of(fleet, "scheduler", "orphan").tile("Broken").text == "1"
 
 
 # ── all of it ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,6 +23,16 @@ from tests.grafana.dashboards import selectors
 SECTIONS = ["What it means", "How to confirm it", "What to do", "What not to do"]
 PAGES = {"/", "/names", "/tasks", "/running", "/queues", "/dead", "/workers", "/schedules"}
 ROOT = runbooks.FOLDER.parents[1]
+# What shows a condition where another query of the same runbook shows nothing.
+OTHER_WAYS = {
+    "FlowrraCollectorFailing": "flowrra_registered_collector_success == 0",
+    "FlowrraDependencyDown": 'flowrra_collector_success{collector=~"queue|workers"} == 0',  # of an observer
+    "FlowrraNoWorkers": "flowrra:queue_in_flight_tasks",
+    # Of a count that began above 0 there is no increase.
+    "FlowrraProcessRestarting": "sum by (job, instance, task) (flowrra_tasks_redelivered_total) > 0",
+    "FlowrraRedeliveries": "sum by (job, instance, task) (flowrra_tasks_redelivered_total) > 0",
+    "FlowrraScheduleMissed": 'sum by (job, instance, task) (flowrra_scheduler_runs_total{result="missed"}) > 0',
+}
 
 
 def text_of(alert: str) -> str:
@@ -98,6 +108,11 @@ def test_its_queries_can_be_read_and_ask_for_what_there_is(alert: str) -> None:
     for query in found:
         promql_parser.parse(query)
         assert {selector.name for selector in selectors(query)} <= known
+
+
+@pytest.mark.parametrize("alert", OTHER_WAYS)
+def test_it_confirms_each_way_in_which_its_alert_fires(alert: str) -> None:
+    assert OTHER_WAYS[alert] in list(queries(text_of(alert)))[1:]
 
 
 @pytest.mark.parametrize(
