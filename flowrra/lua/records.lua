@@ -134,10 +134,10 @@ local function is_watched(ns)
   return redis.call('EXISTS', ns .. ':watched') == 1
 end
 
--- Tell who watches of records that were kept, each as in `keep_records`.
+-- Tell who watches of records that were kept, each as in `keep_records`. Whatever another program wrote there, tasks go on.
 local function tell(ns, records)
   for _, each in ipairs(records) do
-    add_change(ns, {'task', change_of(each[1], each[2], each[3], each[5])})
+    pcall(function() add_change(ns, {'task', change_of(each[1], each[2], each[3], each[5])}) end)
   end
 end
 
@@ -146,7 +146,6 @@ local function look_at_lists(ns, status, names)
   redis.call('SCARD', ns .. ':listed')
   redis.call('ZCARD', status_list(ns, status))
   for name in pairs(names) do redis.call('ZCARD', name_list(ns, status, name)) end
-  if is_watched(ns) then redis.call('XLEN', ns .. ':changes') end
 end
 
 -- ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────

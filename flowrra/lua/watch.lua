@@ -2,6 +2,8 @@
 -- Returns the id and the number of the last entry that tells of one.
 
 local ns = KEYS[1]
+-- Refused if another program has written what is no number: nothing more would be told.
+redis.call('INCRBY', ns .. ':changes:number', 0)
 if redis.call('EXISTS', ns .. ':watched') == 0 or redis.call('EXISTS', ns .. ':changes') == 0 then
   -- Nobody was told of what happened before, or it was evicted: an entry without a task says so to one who comes back.
   add_change(ns, {})
