@@ -27,7 +27,8 @@ if process ~= '' then
 end
 
 -- What has expired is counted no more though nothing is written any more; much of it, as this comes every few seconds.
-unlist_expired_of(ns, redis.call('SMEMBERS', ns .. ':finished:ttls'), MOST_UNLISTED, now)
+-- Whatever another program wrote there, workers are announced.
+pcall(function() unlist_expired_of(ns, redis.call('SMEMBERS', ns .. ':finished:ttls'), MOST_UNLISTED, now) end)
 
 if #ARGV >= FIRST_NAME then
   redis.call('DEL', names)

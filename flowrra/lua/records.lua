@@ -219,10 +219,25 @@ local function unlist_expired(ns, ttl, count, now)
   end
 end
 
+-- List records that were kept, in groups of one status and name, and take their tasks off the lists that they were on.
+local function list_kept(ns, groups, ttl)
+  local finished = finished_list(ns, as_text(ttl))
+  for _, group in pairs(groups) do
+    for _, other in ipairs(UNFINISHED) do
+      if other ~= group.status then unlist(ns, other, group.name, group.ids) end
+    end
+    list(ns, group.status, group.name, group.scored)
+    if FINISHED[group.status] and redis.call('RPUSH', finished, unpack(group.entries)) == #group.entries then
+      redis.call('SADD', ns .. ':finished:ttls', as_text(ttl))
+    end
+  end
+end
+
 -- Keep records in place of what was known of their tasks. Each is {id, record, status, submitted, name}: `submitted`
--- orders the lists. `ttl` is in milliseconds, and counts for finished ones only.
+-- orders the lists. `ttl` is in milliseconds, and counts for finished ones only. Where another program has written what is no
+-- list, they are kept all the same: whoever lists them is told.
 local function keep_records(ns, records, ttl, now)
-  local last, groups, finished = {}, {}, finished_list(ns, as_text(ttl))
+  local last, groups = {}, {}
   for _, each in ipairs(records) do last[each[1]] = each end
   for _, each in ipairs(records) do
     local id, record, status, submitted = each[1], each[2], each[3], each[4]
@@ -246,15 +261,7 @@ local function keep_records(ns, records, ttl, now)
       end
     end
   end
-  for _, group in pairs(groups) do
-    for _, other in ipairs(UNFINISHED) do
-      if other ~= group.status then unlist(ns, other, group.name, group.ids) end
-    end
-    list(ns, group.status, group.name, group.scored)
-    if FINISHED[group.status] and redis.call('RPUSH', finished, unpack(group.entries)) == #group.entries then
-      redis.call('SADD', ns .. ':finished:ttls', as_text(ttl))
-    end
-  end
+  pcall(list_kept, ns, groups, ttl)
   if is_watched(ns) then tell(ns, records) end
-  unlist_expired(ns, ttl, #records, now)
+  pcall(unlist_expired, ns, ttl, #records, now)
 end

@@ -23,7 +23,7 @@ from flowrra.codec import MAX_SIZE
 from flowrra.exceptions import BackendError, RequestRefusedError
 from flowrra.management import FlowrraManager
 from flowrra.task import TaskResult, TaskStatus
-from tests.redis.apps import QUEUE, redis_app
+from tests.redis.apps import QUEUE, counts_of, redis_app
 from tests.redis.test_databases import at
 
 GOOD_RECORD = {
@@ -399,7 +399,7 @@ async def test_without_a_counter_of_places_no_task_leaves_the_place_that_it_has(
         await broker.settle([Outcome(Verb.DEAD_LETTER, "1", text="a reason")])
     look.set(f"{QUEUE}:place", place)
     for _ in range(2):
-        with pytest.raises(RequestRefusedError, match="not an integer|the counter of places is out of range"):
+        with pytest.raises(RequestRefusedError, match=r"not an integer|the counter of places is out of range"):
             await (broker.requeue_dead("1", None) if step == "requeue_dead" else broker.take(1))
     look.delete(f"{QUEUE}:place")
     assert step != "requeue_dead" or await broker.requeue_dead("1", None)
@@ -471,6 +471,40 @@ async def test_no_task_is_held_up_by_what_stands_where_changes_are_told(look: re
         assert app.executors["io"].source.errors["settle"] == 0
         with pytest.raises(RequestRefusedError):  # who watches is told
             await app.results.latest_change()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("status:success", "status:success:work", "status:running", "status:retrying"),
+        *("finished", f"finished:{86_400_000}", "finished:ttls"),
+    ],
+)
+async def test_an_outcome_is_told_whatever_stands_in_place_of_a_list(look: redis.Redis, url: str, key: str) -> None:
+    app = redis_app(url)
+
+    @app.task(name="work")
+    async def work() -> int:
+        return 7
+
+    @app.task(name="fail", max_retries=0)
+    async def fail() -> None:
+        raise ValueError("no")
+
+    put(look, f"flowrra:{key}".encode(), b"somebody's")
+    async with app:
+        source = app.executors["io"].source
+        worked, failed = await app.submit(work), await app.submit(fail)
+        assert (await app.wait_for_result(worked)).result == 7
+        assert (await app.wait_for_result(failed)).error == "ValueError: no"
+        await source.told()
+        names = f"{QUEUE}:names:{source.broker._token}"
+        async with asyncio.timeout(10):
+            while not look.exists(names):  # it is announced from a thread of its own
+                await asyncio.sleep(0.01)
+        assert source.errors["settle"] == 0
+        assert await app.cancel_task(await app.options(countdown=60).submit(work))
+        assert await counts_of(app) == (0, 0, 0, 0)
 
 
 @contextlib.contextmanager
