@@ -15,7 +15,7 @@ from flowrra.changes import Change
 from flowrra.exceptions import BackendError
 from flowrra.outage import Outage
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer
-from flowrra.redis_script import Script
+from flowrra.redis_script import Script, records_key
 from flowrra.supervision import Supervised, cancel_until_ended, see_through, spawn
 
 Answer = TypeVar("Answer")
@@ -84,7 +84,8 @@ class RedisChanges:
 
     async def _sign(self) -> tuple[str, int]:
         """Say that somebody watches. Returns the id and the number of the last entry."""
-        entry, number = await self._server.run(_WATCH, "watch tasks", self._namespace, round(SIGN_COUNTS * 1e3))
+        key = records_key(self._namespace)
+        entry, number = await self._server.run(_WATCH, "watch tasks", key, round(SIGN_COUNTS * 1e3))
         return entry.decode(), int(number)
 
     async def _sign_repeatedly(self) -> None:

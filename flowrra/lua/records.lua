@@ -43,6 +43,12 @@ local function label_of(name)
   return #name .. ':' .. name
 end
 
+-- The namespace, of the key that a script names which is about records alone, "<ns>:records": users may be let to what begins
+-- with "<ns>:", and to nothing else.
+local function namespace_of(records_key)
+  return string.match(records_key, '^(.*):records$')
+end
+
 -- ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 local function status_list(ns, status)

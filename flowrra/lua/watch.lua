@@ -1,7 +1,7 @@
--- Have changes told from now on, for so long. KEYS[1]: the namespace. ARGV[1]: milliseconds.
+-- Have changes told from now on, for so long. KEYS[1]: as for namespace_of. ARGV[1]: milliseconds.
 -- Returns the id and the number of the last entry that tells of one.
 
-local ns = KEYS[1]
+local ns = namespace_of(KEYS[1])
 -- Refused if another program has written what is no number: nothing more would be told.
 redis.call('INCRBY', ns .. ':changes:number', 0)
 if redis.call('EXISTS', ns .. ':watched') == 0 or redis.call('EXISTS', ns .. ':changes') == 0 then
