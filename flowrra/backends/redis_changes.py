@@ -160,8 +160,12 @@ class _Reader:
 
     def _take(self, entry: bytes, fields: dict[bytes, bytes]) -> list[Change]:
         """What an entry says, and what was missed before it."""
-        changes = []
-        number = int(fields.get(b"number", b"0"))
+        changes: list[Change] = []
+        text = fields.get(b"number", b"")
+        if not text.isdigit():  # another program's
+            self._entry = entry.decode()
+            return changes
+        number = int(text)
         missed, is_gap = number - self._number - 1, b"task" not in fields
         if missed and not is_gap:
             # Whoever goes on after that still has this change before it.

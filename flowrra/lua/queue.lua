@@ -276,10 +276,9 @@ local function park(id, entry, name, now)
   wake_who_knows(name)
 end
 
--- As `look_at_keys`, where tasks of a name wait for a worker that knows it.
-local function look_at_unknown(name)
+-- As `look_at_keys`, where tasks wait for a worker that knows them.
+local function look_at_unknown()
   redis.call('HLEN', key('unknown'))
-  redis.call('ZCARD', unknown_of(name))
   redis.call('SCARD', key('unknown:names'))
   redis.call('HLEN', key('unknown:since'))
 end
@@ -288,9 +287,9 @@ end
 local function take_from_unknown(id, place)
   local name = redis.call('HGET', key('unknown'), id)
   if not name then return false end
-  look_at_unknown(name)
-  redis.call('HDEL', key('unknown'), id)
+  look_at_unknown()
   redis.call('ZREM', unknown_of(name), place .. id)
+  redis.call('HDEL', key('unknown'), id)
   if redis.call('EXISTS', unknown_of(name)) == 0 then
     redis.call('SREM', key('unknown:names'), name)
     redis.call('HDEL', key('unknown:since'), name)

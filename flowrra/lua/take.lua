@@ -98,10 +98,8 @@ local function next_members()
   end
   if #unknown == 0 then return redis.call('ZRANGE', key('ready'), 0, limit - 1), names end
   if wanted == '' then offer(key('ready')) end
-  for _, name in ipairs(unknown) do
-    look_at_unknown(name)
-    offer(unknown_of(name), name)
-  end
+  look_at_unknown()
+  for _, name in ipairs(unknown) do offer(unknown_of(name), name) end
   if sources > 1 then
     table.sort(members, function(one, other)
       if priorities[one] ~= priorities[other] then return priorities[one] < priorities[other] end

@@ -1,5 +1,5 @@
 -- Have changes told from now on, for so long. KEYS[1]: as for namespace_of. ARGV[1]: milliseconds.
--- Returns the id and the number of the last entry that tells of one.
+-- Returns the id of the last entry, and the number of the last one that is ours.
 
 local ns = namespace_of(KEYS[1])
 -- Refused if another program has written what is no number: nothing more would be told.
@@ -12,4 +12,4 @@ redis.call('SET', ns .. ':watched', '1', 'PX', ARGV[1])
 -- As long as somebody watches, the numbers go on.
 keep_changes(ns)
 local last = redis.call('XREVRANGE', ns .. ':changes', '+', '-', 'COUNT', 1)[1]
-return {last[1], last[2][2]}
+return {last[1], redis.call('GET', ns .. ':changes:number')}

@@ -427,6 +427,23 @@ async def test_a_task_that_waits_for_a_worker_is_not_lost_for_what_somebody_else
     await broker.close()
 
 
+async def test_a_moment_that_is_none_keeps_no_worker_from_looking_after_unknown_tasks(
+    look: redis.Redis, url: str
+) -> None:
+    broker = RedisBroker(url, queue_key=QUEUE, unknown_ttl=0.001)
+    text = '{"id":"1","name":"work","args":[],"kwargs":{}}'
+    await broker.submit([QueuedTask("1", 0, 0.0, text, None)])
+    [delivery], _ = await broker.take(1)
+    await broker.settle([Outcome(Verb.NACK, "1", text="work", delivery=delivery.number)])
+    look.hset(f"{QUEUE}:unknown:since", "work", "somebody's")
+    overdue: list[str] = []
+    async with asyncio.timeout(5):
+        while not overdue:
+            overdue = (await asyncio.to_thread(broker.announce, None, ["other"], 60.0)).overdue
+    assert overdue == ["work"]
+    await broker.close()
+
+
 @pytest.mark.parametrize("entry", ["somebody's", "a reason\nsomebody's", "a reason\nx|0|0|0|{}"])
 async def test_a_dead_task_of_somebody_elses_making_is_not_lost_as_it_is_requeued(
     look: redis.Redis, url: str, entry: str
@@ -471,6 +488,28 @@ async def test_no_task_is_held_up_by_what_stands_where_changes_are_told(look: re
         assert app.executors["io"].source.errors["settle"] == 0
         with pytest.raises(RequestRefusedError):  # who watches is told
             await app.results.latest_change()
+
+
+@pytest.mark.parametrize("fields", [{"number": "many"}, {"a": "b"}, {"number": "-1", "task": "{}"}])
+async def test_what_another_program_adds_to_the_changes_is_left_out(
+    look: redis.Redis, url: str, fields: dict[str, str]
+) -> None:
+    async with _producer(url, 0) as app:
+        backend = app.results
+        assert isinstance(backend, RedisBackend)
+        first = await backend.latest_change()
+        for number in range(2):
+            await app.options(task_id=f"order-{number}").submit("work", number)
+            look.xadd("flowrra:changes", fields)
+        async with asyncio.timeout(5), contextlib.aclosing(backend.watch(first)) as changes:
+            seen = [await anext(changes) for _ in range(2)]
+        assert [change.record and change.record.task_id for change in seen] == ["order-0", "order-1"]
+        latest = await backend.latest_change()
+        await app.options(task_id="order-2").submit("work", 2)
+        async with asyncio.timeout(5), contextlib.aclosing(backend.watch(latest)) as changes:
+            change = await anext(changes)
+        assert change.record is not None
+        assert change.record.task_id == "order-2"
 
 
 @pytest.mark.parametrize(
