@@ -37,6 +37,7 @@ SMALL = 1024 * 1024
 
 _STORE = Script("clock", "records", "store")
 _FORGET = Script("clock", "records", "forget")
+_UNLIST = Script("clock", "records", "unlist")
 _RELEASE_RETRY = Script("records", "release_retry")
 
 
@@ -221,6 +222,9 @@ class RedisBackend(BaseResultBackend):
 
     async def count(self) -> Mapping[tuple[TaskStatus, str | None], int]:
         return await self.lists.counts()
+
+    async def unlist_expired(self) -> None:
+        await self.server.run(_UNLIST, "unlist what has expired", self._records_key, retry_for=0.0)
 
     # ── changes ─────────────────────────────────────────────────────────────────────────────────────────────
 
