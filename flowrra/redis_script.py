@@ -38,6 +38,12 @@ class Script:
         return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
+def records_key(namespace: str) -> str:
+    """The key that a script names which is about the records of a namespace alone: it needs rights to nothing but what
+    begins with ``<namespace>:``."""
+    return f"{namespace}:records"
+
+
 def _without_unused(text: str) -> str:
     """A script without the functions and constants that nothing behind them uses. The server makes each of them anew at
     every call, which would take as long as a small script does."""

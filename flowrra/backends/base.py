@@ -123,6 +123,13 @@ class BaseResultBackend(ABC):
             counts.update((status, record.task_name) for record in await self.list_by_status(status))
         return counts
 
+    async def unlist_expired(self) -> None:
+        """Count records no more that have expired, where that does not happen by itself.
+
+        Raises:
+            BackendError: The server could not be reached, or refused.
+        """
+
     async def claim_retry(self, task_id: str, new_id: str) -> str:
         """Say under which id a task is run anew, if nobody has said so before: of several calls the first counts.
 

@@ -83,6 +83,9 @@ class PartitionedBackend(BaseResultBackend):
     async def clear(self) -> int:
         return sum(await gather_all(cell.clear() for cell in self.cells))
 
+    async def unlist_expired(self) -> None:
+        await gather_all(cell.unlist_expired() for cell in self.cells)
+
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
         """The records with that status, the latest submitted first; takes as long as ``offset + limit`` are many."""
         wanted = None if limit is None else offset + limit

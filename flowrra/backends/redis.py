@@ -24,7 +24,7 @@ from flowrra.codec import EncodedRecord
 from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError, ServerUnavailableError
 from flowrra.ranges import MAX_DELAY, check_wait
 from flowrra.redis_client import Client, RedisServer, one_by_one
-from flowrra.redis_script import Script
+from flowrra.redis_script import Script, records_key
 from flowrra.setting_aside import SetAside
 from flowrra.task import TaskResult, TaskStatus
 
@@ -37,7 +37,8 @@ SMALL = 1024 * 1024
 
 _STORE = Script("clock", "records", "store")
 _FORGET = Script("clock", "records", "forget")
-_RELEASE_RETRY = Script("release_retry")
+_UNLIST = Script("clock", "records", "unlist")
+_RELEASE_RETRY = Script("records", "release_retry")
 
 
 # What is answered of a record: it was not taken on, or something else is known of its task.
@@ -95,6 +96,7 @@ class RedisBackend(BaseResultBackend):
             **options,
         )
         self.namespace = namespace
+        self._records_key = records_key(namespace)
         self.ttl_ms = max(1, round(1000 * (DEFAULT_TTL if ttl is None else ttl)))
         self._stores = Batcher(self._store_all, MAX_BATCH, _Storing.size, MAX_BATCH_BYTES)
         self._reads = Batcher(self._read, MAX_BATCH)
@@ -133,7 +135,7 @@ class RedisBackend(BaseResultBackend):
             line = f"{mark}{status} {submitted} {label(name)} ".encode(errors="surrogateescape")
             args += (line + task_id, text)
         timeout = self.server.time_for(sum(map(_Storing.size, batch)))
-        answer: list[int] = await self.server.run(_STORE, "store records", self.namespace, *args, timeout=timeout)
+        answer: list[int] = await self.server.run(_STORE, "store records", self._records_key, *args, timeout=timeout)
         return answer
 
     async def get(self, task_id: str) -> TaskResult | None:
@@ -173,7 +175,7 @@ class RedisBackend(BaseResultBackend):
             return await self._completions.wait_for(task_id, must_exist=True)
 
     async def delete(self, task_id: str) -> bool:
-        return bool(await self.server.run(_FORGET, "delete a record", self.namespace, _wire_id(task_id)))
+        return bool(await self.server.run(_FORGET, "delete a record", self._records_key, _wire_id(task_id)))
 
     # ── all records ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -196,7 +198,7 @@ class RedisBackend(BaseResultBackend):
             return (await pipeline.execute())[-1]
 
     async def _forget(self, task_ids: Sequence[bytes]) -> int:
-        return int(await self.server.run(_FORGET, "delete records", self.namespace, *task_ids))
+        return int(await self.server.run(_FORGET, "delete records", self._records_key, *task_ids))
 
     async def list_by_status(self, status: TaskStatus, limit: int | None = None, offset: int = 0) -> list[TaskResult]:
         """The records with that status, the latest submitted first; takes as long as ``offset + limit`` are many."""
@@ -220,6 +222,9 @@ class RedisBackend(BaseResultBackend):
 
     async def count(self) -> Mapping[tuple[TaskStatus, str | None], int]:
         return await self.lists.counts()
+
+    async def unlist_expired(self) -> None:
+        await self.server.run(_UNLIST, "unlist what has expired", self._records_key, retry_for=0.0)
 
     # ── changes ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -256,7 +261,7 @@ class RedisBackend(BaseResultBackend):
 
     async def release_retry(self, task_id: str, new_id: str) -> None:
         ids = (_wire_id(task_id), _wire_id(new_id))
-        await self.server.run(_RELEASE_RETRY, "take back a retry", self.namespace, *ids)
+        await self.server.run(_RELEASE_RETRY, "take back a retry", self._records_key, *ids)
 
     async def retried_as(self, task_id: str) -> str | None:
         key = self._retried_key(task_id)

@@ -15,7 +15,7 @@ from flowrra.changes import Change
 from flowrra.exceptions import BackendError
 from flowrra.outage import Outage
 from flowrra.redis_client import MAX_BLOCK, Client, RedisServer
-from flowrra.redis_script import Script
+from flowrra.redis_script import Script, records_key
 from flowrra.supervision import Supervised, cancel_until_ended, see_through, spawn
 
 Answer = TypeVar("Answer")
@@ -84,7 +84,8 @@ class RedisChanges:
 
     async def _sign(self) -> tuple[str, int]:
         """Say that somebody watches. Returns the id and the number of the last entry."""
-        entry, number = await self._server.run(_WATCH, "watch tasks", self._namespace, round(SIGN_COUNTS * 1e3))
+        key = records_key(self._namespace)
+        entry, number = await self._server.run(_WATCH, "watch tasks", key, round(SIGN_COUNTS * 1e3))
         return entry.decode(), int(number)
 
     async def _sign_repeatedly(self) -> None:
@@ -159,8 +160,12 @@ class _Reader:
 
     def _take(self, entry: bytes, fields: dict[bytes, bytes]) -> list[Change]:
         """What an entry says, and what was missed before it."""
-        changes = []
-        number = int(fields.get(b"number", b"0"))
+        changes: list[Change] = []
+        text = fields.get(b"number", b"")
+        if not text.isdigit():  # another program's
+            self._entry = entry.decode()
+            return changes
+        number = int(text)
         missed, is_gap = number - self._number - 1, b"task" not in fields
         if missed and not is_gap:
             # Whoever goes on after that still has this change before it.

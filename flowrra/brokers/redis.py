@@ -236,8 +236,20 @@ class RedisBroker(LeasingBroker):
 
     async def submit(self, entries: Sequence[QueuedTask]) -> list[bool]:
         added: list[bool] = []
+        is_sent = False
+
+        async def submit(queue: str, own: list[QueuedTask]) -> list[bool]:
+            nonlocal is_sent
+            try:
+                answer = await self._submit(queue, own)
+            except BackendError as error:
+                error.may_be_queued = error.may_be_queued or is_sent  # some of them are, in another request
+                raise
+            is_sent = True
+            return answer
+
         for batch in in_batches(entries, QueuedTask.size, MAX_BATCH, MAX_BATCH_BYTES):
-            added += await _for_each_queue(batch, self._submit)
+            added += await _for_each_queue(batch, submit)
         return added
 
     async def _submit(self, queue: str, entries: Sequence[QueuedTask]) -> list[bool]:

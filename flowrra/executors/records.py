@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -37,6 +38,8 @@ PASSING = (ServerUnavailableError, OSError)
 OUTCOME_ATTEMPTS = 10
 # Outcomes that wait for a result backend that is away; those beyond keep their slots.
 MAX_LATE = 1000
+# Seconds between two looks for expired records that are still counted.
+UNLIST_INTERVAL = 5.0
 
 # Called once an attempt's outcome is stored, or (False) can't be.
 OnStored = Callable[[Job, bool], None]
@@ -96,6 +99,9 @@ class RecordStore(ABC):
 
     def taken(self, record: TaskResult) -> None:
         """Keep the new record of a task that came from a broker."""
+
+    async def unlist_expired(self) -> None:
+        """Have records counted no more that have expired, unless the broker sees to that."""
 
     @abstractmethod
     def started(self, record: TaskResult) -> Coroutine[Any, Any, Any] | None:
@@ -262,6 +268,8 @@ class StoredRecords(RecordStore):
         # What stores the progress of a running attempt, by the task's id: its outcome is stored after that.
         self._progressing: dict[str, asyncio.Task[None]] = {}
         self._is_giving_up = False
+        # When expired records are unlisted again: several partitions may ask for it.
+        self._unlist_at = 0.0
 
     def open(self) -> None:
         # How many attempts have ended whose outcome waits for the backend.
@@ -310,6 +318,15 @@ class StoredRecords(RecordStore):
             return not isinstance(error, PASSING)
         self._storing.over()
         return True
+
+    async def unlist_expired(self) -> None:
+        if (now := time.monotonic()) < self._unlist_at:
+            return
+        self._unlist_at = now + UNLIST_INTERVAL
+        try:
+            await self.results.unlist_expired()
+        except Exception as error:  # noqa: BLE001 - a backend is user code; the next one sees to it
+            logger.debug("expired records not unlisted error=%s", describe(error))
 
     async def store_late(self, record: TaskResult) -> None:
         backoff = Backoff()

@@ -27,7 +27,8 @@ if process ~= '' then
 end
 
 -- What has expired is counted no more though nothing is written any more; much of it, as this comes every few seconds.
-unlist_expired_of(ns, redis.call('SMEMBERS', ns .. ':finished:ttls'), MOST_UNLISTED, now)
+-- Whatever another program wrote there, workers are announced.
+pcall(function() unlist_expired_of(ns, redis.call('SMEMBERS', ns .. ':finished:ttls'), MOST_UNLISTED, now) end)
 
 if #ARGV >= FIRST_NAME then
   redis.call('DEL', names)
@@ -47,8 +48,9 @@ for _, name in ipairs(redis.call('SRANDMEMBER', key('unknown:names'), BATCH)) do
   for _, worker in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do
     is_wanted = is_wanted or knows(worker, name)
   end
-  local since = tonumber(redis.call('HGET', key('unknown:since'), name) or now)
-  if is_wanted or since > now then
+  local since = tonumber(redis.call('HGET', key('unknown:since'), name) or '')
+  -- It may also be what another program wrote, or of a clock that was put back.
+  if is_wanted or not (since and since <= now) then
     redis.call('HSET', key('unknown:since'), name, as_text(now))
   elseif now - since >= patience then
     append(overdue, name)

@@ -1,6 +1,6 @@
--- Forget records. KEYS[1]: the namespace. ARGV: ids. Returns how many there were.
+-- Forget records. KEYS[1]: as for namespace_of. ARGV: ids. Returns how many there were.
 
-local ns, count = KEYS[1], 0
+local ns, count = namespace_of(KEYS[1]), 0
 for _, id in ipairs(ARGV) do
   local name = name_of(ns, id, '')
   count = count + redis.call('DEL', ns .. ':task:' .. id)

@@ -123,9 +123,12 @@ local function place_text(number)
   return string.format('%016.0f', number)
 end
 
--- The first of so many places.
+-- The first of so many places. Another program may have written what is none: a task keeps the one that it has until it has
+-- another.
 local function reserve_places(count)
-  return redis.call('INCRBY', key('place'), count) - count + 1
+  local last = redis.call('INCRBY', key('place'), count)
+  if last < count or last > MOST then error('the counter of places is out of range') end
+  return last - count + 1
 end
 
 local function new_place()
@@ -273,12 +276,20 @@ local function park(id, entry, name, now)
   wake_who_knows(name)
 end
 
+-- As `look_at_keys`, where tasks wait for a worker that knows them.
+local function look_at_unknown()
+  redis.call('HLEN', key('unknown'))
+  redis.call('SCARD', key('unknown:names'))
+  redis.call('HLEN', key('unknown:since'))
+end
+
 -- Whether `id` waited for a worker that knows it, and no longer does.
 local function take_from_unknown(id, place)
   local name = redis.call('HGET', key('unknown'), id)
   if not name then return false end
-  redis.call('HDEL', key('unknown'), id)
+  look_at_unknown()
   redis.call('ZREM', unknown_of(name), place .. id)
+  redis.call('HDEL', key('unknown'), id)
   if redis.call('EXISTS', unknown_of(name)) == 0 then
     redis.call('SREM', key('unknown:names'), name)
     redis.call('HDEL', key('unknown:since'), name)

@@ -43,6 +43,12 @@ local function label_of(name)
   return #name .. ':' .. name
 end
 
+-- The namespace, of the key that a script names which is about records alone, "<ns>:records": users may be let to what begins
+-- with "<ns>:", and to nothing else.
+local function namespace_of(records_key)
+  return string.match(records_key, '^(.*):records$')
+end
+
 -- ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 local function status_list(ns, status)
@@ -134,10 +140,10 @@ local function is_watched(ns)
   return redis.call('EXISTS', ns .. ':watched') == 1
 end
 
--- Tell who watches of records that were kept, each as in `keep_records`.
+-- Tell who watches of records that were kept, each as in `keep_records`. Whatever another program wrote there, tasks go on.
 local function tell(ns, records)
   for _, each in ipairs(records) do
-    add_change(ns, {'task', change_of(each[1], each[2], each[3], each[5])})
+    pcall(function() add_change(ns, {'task', change_of(each[1], each[2], each[3], each[5])}) end)
   end
 end
 
@@ -146,7 +152,6 @@ local function look_at_lists(ns, status, names)
   redis.call('SCARD', ns .. ':listed')
   redis.call('ZCARD', status_list(ns, status))
   for name in pairs(names) do redis.call('ZCARD', name_list(ns, status, name)) end
-  if is_watched(ns) then redis.call('XLEN', ns .. ':changes') end
 end
 
 -- ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -220,10 +225,25 @@ local function unlist_expired(ns, ttl, count, now)
   end
 end
 
+-- List records that were kept, in groups of one status and name, and take their tasks off the lists that they were on.
+local function list_kept(ns, groups, ttl)
+  local finished = finished_list(ns, as_text(ttl))
+  for _, group in pairs(groups) do
+    for _, other in ipairs(UNFINISHED) do
+      if other ~= group.status then unlist(ns, other, group.name, group.ids) end
+    end
+    list(ns, group.status, group.name, group.scored)
+    if FINISHED[group.status] and redis.call('RPUSH', finished, unpack(group.entries)) == #group.entries then
+      redis.call('SADD', ns .. ':finished:ttls', as_text(ttl))
+    end
+  end
+end
+
 -- Keep records in place of what was known of their tasks. Each is {id, record, status, submitted, name}: `submitted`
--- orders the lists. `ttl` is in milliseconds, and counts for finished ones only.
+-- orders the lists. `ttl` is in milliseconds, and counts for finished ones only. Where another program has written what is no
+-- list, they are kept all the same: whoever lists them is told.
 local function keep_records(ns, records, ttl, now)
-  local last, groups, finished = {}, {}, finished_list(ns, as_text(ttl))
+  local last, groups = {}, {}
   for _, each in ipairs(records) do last[each[1]] = each end
   for _, each in ipairs(records) do
     local id, record, status, submitted = each[1], each[2], each[3], each[4]
@@ -247,15 +267,7 @@ local function keep_records(ns, records, ttl, now)
       end
     end
   end
-  for _, group in pairs(groups) do
-    for _, other in ipairs(UNFINISHED) do
-      if other ~= group.status then unlist(ns, other, group.name, group.ids) end
-    end
-    list(ns, group.status, group.name, group.scored)
-    if FINISHED[group.status] and redis.call('RPUSH', finished, unpack(group.entries)) == #group.entries then
-      redis.call('SADD', ns .. ':finished:ttls', as_text(ttl))
-    end
-  end
+  pcall(list_kept, ns, groups, ttl)
   if is_watched(ns) then tell(ns, records) end
-  unlist_expired(ns, ttl, #records, now)
+  pcall(unlist_expired, ns, ttl, #records, now)
 end

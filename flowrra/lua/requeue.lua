@@ -9,11 +9,18 @@ local dead = redis.call('HGET', key('dead:tasks'), id)
 if not dead or redis.call('HEXISTS', key('tasks'), id) == 1 then return 0 end
 if redis.call('HEXISTS', key('dead:retried'), id) == 1 then return 0 end
 look_at_keys()
-if record ~= '' then look_at_lists(ns, 'pending', {[ARGV[5]] = true}) end
+redis.call('ZCARD', key('dead'))
+if record ~= '' then
+  look_at_lists(ns, 'pending', {[ARGV[5]] = true})
+  look_at_lists(ns, 'failed', {[ARGV[5]] = true})
+end
 local priority, payload = string.match(dead, '^[^\n]*\n([^|]*)|%d+|%d+|%d+|(.*)$')
+if not tonumber(priority) then error('the dead task is not of the expected form') end
+write_even_if_full()
+local place = new_place()
 redis.call('HDEL', key('dead:tasks'), id)
 redis.call('ZREM', key('dead'), id)
-make_ready(id, priority, 0, new_place(), now, payload)
+make_ready(id, priority, 0, place, now, payload)
 wake()
 if record ~= '' then
   unlist(ns, 'failed', ARGV[5], {id})

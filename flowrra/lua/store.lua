@@ -1,9 +1,9 @@
--- Keep records. KEYS[1]: the namespace. ARGV[1]: ttl of finished ones in milliseconds. Then 2 for each record: "<status>
+-- Keep records. KEYS[1]: as for namespace_of. ARGV[1]: ttl of finished ones in milliseconds. Then 2 for each record: "<status>
 -- <time of submission> <label> <id>", record. Before the status of one that is kept only if no other says more there is a "+".
 -- Returns 1 for each; 0 for what a server without free memory does not take on: new tasks (what became of those that it has,
 -- it does); or 2 for what is not kept as another one says more.
 
-local ns, records, kept = KEYS[1], {}, {}
+local ns, records, kept = namespace_of(KEYS[1]), {}, {}
 -- It has no effect but to be refused.
 local answer = redis.pcall('LPUSHX', ns .. ':full', '1')
 local is_full = type(answer) == 'table' and answer.err and string.find(answer.err, 'OOM', 1, true)

@@ -24,14 +24,13 @@ end
 -- What flowrra 0.1.8 left; it pushed on the left. What can't be read gets an id of ours: whoever takes it buries it.
 local function take_over_old_tasks()
   local bytes, count = 0, 0
-  while bytes < BATCH_BYTES and count < BATCH do
+  while bytes < BATCH_BYTES and count < BATCH and redis.call('EXISTS', queue) == 1 do
+    local place = new_place()
     local payload = redis.call('RPOP', queue)
-    if not payload then return end
     bytes, count = bytes + #payload, count + 1
     local is_readable, task = false, nil
     if #payload <= MOST_BYTES then is_readable, task = pcall(cjson.decode, payload) end
     if not is_readable or type(task) ~= 'table' then task = {} end
-    local place = new_place()
     local id = type(task.id) == 'string' and task.id or ('unreadable-' .. place)
     if redis.call('HEXISTS', key('tasks'), id) == 0 then
       make_ready(id, string.format('%.17g', finite(task.priority)), 0, place, as_text(now), payload)
@@ -43,9 +42,10 @@ local function move_what_became_due()
   local due = redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', as_text(now), 'WITHSCORES', 'LIMIT', 0, BATCH)
   for i = 1, #due, 2 do
     local id, entry = due[i], read_entry(due[i])
+    local place = entry and new_place()
     redis.call('ZREM', key('delayed'), id)
     if entry then
-      make_ready(id, entry.priority, entry.deliveries, new_place(), as_text(tonumber(due[i + 1])), entry.payload)
+      make_ready(id, entry.priority, entry.deliveries, place, as_text(tonumber(due[i + 1])), entry.payload)
     end
   end
 end
@@ -98,6 +98,7 @@ local function next_members()
   end
   if #unknown == 0 then return redis.call('ZRANGE', key('ready'), 0, limit - 1), names end
   if wanted == '' then offer(key('ready')) end
+  look_at_unknown()
   for _, name in ipairs(unknown) do offer(unknown_of(name), name) end
   if sources > 1 then
     table.sort(members, function(one, other)

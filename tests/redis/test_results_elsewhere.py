@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from flowrra import Flowrra, TaskStatus
+from flowrra import BackendConfig, Flowrra, TaskStatus
 from flowrra.brokers.redis import RedisBroker
 from flowrra.executors.sources import fetcher
 from flowrra.management import FlowrraManager
 from tests.core.apps import comes_true, final, numbers_of, record_of, until
 from tests.redis.apps import QUEUE, Gate, counts_of, let_lapse, redis_app, with_tasks
+from tests.redis.test_databases import at
 from tests.support.servers import ValkeyServer
 
 
@@ -177,3 +178,15 @@ async def _nothing() -> None: ...
 
 async def _is_empty(app: Flowrra) -> bool:
     return await counts_of(app) == (0, 0, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_what_has_expired_is_counted_no_more_though_nobody_writes(url: str, partitions: int) -> None:
+    backend = BackendConfig(url=at(url, 1), ttl=1, partitions=partitions)
+    async with with_tasks(redis_app(url, backend=backend)) as app:
+        assert (await final(app, await app.submit("add", 1, 2))).is_success
+        assert await app.results.count() == {(TaskStatus.SUCCESS, "add"): 1}
+    async with asyncio.timeout(20), with_tasks(redis_app(url, backend=backend)) as app:
+        while await app.results.count():
+            await asyncio.sleep(0.1)

@@ -13,7 +13,14 @@ import redis
 from flowrra import Flowrra, TaskStatus
 from flowrra.brokers.base import Outcome, QueuedTask, Verb
 from flowrra.brokers.redis import RedisBroker
-from flowrra.exceptions import BackendError, NotReplicatedError, PartialSubmissionError, ServerUnavailableError
+from flowrra.exceptions import (
+    BackendError,
+    NotReplicatedError,
+    PartialSubmissionError,
+    RequestRefusedError,
+    SerializationError,
+    ServerUnavailableError,
+)
 from flowrra.management import FlowrraManager
 from flowrra.submission import SubmitOptions
 from tests.core.apps import final, record_of, until
@@ -165,6 +172,45 @@ class TestNone:
             await producer.options(task_id="order-7").submit("echo", 7)
             assert (await record_of(producer, "order-7")).status is TaskStatus.PENDING
             assert await counts_of(producer) == (1, 0, 0, 0)
+
+    async def test_is_there_if_many_are_refused(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            told = told_by(producer)
+            look.set(f"{QUEUE}:tasks", "somebody's")
+            with pytest.raises(RequestRefusedError):
+                await producer.submit_many([("echo", (number,), {}) for number in range(3)])
+            await until(lambda: told == ["pending"] * 3 + ["cancelled"] * 3)
+
+    async def test_is_there_if_the_arguments_of_one_of_many_can_not_be_written(self, url: str) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            told = told_by(producer)
+            with pytest.raises(SerializationError):
+                await producer.submit_many([("echo", (1,), {}), ("echo", (object(),), {})])
+            await until(lambda: told == ["pending"] * 2 + ["cancelled"] * 2)
+
+    async def test_is_there_of_those_of_many_that_are_refused_after_others(self, url: str, look: redis.Redis) -> None:
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            told = told_by(producer)
+            look.set("flowrra:status:pending:add", "somebody's")
+            with pytest.raises(PartialSubmissionError) as caught:
+                await producer.submit_many([(name, (1, 1), {}) for name in ["echo"] * 250 + ["add"] * 3])
+            assert (len(caught.value.queued), caught.value.unsure) == (250, [])
+            await until(lambda: told == ["pending"] * 253 + ["cancelled"] * 3)
+
+    async def test_is_not_there_where_one_request_of_two_was_refused(self, url: str, look: redis.Redis) -> None:
+        app = redis_app(url, consume=False)
+
+        @app.task(name="one")
+        async def one() -> None: ...
+
+        @app.task(name="other", queue="other")
+        async def other() -> None: ...
+
+        look.set(f"{QUEUE}@other:tasks", "somebody's")
+        async with app:
+            with pytest.raises(PartialSubmissionError) as caught:
+                await app.submit_many([("one", (), {}), ("other", (), {})])
+            assert look.hkeys(f"{QUEUE}:tasks") == [caught.value.unsure[0].encode()]
 
 
 async def test_what_another_process_has_submitted_meanwhile_is_not_replaced(

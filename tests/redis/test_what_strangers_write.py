@@ -23,7 +23,7 @@ from flowrra.codec import MAX_SIZE
 from flowrra.exceptions import BackendError, RequestRefusedError
 from flowrra.management import FlowrraManager
 from flowrra.task import TaskResult, TaskStatus
-from tests.redis.apps import QUEUE, redis_app
+from tests.redis.apps import QUEUE, counts_of, redis_app
 from tests.redis.test_databases import at
 
 GOOD_RECORD = {
@@ -382,6 +382,171 @@ async def test_a_step_that_is_refused_loses_no_task(look: redis.Redis, url: str,
     assert waiting == ([] if step == "cancel" else ["1"])
     assert bool(look.exists(f"{QUEUE}:tasks")) is (step != "cancel")
     await broker.close()
+
+
+@pytest.mark.parametrize("place", ["somebody's", "-5", "1e3", "99999999999999999"])
+@pytest.mark.parametrize("step", ["take", "take over", "requeue_dead"])
+async def test_without_a_counter_of_places_no_task_leaves_the_place_that_it_has(
+    look: redis.Redis, url: str, place: str, step: str
+) -> None:
+    broker = RedisBroker(url, queue_key=QUEUE)
+    text = '{"id":"1","name":"work","args":[],"kwargs":{}}'
+    if step == "take":
+        await broker.submit([QueuedTask("1", 0, 60.0, text, None)])
+        look.zadd(f"{QUEUE}:delayed", {"1": 1})
+    elif step == "take over":
+        look.lpush(QUEUE, text)  # as flowrra 0.1.8 queues it
+    else:
+        await broker.submit([QueuedTask("1", 0, 0.0, text, None)])
+        await broker.take(1)
+        await broker.settle([Outcome(Verb.DEAD_LETTER, "1", text="a reason")])
+    look.set(f"{QUEUE}:place", place)
+    for _ in range(2):
+        with pytest.raises(RequestRefusedError, match=r"not an integer|the counter of places is out of range"):
+            await (broker.requeue_dead("1", None) if step == "requeue_dead" else broker.take(1))
+    look.delete(f"{QUEUE}:place")
+    assert step != "requeue_dead" or await broker.requeue_dead("1", None)
+    assert [delivery.task_id for delivery in (await broker.take(1))[0]] == ["1"]
+    await broker.close()
+
+
+@pytest.mark.parametrize("part", ["unknown", "unknown:names", "unknown:of:work", "unknown:since"])
+@pytest.mark.parametrize("step", ["take", "cancel"])
+async def test_a_task_that_waits_for_a_worker_is_not_lost_for_what_somebody_else_wrote(
+    look: redis.Redis, url: str, part: str, step: str
+) -> None:
+    broker = RedisBroker(url, queue_key=QUEUE)
+    text = '{"id":"1","name":"work","args":[],"kwargs":{}}'
+    await broker.submit([QueuedTask("1", 0, 0.0, text, None)])
+    [delivery], _ = await broker.take(1)
+    await broker.settle([Outcome(Verb.NACK, "1", text="work", delivery=delivery.number)])
+    await asyncio.to_thread(broker.announce, None, ["work"], 60.0)
+    with _kept_aside(look, f"{QUEUE}:{part}"), contextlib.suppress(RequestRefusedError):
+        if step == "take":
+            await broker.take(1)
+        else:
+            await broker.cancel(TaskResult("1", TaskStatus.CANCELLED, "work"))
+    assert [delivery.task_id for delivery in (await broker.take(1))[0]] == ["1"]
+    await broker.close()
+
+
+async def test_a_moment_that_is_none_keeps_no_worker_from_looking_after_unknown_tasks(
+    look: redis.Redis, url: str
+) -> None:
+    broker = RedisBroker(url, queue_key=QUEUE, unknown_ttl=0.001)
+    text = '{"id":"1","name":"work","args":[],"kwargs":{}}'
+    await broker.submit([QueuedTask("1", 0, 0.0, text, None)])
+    [delivery], _ = await broker.take(1)
+    await broker.settle([Outcome(Verb.NACK, "1", text="work", delivery=delivery.number)])
+    look.hset(f"{QUEUE}:unknown:since", "work", "somebody's")
+    overdue: list[str] = []
+    async with asyncio.timeout(5):
+        while not overdue:
+            overdue = (await asyncio.to_thread(broker.announce, None, ["other"], 60.0)).overdue
+    assert overdue == ["work"]
+    await broker.close()
+
+
+@pytest.mark.parametrize("entry", ["somebody's", "a reason\nsomebody's", "a reason\nx|0|0|0|{}"])
+async def test_a_dead_task_of_somebody_elses_making_is_not_lost_as_it_is_requeued(
+    look: redis.Redis, url: str, entry: str
+) -> None:
+    broker = RedisBroker(url, queue_key=QUEUE)
+    look.zadd(f"{QUEUE}:dead", {"1": 1})
+    look.hset(f"{QUEUE}:dead:tasks", "1", entry)
+    with pytest.raises(RequestRefusedError, match="not of the expected form"):
+        await broker.requeue_dead("1", None)
+    assert look.zcard(f"{QUEUE}:dead") == look.hlen(f"{QUEUE}:dead:tasks") == 1
+    assert await broker.delete_dead("1")
+    await broker.close()
+
+
+@pytest.mark.parametrize("key", ["dead", "status:failed", "status:failed:work"])
+async def test_a_dead_task_stays_one_if_it_can_not_be_requeued(look: redis.Redis, url: str, key: str) -> None:
+    async with _producer(url, 0) as app:
+        task = await app.options(task_id="order-7").submit("work", 7)
+        broker, record = app.executors["io"].source.broker, await app.get_result(task)
+        await broker.take(1)
+        await broker.settle([Outcome(Verb.DEAD_LETTER, task, text="a reason")])
+        name = f"{QUEUE}:dead" if key == "dead" else f"flowrra:{key}"
+        with _kept_aside(look, name), pytest.raises(RequestRefusedError):
+            await broker.requeue_dead(task, record)
+        assert await broker.requeue_dead(task, record)
+        assert [delivery.task_id for delivery in (await broker.take(1))[0]] == [task]
+
+
+@pytest.mark.parametrize("key", ["changes", "changes:number"])
+async def test_no_task_is_held_up_by_what_stands_where_changes_are_told(look: redis.Redis, url: str, key: str) -> None:
+    app = redis_app(url)
+
+    @app.task(name="work")
+    async def work() -> int:
+        return 7
+
+    async with app:
+        await app.results.latest_change()
+        look.delete(f"flowrra:{key}")
+        look.set(f"flowrra:{key}", "somebody's")
+        assert (await app.wait_for_result(await app.submit(work))).result == 7
+        assert app.executors["io"].source.errors["settle"] == 0
+        with pytest.raises(RequestRefusedError):  # who watches is told
+            await app.results.latest_change()
+
+
+@pytest.mark.parametrize("fields", [{"number": "many"}, {"a": "b"}, {"number": "-1", "task": "{}"}])
+async def test_what_another_program_adds_to_the_changes_is_left_out(
+    look: redis.Redis, url: str, fields: dict[str, str]
+) -> None:
+    async with _producer(url, 0) as app:
+        backend = app.results
+        assert isinstance(backend, RedisBackend)
+        first = await backend.latest_change()
+        for number in range(2):
+            await app.options(task_id=f"order-{number}").submit("work", number)
+            look.xadd("flowrra:changes", fields)
+        async with asyncio.timeout(5), contextlib.aclosing(backend.watch(first)) as changes:
+            seen = [await anext(changes) for _ in range(2)]
+        assert [change.record and change.record.task_id for change in seen] == ["order-0", "order-1"]
+        latest = await backend.latest_change()
+        await app.options(task_id="order-2").submit("work", 2)
+        async with asyncio.timeout(5), contextlib.aclosing(backend.watch(latest)) as changes:
+            change = await anext(changes)
+        assert change.record is not None
+        assert change.record.task_id == "order-2"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("status:success", "status:success:work", "status:running", "status:retrying"),
+        *("finished", f"finished:{86_400_000}", "finished:ttls"),
+    ],
+)
+async def test_an_outcome_is_told_whatever_stands_in_place_of_a_list(look: redis.Redis, url: str, key: str) -> None:
+    app = redis_app(url)
+
+    @app.task(name="work")
+    async def work() -> int:
+        return 7
+
+    @app.task(name="fail", max_retries=0)
+    async def fail() -> None:
+        raise ValueError("no")
+
+    put(look, f"flowrra:{key}".encode(), b"somebody's")
+    async with app:
+        source = app.executors["io"].source
+        worked, failed = await app.submit(work), await app.submit(fail)
+        assert (await app.wait_for_result(worked)).result == 7
+        assert (await app.wait_for_result(failed)).error == "ValueError: no"
+        await source.told()
+        names = f"{QUEUE}:names:{source.broker._token}"
+        async with asyncio.timeout(10):
+            while not look.exists(names):  # it is announced from a thread of its own
+                await asyncio.sleep(0.01)
+        assert source.errors["settle"] == 0
+        assert await app.cancel_task(await app.options(countdown=60).submit(work))
+        assert await counts_of(app) == (0, 0, 0, 0)
 
 
 @contextlib.contextmanager

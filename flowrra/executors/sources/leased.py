@@ -266,12 +266,14 @@ class LeasedSource(TaskSource):
             self.records.publish(job.record)
         try:
             await self._submit_batches(jobs)
-        except PartialSubmissionError as error:
-            queued, known = set(error.queued), {*error.queued, *error.unsure}
+        except BackendError as error:
+            queued, unsure = set[str](), set[str]()
+            if isinstance(error, PartialSubmissionError):
+                queued, unsure = set(error.queued), set(error.unsure)
             for job in jobs:
                 if job.task.id in queued:
                     job.telemetry.count_submitted()
-                elif job.task.id not in known:
+                elif job.task.id not in unsure:
                     self.records.refuse(job.record, error)
             raise
         for job in jobs:
@@ -283,7 +285,8 @@ class LeasedSource(TaskSource):
 
         Raises:
             SerializationError: The arguments of one of the first can't be written as JSON; nothing was queued.
-            PartialSubmissionError: Those of a later one can't, or the server could not be reached.
+            BackendError: The first could not be queued, and surely are not.
+            PartialSubmissionError: Something went wrong with later ones, or what was sent may be queued.
         """
         sending: tuple[list[QueuedTask], asyncio.Task[list[bool]]] | None = None
         queued: list[str] = []
@@ -295,7 +298,10 @@ class LeasedSource(TaskSource):
                 try:
                     await answer
                 except BackendError as error:
-                    raise PartialSubmissionError(str(error), queued, [each.task_id for each in entries]) from error
+                    unsure = [each.task_id for each in entries] if error.may_be_queued else []
+                    if queued or unsure:
+                        raise PartialSubmissionError(str(error), queued, unsure) from error
+                    raise
                 queued.extend(each.task_id for each in entries)
 
         try:
@@ -642,6 +648,8 @@ class LeasedSource(TaskSource):
         if self._is_listening:  # nobody tells that it has begun: it has not failed, while the server answers
             self._deafness.over()
         self._look_at_requests()
+        if self.records.tells_of_others and self._fetcher.is_fetching:
+            self.workers.spawn(self.records.unlist_expired())
         for task_id in renewal.lost:
             if self._holdings.lose(task_id, asked_at):
                 logger.warning("lease lost, the task may run twice executor=%s id=%s", self._label, task_id)
