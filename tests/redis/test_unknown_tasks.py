@@ -109,7 +109,7 @@ async def test_a_task_that_is_registered_later_is_taken(url: str) -> None:
             assert (await final(producer, task_id, within=6)).result == 1
 
 
-async def test_their_order_and_priority_are_kept(url: str) -> None:
+async def test_their_order_and_priority_are_kept(url: str, look: redis.Redis) -> None:
     order: list[int] = []
     async with knows(redis_app(url, consume=False), "mine") as producer:
         async with knows(redis_app(url), "other") as other:
@@ -126,7 +126,12 @@ async def test_their_order_and_priority_are_kept(url: str) -> None:
         async def mine(n: int) -> None:
             order.append(n)
 
+        # Once the worker has said which names it knows; it may take what is ready before that.
+        operator = FlowrraManager(producer)
+        await operator.pause_queue()
         async with app:
+            await until(lambda: any(look.sismember(key, "mine") for key in look.keys(f"{QUEUE}:names:*")))
+            await operator.resume_queue()
             await until(lambda: len(order) == 6)
     assert order == [5, 2, 1, 3, 4, 0]
 
