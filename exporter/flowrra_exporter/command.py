@@ -20,7 +20,14 @@ from flowrra_exporter import logs
 from flowrra_exporter.app.lifecycle import Phase
 from flowrra_exporter.app.loop import AppLoop
 from flowrra_exporter.app.stall import current_line, read_runtime_stats
-from flowrra_exporter.app.target import Target, check_target, describe, import_target, resolve_target
+from flowrra_exporter.app.target import (
+    StoppedFromWithin,
+    Target,
+    check_target,
+    describe,
+    import_target,
+    resolve_target,
+)
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.exporter import Exporter
 from flowrra_exporter.log_writer import FLUSH_SECONDS
@@ -188,13 +195,16 @@ class Command:
         self._app = target
         try:
             await target.start()
+        except StoppedFromWithin:
+            raise
         except Exception as error:
             raise UsageError(f"starting the app failed: {describe(error)}") from error
         if not self._settings.observe:
             _warn_without_tasks(target.app)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Waits for ``work``, and cancels it if a signal comes first; whether it was finished."""
+        """Waits for ``work``, and cancels it if a signal comes first; whether it was finished, and the app not stopped
+        meanwhile."""
         task = asyncio.create_task(work, name="flowrra-exporter:start")
         await self._first_of(task, self._stop)
         if not task.done():
@@ -204,6 +214,9 @@ class Command:
         except asyncio.CancelledError:
             if not self._stop.is_set():
                 raise
+            return False
+        except StoppedFromWithin:
+            self._has_stopped()
             return False
         return True
 
@@ -215,8 +228,11 @@ class Command:
         await self._first_of(ended, self._stop)
         ended.cancel()
         if not self._stop.is_set():
-            logger.info("the app was stopped from within: shutting down")
-            self._deadline.set(self._settings.shutdown_timeout)
+            self._has_stopped()
+
+    def _has_stopped(self) -> None:
+        logger.info("the app was stopped from within: shutting down")
+        self._deadline.set(self._settings.shutdown_timeout)
 
     async def _drain(self, target: Target) -> None:
         """Stops the app: running tasks may finish, unless a second signal comes or the time is over."""

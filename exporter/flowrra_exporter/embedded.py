@@ -130,7 +130,7 @@ class Embedded:
             except BaseException:
                 exporter.close(0.0)
                 raise
-            exporter.lifecycle.running()
+            exporter.follow(manager)
             self._exporter, self._stopped = exporter, False
 
     async def stop(self) -> None:

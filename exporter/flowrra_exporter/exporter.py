@@ -251,6 +251,10 @@ class Exporter:
         self._collectors = self._chosen([*collectors, *otel, self._python])
         self._management = management
 
+    def follow(self, manager: Any) -> None:
+        """The app is started by others: it is said to have, once it has."""
+        self.lifecycle.ask(partial(has_started, getattr(manager, "app", manager)))
+
     def _chosen(self, collectors: Sequence[Collector]) -> list[Collector]:
         return [collector for collector in collectors if self.settings.collects(collector.name)]
 
@@ -300,7 +304,7 @@ class Exporter:
         except BaseException:
             await asyncio.to_thread(self.close, 0.0)
             raise
-        self.lifecycle.ask(partial(has_started, getattr(manager, "app", manager)))
+        self.follow(manager)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:

@@ -6,7 +6,6 @@ The exporter has a log of the same kind. It goes with older versions of flowrra,
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import queue
@@ -151,7 +150,7 @@ def _descriptor_of(stream: TextIO) -> int | None:
     try:
         stream.flush()
         return stream.fileno()
-    except (OSError, io.UnsupportedOperation):
+    except (AttributeError, OSError, ValueError):  # it is none, or closed
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -193,13 +194,19 @@ def submit(session: Session, name: str, arguments: tuple[str, ...], named: tuple
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):  # what is nested too deeply to be read is text, too
         return text
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON, though Python's reader takes it")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is more than a float can be")
+    return number
 
 
 def _named(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -38,7 +38,9 @@ def test_submit(flowrra: Flowrra, worker: Process) -> None:
     assert finished(flowrra, "mine")["result"] == "3 sent to {'name': 'me'}"
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "[NaN]", "[" * 60_000, "me", '{"a": 1'])
+@pytest.mark.parametrize(
+    "text", ["NaN", "Infinity", "-Infinity", "[NaN]", "1e999", "[-1e400]", "[" * 60_000, "me", '{"a": 1']
+)
 def test_what_is_no_json_is_text(flowrra: Flowrra, submit: Callable[..., str], text: str) -> None:
     task_id = submit("send", "-k", "copies=2", "--", text)
     task = flowrra("task", task_id, "--json").answer

@@ -189,6 +189,28 @@ def test_a_stream_that_fails_in_any_way_costs_a_record_and_that_is_said(logger: 
     assert "1 log records were dropped" in stream.getvalue()
 
 
+class BareStream:
+    """Has no more than what is called of it, as one of a program that writes what others print to a log of its own."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None: ...
+
+
+def test_a_stream_that_is_no_file_gets_the_log_and_a_closed_one_none(logger: logging.Logger) -> None:
+    bare, closed = BareStream(), io.StringIO()
+    closed.close()
+    for stream in (closed, bare):
+        handler = background(logger, stream)  # type: ignore[arg-type]
+        logger.error("there")
+        handler.flush()
+    assert bare.text == "ERROR there\n"
+
+
 def test_a_pipe_that_does_not_block_is_waited_for(logger: logging.Logger) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)

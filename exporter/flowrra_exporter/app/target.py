@@ -24,6 +24,12 @@ _ANSWERS = ("get_stats", "health_check")
 # What Flowrra.state is once all of its stop is done, and how often it is asked.
 _STOPPED = "stopped"
 _LOOK_SECONDS = 0.5
+# What Flowrra.start raises where somebody has called stop() meanwhile, such as one of its hooks.
+_STOPPED_WHILE_STARTING = "StoppedWhileStartingError"
+
+
+class StoppedFromWithin(Exception):
+    """The app was stopped while it started, though nobody here has asked for it."""
 
 
 class Target:
@@ -34,8 +40,13 @@ class Target:
         self.manager = manager
 
     async def start(self) -> None:
-        """Starts the app; raises what the app raises."""
-        await _call(self.app, "start")
+        """Starts the app; raises what the app raises, or StoppedFromWithin."""
+        try:
+            await _call(self.app, "start")
+        except Exception as error:
+            if type(error).__name__ == _STOPPED_WHILE_STARTING:
+                raise StoppedFromWithin from error
+            raise
 
     async def stop(self, wait: bool, timeout: float) -> None:
         """Stops the app; raises what the app raises.

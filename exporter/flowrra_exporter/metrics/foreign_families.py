@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from prometheus_client import Metric
 from prometheus_client.samples import Exemplar, Sample
 
+from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.metrics import valid_names
 from flowrra_exporter.metrics.catalog import CATALOG, RESERVED_NAMES
 from flowrra_exporter.metrics.pacing import Pacer
@@ -188,8 +189,8 @@ def _shown(value: Any) -> str:
     """A user's object in a message."""
     try:
         if isinstance(value, BaseException):
-            return _text(f"{type(value).__name__}: {value}")[:200]
-        return (_text(value) if isinstance(value, str) else _text(repr(value)))[:200]
+            return mask_secrets(_text(f"{type(value).__name__}: {value}"))[:200]
+        return mask_secrets(_text(value) if isinstance(value, str) else _text(repr(value)))[:200]
     except Exception:  # noqa: BLE001 - it may raise anything
         return type(value).__name__
 

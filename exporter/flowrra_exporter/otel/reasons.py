@@ -55,6 +55,14 @@ class ExplainedRecords(logging.Filter):
         return True
 
 
+class HiddenHeaders(logging.Filter):
+    """Hides what the SDK says a header of the environment's is that it can't read: most of these are secrets."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.args = ("***",) if record.args else record.args
+        return True
+
+
 def _secrets(endpoint: str) -> list[str]:
     parts = urlsplit(endpoint)
     user = parts.netloc.rpartition("@")[0]

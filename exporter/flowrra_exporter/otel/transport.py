@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.otel.environment import Environment, Signal
-from flowrra_exporter.otel.reasons import ExplainedRecords, Explainer
+from flowrra_exporter.otel.reasons import ExplainedRecords, Explainer, HiddenHeaders
 from flowrra_exporter.otel.sender import MetricSender
 
 
@@ -72,7 +72,9 @@ def _span_exporter(protocol: str, endpoint: str, timeout: float, explain: Explai
 
 @contextmanager
 def _explained(signal: Signal, explain: Explainer) -> Iterator[None]:
-    """Turns what keeps an exporter from being made into a UsageError."""
+    """Turns what keeps an exporter from being made into a UsageError. Meanwhile no header is logged."""
+    reader, hidden = logging.getLogger("opentelemetry.util.re"), HiddenHeaders()
+    reader.addFilter(hidden)
     try:
         yield
     except ImportError as error:
@@ -80,3 +82,5 @@ def _explained(signal: Signal, explain: Explainer) -> Iterator[None]:
         raise UsageError(f"{error.name} is not installed; run: pip install 'flowrra[{extra}]'") from error
     except Exception as error:  # whatever the environment made of it: a wrong word, a certificate that isn't there
         raise UsageError(f"the OTLP exporter for {signal} can't be made: {explain(str(error))}") from error
+    finally:
+        reader.removeFilter(hidden)

@@ -28,15 +28,29 @@ _SHARE = 50
 _MAX_TEXT = 500
 
 
-class _Texts(reprlib.Repr):
-    """Shows values in few characters. Passwords in a text are masked before its middle is left out, by which what tells
-    one may go."""
+class MaskedRepr(reprlib.Repr):
+    """Shows values in few characters. Passwords in what is written of one are masked before its middle is left out, by
+    which what tells one may go."""
 
     def repr_str(self, x: str, level: int) -> str:
         return super().repr_str(mask_secrets(x), level)
 
+    def repr_instance(self, x: Any, level: int) -> str:
+        try:
+            written = repr(x)
+        except Exception:  # noqa: BLE001 - it's the user's object; this says which
+            return super().repr_instance(x, level)
+        return super().repr_instance(_Written(mask_secrets(written)), level)
 
-_texts = _Texts()
+
+class _Written(str):
+    """A value as Python has written it."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+_texts = MaskedRepr()
 _texts.maxstring = _texts.maxother = 120
 
 

@@ -429,6 +429,14 @@ def test_an_app_that_is_stopped_from_within_ends_the_process_once_its_tasks_have
     assert command.err == []
 
 
+def test_an_app_that_is_stopped_from_within_while_it_starts_is_no_error(run: Run) -> None:
+    command = run(LISTEN, "stops:app")
+    assert command.wait() == 0
+    assert "the app was stopped from within: shutting down" in command.log
+    assert "has started" not in command.log
+    assert command.err == []
+
+
 @pytest.mark.slow
 def test_an_app_that_ends_its_loop_ends_the_process_with_an_error(run: Run) -> None:
     command = run(LISTEN, "told:make")

@@ -19,6 +19,7 @@ from flowrra_exporter.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client
 
+from flowrra import Flowrra
 from tests.exporter.contract import MinimalApp
 from tests.exporter.embedding.servers import WAYS, in_wsgi
 
@@ -62,6 +63,17 @@ async def test_probes_say_what_the_app_says(server: Any) -> None:
         assert [(await ask(path)).status for path in ("/livez", "/readyz", "/startupz", "/healthz")] == [200] * 4
         app.health["healthy"] = False
         assert (await ask("/healthz")).status == 503
+
+
+@SERVERS
+async def test_it_says_that_an_app_has_started_from_when_it_has(server: Any) -> None:
+    app = Flowrra()
+    async with server(app, Settings()) as ask:
+        replies = [await ask(path) for path in ("/livez", "/startupz", "/readyz")]
+        assert [reply.status for reply in replies] == [200, 503, 503]
+        assert not any(b"has started" in reply.body for reply in replies)
+        async with app:
+            assert [(await ask(path)).status for path in ("/startupz", "/readyz")] == [200, 200]
 
 
 @SERVERS

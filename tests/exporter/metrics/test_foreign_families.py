@@ -255,6 +255,16 @@ def test_two_collectors_may_have_parts_of_one_metric() -> None:
     assert "the same series is there already" in collector.left_out[0]
 
 
+def test_what_is_said_of_a_bad_value_shows_no_part_of_a_password() -> None:
+    registry = CollectorRegistry()
+    url = f"{'x' * 140} redis://bot:{'s3cret' * 20}@cache.example/0"
+    registry.register(Yields(*(family("bad", "gauge", "", "", Sample("bad", {}, each)) for each in (url, [url]))))  # type: ignore[arg-type]
+    collector = PythonCollector(5.0, registry)
+    asyncio.run(_families(collector))
+    assert "redis://***@cache.example/0" in collector.left_out[0]
+    assert "s3c" not in "".join(collector.left_out)
+
+
 async def _families(collector: PythonCollector) -> list[AnyFamily]:
     return list(await collector.collect())
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flowrra_exporter.errors import UsageError
 from flowrra_exporter.otel.environment import Environment
+from flowrra_exporter.otel.transport import metric_sender, span_exporter
 from flowrra_exporter.settings import Settings, load_settings
 
 from tests.exporter.conftest import Run
@@ -138,6 +141,20 @@ def test_no_secret_of_the_endpoint_is_logged_whatever_goes_wrong(run: Run, proto
     command.wait()
     assert SECRET not in command.log
     assert SECRET not in "\n".join(command.err)
+
+
+@pytest.mark.parametrize("make", [metric_sender, span_exporter])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_header_that_cannot_be_read_is_said_to_be_wrong_without_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    protocol: str,
+    make: Callable[[Environment, float], Any],
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"tenant=a,authorization: Bearer {SECRET}")
+    make(Environment(Settings(otel_protocol=protocol), {}), 1.0)
+    assert "Header format invalid!" in caplog.text
+    assert SECRET not in caplog.text
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ import pytest
 from flowrra_exporter.app import watch
 from flowrra_exporter.web.api import events as module
 
-from flowrra import Flowrra, current_task
+from flowrra import BackendConfig, Flowrra, current_task
+from flowrra.backends.change_ids import MergedPosition
 from flowrra.partitions import MAX_PARTITIONS
 from tests.core.apps import watchers_of
 from tests.exporter.conftest import Serve, Service, until
@@ -219,6 +220,35 @@ async def test_one_who_comes_back_goes_on_where_it_was(
         async with stream(service, path, **headers) as client:
             found = await client.read(ended)
         assert {each["data"]["task"]["task_id"] for each in found} == {second}
+
+
+async def test_one_who_comes_back_to_partitions_gets_what_it_missed_whatever_another_was_sent_by_that_id(
+    serve: Serve, url: str
+) -> None:
+    """The id of a change over partitions is how far each is read: for one who reads them otherwise, of another one."""
+    config = BackendConfig(url=url, partitions=2)
+    async with with_tasks(redis_app(url, backend=config, partitions=2, consume=False)) as app:
+        service = await serve(app)
+        backend = partitioned_backend(url, partitions=2)
+        ids: tuple[list[str], list[str]] = ([], [])
+        for task_id in map(str, range(100)):
+            ids[backend.cells.index(backend.cell_of(task_id))].append(task_id)
+        async with stream(service) as one:
+            await until(lambda: watchers_of(app) == 1)
+
+            async def sent(cell: int) -> tuple[str, str]:
+                """The id of what another client was sent, and how far the cell is read by then."""
+                await app.options(task_id=ids[cell].pop()).submit("add", 1)
+                return (await one.read(lambda _: True))[-1]["id"], await backend.cells[cell].latest_change()
+
+            _, read = await sent(1)
+            missed = ids[1][-1]
+            await sent(1)
+            last, other = await sent(0)
+            async with stream(service, Last_Event_ID=str(MergedPosition([other, read]))) as client:
+                found = (await client.read(lambda _: True))[-1]
+        await backend.close()
+        assert (found["id"], found["data"]["task"]["task_id"]) == (last, missed)
 
 
 async def test_one_to_whom_nothing_was_sent_yet_comes_back_to_where_it_was(serve: Serve) -> None:

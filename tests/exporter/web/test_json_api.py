@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -406,20 +407,35 @@ async def test_what_is_cut_off_shows_no_part_of_a_password(serve: Serve, config:
     assert not any("bot" in each or "s3c" in each for each in shown)
 
 
-async def test_a_failures_argument_shows_no_part_of_a_password(serve: Serve, config: Path) -> None:
+class Subclass(str):
+    __slots__ = ()
+
+
+@dataclass
+class Repository:
+    url: str
+
+
+@pytest.mark.parametrize("kind", [str, str.encode, Subclass, Repository, lambda url: {"at": [Repository(url)]}])
+async def test_a_failures_argument_shows_no_part_of_a_password(
+    serve: Serve, config: Path, kind: Callable[[str], Any]
+) -> None:
+    """Whatever it is, and wherever its middle is left out: in the list of failures, and on the task's page."""
     async with Flowrra() as app:
 
         @app.task(name="pull", max_retries=0)
-        async def pull(url: str) -> None:
+        async def pull(*urls: Any) -> None:
             raise ConnectionError
 
-        task_id = await app.submit(pull, f"https://bot:{'s3cret' * 20}@git.example/{'path/' * 20}")
+        url = f"https://bot:{'s3cret' * 20}@git.example/{'path/' * 20}"
+        task_id = await app.submit(pull, kind(url), kind("x" * 1900 + f" {url}" * 20))
         await app.wait_for_result(task_id, timeout=5)
         service = await serve(app, web_config_file=config, web_show_task_data=True)
-        answer = await service.get("/api/failures", **ANNA)
+        answer, page = [await service.get(path, **ANNA) for path in ("/api/failures", f"/tasks/{task_id}")]
     [failure] = json.loads(answer.text)["failures"]
-    assert failure["arguments"].startswith("'https://***@git.example/")
-    assert "s3c" not in answer.text
+    assert "https://***@git.example/" in failure["arguments"]
+    assert "https://***@git.example/" in page.text
+    assert "s3c" not in answer.text + page.text
 
 
 class Hostile:

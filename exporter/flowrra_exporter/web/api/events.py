@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -65,7 +65,9 @@ class EventRoutes:
         self._most = most
         self._streams: set[Mailbox] = set()
         self._shared: SharedWatch | None = None
-        self._written: OrderedDict[Hashable, str] = OrderedDict()
+        # By the event itself, which is kept with its text: by its id, what partitions tell is another change for a
+        # reader that has read them in another order.
+        self._written: OrderedDict[tuple[int, frozenset[str]], tuple[Event, str]] = OrderedDict()
 
     def routes(self) -> list[web.RouteDef]:
         """The route for the HTTP server."""
@@ -158,11 +160,11 @@ class EventRoutes:
         """The events as they are sent. Most streams tell the same: each event is written once for all of them."""
         pacer, pieces = Pacer(), []
         for event in events:
-            key = (event["id"], event["type"], event.get("missed"), hidden)
-            text = self._written.get(key)
-            if text is None:
+            key = (id(event), hidden)
+            _, text = self._written.get(key, (event, ""))
+            if not text:
                 text = f"id: {_in_a_line(event)}\nevent: {event['type']}\ndata: {await render(event, hidden)}\n\n"
-                self._written[key] = text
+                self._written[key] = event, text
                 if len(self._written) > MOST_WAITING:
                     self._written.popitem(last=False)
             pieces.append(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ from flowrra_exporter.logs import mask_secrets
 from flowrra_exporter.web.console import words
 from flowrra_exporter.web.console.html import Html, element, join
 from flowrra_exporter.web.console.parts import bar, detail, name
+from flowrra_exporter.web.failures import MaskedRepr
 
 Record = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ MOST_TEXT = 20_000
 _MARGIN = 2_000
 
 
-class _Values(reprlib.Repr):
+class _Values(MaskedRepr):
     """Writes a value, and no more than so many of those within it."""
 
     def __init__(self) -> None:
