@@ -195,6 +195,8 @@ def test_of_more_failures_than_are_listed_nobody_knows_how_many(listed: int, sai
         (Facts(queues=[waiting(0, 0.0, unknown=1)]), "busy", "Unknown tasks", "/queues"),
         (Facts(overdue=1), "bad", "Schedules overdue", "/schedules"),
         (Facts(broken=1), "bad", "Schedules broken", "/schedules"),
+        (Facts(broken=1, workers=1), "bad", "Schedules broken", "/schedules"),
+        (Facts(broken=1, workers=2), "busy", "Schedules broken", "/schedules"),  # the other may run it
         (Facts(missed=2), "busy", "Schedules missed", "/schedules"),
         (Facts(redelivered=2), "busy", "Workers died", "/workers"),
         (Facts(unfit=["no_persistence"]), "busy", "Broker unfit", "/queues"),
