@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -13,7 +14,7 @@ from flowrra.brokers import BaseBroker
 from flowrra.exceptions import BackendError
 from flowrra.executors.sources import polled
 from flowrra.management import FlowrraManager
-from tests.core.apps import comes_true, final, memory_app, record_of, until
+from tests.core.apps import comes_true, final, memory_app, numbers_of, record_of, until
 
 
 class ListBroker(BaseBroker):
@@ -258,6 +259,58 @@ class TestWorker:
             gate.set()
             await manager.resume_worker()
             assert [(await final(app, task_id)).result for task_id in ids] == [0, 1]
+
+    async def test_gives_back_what_waits_for_its_time_when_it_drains(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            manager = FlowrraManager(app)
+            delayed = await app.options(countdown=3600).submit("work")
+            assert broker.tasks == []
+            await manager.drain_worker()
+            later = await app.options(countdown=3600).submit("work")
+            assert [task.id for task in broker.tasks] == [delayed, later]
+            assert all(3590 < (task.due_at or 0) - time.time() <= 3600 for task in broker.tasks)
+
+    async def test_gives_back_a_retry_that_is_planned_while_it_drains(
+        self, app: Flowrra, broker: ListBroker, gate: asyncio.Event
+    ) -> None:
+        @app.task(name="fickle", max_retries=1, retry_delay=3600)
+        async def fickle() -> None:
+            await gate.wait()
+            raise ValueError
+
+        async with app:
+            task_id = await app.submit("fickle")
+            await until(lambda: app.executors["io"].busy_workers == 1)
+            await FlowrraManager(app).drain_worker()
+            gate.set()
+            await until(lambda: broker.tasks)
+            [task] = broker.tasks
+            assert (task.id, task.current_retry) == (task_id, 1)
+            assert 3590 < (task.due_at or 0) - time.time() <= 3600
+
+    async def test_keeps_delayed_what_the_broker_does_not_take_back(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            manager = FlowrraManager(app)
+            task_id = await app.options(countdown=3600).submit("work")
+            broker.refuses_push = ConnectionError("away")
+            await manager.drain_worker()
+            await manager.resume_worker()
+            assert [job.task.id for job in app.executors["io"].source.workers.queue.delayed_items()] == [task_id]
+            broker.refuses_push = None
+
+    async def test_runs_what_is_delivered_twice_once_while_it_is_here(
+        self, app: Flowrra, broker: ListBroker, gate: asyncio.Event
+    ) -> None:
+        await app.executors["io"].resize(4)
+        async with app:
+            broker.tasks += [Task("same", "hold", (), {}) for _ in range(2)]
+            await until(lambda: app.executors["io"].busy_workers)
+            broker.tasks.append(Task("same", "hold", (), {}))
+            await until(lambda: not broker.tasks)
+            gate.set()
+            await app.results.wait_for("same", 10)
+            assert (await FlowrraManager(app).get_queue_stats())["io"]["pending"] == 0  # type: ignore[index]  # there is
+            assert numbers_of(app, "hold")["started"] == 1
 
     async def test_takes_nothing_while_it_drains(self, app: Flowrra, broker: ListBroker) -> None:
         async with app:
