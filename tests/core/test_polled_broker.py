@@ -407,6 +407,25 @@ class TestWhatIsJustBeingTaken:
             backend.gate.set()
             assert (await final(app, task_id)).result == "done"
 
+    @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), asyncio.CancelledError("no")], ids=repr)
+    async def test_is_run_where_its_record_can_not_be_read(self, broker: ListBroker, error: BaseException) -> None:
+        class Unreadable(InMemoryBackend):
+            async def get(self, task_id: str) -> TaskResult | None:
+                raise error
+
+        backend = Unreadable()
+        app = memory_app(broker=broker, backend=backend)
+
+        @app.task(name="work")
+        async def work() -> str:
+            return "done"
+
+        async with app:
+            task_id = await app.submit("work")
+            assert (await backend.wait_for(task_id, 5)).result == "done"
+            assert app.executors["io"].backend_errors["get"] == 1
+            assert app.executors["io"].worker_restarts == 0
+
     async def test_fails_all_the_same_where_its_name_is_unknown(
         self, broker: ListBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
