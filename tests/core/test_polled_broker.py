@@ -345,6 +345,28 @@ class TestWorker:
             broker.tasks.append(Task("other", "work", (1,), {}, queue="mail"))
             assert (await app.results.wait_for("other", 10)).queue == "default"
 
+    @pytest.mark.parametrize(
+        ("field", "value", "reason"),
+        [
+            ("args", None, "its arguments are no list, or no dict"),
+            ("kwargs", [], "its arguments are no list, or no dict"),
+            ("current_retry", None, "its current_retry is no number"),
+            ("retry_delay", float("nan"), "its retry_delay is not between 0 and 3.1536e+09"),
+            ("priority", "high", "its priority is no number, or too large"),
+            ("headers", {"a": 1}, "its headers are not text to text"),
+        ],
+    )
+    async def test_fails_what_is_no_task(
+        self, app: Flowrra, broker: ListBroker, field: str, value: object, reason: str
+    ) -> None:
+        task = Task("odd", "work", (), {})
+        setattr(task, field, value)
+        async with app:
+            broker.tasks.append(task)
+            record = await app.results.wait_for("odd", 10)
+            assert (record.status, record.error) == ("failed", f"ValueError: {reason}")
+            assert (await final(app, await app.submit("work"))).status == "success"
+
     async def test_fails_what_nobody_here_knows(self, app: Flowrra, broker: ListBroker) -> None:
         async with app:
             broker.tasks.append(Task("odd", "unheard of", (), {}))

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from flowrra import codec
 from flowrra.backoff import Backoff
 from flowrra.brokers.base import BaseBroker, QueueFigures
 from flowrra.exceptions import TaskNotFoundError
@@ -134,9 +135,13 @@ class PolledSource(MemorySource):
             logger.warning("task delivered once more while it is here, left out task=%s id=%s", task.name, task.id)
             return
         try:
+            codec.check_task(task)
             definition = self.registry.definition(task.name)
         except TaskNotFoundError as error:
             await see_through(self._give_up(task, describe(error)))
+            return
+        except ValueError as error:  # of the task itself nothing can be relied on
+            await see_through(self._give_up(Task(task.id, task.name, (), {}), describe(error)))
             return
         try:
             record = await self.records.of(task)
