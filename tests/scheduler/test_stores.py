@@ -792,6 +792,19 @@ async def test_a_schedule_that_is_replaced_by_what_it_is_was_not_changed(store: 
     assert not await changed_by(description="figures")  # which leaves it disabled
 
 
+@pytest.mark.parametrize("number", [1e16, 1.5e300, -0.0, 0.1, 2**70])
+async def test_one_that_is_replaced_by_what_it_is_stays_due_when_it_is_whatever_its_numbers(
+    store: SqlSchedulerBackend, number: float
+) -> None:
+    given: dict[str, Any] = {"args": (number,), "kwargs": {"n": [number]}}
+    await store.create(ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=NOW, **given))
+    later = NOW + timedelta(seconds=30)
+    assert await store.replace(ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=later, **given))
+    found = await store.get("a")
+    assert found is not None
+    assert found.next_run_at == NOW
+
+
 @pytest.mark.parametrize("by", ["replacement", "deletion"])
 async def test_what_is_to_run_once_runs_though_another_of_its_id_and_time_has(
     store: SqlSchedulerBackend, by: str

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -38,6 +40,7 @@ from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
 from flowrra.scheduler.error_text import describe
 from flowrra.scheduler.local_time import LOCAL, local, micros
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, named
+from flowrra.tags import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,20 @@ MOST_IDS = 1_000
 
 # What a schedule has besides its definition, and may be given anew.
 _OPTIONS = ("description", "max_retries", "retry_delay", "priority", "misfire_grace", "misfire", "max_running")
+
+
+def _means_the_same(found: ScheduledTask, task: ScheduledTask) -> bool:
+    key = definition_of(task)
+    if definition_of(found) == key:
+        return True
+    # PostgreSQL keeps numbers by their value: it gives 1e16 back as an integer, and -0.0 as 0.0.
+    is_equal = _by_value(found) == _by_value(task)
+    return is_equal and definition_of(replace(found, args=task.args, kwargs=task.kwargs)) == key
+
+
+def _by_value(task: ScheduledTask) -> Any:
+    """What a task is called with, as JSON whose numbers are of one kind."""
+    return json.loads(json.dumps([task.args, task.kwargs], default=Writer().write), parse_int=float)
 
 
 def _is_unchanged(found: ScheduledTask, task: ScheduledTask) -> bool:
@@ -177,7 +194,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if (found := await self.get(task.id)) is None:
             return False
         change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
-        is_same = found.broken is None and definition_of(found) == definition_of(task)
+        is_same = found.broken is None and _means_the_same(found, task)
         if not is_same:
             await self._keep_from_known_runs(task)
         own = ("id", "created_at", "last_run_at", "last_run")
