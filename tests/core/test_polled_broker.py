@@ -336,6 +336,26 @@ class TestWorker:
             assert [each["paused"] for each in await manager.list_queues()] == [None]
             await final(app, task_id)
 
+    async def test_takes_others_past_those_whose_name_is_paused(
+        self, app: Flowrra, broker: ListBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @app.task(name="other")
+        async def other() -> None: ...
+
+        monkeypatch.setattr(polled, "MOST_ASIDE", 3)
+        async with app:
+            manager = FlowrraManager(app)
+            await manager.pause_task("work")
+            paused = [await app.submit("work") for _ in range(2)]
+            await final(app, await app.submit("other"))
+            paused += [await app.submit("work") for _ in range(2)]
+            await until(lambda: len(app.executors["io"].source.workers.queue.aside()) == 3)
+            await asyncio.sleep(0.05)
+            assert [task.id for task in broker.tasks] == paused[3:]
+            await manager.resume_task("work")
+            for task_id in paused:
+                await final(app, task_id)
+
     async def test_has_one_queue_whatever_a_task_names(self, app: Flowrra, broker: ListBroker) -> None:
         async with app:
             with pytest.raises(ValueError, match="A ListBroker has one queue, 'default'"):

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 POP_TIMEOUT = 1.0
 FREE_SLOT_CHECK = 0.01
 REPLACEMENT_DELAY = 0.05
+# Tasks of paused names that are kept here, so that what waits behind them at the broker gets on.
+MOST_ASIDE = 100
 
 
 class PolledSource(MemorySource):
@@ -126,7 +128,8 @@ class PolledSource(MemorySource):
         workers = self.workers
         if workers.is_draining or DEFAULT_QUEUE in workers.paused_queues:
             return False
-        return len(workers.running) + workers.queue.size + len(workers.queue.aside()) < workers.slots
+        has_free_slot = len(workers.running) + workers.queue.size < workers.slots
+        return has_free_slot and len(workers.queue.aside()) < MOST_ASIDE
 
     async def _deliver(self, task: Task) -> None:
         """Take in a task. From here on nobody else has it: whatever cancels this, the task is not lost."""
