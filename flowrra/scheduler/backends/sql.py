@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from flowrra.per_loop import PerLoop
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
-from flowrra.scheduler.backends.sql_rows import dated, definition_of, read_row, read_task, written
+from flowrra.scheduler.backends.sql_rows import dated, definition_of, read_row, read_task, unstorable, written
 from flowrra.scheduler.backends.sql_schema import (
     ADVANCE,
     CLOCKS,
@@ -160,7 +160,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     async def create_once(self, task: ScheduledTask) -> None:
         await self._keep_from_known_runs(task)
         try:
-            await self._write(SCHEDULES.insert().values(written(task)))
+            await self._write_values(SCHEDULES.insert(), written(task))
         except sa.exc.IntegrityError as error:
             raise ValueError(f"Scheduled task '{task.id}' already exists") from error
 
@@ -181,14 +181,27 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if not await self._write_defined(SCHEDULES.update().where(SCHEDULES.c.id == task.id), written(task)):
             raise ValueError(f"Scheduled task '{task.id}' not found")
 
+    async def _write_values(
+        self, statement: sa.Insert | sa.Update, values: dict[str, Any], *more: sa.Executable
+    ) -> int:
+        try:
+            return await self._write(statement.values(values), *more)
+        except sa.exc.IntegrityError:
+            raise
+        except (sa.exc.DBAPIError, UnicodeError) as error:
+            reason = unstorable(values) or ("a value is too long" if isinstance(error, sa.exc.DataError) else None)
+            if reason is None:
+                raise
+            raise ValueError(f"The schedule can't be kept in this store: {reason}") from error
+
     async def _write_defined(
         self, statement: sa.Insert | sa.Update, values: dict[str, Any], *more: sa.Executable
     ) -> int:
         """Of schedules that mean the same, the first one has the definition that others are compared with."""
         try:
-            return await self._write(statement.values(values), *more)
+            return await self._write_values(statement, values, *more)
         except sa.exc.IntegrityError:
-            return await self._write(statement.values({**values, "definition": None}), *more)
+            return await self._write_values(statement, {**values, "definition": None}, *more)
 
     async def replace(self, task: ScheduledTask) -> bool:
         if (found := await self.get(task.id)) is None:
