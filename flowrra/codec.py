@@ -249,6 +249,18 @@ def decode_task(data: bytes) -> DecodedTask:
         raise ValueError(f"a field is of the wrong type: {type(error).__name__}") from None
 
 
+def check_task(task: Task) -> None:
+    """Look at a task that a broker of the user's own has made, as :func:`decode_task` does at what it reads.
+
+    Raises:
+        ValueError: One of its fields is of the wrong type or out of range.
+    """
+    task.args, task.kwargs = _arguments(task.args, task.kwargs)
+    numbers = task.max_retries, task.retry_delay, task.current_retry, task.timeout, task.backoff, task.jitter
+    task.max_retries, task.retry_delay, task.current_retry, task.timeout, task.backoff, task.jitter = _numbers(*numbers)
+    task.priority, task.headers = _priority(task.priority), _headers(task.headers)
+
+
 def _field(name: str, read: Callable[[Any], Any], value: Any) -> Any:
     """A field of a task, from what stands there.
 
@@ -320,6 +332,12 @@ def _priority(value: Any) -> Any:
     if not isinstance(value, int | float) or not abs(value) <= MAX_PRIORITY:
         raise ValueError("its priority is no number, or too large")
     return value
+
+
+def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
+        raise ValueError("its arguments are no list, or no dict")
+    return tuple(args), kwargs
 
 
 def _headers(headers: Any) -> dict[str, str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowrra import tags
 from flowrra.exceptions import SerializationError
+from flowrra.signatures import function_of
 from flowrra.tags import UnwritableError, Writer
 from flowrra.task import TaskResult
 
@@ -217,9 +218,9 @@ def _annotations_of(function: Callable[..., Any]) -> _Annotations:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # it is written in C, and says nothing
         return _NOTHING_KNOWN
-    hints, faults = _hints(function)
+    hints, faults = _hints(written := function_of(function))
     if faults:
-        logger.info("annotations not resolved function=%s names=%s", function.__qualname__, ", ".join(faults))
+        logger.info("annotations not resolved function=%s names=%s", written.__qualname__, ", ".join(faults))
     builders = {name: _builder(hint) for name, hint in hints.items()}
 
     def parameter(each: inspect.Parameter) -> _Parameter:

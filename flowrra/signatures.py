@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,14 @@ HOW_TO_GIVE_BOTH = "app.options(priority=…).submit(task, priority=…) gives t
 MAX_SHAPES = 100
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def function_of(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a callable's code is in: of a partial the one that it is of, of an object that of its class."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    found: Callable[..., Any] = func if hasattr(func, "__qualname__") else type(func).__call__
+    return found
 
 
 class Signature:

@@ -90,8 +90,14 @@ class Supervised:
 
     def _begin(self) -> None:
         if self._is_wanted:
-            self._task = spawn(self._work(), self._name)
+            self._task = spawn(self._run(), self._name)
             self._task.add_done_callback(self._ended)
+
+    async def _run(self) -> None:
+        try:
+            await self._work()
+        except SystemExit as error:  # of user code: out of an asyncio task it would end the program
+            raise RuntimeError(f"it raised {error!r}") from error
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -120,7 +120,7 @@ class HangMonitor:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 return await self._source.has_startable()
-        except Exception:  # noqa: BLE001 - who takes from the broker says that it is away; what it told last holds
+        except (Exception, SystemExit):  # noqa: BLE001 - who takes from the broker says that it is away; what it told last holds
             return self._one_waits_there
 
 

@@ -139,6 +139,10 @@ class JobQueue(Generic[Item]):
         self._set_timer()
         return items
 
+    def __contains__(self, key: str) -> bool:
+        """Whether that item waits here."""
+        return key in self._delayed or key in self._aside or any(key in items for items in self._lanes.values())
+
     def ready(self) -> list[Item]:
         """Every ready item, in order."""
         return [item for lane in self._order for item in self._lanes[lane].values()]

@@ -25,6 +25,7 @@ from flowrra.executors.workers import Workers
 from flowrra.outage import Outage
 from flowrra.rebuilding import rebuild_result
 from flowrra.registry import TaskRegistry
+from flowrra.supervision import is_for_caller
 from flowrra.task import CANCELLED, RUNNING, SUCCESS, Task, TaskResult, TaskStatus
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,9 @@ class RecordStore(ABC):
         """
         try:
             record = await self.results.get(task_id)
-        except Exception as error:
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
             self.errors["get"] += 1
             self._reading.failed(f"{describe(error)} id={task_id}", error)
             if isinstance(error, PASSING):
@@ -398,7 +401,7 @@ class StoredRecords(RecordStore):
                 return True
             except PASSING as error:
                 self._failed(job.record, error)
-            except Exception as error:  # noqa: BLE001 - logged, and what says so is stored instead
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - logged, and what says so is stored instead
                 self.errors["store"] += 1
                 fail_unwritable(job, error, "its record could not be stored", self._workers.worker_id)
         _log_given_up(job.record)

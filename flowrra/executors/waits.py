@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from flowrra.exceptions import BackendError
 from flowrra.executors.job import Job
 from flowrra.executors.records import RecordStore
 from flowrra.executors.workers import Workers
@@ -77,7 +76,7 @@ class Waits:
         stuck = {job.task.id for job, _ in waiting}
         try:
             names = [await self._name_if_stuck(task_id, stuck) for _, awaited in waiting for task_id in awaited]
-        except BackendError:  # it is logged and counted where it is awaited
+        except (Exception, SystemExit):  # noqa: BLE001 - it is logged and counted where it is awaited
             names = [None]
         if episode is not self._episode:
             return

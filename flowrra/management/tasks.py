@@ -28,6 +28,7 @@ from flowrra.management.answers import (
 )
 from flowrra.ranges import COUNT, Range, shown
 from flowrra.registry import TaskDefinition
+from flowrra.signatures import function_of
 from flowrra.task import Attempt, TaskResult, TaskStatus
 
 Answer = TypeVar("Answer")
@@ -74,10 +75,11 @@ def registered_task(definition: TaskDefinition) -> RegisteredTask:
 
 def task_info(definition: TaskDefinition) -> TaskInfo:
     """All about a registered task."""
+    written = function_of(definition.func)
     return {
         **registered_task(definition),
-        "module": definition.func.__module__,
-        "qualname": definition.func.__qualname__,
+        "module": written.__module__,
+        "qualname": written.__qualname__,
         "description": definition.description,
         "timeout": definition.timeout,
         "priority": definition.priority,

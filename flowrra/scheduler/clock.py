@@ -77,7 +77,7 @@ class SharedClock:
     async def _asked(self) -> float | None:
         try:
             found = await self._ask()
-        except Exception as error:  # noqa: BLE001 - whatever store or broker it is of
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever store or broker it is of
             if not self._is_unanswered:
                 logger.warning("the shared clock can't be read, going on by the last answer error=%r", error)
             self._is_unanswered = True

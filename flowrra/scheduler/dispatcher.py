@@ -140,7 +140,7 @@ class Dispatcher:
                 is_more = await self._fire_due()
                 is_recorded = await self._recorded(self._submissions.record()) and is_recorded
                 delay = 0.0 if is_more else await self._next_due_in()
-        except Exception as error:  # noqa: BLE001 - a store may be a user's own; logged as an outage
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a store may be a user's own; logged as an outage
             self.figures.store_errors["claim"] += 1
             self.store_error = describe(error)
             self._claiming.failed(self.store_error, error)
@@ -223,7 +223,7 @@ class Dispatcher:
         """Whether runs could be recorded. If not, that is tried again, or they are submitted again and found known."""
         try:
             await recording
-        except Exception as error:  # noqa: BLE001 - a store may be a user's own; logged as an outage
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a store may be a user's own; logged as an outage
             self.figures.store_errors["settle"] += 1
             self.store_error = describe(error)
             self._settling.failed(self.store_error, error)

@@ -10,7 +10,7 @@ def describe(error: BaseException) -> str:
     """An error as it is recorded and logged: its type and text, as :func:`storable` writes them."""
     try:
         text = str(error)
-    except Exception as failure:  # noqa: BLE001 - it is user code
+    except BaseException as failure:  # noqa: BLE001 - it is user code
         text = f"its text can't be had, for {type(failure).__name__}"
     return storable(f"{type(error).__name__}: {text}")
 

@@ -156,7 +156,7 @@ class Scheduler:
     async def _close_store(self) -> None:
         try:
             await self.backend.close()
-        except Exception:
+        except (Exception, SystemExit):
             logger.exception("schedule store could not be closed")
 
     # ── schedules ───────────────────────────────────────────────────────────────────────────────────────────

@@ -82,6 +82,8 @@ class Target:
             if limit.expired():
                 raise TimeoutError(f"its submission did not end within {timeout:g} s") from error
             raise
+        except SystemExit as error:  # of a callback or a broker: out of an asyncio task it would end the program
+            raise RuntimeError(f"its submission raised {error!r}") from error
 
     async def _submit(self, run: Run, now: int) -> None:
         task = run.schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -13,7 +14,7 @@ from flowrra.brokers import BaseBroker
 from flowrra.exceptions import BackendError
 from flowrra.executors.sources import polled
 from flowrra.management import FlowrraManager
-from tests.core.apps import comes_true, final, memory_app, record_of, until
+from tests.core.apps import comes_true, final, memory_app, numbers_of, record_of, until
 
 
 class ListBroker(BaseBroker):
@@ -259,6 +260,58 @@ class TestWorker:
             await manager.resume_worker()
             assert [(await final(app, task_id)).result for task_id in ids] == [0, 1]
 
+    async def test_gives_back_what_waits_for_its_time_when_it_drains(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            manager = FlowrraManager(app)
+            delayed = await app.options(countdown=3600).submit("work")
+            assert broker.tasks == []
+            await manager.drain_worker()
+            later = await app.options(countdown=3600).submit("work")
+            assert [task.id for task in broker.tasks] == [delayed, later]
+            assert all(3590 < (task.due_at or 0) - time.time() <= 3600 for task in broker.tasks)
+
+    async def test_gives_back_a_retry_that_is_planned_while_it_drains(
+        self, app: Flowrra, broker: ListBroker, gate: asyncio.Event
+    ) -> None:
+        @app.task(name="fickle", max_retries=1, retry_delay=3600)
+        async def fickle() -> None:
+            await gate.wait()
+            raise ValueError
+
+        async with app:
+            task_id = await app.submit("fickle")
+            await until(lambda: app.executors["io"].busy_workers == 1)
+            await FlowrraManager(app).drain_worker()
+            gate.set()
+            await until(lambda: broker.tasks)
+            [task] = broker.tasks
+            assert (task.id, task.current_retry) == (task_id, 1)
+            assert 3590 < (task.due_at or 0) - time.time() <= 3600
+
+    async def test_keeps_delayed_what_the_broker_does_not_take_back(self, app: Flowrra, broker: ListBroker) -> None:
+        async with app:
+            manager = FlowrraManager(app)
+            task_id = await app.options(countdown=3600).submit("work")
+            broker.refuses_push = ConnectionError("away")
+            await manager.drain_worker()
+            await manager.resume_worker()
+            assert [job.task.id for job in app.executors["io"].source.workers.queue.delayed_items()] == [task_id]
+            broker.refuses_push = None
+
+    async def test_runs_what_is_delivered_twice_once_while_it_is_here(
+        self, app: Flowrra, broker: ListBroker, gate: asyncio.Event
+    ) -> None:
+        await app.executors["io"].resize(4)
+        async with app:
+            broker.tasks += [Task("same", "hold", (), {}) for _ in range(2)]
+            await until(lambda: app.executors["io"].busy_workers)
+            broker.tasks.append(Task("same", "hold", (), {}))
+            await until(lambda: not broker.tasks)
+            gate.set()
+            await app.results.wait_for("same", 10)
+            assert (await FlowrraManager(app).get_queue_stats())["io"]["pending"] == 0  # type: ignore[index]  # there is
+            assert numbers_of(app, "hold")["started"] == 1
+
     async def test_takes_nothing_while_it_drains(self, app: Flowrra, broker: ListBroker) -> None:
         async with app:
             manager = FlowrraManager(app)
@@ -283,6 +336,26 @@ class TestWorker:
             assert [each["paused"] for each in await manager.list_queues()] == [None]
             await final(app, task_id)
 
+    async def test_takes_others_past_those_whose_name_is_paused(
+        self, app: Flowrra, broker: ListBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @app.task(name="other")
+        async def other() -> None: ...
+
+        monkeypatch.setattr(polled, "MOST_ASIDE", 3)
+        async with app:
+            manager = FlowrraManager(app)
+            await manager.pause_task("work")
+            paused = [await app.submit("work") for _ in range(2)]
+            await final(app, await app.submit("other"))
+            paused += [await app.submit("work") for _ in range(2)]
+            await until(lambda: len(app.executors["io"].source.workers.queue.aside()) == 3)
+            await asyncio.sleep(0.05)
+            assert [task.id for task in broker.tasks] == paused[3:]
+            await manager.resume_task("work")
+            for task_id in paused:
+                await final(app, task_id)
+
     async def test_has_one_queue_whatever_a_task_names(self, app: Flowrra, broker: ListBroker) -> None:
         async with app:
             with pytest.raises(ValueError, match="A ListBroker has one queue, 'default'"):
@@ -291,6 +364,28 @@ class TestWorker:
             assert record.queue == "default"
             broker.tasks.append(Task("other", "work", (1,), {}, queue="mail"))
             assert (await app.results.wait_for("other", 10)).queue == "default"
+
+    @pytest.mark.parametrize(
+        ("field", "value", "reason"),
+        [
+            ("args", None, "its arguments are no list, or no dict"),
+            ("kwargs", [], "its arguments are no list, or no dict"),
+            ("current_retry", None, "its current_retry is no number"),
+            ("retry_delay", float("nan"), "its retry_delay is not between 0 and 3.1536e+09"),
+            ("priority", "high", "its priority is no number, or too large"),
+            ("headers", {"a": 1}, "its headers are not text to text"),
+        ],
+    )
+    async def test_fails_what_is_no_task(
+        self, app: Flowrra, broker: ListBroker, field: str, value: object, reason: str
+    ) -> None:
+        task = Task("odd", "work", (), {})
+        setattr(task, field, value)
+        async with app:
+            broker.tasks.append(task)
+            record = await app.results.wait_for("odd", 10)
+            assert (record.status, record.error) == ("failed", f"ValueError: {reason}")
+            assert (await final(app, await app.submit("work"))).status == "success"
 
     async def test_fails_what_nobody_here_knows(self, app: Flowrra, broker: ListBroker) -> None:
         async with app:
@@ -353,6 +448,25 @@ class TestWhatIsJustBeingTaken:
             polling.cancel()
             backend.gate.set()
             assert (await final(app, task_id)).result == "done"
+
+    @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), asyncio.CancelledError("no")], ids=repr)
+    async def test_is_run_where_its_record_can_not_be_read(self, broker: ListBroker, error: BaseException) -> None:
+        class Unreadable(InMemoryBackend):
+            async def get(self, task_id: str) -> TaskResult | None:
+                raise error
+
+        backend = Unreadable()
+        app = memory_app(broker=broker, backend=backend)
+
+        @app.task(name="work")
+        async def work() -> str:
+            return "done"
+
+        async with app:
+            task_id = await app.submit("work")
+            assert (await backend.wait_for(task_id, 5)).result == "done"
+            assert app.executors["io"].backend_errors["get"] == 1
+            assert app.executors["io"].worker_restarts == 0
 
     async def test_fails_all_the_same_where_its_name_is_unknown(
         self, broker: ListBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

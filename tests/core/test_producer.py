@@ -9,6 +9,7 @@ import pytest
 from flowrra import Config, ExecutorConfig, Flowrra
 from flowrra.backends import InMemoryBackend
 from tests.core.apps import memory_app
+from tests.core.test_polled_broker import ListBroker
 
 
 async def test_a_producer_calls_no_hook_and_has_no_scheduler() -> None:
@@ -23,6 +24,20 @@ async def test_a_producer_calls_no_hook_and_has_no_scheduler() -> None:
     assert called == []
     assert app.config.executor.consume is True
     assert not app.is_running
+
+
+async def test_a_producer_runs_no_delayed_task_either() -> None:
+    broker = ListBroker()
+    app = memory_app(broker=broker)
+
+    @app.task
+    async def work() -> None: ...
+
+    async with app.producer() as producer:
+        task_id = await producer.options(countdown=0.01).submit("work")
+        [task] = broker.tasks
+        assert task.id == task_id
+        assert task.due_at is not None
 
 
 def test_a_producer_has_the_tasks() -> None:

@@ -52,6 +52,17 @@ class TestSupervised:
         await supervised.stop()
         assert [str(error) for error in deaths[:2]] == ["broken", "broken"]
 
+    async def test_a_system_exit_ends_it_and_not_the_program(self) -> None:
+        deaths: asyncio.Queue[BaseException | None] = asyncio.Queue()
+
+        async def work() -> None:
+            raise SystemExit(3)
+
+        supervised = Supervised(work, "work", 0.0, deaths.put_nowait)
+        supervised.start()
+        assert str(await deaths.get()) == "it raised SystemExit(3)"
+        await supervised.stop()
+
     async def test_what_it_dies_of_while_it_is_stopped_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         deaths: list[BaseException | None] = []
 

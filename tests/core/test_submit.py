@@ -600,6 +600,38 @@ class TestOptions:
 
         assert bench.ran == ["fills the queue", "once"]
 
+    @pytest.mark.parametrize("is_given_up", [True, False])
+    @pytest.mark.parametrize("broker", [None, ListBroker], ids=["memory", "own broker"])
+    async def test_an_id_that_was_recorded_and_not_queued_is_queued_by_the_next_try(
+        self, broker: type[ListBroker] | None, is_given_up: bool
+    ) -> None:
+        class Doubtful(RemoteBackend):
+            """Keeps the first record, and does not say so."""
+
+            async def store(self, task_id: str, result: TaskResult) -> None:
+                await super().store(task_id, result)
+                if len(self.stored[task_id]) == 1:
+                    kept.set()
+                    await answers.wait()
+                    raise BackendError("timed out")
+
+        kept, answers = asyncio.Event(), asyncio.Event()
+        bench = Bench(backend=Doubtful(), broker=broker and broker())
+        async with bench.app as app:
+            mine = app.options(task_id="mine")
+            first = asyncio.ensure_future(mine.submit(bench.note, "once"))
+            await asyncio.wait_for(kept.wait(), 5)
+            if is_given_up:
+                first.cancel()
+            answers.set()
+            await asyncio.wait({first}, timeout=5)
+            assert first.cancelled() or isinstance(first.exception(), BackendError)
+            assert await mine.submit(bench.note, "once") == "mine"
+            assert (await final(app, "mine")).status == "success"
+
+        assert bench.ran == ["once"]
+        assert numbers_of(bench.app, "note")["submitted"] == 1
+
     async def test_headers_travel_with_the_task(self) -> None:
         app = memory_app()
 

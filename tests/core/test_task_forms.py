@@ -6,13 +6,19 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowrra import Flowrra, TaskNotFoundError, TaskRegistry
+from flowrra import Flowrra, Task, TaskNotFoundError, TaskRegistry
+from flowrra.management import FlowrraManager
 from tests.core import cpu_tasks
 from tests.core.apps import cpu_app, final, memory_app
+from tests.core.test_polled_broker import ListBroker
+
+if TYPE_CHECKING:
+    from tests.core.apps import RemoteBackend as Scales
 
 
 async def add(a: int, b: int) -> int:
@@ -37,6 +43,31 @@ class Adder:
     @staticmethod
     async def add_one(a: int) -> int:
         return a + 1
+
+
+@dataclass
+class Parcel:
+    weight: float
+
+
+class Weigh:
+    """Weighs."""
+
+    scales: Scales
+
+    async def __call__(self, parcel: Parcel) -> float:
+        return parcel.weight
+
+
+class PlainBroker(ListBroker):
+    """Keeps tasks as data."""
+
+    async def push(self, task: Task) -> None:
+        await super().push(Task(**asdict(task)))
+
+
+async def weigh(times: int, parcel: Parcel) -> float:
+    return times * parcel.weight
 
 
 async def result_of(app: Flowrra, task: Any, *args: Any) -> Any:
@@ -102,6 +133,22 @@ class TestWhatWorks:
         app.task(name="strict")(strict)
         async with app:
             assert await result_of(app, strict) == 1
+
+    @pytest.mark.parametrize(
+        ("task", "qualname"),
+        [(Weigh(), "Weigh.__call__"), (functools.partial(weigh, 2), "weigh")],
+        ids=["object", "partial"],
+    )
+    async def test_what_is_no_function_is_told_of_and_gets_what_it_is_annotated_with(
+        self, task: Callable[..., Any], qualname: str
+    ) -> None:
+        app = memory_app(broker=PlainBroker())
+        app.task(name="task", max_retries=0)(task)
+        async with app:
+            assert await result_of(app, task, Parcel(1.5)) in (1.5, 3.0)
+        info = await FlowrraManager(app).get_task_info("task")
+        assert info is not None
+        assert (info["module"], info["qualname"]) == (__name__, qualname)
 
     async def test_a_function_of_the_standard_library_in_a_process(self) -> None:
         app = cpu_app()

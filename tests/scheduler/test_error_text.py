@@ -14,11 +14,17 @@ class Speechless(Exception):
         raise RuntimeError("no words")
 
 
+class Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 ERRORS = {
     "as it is": (OSError("für 5 €"), "OSError: für 5 €"),
     "NUL": (ValueError("a\0b"), r"ValueError: a\x00b"),
     "lone surrogate": (ValueError("caf\ud800"), r"ValueError: caf\ud800"),
     "no text": (Speechless(), "Speechless: its text can't be had, for RuntimeError"),
+    "no text but the program's end": (Leaving(), "Leaving: its text can't be had, for SystemExit"),
     "long": (ValueError("x" * 70_000), ("ValueError: " + "x" * 70_000)[:LONGEST_TEXT] + "…"),
     "long when it is escaped": (ValueError("\0" * 70_000), "ValueError: " + r"\x00" * (LONGEST_TEXT - 12) + "…"),
 }

@@ -12,6 +12,7 @@ from flowrra.registry import TaskRegistry
 from flowrra.scheduler import ScheduledTask, Scheduler, ScheduleType
 from flowrra.scheduler.backends import BaseSchedulerBackend
 from flowrra.scheduler.local_time import LOCAL
+from tests.core.apps import until
 
 LATER = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - the stores' datetimes are local
 
@@ -146,6 +147,23 @@ async def test_what_it_lacks_to_run_them_is_said(scheduler: Scheduler, shelf: Sh
         await scheduler.trigger("mine")
     with pytest.raises(NotImplementedError, match="inherit from SqlSchedulerBackend"):
         await shelf.claim(0, LOCAL, "x", 10)
+
+
+async def test_a_store_that_would_end_the_program_is_one_that_is_away(
+    scheduler: Scheduler, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave(*args: object) -> None:
+        raise SystemExit(3)
+
+    async def submit(*args: object) -> None: ...
+
+    monkeypatch.setattr(shelf, "clock", leave)
+    monkeypatch.setattr(shelf, "count_by_task", leave)
+    monkeypatch.setattr(shelf, "close", leave)
+    scheduler.set_submit_callback(submit)
+    await scheduler.start()
+    await until(lambda: scheduler.store_error == "SystemExit: 3")
+    await scheduler.stop()
 
 
 async def test_it_has_no_clock_and_nothing_to_catch_up_with(shelf: Shelf) -> None:

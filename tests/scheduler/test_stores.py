@@ -793,6 +793,39 @@ async def test_a_schedule_that_is_replaced_by_what_it_is_was_not_changed(store: 
     assert not await changed_by(description="figures")  # which leaves it disabled
 
 
+@pytest.mark.parametrize("number", [1e16, 1.5e300, -0.0, 0.1, 2**70])
+async def test_one_that_is_replaced_by_what_it_is_stays_due_when_it_is_whatever_its_numbers(
+    store: SqlSchedulerBackend, number: float
+) -> None:
+    given: dict[str, Any] = {"args": (number,), "kwargs": {"n": [number]}}
+    await store.create(ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=NOW, **given))
+    later = NOW + timedelta(seconds=30)
+    assert await store.replace(ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", next_run_at=later, **given))
+    found = await store.get("a")
+    assert found is not None
+    assert found.next_run_at == NOW
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_what_a_store_can_not_keep_is_refused(url: str, replaces: bool) -> None:
+    app = Flowrra()
+    app.task(name="note")(asyncio.sleep)
+    scheduler = app.create_scheduler(url)
+    refused: list[dict[str, Any]] = [{"description": "caf\ud800"}]
+    if not url.startswith("sqlite"):
+        refused += [{"args": (float("nan"),)}, {"args": ("\ud800",)}]
+    if url.startswith("postgresql"):
+        refused += [{"args": ("a\0b",)}, {"description": "a\0b"}]
+    if url.startswith("mysql"):
+        refused += [{"description": "x" * 70_000}]
+    for options in refused:
+        with pytest.raises(ValueError, match="can't be kept in this store: "):
+            async with asyncio.timeout(5):
+                await scheduler.schedule_interval("note", 60, **{"task_id": "a", **options}, replace=replaces)
+    assert await scheduler.list_scheduled_tasks() == []
+    await scheduler.backend.close()
+
+
 @pytest.mark.parametrize("by", ["replacement", "deletion"])
 async def test_what_is_to_run_once_runs_though_another_of_its_id_and_time_has(
     store: SqlSchedulerBackend, by: str

@@ -87,6 +87,16 @@ async def test_a_submission_that_takes_too_long_is_said_to_and_a_time_out_of_its
         await app.target.submit(run_of(NOW), NOW, 5.0)
 
 
+async def test_a_callback_that_would_end_the_program_only_fails() -> None:
+    async def leave(*args: object, **kwargs: object) -> None:
+        raise SystemExit(3)
+
+    app = App()
+    app.target.callback = leave
+    with pytest.raises(RuntimeError, match=r"its submission raised SystemExit\(3\)"):
+        await app.target.submit(run_of(NOW), NOW, 5.0)
+
+
 async def test_the_clock_is_that_of_the_broker_if_there_is_one() -> None:
     with ValkeyServer() as server:
         for broker in (None, BrokerConfig(url=f"redis://127.0.0.1:{server.port}/0")):

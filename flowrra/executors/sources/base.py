@@ -69,6 +69,8 @@ class TaskSource(ABC):
         self.errors: Counter[str] = Counter()
         # Held while a task is submitted under an id of the caller's.
         self._claimed: dict[str, asyncio.Future[None]] = {}
+        # What still records of a task that it could not be queued, by its id.
+        self._refusals: dict[str, asyncio.Future[None]] = {}
 
     @property
     def error(self) -> str | None:
@@ -94,6 +96,7 @@ class TaskSource(ABC):
     def open(self) -> None:
         """Accept tasks from now on, on the running event loop."""
         self._claimed.clear()
+        self._refusals.clear()
 
     def start(self) -> None:
         """Bring tasks to the workers from now on."""
@@ -164,8 +167,9 @@ class TaskSource(ABC):
 
     @asynccontextmanager
     async def _claim(self, task_id: str) -> AsyncIterator[bool]:
-        while task_id in self._claimed:  # another call may still fail, and is waited for
-            await asyncio.shield(self._claimed[task_id])
+        # Another call may still fail, and is waited for.
+        while (busy := self._claimed.get(task_id) or self._refusals.get(task_id)) is not None:
+            await asyncio.wait({busy})
         claim = self._claimed[task_id] = asyncio.get_running_loop().create_future()
         try:
             known = await self.records.results.get(task_id)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
 from flowrra.brokers.base import QueueFigures
-from flowrra.exceptions import ExecutorNotRunningError
+from flowrra.exceptions import ExecutorNotRunningError, SerializationError
 from flowrra.executors.job import Job
-from flowrra.executors.outcomes import cancelled_while_waiting
+from flowrra.executors.outcomes import cancelled_while_waiting, describe
 from flowrra.executors.records import RecordStore
 from flowrra.executors.sources.base import Pauses, TaskSource
 from flowrra.executors.workers import Workers, wall_clock
 from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.registry import TaskRegistry
 from flowrra.submission import SubmitOptions
-from flowrra.task import CANCELLED, RETRYING
+from flowrra.supervision import spawn
+from flowrra.task import CANCELLED, RETRYING, TaskResult
 from flowrra.telemetry import SUBMITTED, Telemetry
 
 # By so much two readings of both clocks differ only if one was put.
@@ -94,14 +96,31 @@ class MemorySource(TaskSource):
         queue.reserved += 1
         try:
             await recording
-        except BaseException:
+        except BaseException as error:
             queue.reserved -= 1  # before it is offered: until then there is no room
             queue.offer_room()
+            if not isinstance(error, GeneratorExit | SerializationError):
+                refusal = self._refuse(job.record, error)
+                if isinstance(error, Exception):  # who is cancelled waits for nothing more
+                    await asyncio.wait({refusal})
             raise
         queue.reserved -= 1
         if self._is_closed:
             await self.records.end(job.record, CANCELLED, "cancelled before it ran: the app stopped")
             raise ExecutorNotRunningError
+
+    def _refuse(self, record: TaskResult, error: BaseException) -> asyncio.Task[None]:
+        """Record of a task that it was not queued. The result backend may have its record although that failed, or was
+        given up: it would look as if it waited, also to whoever submits its id again."""
+        record.status, record.error = CANCELLED, f"not queued: {describe(error)}"
+        record.finished_at = datetime.now(UTC)
+        task_id = record.task_id
+        refusal = self._refusals[task_id] = spawn(self._store_refusal(record))
+        refusal.add_done_callback(lambda _: self._refusals.pop(task_id, None))
+        return refusal
+
+    async def _store_refusal(self, record: TaskResult) -> None:
+        await self.records.store(record)
 
     async def _queue(self, job: Job, delay: float) -> None:
         self._put(job, delay)

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from flowrra import codec
 from flowrra.backoff import Backoff
 from flowrra.brokers.base import BaseBroker, QueueFigures
 from flowrra.exceptions import TaskNotFoundError
@@ -33,11 +34,13 @@ logger = logging.getLogger(__name__)
 POP_TIMEOUT = 1.0
 FREE_SLOT_CHECK = 0.01
 REPLACEMENT_DELAY = 0.05
+# Tasks of paused names that are kept here, so that what waits behind them at the broker gets on.
+MOST_ASIDE = 100
 
 
 class PolledSource(MemorySource):
-    """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process, and go back to
-    the broker with the time when they are due.
+    """A task is taken from the broker whenever a slot is free. Delays and retries wait in this process, as long as it
+    begins tasks, and go back to the broker with the time when they are due.
 
     The broker has one queue, which is the default one, whatever queue a task names. A pause is this process's alone.
 
@@ -125,15 +128,23 @@ class PolledSource(MemorySource):
         workers = self.workers
         if workers.is_draining or DEFAULT_QUEUE in workers.paused_queues:
             return False
-        return len(workers.running) + workers.queue.size + len(workers.queue.aside()) < workers.slots
+        has_free_slot = len(workers.running) + workers.queue.size < workers.slots
+        return has_free_slot and len(workers.queue.aside()) < MOST_ASIDE
 
     async def _deliver(self, task: Task) -> None:
         """Take in a task. From here on nobody else has it: whatever cancels this, the task is not lost."""
         task.queue = DEFAULT_QUEUE
+        if task.id in self.workers.running or task.id in self.workers.queue:
+            logger.warning("task delivered once more while it is here, left out task=%s id=%s", task.name, task.id)
+            return
         try:
+            codec.check_task(task)
             definition = self.registry.definition(task.name)
         except TaskNotFoundError as error:
             await see_through(self._give_up(task, describe(error)))
+            return
+        except ValueError as error:  # of the task itself nothing can be relied on
+            await see_through(self._give_up(Task(task.id, task.name, (), {}), describe(error)))
             return
         try:
             record = await self.records.of(task)
@@ -185,13 +196,14 @@ class PolledSource(MemorySource):
         return super().submit(job, delay, options)
 
     async def _queue(self, job: Job, delay: float) -> None:
-        if delay:
+        if delay and self.consumes and not self.workers.is_draining:
             self._put(job, delay)
         else:
             await self._push(job)
 
     async def _push(self, job: Job) -> None:
         self.records.publish(job.record)
+        _tell_when_due(job)
         try:
             await self.broker.push(job.task)
         except BaseException as error:
@@ -205,6 +217,11 @@ class PolledSource(MemorySource):
             # Told to end again while the broker takes its time, the attempt would lose its task.
             return see_through(self._give_back(job))
         return super().finished(job)
+
+    def _plan_next(self, job: Job, is_stored: bool) -> None:
+        super()._plan_next(job, is_stored)
+        if self.workers.is_draining:  # here it would fall due, and not be begun
+            self.workers.spawn(self.slots_changed())
 
     async def _give_back(self, job: Job) -> None:
         """Return the task of an attempt that was ended for it."""
@@ -222,8 +239,7 @@ class PolledSource(MemorySource):
 
     async def _push_back(self, job: Job) -> str | None:
         """Return a task to the broker, for another process or a later time. Returns what it ends with if that fails."""
-        delay = job.ready_at - time.monotonic()
-        job.task.due_at = time.time() + delay if delay > 0 else None
+        _tell_when_due(job)
         try:
             await self.broker.push(job.task)
         except BaseException as error:
@@ -243,17 +259,21 @@ class PolledSource(MemorySource):
             await see_through(self._return_all())
 
     async def _return_all(self) -> None:
-        """Return what was taken and has not begun, be it that its name is paused here: other processes may run it."""
+        """Return what has not begun, be it delayed, or that its name is paused here: other processes may run it."""
         queue = self.workers.queue
         kept: list[Job] = []
-        for job in (*queue.ready(), *queue.aside()):
+        for job in (*queue.ready(), *queue.aside(), *queue.delayed_items()):
             if self.workers.withdraw(job.task.id) is None:
                 continue
             if await self._push_back(job) is None:
                 job.end_wait()
             else:
                 kept.append(job)
-        self.workers.put_back(kept)
+        now = time.monotonic()
+        self.workers.put_back([job for job in kept if job.ready_at <= now])
+        for job in kept:
+            if job.ready_at > now:
+                self.workers.put_later(job, job.ready_at - now)
 
     def queues(self) -> tuple[str, ...]:
         return (DEFAULT_QUEUE,)
@@ -275,3 +295,9 @@ class PolledSource(MemorySource):
         # The broker knows only what is due, and this process but its own part of the rest.
         is_paused = DEFAULT_QUEUE in self.workers.paused_queues or None
         return {DEFAULT_QUEUE: QueueFigures(await self.size(), None, None, None, None, None, paused=is_paused)}
+
+
+def _tell_when_due(job: Job) -> None:
+    """Write on a task that goes to the broker when it is due, if that is to come."""
+    delay = job.ready_at - time.monotonic()
+    job.task.due_at = time.time() + delay if delay > 0 else None

@@ -126,7 +126,9 @@ class BaseSchedulerBackend(ABC):
         while not await self.replace(task):
             try:
                 await self.create(task)
-            except ValueError:  # somebody else was faster
+            except ValueError:
+                if await self.get(task.id) is None:  # it is refused; else somebody else was faster
+                    raise
                 continue
             break
         return task.id

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -15,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from flowrra.per_loop import PerLoop
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
-from flowrra.scheduler.backends.sql_rows import dated, definition_of, read_row, read_task, written
+from flowrra.scheduler.backends.sql_rows import dated, definition_of, read_row, read_task, unstorable, written
 from flowrra.scheduler.backends.sql_schema import (
     ADVANCE,
     CLOCKS,
@@ -38,6 +40,7 @@ from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
 from flowrra.scheduler.error_text import describe
 from flowrra.scheduler.local_time import LOCAL, local, micros
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, named
+from flowrra.tags import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,20 @@ MOST_IDS = 1_000
 
 # What a schedule has besides its definition, and may be given anew.
 _OPTIONS = ("description", "max_retries", "retry_delay", "priority", "misfire_grace", "misfire", "max_running")
+
+
+def _means_the_same(found: ScheduledTask, task: ScheduledTask) -> bool:
+    key = definition_of(task)
+    if definition_of(found) == key:
+        return True
+    # PostgreSQL keeps numbers by their value: it gives 1e16 back as an integer, and -0.0 as 0.0.
+    is_equal = _by_value(found) == _by_value(task)
+    return is_equal and definition_of(replace(found, args=task.args, kwargs=task.kwargs)) == key
+
+
+def _by_value(task: ScheduledTask) -> Any:
+    """What a task is called with, as JSON whose numbers are of one kind."""
+    return json.loads(json.dumps([task.args, task.kwargs], default=Writer().write), parse_int=float)
 
 
 def _is_unchanged(found: ScheduledTask, task: ScheduledTask) -> bool:
@@ -143,7 +160,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     async def create_once(self, task: ScheduledTask) -> None:
         await self._keep_from_known_runs(task)
         try:
-            await self._write(SCHEDULES.insert().values(written(task)))
+            await self._write_values(SCHEDULES.insert(), written(task))
         except sa.exc.IntegrityError as error:
             raise ValueError(f"Scheduled task '{task.id}' already exists") from error
 
@@ -164,20 +181,33 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if not await self._write_defined(SCHEDULES.update().where(SCHEDULES.c.id == task.id), written(task)):
             raise ValueError(f"Scheduled task '{task.id}' not found")
 
+    async def _write_values(
+        self, statement: sa.Insert | sa.Update, values: dict[str, Any], *more: sa.Executable
+    ) -> int:
+        try:
+            return await self._write(statement.values(values), *more)
+        except sa.exc.IntegrityError:
+            raise
+        except (sa.exc.DBAPIError, UnicodeError) as error:
+            reason = unstorable(values) or ("a value is too long" if isinstance(error, sa.exc.DataError) else None)
+            if reason is None:
+                raise
+            raise ValueError(f"The schedule can't be kept in this store: {reason}") from error
+
     async def _write_defined(
         self, statement: sa.Insert | sa.Update, values: dict[str, Any], *more: sa.Executable
     ) -> int:
         """Of schedules that mean the same, the first one has the definition that others are compared with."""
         try:
-            return await self._write(statement.values(values), *more)
+            return await self._write_values(statement, values, *more)
         except sa.exc.IntegrityError:
-            return await self._write(statement.values({**values, "definition": None}), *more)
+            return await self._write_values(statement, {**values, "definition": None}, *more)
 
     async def replace(self, task: ScheduledTask) -> bool:
         if (found := await self.get(task.id)) is None:
             return False
         change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
-        is_same = found.broken is None and definition_of(found) == definition_of(task)
+        is_same = found.broken is None and _means_the_same(found, task)
         if not is_same:
             await self._keep_from_known_runs(task)
         own = ("id", "created_at", "last_run_at", "last_run")

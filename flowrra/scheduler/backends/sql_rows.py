@@ -28,6 +28,20 @@ def written(task: ScheduledTask) -> dict[str, Any]:
     }
 
 
+def unstorable(row: dict[str, Any]) -> str | None:
+    """What of a schedule's row not every server takes; None if there is nothing."""
+    for name, value in row.items():
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False) if name in ("args", "kwargs") else value
+            if isinstance(text, str) and ("\0" in text or r"\u0000" in text):
+                return f"{name} has a NUL character"
+            if isinstance(text, str):
+                text.encode()
+        except ValueError as error:  # a lone surrogate is one, too
+            return f"{name}: {error}"
+    return None
+
+
 def dated(last_run: datetime | None, next_run: datetime | None) -> dict[str, Any]:
     """The columns that say when a schedule ran and runs next."""
     return {
