@@ -13,6 +13,7 @@ import redis
 from flowrra import Flowrra, TaskStatus
 from flowrra.brokers.base import Outcome, QueuedTask, Verb
 from flowrra.brokers.redis import RedisBroker
+from flowrra.events import event_bus
 from flowrra.exceptions import (
     BackendError,
     NotReplicatedError,
@@ -33,6 +34,12 @@ def doubtful(url: str, database: int = 1) -> Flowrra:
     """A producer that hears of no submission that replicas have it, as there are none."""
     results = at(url, database)
     return with_tasks(redis_app(url, backend=results, consume=False, min_replicas=1, replication_timeout=0.1))
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays_subscribed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bus is that of the whole process, and the next test's too."""
+    monkeypatch.setattr(event_bus, "subscribers", ())
 
 
 def told_by(app: Flowrra) -> list[str]:
