@@ -191,7 +191,7 @@ class TestDraining:
         await app.submit(parent)
         await until(lambda: numbers_of(app, "parent")["running"] == 1)
         stop = asyncio.ensure_future(app.stop(timeout=5))
-        await asyncio.sleep(0)
+        await until(lambda: not app.executors["io"].is_running)
         stopping.set()
         await stop
 

@@ -41,7 +41,7 @@ class Shop:
             self.calls.put_nowait((args, kwargs))
             return "noted"
 
-        @self.app.task()
+        @self.app.task(retry_delay=60)
         async def flawed() -> None:
             self.calls.put_nowait(())
             raise ConnectionError("as planned")
