@@ -826,6 +826,19 @@ async def test_what_a_store_can_not_keep_is_refused(url: str, replaces: bool) ->
     await scheduler.backend.close()
 
 
+@pytest.mark.parametrize("schedule_id", ["a\0b", "caf\ud800", "x" * 5_000])
+async def test_an_id_that_no_schedule_can_have_is_unknown(url: str, schedule_id: str) -> None:
+    scheduler = Flowrra().create_scheduler(url)
+    store = scheduler.backend
+    assert await store.get(schedule_id) is None
+    assert not await store.delete(schedule_id)
+    assert await store.list_runs(schedule_id, 10) == []
+    for change in (scheduler.enable_task, scheduler.disable_task, scheduler.trigger):
+        with pytest.raises(ValueError, match="not found"):
+            await change(schedule_id)
+    await store.close()
+
+
 @pytest.mark.parametrize("by", ["replacement", "deletion"])
 async def test_what_is_to_run_once_runs_though_another_of_its_id_and_time_has(
     store: SqlSchedulerBackend, by: str

@@ -15,6 +15,8 @@ class PostgreSQLSchedulerBackend(SqlSchedulerBackend):
         url: ``postgresql://user:password@host/database``.
     """
 
+    takes_nul = False
+
     def __init__(self, url: str) -> None:
         self.url = url
         parsed = read_url(url, "postgresql+asyncpg")

@@ -102,6 +102,8 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     """
 
     keeps_text = True
+    # Whether a text may have the character NUL.
+    takes_nul = True
 
     def __init__(self, url: sa.URL, extra: str | None = None, **options: Any) -> None:
         self._url = url
@@ -134,6 +136,14 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
     async def close(self) -> None:
         await self._engines.close()
+
+    def _of(self, column: sa.Column[str], schedule_id: str) -> sa.ColumnElement[bool]:
+        """The rows of a schedule; none of an id that the server or its driver would refuse: no schedule has it."""
+        try:
+            schedule_id.encode()
+        except UnicodeEncodeError:
+            return sa.false()
+        return sa.false() if "\0" in schedule_id and not self.takes_nul else column == schedule_id
 
     async def _read(self, query: sa.Executable) -> list[Any]:
         engine = await self._open()
@@ -217,14 +227,15 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             if _is_unchanged(found, task):  # as by each start of a program that says what it wants
                 kept.add("updated_at")
             values = {name: value for name, value in values.items() if name not in kept}
-        withdrawals = [] if is_same and task.enabled else [withdraw_runs(task.id)]
+        withdrawals = [] if is_same and task.enabled else [withdraw_runs(self._of(RUNS.c.schedule_id, task.id))]
         return bool(await self._write_defined(change, values, *withdrawals))
 
     async def delete(self, task_id: str) -> bool:
-        return bool(await self._write(SCHEDULES.delete().where(SCHEDULES.c.id == task_id), withdraw_runs(task_id)))
+        deletion = SCHEDULES.delete().where(self._of(SCHEDULES.c.id, task_id))
+        return bool(await self._write(deletion, withdraw_runs(self._of(RUNS.c.schedule_id, task_id))))
 
     async def get(self, task_id: str) -> ScheduledTask | None:
-        return await self._first(SCHEDULES.c.id == task_id)
+        return await self._first(self._of(SCHEDULES.c.id, task_id))
 
     async def _first(self, condition: sa.ColumnElement[bool]) -> ScheduledTask | None:
         return next((read_task(row) for row in await self._read(SCHEDULES.select().where(condition))), None)
@@ -241,20 +252,20 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         return [read_task(row) for row in await self._read(select_due(micros(now)))]
 
     async def update_run_times(self, task_id: str, last_run: datetime | None, next_run: datetime | None) -> None:
-        change = SCHEDULES.update().where(SCHEDULES.c.id == task_id)
+        change = SCHEDULES.update().where(self._of(SCHEDULES.c.id, task_id))
         if not await self._write(change.values(dated(last_run, next_run))):
             raise ValueError(f"Scheduled task '{task_id}' not found")
 
     async def set_enabled(self, task_id: str, enabled: bool, next_run: datetime | None) -> None:
         now = datetime.now()  # noqa: DTZ005 - local
-        change, found = SCHEDULES.update().where(SCHEDULES.c.id == task_id), SCHEDULES.c
+        change, found = SCHEDULES.update().where(self._of(SCHEDULES.c.id, task_id)), SCHEDULES.c
         if not enabled:
             change = change.values(enabled=False, updated_at=now)
         else:  # one that is enabled and well keeps its due time, which a scheduler may be moving on just now
             due = None if next_run is None else micros(next_run)
             change = change.where((found.enabled != TRUE) | is_broken())
             change = change.values(enabled=True, updated_at=now, next_run_at=next_run, due=due, broken=None)
-        withdrawals = [] if enabled else [withdraw_runs(task_id)]
+        withdrawals = [] if enabled else [withdraw_runs(self._of(RUNS.c.schedule_id, task_id))]
         if not await self._write(change, *withdrawals) and await self.get(task_id) is None:
             raise ValueError(f"Scheduled task '{task_id}' not found")
 
@@ -286,7 +297,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
             return await connection.run_sync(_claim, now, zone, owner, limit, known)
 
     async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
-        rows = await self._read(SCHEDULES.select().where(SCHEDULES.c.id == schedule_id))
+        rows = await self._read(SCHEDULES.select().where(self._of(SCHEDULES.c.id, schedule_id)))
         if not rows:
             return None
         task, fault = read_row(rows[0])
@@ -397,7 +408,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     ) -> list[dict[str, Any]]:
         query = RUNS.select().order_by(RUNS.c.due.desc()).limit(limit)
         if schedule_id is not None:
-            query = query.where(RUNS.c.schedule_id == schedule_id)
+            query = query.where(self._of(RUNS.c.schedule_id, schedule_id))
         if results:
             query = query.where(RUNS.c.result.in_(results))
         return [dict(row) for row in await self._read(query)]

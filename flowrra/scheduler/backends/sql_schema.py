@@ -135,11 +135,11 @@ TAKE = (
 END = RUNS.update().where(RUNS.c.id == sa.bindparam("of")).values(lease=None, result=sa.bindparam("new_result"))
 
 
-def withdraw_runs(schedule_id: str | None = None) -> sa.Update:
-    """Let no scheduler try runs again that aren't submitted yet, those of one schedule or of all: who claims such a run
+def withdraw_runs(are_meant: sa.ColumnElement[bool] | None = None) -> sa.Update:
+    """Let no scheduler try runs again that aren't submitted yet, those that are meant or all: who claims such a run
     next skips it, as it has no owner. One that is being submitted just now is, and says so."""
     claimed = RUNS.update().where(RUNS.c.result == "claimed").values(owner=None)
-    return claimed if schedule_id is None else claimed.where(RUNS.c.schedule_id == schedule_id)
+    return claimed if are_meant is None else claimed.where(are_meant)
 
 
 def select_due(now: int) -> sa.Select[Any]:
