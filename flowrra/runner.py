@@ -78,15 +78,18 @@ class Runner:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._has_signal = True
-        self._loop.call_soon_threadsafe(self._take, signal.Signals(number))
-        if asyncio.current_task(self._loop) is self._starting and not self._is_started():
-            raise asyncio.CancelledError  # a start that blocks the loop just now can't be cancelled by it
+        # A start that may block the loop just now can't be cancelled by it.
+        is_blocking = asyncio.current_task(self._loop) is self._starting and not self._is_started()
+        self._loop.call_soon_threadsafe(self._take, signal.Signals(number), is_blocking)
+        if is_blocking:
+            raise asyncio.CancelledError
 
-    def _take(self, number: signal.Signals) -> None:
+    def _take(self, number: signal.Signals, is_cancelled: bool) -> None:
         self._signals.put_nowait(number)
         if not self._has_ended_start() or self._starting.cancelled():
             logger.warning("%s while the app starts: its start is cancelled", number.name)
-            self._starting.cancel()
+            if not is_cancelled:  # what cleans up after it by now is not to be cancelled, too
+                self._starting.cancel()
 
     def _has_ended_start(self) -> bool:
         return self._starting.done() or self._is_started()

@@ -435,6 +435,17 @@ STUBBORN_STARTS = {
         print("told", flush=True)
         time.sleep(3600)
     """,
+    "a clean-up that hangs after a start that blocked": """
+    @app.on_startup
+    def wait_for_a_database():
+        print("ready", flush=True)
+        time.sleep(3600)
+
+    @app.on_shutdown
+    async def hang():
+        print("told", flush=True)
+        await asyncio.sleep(3600)
+    """,
 }
 
 
@@ -474,7 +485,10 @@ class TestASignalWhileItStarts:
             assert process.stdout is not None
             assert process.stdout.readline() == "told\n"
             process.send_signal(number)
-            process.communicate(timeout=5)
+            try:
+                process.communicate(timeout=5)
+            finally:
+                process.kill()  # if it goes on: it would be waited for
 
         assert process.returncode == -number
 
