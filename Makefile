@@ -7,7 +7,7 @@ PORT ?= 9464
 # The environment that everything runs in; one for each interpreter that the tests run on besides, as .ci/run does.
 VENV ?= .venv
 # Tests that run at the same time: they wait more than they compute.
-JOBS ?= 3
+JOBS ?= 4
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed

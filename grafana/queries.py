@@ -324,8 +324,11 @@ def by_store(metric: Metric, *by: str, own: str = "sum", shared: str = "max") ->
 def broken() -> str:
     """Schedules that can't run, by store: but for those whose task another process of the store knows."""
     # Whatever tasks are chosen: the number is of all schedules.
-    tasks, schedules = (f"{metric.name}{{{TARGET}}}" for metric in (catalog.TASKS_RUNNING, catalog.SCHEDULE_INFO))
-    store = f"* on ({_PROCESS}) group_left (store) {_once(series(catalog.SCHEDULER_INFO), _PROCESS, 'store')}"
+    # A schedule that is marked, as its row can't be read, has no next run: whoever knows its task, it is broken.
+    tasks, schedules = (f"{metric.name}{{{TARGET}}}" for metric in (catalog.TASKS_RUNNING, catalog.SCHEDULE_NEXT_RUN))
+    # Stores in memory are each process's own.
+    info = series(catalog.SCHEDULER_INFO, 'store!=""')
+    store = f"* on ({_PROCESS}) group_left (store) {_once(info, _PROCESS, 'store')}"
     # An observer tells of no tasks: what it doesn't know isn't known.
     unknown = f"({schedules} and on ({_PROCESS}) {tasks} unless on ({_PROCESS}, task) {tasks})"
     elsewhere = f"count by ({_PROCESS}) ({unknown} {store} and on (store, task) ({tasks} {store}))"

@@ -45,9 +45,11 @@ def _as_last_told(count: str, window: str) -> str:
     return f"({count} or last_over_time({count}[{window}]) unless on (job, instance) process_start_time_seconds)"
 
 
-def _is_young(seconds: float, window: str) -> str:
-    """The instances whose process began, or had begun before it was gone, within that time."""
-    return f"on (job, instance) (last_over_time(process_start_time_seconds[{window}]) > time() - {seconds:g})"
+def _of_young(count: str, seconds: float, window: str) -> str:
+    """The most that a counter was where each process of the window began within it: what such a one has begun with is
+    no increase, and a restart takes it back."""
+    started = f"min_over_time(process_start_time_seconds[{window}]) > time() - {seconds:g}"
+    return f"max_over_time({count}[{window}]) and on (job, instance) ({started})"
 
 
 # Where a queue, a broker or a store is, in descriptions: shared ones have a server, others an instance.
@@ -355,8 +357,7 @@ def tasks(t: Scaled) -> list[Alert]:
     # A worker that takes over what a whole fleet left behind has counted it before it is scraped.
     redelivered = "flowrra_tasks_redelivered_total"
     within = t.text("REDELIVERY_WINDOW")
-    is_young = _is_young(t.REDELIVERY_WINDOW, within)
-    again = f"({_as_last_told(redelivered, within)} and {is_young}) or increase({redelivered}[{within}])"
+    again = f"({_of_young(redelivered, t.REDELIVERY_WINDOW, within)}) or increase({redelivered}[{within}])"
     window = t.text("RETRY_WINDOW")
     retried, started = (f"sum by (job, task) (rate(flowrra_tasks_{n}_total[{window}]))" for n in ("retried", "started"))
     failures = "Job {{ $labels.job }}: {{ $value | humanizePercentage }} of task {{ $labels.task }} fail"
@@ -422,8 +423,8 @@ def schedules(t: Scaled) -> list[Alert]:
     # An address that another process has by now may have two within the window.
     asked = f'max by (job, instance) (sum_over_time(flowrra_collector_success{{collector="scheduler"}}[{window}]))'
     is_new = f"count_over_time({count}[{window}]) < on (job, instance) group_left () {asked}"
-    told, is_young = _as_last_told(count, window), _is_young(t.SCHEDULES_MISSED_WINDOW, window)
-    begun = f"({told} and ({is_new})) or ({told} and {is_young})"
+    young = _of_young(count, t.SCHEDULES_MISSED_WINDOW, window)
+    begun = f"({_as_last_told(count, window)} and ({is_new})) or ({young})"
     missed = f"({begun}) or increase({count}[{window}])"
     runs, changes = "flowrra:schedule_last_run_timestamp_seconds", "flowrra:schedule_updated_timestamp_seconds"
     period = f"{t.SCHEDULE_PERIODS:g} * flowrra:schedule_period_seconds"

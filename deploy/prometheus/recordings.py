@@ -132,10 +132,14 @@ def _wanted() -> str:
 
 def _broken() -> str:
     """Schedules that can't run, as each process has them: but for those whose task another one of the store knows."""
-    store = f"* on (job, instance) group_left (store) {once('flowrra_scheduler_info', '', 'job, instance', 'store')}"
+    # Stores in memory are each process's own.
+    info = once("flowrra_scheduler_info", 'store!=""', "job, instance", "store")
+    store = f"* on (job, instance) group_left (store) {info}"
     tasks = "flowrra_tasks_running"
     # An observer tells of no tasks: what it doesn't know isn't known.
-    unknown = f"(flowrra_schedule_info and on (job, instance) {tasks} unless on (job, instance, task) {tasks})"
+    # A schedule that is marked, as its row can't be read, has no next run: whoever knows its task, it is broken.
+    next_runs = "flowrra_schedule_next_run_timestamp_seconds"
+    unknown = f"({next_runs} and on (job, instance) {tasks} unless on (job, instance, task) {tasks})"
     elsewhere = f"count by (job, instance) ({unknown} {store} and on (store, task) ({tasks} {store}))"
     broken = "flowrra_scheduler_broken_schedules"
     return f"{broken} - on (job, instance) group_left () {elsewhere} or {broken}"

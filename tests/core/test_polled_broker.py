@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -29,6 +30,9 @@ class ListBroker(BaseBroker):
         self.holds_pop: asyncio.Event | None = None
         self.holds_push: asyncio.Event | None = None
         self.waiting_pushes = 0
+        # Once it is there, a pop waits for a task however often it is cancelled.
+        self.hands_on: asyncio.Event | None = None
+        self.is_asked = False
         self.pops = 0
         self.ended_pops = 0
 
@@ -39,6 +43,9 @@ class ListBroker(BaseBroker):
             self.waiting_pushes += 1
             await self.holds_push.wait()
         self.tasks.append(task)
+        if self.hands_on is not None:
+            self.hands_on.set()
+            await asyncio.sleep(0.05)  # it goes to whoever waits, before the answer comes
 
     async def pop(self, timeout: float | None = None) -> Task | None:
         self.pops += 1
@@ -49,6 +56,10 @@ class ListBroker(BaseBroker):
                 await self.holds_pop.wait()
             finally:
                 self.ended_pops += 1
+        while self.hands_on is not None and not self.tasks:
+            self.is_asked = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.hands_on.wait()
         if self.tasks:
             return self.tasks.pop(0)
         await asyncio.sleep(0.005)
@@ -197,6 +208,19 @@ class TestStop:
             broker.holds_pop.set()
             await stopping
         assert (await record_of(app, task_id)).result == 7
+
+    async def test_loses_nothing_to_a_broker_that_hands_on_at_once_what_it_is_given_back(
+        self, app: Flowrra, broker: ListBroker
+    ) -> None:
+        """Whoever asks it for a task may go on though it is cancelled, and is then given what the stop gives back."""
+        app.configure_executor(io_workers=2)
+        await app.start()
+        task_id = await app.submit("hold")
+        await until(lambda: app.executors["io"].busy_workers == 1)
+        broker.hands_on = asyncio.Event()
+        await until(lambda: broker.is_asked)
+        await app.stop(timeout=0)
+        await until(lambda: [task.id for task in broker.tasks] == [task_id])
 
     async def test_waits_no_longer_for_a_broker_than_it_may(
         self, app: Flowrra, broker: ListBroker, monkeypatch: pytest.MonkeyPatch

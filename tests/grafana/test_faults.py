@@ -3,6 +3,7 @@ on a real Prometheus that scrapes exporters whose text is written here."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import count
 from typing import Any, NamedTuple
@@ -48,12 +49,14 @@ def worker(*parts: dict) -> Target:  # type: ignore[type-arg]
     return Target(exporter(), app(), task("ship"), *parts)
 
 
-def knows(name: str, store: str, *tasks: str) -> Target:
-    """A process that knows one task, in a store with a schedule of each of these."""
+def knows(name: str, store: str, *tasks: str, marked: str = "") -> Target:
+    """A process that knows one task, in a store with a schedule of each of these, of which one can't be read."""
     found = scheduler(store)
     for each in tasks:
         found[labelled("flowrra_schedule_info", schedule=each, task=each, description="", runs="interval 60")] = 1
-    found[labelled("flowrra_scheduler_broken_schedules")] = len(tasks) - (name in tasks)
+        if each != marked:
+            found[labelled("flowrra_schedule_next_run_timestamp_seconds", schedule=each, task=each)] = time.time() + 60
+    found[labelled("flowrra_scheduler_broken_schedules")] = len({*tasks} - {name}) + (name == marked)
     return Target(exporter(), app(), task(name), found)
 
 
@@ -108,6 +111,7 @@ def jobs() -> dict[str, list[Target]]:
         # Two apps in one store, each of which leaves the other one's schedule to it; and one whose task nobody knows.
         "sharing": [knows(name, "db:5432/both", "charge", "send") for name in ("charge", "send")],
         "orphan": [knows("charge", "db:5432/orphan", "charge", "gone") for _ in range(2)],
+        "unreadable": [knows(name, "db:5432/marked", "charge", "send", marked="send") for name in ("charge", "send")],
         # One address of two pods, as long as Prometheus has both: see the fixture.
         "replaced": [worker(queue(ONE, 5), workers(1), pool("default", busy=4), scheduler(STORE, "nightly"))],
         "regex": [worker(task("mail.send"), task("mail_send"), task("resize[large]"), task("a+b"))],
@@ -367,6 +371,7 @@ def test_a_process_that_prometheus_has_twice_for_a_while_is_shown(fleet: Fleet) 
 def test_a_schedule_is_broken_where_no_process_of_its_store_knows_its_task(fleet: Fleet) -> None:
     assert of(fleet, "scheduler", "sharing").tile("Broken").text == "none"
     assert of(fleet, "scheduler", "orphan").tile("Broken").text == "1"
+    assert of(fleet, "scheduler", "unreadable").tile("Broken").text == "1"
 
 
 # ── all of it ───────────────────────────────────────────────────────────────────────────────────────────────────

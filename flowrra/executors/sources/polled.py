@@ -134,7 +134,9 @@ class PolledSource(MemorySource):
     async def _deliver(self, task: Task) -> None:
         """Take in a task. From here on nobody else has it: whatever cancels this, the task is not lost."""
         task.queue = DEFAULT_QUEUE
-        if task.id in self.workers.running or task.id in self.workers.queue:
+        job = self.workers.running.get(task.id)
+        # One whose attempt was ended, as by a stop, may be what was just given back.
+        if (job is not None and not job.settled) or task.id in self.workers.queue:
             logger.warning("task delivered once more while it is here, left out task=%s id=%s", task.name, task.id)
             return
         try:
