@@ -560,6 +560,26 @@ async def test_an_outcome_is_told_whatever_stands_in_place_of_a_list(
         assert await counts_of(app) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("key", ["status:running:work-0", "status:success:work-0"])
+async def test_what_stands_in_place_of_one_names_list_costs_no_other_name_of_a_batch(
+    look: redis.Redis, url: str, key: str
+) -> None:
+    names = [f"work-{number}" for number in range(6)]
+    backend = RedisBackend(url, ttl=60)
+    for status in (TaskStatus.RUNNING, TaskStatus.SUCCESS):
+        if status is TaskStatus.SUCCESS or "running" not in key:
+            look.delete(f"flowrra:{key}")
+            put(look, f"flowrra:{key}".encode(), b"somebody's")
+        await asyncio.gather(*(backend.store(name, TaskResult(name, status, name)) for name in names))
+    look.delete(f"flowrra:{key}")
+    counts = await backend.count()
+    assert {name: counts.get((TaskStatus.RUNNING, name), 0) for name in names[1:]} == dict.fromkeys(names[1:], 0)
+    assert {name: counts.get((TaskStatus.SUCCESS, name), 0) for name in names[1:]} == dict.fromkeys(names[1:], 1)
+    assert (look.zcard("flowrra:status:running"), look.zcard("flowrra:status:success")) == (0, 6)
+    assert look.llen("flowrra:finished:60000") == 6
+    await backend.close()
+
+
 @contextlib.contextmanager
 def _kept_aside(look: redis.Redis, key: str) -> Iterator[None]:
     """Another program's text in place of a key, for a while."""
