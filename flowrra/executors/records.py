@@ -324,7 +324,7 @@ class StoredRecords(RecordStore):
         self._is_unlisting = True
         try:
             await self.results.unlist_expired()
-        except Exception as error:  # noqa: BLE001 - a backend is user code; the next call sees to it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a backend is user code; the next call sees to it
             logger.debug("expired records not unlisted error=%s", describe(error))
         finally:
             self._is_unlisting = False

@@ -587,6 +587,26 @@ def count_futures() -> int:
     return sum(isinstance(each, asyncio.Future) for each in gc.get_objects())
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), ValueError("no"), None], ids=["exit", "error", "none"])
+async def test_a_backend_of_ones_own_is_asked_ever_again_to_count_no_expired_records(
+    error: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it raises; a SystemExit that nobody catches would end the event loop."""
+    monkeypatch.setattr(hangs, "LOOK_EVERY", 0.01)
+    calls: list[int] = []
+
+    class Backend(RemoteBackend):
+        async def unlist_expired(self) -> None:
+            calls.append(1)
+            if error is not None:
+                raise error
+
+    app = memory_app(backend=Backend())
+    app.task(name="nothing")(_nothing)
+    async with app:
+        await until(lambda: len(calls) > 2)
+
+
 async def test_one_that_takes_long_to_unlist_expired_records_is_asked_once_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
