@@ -127,7 +127,7 @@ class BaseTaskExecutor(ABC):
         self._progress = ProgressReports(self._workers, self.source)
         self._waits = Waits(self._workers, self._records, self.registry)
         self._leftovers = Leftovers(self.kind)
-        self._hangs = HangMonitor(self._workers, self.source)
+        self._hangs = HangMonitor(self._workers, self.source, self._unlist_expired)
         self._teardown = TeardownWatch(self.kind, self.running_jobs)
         # Those whose outcome a stop could not wait to be recorded.
         self._closed_early: set[Job] = set()
@@ -708,6 +708,11 @@ class BaseTaskExecutor(ABC):
         self._state = "stopped"
         self._leftovers.tell()
         logger.info("executor stopped executor=%s", self.kind)
+
+    def _unlist_expired(self) -> None:
+        """Have expired records counted no more, wherever tasks come from: nobody may write who does that beside."""
+        if self.takes_tasks and self._records.tells_of_others:
+            self._workers.spawn(self._records.unlist_expired())
 
     def _found_waiting(self) -> dict[Job, Found]:
         """What waits, and is not begun any more, by whether it is due. What nobody can take back is lost: that is

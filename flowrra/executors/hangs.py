@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -42,11 +43,13 @@ class HangMonitor:
     Args:
         workers: What runs the attempts.
         source: Knows what waits elsewhere.
+        on_look: Called at every look, for what else is to be done every few seconds.
     """
 
-    def __init__(self, workers: Workers, source: TaskSource) -> None:
+    def __init__(self, workers: Workers, source: TaskSource, on_look: Callable[[], None]) -> None:
         self._workers = workers
         self._source = source
+        self._on_look = on_look
         # Whether a task waited in the broker when it was asked last: only while all attempts hang, and none waits here.
         self._one_waits_there = False
         self._stuck_since: float | None = None
@@ -85,6 +88,7 @@ class HangMonitor:
 
     def _begin_look(self) -> None:
         self._set_timer()
+        self._on_look()
         is_due = self._stuck_since is not None or self._jobs_that_hang()
         if is_due and (self._looking is None or self._looking.done()):
             self._looking = spawn(self.look())

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -39,8 +38,6 @@ PASSING = (ServerUnavailableError, OSError)
 OUTCOME_ATTEMPTS = 10
 # Outcomes that wait for a result backend that is away; those beyond keep their slots.
 MAX_LATE = 1000
-# Seconds between two looks for expired records that are still counted.
-UNLIST_INTERVAL = 5.0
 
 # Called once an attempt's outcome is stored, or (False) can't be.
 OnStored = Callable[[Job, bool], None]
@@ -271,13 +268,12 @@ class StoredRecords(RecordStore):
         # What stores the progress of a running attempt, by the task's id: its outcome is stored after that.
         self._progressing: dict[str, asyncio.Task[None]] = {}
         self._is_giving_up = False
-        # When expired records are unlisted again: several partitions may ask for it.
-        self._unlist_at = 0.0
+        self._is_unlisting = False
 
     def open(self) -> None:
         # How many attempts have ended whose outcome waits for the backend.
         self._late = 0
-        self._is_giving_up = False
+        self._is_giving_up = self._is_unlisting = False
 
     def give_up(self) -> None:
         self._is_giving_up = True
@@ -323,13 +319,15 @@ class StoredRecords(RecordStore):
         return True
 
     async def unlist_expired(self) -> None:
-        if (now := time.monotonic()) < self._unlist_at:
+        if self._is_unlisting:  # a backend may take longer than it is until it is asked again
             return
-        self._unlist_at = now + UNLIST_INTERVAL
+        self._is_unlisting = True
         try:
             await self.results.unlist_expired()
-        except Exception as error:  # noqa: BLE001 - a backend is user code; the next one sees to it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a backend is user code; the next call sees to it
             logger.debug("expired records not unlisted error=%s", describe(error))
+        finally:
+            self._is_unlisting = False
 
     async def store_late(self, record: TaskResult) -> None:
         backoff = Backoff()

@@ -225,17 +225,22 @@ local function unlist_expired(ns, ttl, count, now)
   end
 end
 
--- List records that were kept, in groups of one status and name, and take their tasks off the lists that they were on.
+-- Plan when finished records are unlisted.
+local function plan_unlisting(ns, ttl, entries)
+  if redis.call('RPUSH', finished_list(ns, ttl), unpack(entries)) == #entries then
+    redis.call('SADD', ns .. ':finished:ttls', ttl)
+  end
+end
+
+-- List records that were kept, in groups of one status and name, and take their tasks off the lists that they were on. What
+-- another program has written in place of one list costs that list alone.
 local function list_kept(ns, groups, ttl)
-  local finished = finished_list(ns, as_text(ttl))
   for _, group in pairs(groups) do
     for _, other in ipairs(UNFINISHED) do
-      if other ~= group.status then unlist(ns, other, group.name, group.ids) end
+      if other ~= group.status then pcall(unlist, ns, other, group.name, group.ids) end
     end
-    list(ns, group.status, group.name, group.scored)
-    if FINISHED[group.status] and redis.call('RPUSH', finished, unpack(group.entries)) == #group.entries then
-      redis.call('SADD', ns .. ':finished:ttls', as_text(ttl))
-    end
+    pcall(list, ns, group.status, group.name, group.scored)
+    if FINISHED[group.status] then pcall(plan_unlisting, ns, as_text(ttl), group.entries) end
   end
 end
 
@@ -267,7 +272,7 @@ local function keep_records(ns, records, ttl, now)
       end
     end
   end
-  pcall(list_kept, ns, groups, ttl)
+  list_kept(ns, groups, ttl)
   if is_watched(ns) then tell(ns, records) end
   pcall(unlist_expired, ns, ttl, #records, now)
 end

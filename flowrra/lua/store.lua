@@ -7,7 +7,9 @@ local ns, records, kept = namespace_of(KEYS[1]), {}, {}
 -- It has no effect but to be refused.
 local answer = redis.pcall('LPUSHX', ns .. ':full', '1')
 local is_full = type(answer) == 'table' and answer.err and string.find(answer.err, 'OOM', 1, true)
-redis.call('ZREM', ns .. ':status:pending', '')
+-- What is no list there is refused too, and has the script written something all the same.
+answer = redis.pcall('ZREM', ns .. ':status:pending', '')
+if type(answer) == 'table' and answer.err and not string.find(answer.err, 'WRONGTYPE', 1, true) then return answer end
 
 local function fields_of(record)
   local is_readable, fields = pcall(cjson.decode, record)
@@ -34,7 +36,7 @@ for i = 2, #ARGV, 2 do
     records[#records + 1] = {id, ARGV[i + 1], status, submitted, name}
     for other in pairs(FINISHED) do
       -- Only a user's own code writes a finished record again; tasks never do.
-      if other ~= status then unlist(ns, other, name, {id}) end
+      if other ~= status then pcall(unlist, ns, other, name, {id}) end
     end
   end
 end

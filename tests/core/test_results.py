@@ -17,7 +17,17 @@ import pytest
 
 from flowrra import BackendError, Flowrra, TaskResult, TaskStatus, TaskTimeoutError
 from flowrra.backends import InMemoryBackend
-from tests.core.apps import LoopThread, final, in_another_thread, memory_app, numbers_of, record_of, until
+from flowrra.executors import hangs
+from tests.core.apps import (
+    LoopThread,
+    RemoteBackend,
+    final,
+    in_another_thread,
+    memory_app,
+    numbers_of,
+    record_of,
+    until,
+)
 from tests.core.test_polled_broker import ListBroker
 
 NO_SECONDS = [math.nan, True, "1", 1e300, 10**400]
@@ -575,3 +585,48 @@ async def test_what_two_apps_share_is_closed_by_the_last_one_that_stops() -> Non
 def count_futures() -> int:
     gc.collect()
     return sum(isinstance(each, asyncio.Future) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ValueError("no"), None], ids=["exit", "error", "none"])
+async def test_a_backend_of_ones_own_is_asked_ever_again_to_count_no_expired_records(
+    error: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it raises; a SystemExit that nobody catches would end the event loop."""
+    monkeypatch.setattr(hangs, "LOOK_EVERY", 0.01)
+    calls: list[int] = []
+
+    class Backend(RemoteBackend):
+        async def unlist_expired(self) -> None:
+            calls.append(1)
+            if error is not None:
+                raise error
+
+    app = memory_app(backend=Backend())
+    app.task(name="nothing")(_nothing)
+    async with app:
+        await until(lambda: len(calls) > 2)
+
+
+async def test_one_that_takes_long_to_unlist_expired_records_is_asked_once_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hangs, "LOOK_EVERY", 0.01)
+    is_over, calls = asyncio.Event(), 0
+
+    class Backend(RemoteBackend):
+        async def unlist_expired(self) -> None:
+            nonlocal calls
+            calls += 1
+            await is_over.wait()
+
+    app = memory_app(backend=Backend())
+    app.task(name="nothing")(_nothing)
+    async with app:
+        await until(lambda: calls)
+        await asyncio.sleep(0.1)  # in which it looks several times more
+        assert calls == 1
+        is_over.set()
+        await until(lambda: calls > 1)
+
+
+async def _nothing() -> None: ...

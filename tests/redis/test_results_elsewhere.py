@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from flowrra import BackendConfig, Flowrra, TaskStatus
+from flowrra import BackendConfig, BrokerConfig, Config, Flowrra, TaskStatus
 from flowrra.brokers.redis import RedisBroker
+from flowrra.executors import hangs
 from flowrra.executors.sources import fetcher
 from flowrra.management import FlowrraManager
 from tests.core.apps import comes_true, final, numbers_of, record_of, until
+from tests.core.test_polled_broker import ListBroker
 from tests.redis.apps import QUEUE, Gate, counts_of, let_lapse, redis_app, with_tasks
 from tests.redis.test_databases import at
 from tests.support.servers import ValkeyServer
@@ -180,13 +182,29 @@ async def _is_empty(app: Flowrra) -> bool:
     return await counts_of(app) == (0, 0, 0, 0)
 
 
-@pytest.mark.slow
+def _let_expire(address: str) -> None:
+    """Take away what finished records there are, as if their time was over."""
+    with redis.Redis.from_url(address) as client:
+        for key in client.scan_iter("*:finished:*", _type="list"):
+            due = [b"1 " + entry.split(b" ", 1)[1] for entry in client.lrange(key, 0, -1)]
+            client.delete(key, *client.scan_iter("*:task:*"))
+            client.rpush(key, *due)
+
+
 @pytest.mark.parametrize("partitions", [1, 3])
-async def test_what_has_expired_is_counted_no_more_though_nobody_writes(url: str, partitions: int) -> None:
-    backend = BackendConfig(url=at(url, 1), ttl=1, partitions=partitions)
-    async with with_tasks(redis_app(url, backend=backend)) as app:
+@pytest.mark.parametrize("kind", ["redis", "memory", "own"])
+async def test_what_has_expired_is_counted_no_more_though_nobody_writes(
+    url: str, kind: str, partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hangs, "LOOK_EVERY", 0.05)
+    broker = {"redis": BrokerConfig(url=url), "memory": None, "own": ListBroker()}[kind]
+    app = Flowrra(Config(broker=broker, backend=BackendConfig(url=at(url, 1), partitions=partitions)))
+    async with with_tasks(app):
         assert (await final(app, await app.submit("add", 1, 2))).is_success
         assert await app.results.count() == {(TaskStatus.SUCCESS, "add"): 1}
-    async with asyncio.timeout(20), with_tasks(redis_app(url, backend=backend)) as app:
-        while await app.results.count():
-            await asyncio.sleep(0.1)
+        _let_expire(at(url, 1))
+
+        async def is_empty() -> bool:
+            return not await app.results.count()
+
+        await comes_true(is_empty)

@@ -515,15 +515,25 @@ async def test_what_another_program_adds_to_the_changes_is_left_out(
         assert change.record.task_id == "order-2"
 
 
+LISTS = (
+    *("status:success", "status:success:work", "status:failed", "status:failed:fail", "status:cancelled"),
+    *("status:cancelled:work", "status:running", "status:retrying"),
+    *("finished", f"finished:{86_400_000}", "finished:ttls"),
+)
+
+
 @pytest.mark.parametrize(
-    "key",
+    ("database", "key"),
     [
-        *("status:success", "status:success:work", "status:running", "status:retrying"),
-        *("finished", f"finished:{86_400_000}", "finished:ttls"),
+        *((database, key) for database in (0, 1) for key in LISTS),
+        # Without these, a submission to a broker that keeps the records is refused.
+        *((1, key) for key in ("status:pending", "status:pending:work", "listed")),
     ],
 )
-async def test_an_outcome_is_told_whatever_stands_in_place_of_a_list(look: redis.Redis, url: str, key: str) -> None:
-    app = redis_app(url)
+async def test_an_outcome_is_told_whatever_stands_in_place_of_a_list(
+    look: redis.Redis, url: str, database: int, key: str
+) -> None:
+    app = redis_app(url, backend=at(url, database))
 
     @app.task(name="work")
     async def work() -> int:
@@ -533,7 +543,8 @@ async def test_an_outcome_is_told_whatever_stands_in_place_of_a_list(look: redis
     async def fail() -> None:
         raise ValueError("no")
 
-    put(look, f"flowrra:{key}".encode(), b"somebody's")
+    with redis.Redis.from_url(at(url, database)) as there:
+        put(there, f"flowrra:{key}".encode(), b"somebody's")
     async with app:
         source = app.executors["io"].source
         worked, failed = await app.submit(work), await app.submit(fail)
@@ -544,9 +555,29 @@ async def test_an_outcome_is_told_whatever_stands_in_place_of_a_list(look: redis
         async with asyncio.timeout(10):
             while not look.exists(names):  # it is announced from a thread of its own
                 await asyncio.sleep(0.01)
-        assert source.errors["settle"] == 0
+        assert source.errors["settle"] == app.executors["io"].backend_errors["store"] == 0
         assert await app.cancel_task(await app.options(countdown=60).submit(work))
         assert await counts_of(app) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("key", ["status:running:work-0", "status:success:work-0"])
+async def test_what_stands_in_place_of_one_names_list_costs_no_other_name_of_a_batch(
+    look: redis.Redis, url: str, key: str
+) -> None:
+    names = [f"work-{number}" for number in range(6)]
+    backend = RedisBackend(url, ttl=60)
+    for status in (TaskStatus.RUNNING, TaskStatus.SUCCESS):
+        if status is TaskStatus.SUCCESS or "running" not in key:
+            look.delete(f"flowrra:{key}")
+            put(look, f"flowrra:{key}".encode(), b"somebody's")
+        await asyncio.gather(*(backend.store(name, TaskResult(name, status, name)) for name in names))
+    look.delete(f"flowrra:{key}")
+    counts = await backend.count()
+    assert {name: counts.get((TaskStatus.RUNNING, name), 0) for name in names[1:]} == dict.fromkeys(names[1:], 0)
+    assert {name: counts.get((TaskStatus.SUCCESS, name), 0) for name in names[1:]} == dict.fromkeys(names[1:], 1)
+    assert (look.zcard("flowrra:status:running"), look.zcard("flowrra:status:success")) == (0, 6)
+    assert look.llen("flowrra:finished:60000") == 6
+    await backend.close()
 
 
 @contextlib.contextmanager

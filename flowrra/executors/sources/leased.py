@@ -648,8 +648,6 @@ class LeasedSource(TaskSource):
         if self._is_listening:  # nobody tells that it has begun: it has not failed, while the server answers
             self._deafness.over()
         self._look_at_requests()
-        if self.records.tells_of_others and self._fetcher.is_fetching:
-            self.workers.spawn(self.records.unlist_expired())
         for task_id in renewal.lost:
             if self._holdings.lose(task_id, asked_at):
                 logger.warning("lease lost, the task may run twice executor=%s id=%s", self._label, task_id)
