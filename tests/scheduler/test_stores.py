@@ -815,13 +815,16 @@ async def test_what_a_store_can_not_keep_is_refused(url: str, replaces: bool) ->
     if not url.startswith("sqlite"):
         refused += [{"args": (float("nan"),)}, {"args": ("\ud800",)}]
     if url.startswith("postgresql"):
-        refused += [{"args": ("a\0b",)}, {"description": "a\0b"}]
+        refused += [{"args": ("a\0b",)}, {"description": "a\0b"}, {"task_id": "a\0b"}]
     if url.startswith("mysql"):
         refused += [{"description": "x" * 70_000}]
     for options in refused:
         with pytest.raises(ValueError, match="can't be kept in this store: "):
             async with asyncio.timeout(5):
                 await scheduler.schedule_interval("note", 60, **{"task_id": "a", **options}, replace=replaces)
+        with pytest.raises(ValueError, match="can't be kept in this store: "):
+            async with asyncio.timeout(5):
+                await scheduler.schedule_once("note", NOW, **{"task_id": "a", **options}, replace=replaces)
     assert await scheduler.list_scheduled_tasks() == []
     await scheduler.backend.close()
 

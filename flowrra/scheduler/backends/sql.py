@@ -180,7 +180,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if task.schedule_type is not ScheduleType.ONE_TIME or task.next_run_at is None:
             return
         due = micros(task.next_run_at)
-        query = sa.select(RUNS.c.due).where(RUNS.c.schedule_id == task.id, RUNS.c.due >= due)
+        query = sa.select(RUNS.c.due).where(self._of(RUNS.c.schedule_id, task.id), RUNS.c.due >= due)
         known = {row["due"] for row in await self._read(query)}
         while due in known:
             due += 1
