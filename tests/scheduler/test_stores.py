@@ -16,6 +16,7 @@ from flowrra import Flowrra
 from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends import get_scheduler_backend
 from flowrra.scheduler.backends.sql import LEASE, SqlSchedulerBackend
+from flowrra.scheduler.backends.sql_rows import written
 from flowrra.scheduler.backends.sql_schema import RUNS, SCHEDULES
 from flowrra.scheduler.local_time import LOCAL, micros
 from flowrra.scheduler.models import ScheduledTask, ScheduleType
@@ -827,6 +828,39 @@ async def test_what_a_store_can_not_keep_is_refused(url: str, replaces: bool) ->
                 await scheduler.schedule_once("note", NOW, **{"task_id": "a", **options}, replace=replaces)
     assert await scheduler.list_scheduled_tasks() == []
     await scheduler.backend.close()
+
+
+SHORT_WAIT = {
+    "sqlite": "PRAGMA busy_timeout = 50",
+    "postgresql": "SET lock_timeout = 50",  # milliseconds
+    "mysql": "SET innodb_lock_wait_timeout = 1",  # seconds, the least there is
+}
+
+
+@pytest.mark.parametrize("options", [{"description": r"\u0000"}, {"args": (r"\u0000",)}, {"description": "ordinary"}])
+async def test_a_store_that_is_busy_says_so_whatever_it_is_to_keep(url: str, options: dict[str, Any]) -> None:
+    store, other = new_store(url), new_store(url)
+    await store._write(sa.text(SHORT_WAIT[url.partition(":")[0]]))
+    task = ScheduledTask(**{**vars(once("a")), **options})
+    async with (await other._open()).begin() as connection:
+        await connection.execute(SCHEDULES.insert().values(written(once("a"))))
+        with pytest.raises(sa.exc.DBAPIError, match=r"(?i)lock"):
+            await store.create(task)
+        await connection.rollback()
+    await store.create(task)
+    assert await store.get("a") == task
+    await store.close()
+    await other.close()
+
+
+async def test_a_store_that_takes_nul_keeps_it(url: str) -> None:
+    if url.startswith("postgresql"):
+        pytest.skip("PostgreSQL has no such text")
+    store = new_store(url)
+    task = once("a\0b", description="c\0d", kwargs={"e\0f": "g\0h"})
+    await store.create(task)
+    assert await store.get("a\0b") == task
+    await store.close()
 
 
 @pytest.mark.parametrize("schedule_id", ["a\0b", "caf\ud800", "x" * 5_000])

@@ -54,6 +54,8 @@ TRIM_EVERY = 500
 TRIM_BATCH = 2_000
 # Ids of one query.
 MOST_IDS = 1_000
+# What MariaDB and MySQL say of a value of a column of JSON that is none.
+NO_JSON = ((4025,), (3140,))
 
 
 # What a schedule has besides its definition, and may be given anew.
@@ -78,6 +80,15 @@ def _is_unchanged(found: ScheduledTask, task: ScheduledTask) -> bool:
     """Whether a schedule of the same definition asks for nothing else than there is."""
     is_enabled_as_before = task.enabled or not found.enabled
     return is_enabled_as_before and all(getattr(found, name) == getattr(task, name) for name in _OPTIONS)
+
+
+def _is_refusal(error: sa.exc.DBAPIError | UnicodeError) -> bool:
+    """Whether a value was refused, by the server or its driver, rather than that the server is away or busy."""
+    if isinstance(error, (UnicodeError, sa.exc.DataError)):
+        return True
+    # Of asyncpg no class says so, but class 22 of the SQLSTATEs does; PyMySQL has what is no JSON as an outage.
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state.startswith("22") or getattr(error.orig, "args", ())[:1] in NO_JSON
 
 
 class _LoopEngine:
@@ -199,8 +210,9 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         except sa.exc.IntegrityError:
             raise
         except (sa.exc.DBAPIError, UnicodeError) as error:
-            reason = unstorable(values) or ("a value is too long" if isinstance(error, sa.exc.DataError) else None)
-            if reason is None:
+            is_long = isinstance(error, sa.exc.DataError)
+            reason = unstorable(values, takes_nul=self.takes_nul) or ("a value is too long" if is_long else None)
+            if reason is None or not _is_refusal(error):
                 raise
             raise ValueError(f"The schedule can't be kept in this store: {reason}") from error
 
