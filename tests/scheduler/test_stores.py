@@ -807,6 +807,51 @@ async def test_one_that_is_replaced_by_what_it_is_stays_due_when_it_is_whatever_
     assert found.next_run_at == NOW
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(2**53, 2**53 + 1), (1, True), (False, 0), (1, 1.0), (10**400, 10**401), (10**16 + 1, 1e16)],
+    ids=lambda number: f"{number:.6}" if isinstance(number, float) else f"{number}"[:20],
+)
+@pytest.mark.parametrize("kind", ["plain", "nested", "named"])
+async def test_what_is_to_run_once_runs_with_other_arguments_though_they_are_nearly_the_same(
+    store: SqlSchedulerBackend, kind: str, before: float, after: float
+) -> None:
+    async def ran(later: int = 0) -> list[str]:
+        runs = (await store.claim(micros(NOW) + later, LOCAL, "x", 10)).runs
+        return [repr((run.schedule.args, run.schedule.kwargs)) for run in runs]
+
+    def call(number: float) -> dict[str, Any]:
+        args = {"plain": (number,), "nested": ([{"n": [number]}],), "named": ()}[kind]
+        return {"args": args, "kwargs": {"n": number} if kind == "named" else {}}
+
+    wrong, right = (ScheduledTask(**{**vars(once("bill")), **call(number)}) for number in (before, after))
+    await store.create(wrong)
+    await ran()
+    assert await store.replace(right)
+    found = await store.find_by_definition("note", right.schedule_type, right.schedule, right.args, right.kwargs)
+    assert found is not None
+    # PostgreSQL has integers of whole numbers that are written with an exponent.
+    shown = repr((right.args, right.kwargs))
+    is_whole = after == 1e16 and store._url.get_backend_name() == "postgresql"
+    expected = [shown.replace("1e+16", f"{10**16}") if is_whole else shown]
+    assert await ran() == expected
+    assert await store.replace(right)
+    assert await ran() == []
+    assert await ran(LEASE) == expected  # neither was submitted, and the first was withdrawn
+
+
+@pytest.mark.parametrize(("before", "after"), [(1e16, 10**16), (10**16, 1e16)])
+async def test_a_schedule_is_found_by_the_arguments_that_it_was_given_last(
+    store: SqlSchedulerBackend, before: float, after: float
+) -> None:
+    for number in (before, after):
+        task = ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", (number,))
+        if not await store.replace(task):
+            await store.create(task)
+    assert await store.find_by_definition("note", ScheduleType.INTERVAL, "60", (before,)) is None
+    assert await store.find_by_definition("note", ScheduleType.INTERVAL, "60", (after,)) is not None
+
+
 @pytest.mark.parametrize("replaces", [False, True])
 async def test_what_a_store_can_not_keep_is_refused(url: str, replaces: bool) -> None:
     app = Flowrra()

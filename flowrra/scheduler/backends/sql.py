@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -40,7 +38,6 @@ from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
 from flowrra.scheduler.error_text import describe
 from flowrra.scheduler.local_time import LOCAL, local, micros
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, named
-from flowrra.tags import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +57,6 @@ NO_JSON = ((4025,), (3140,))
 
 # What a schedule has besides its definition, and may be given anew.
 _OPTIONS = ("description", "max_retries", "retry_delay", "priority", "misfire_grace", "misfire", "max_running")
-
-
-def _means_the_same(found: ScheduledTask, task: ScheduledTask) -> bool:
-    key = definition_of(task)
-    if definition_of(found) == key:
-        return True
-    # PostgreSQL keeps numbers by their value: it gives 1e16 back as an integer, and -0.0 as 0.0.
-    is_equal = _by_value(found) == _by_value(task)
-    return is_equal and definition_of(replace(found, args=task.args, kwargs=task.kwargs)) == key
-
-
-def _by_value(task: ScheduledTask) -> Any:
-    """What a task is called with, as JSON whose numbers are of one kind."""
-    return json.loads(json.dumps([task.args, task.kwargs], default=Writer().write), parse_int=float)
 
 
 def _is_unchanged(found: ScheduledTask, task: ScheduledTask) -> bool:
@@ -225,17 +208,23 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         except sa.exc.IntegrityError:
             return await self._write_values(statement, {**values, "definition": None}, *more)
 
+    def _kept(self, task: ScheduledTask) -> ScheduledTask:
+        """The schedule as the store would give it back, as far as that has another definition."""
+        return task
+
     async def replace(self, task: ScheduledTask) -> bool:
         if (found := await self.get(task.id)) is None:
             return False
         change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
-        is_same = found.broken is None and _means_the_same(found, task)
+        same = (definition_of(task), definition_of(self._kept(task)))
+        is_same = found.broken is None and definition_of(found) in same
         if not is_same:
             await self._keep_from_known_runs(task)
         own = ("id", "created_at", "last_run_at", "last_run")
         values = {name: value for name, value in written(task).items() if name not in own}
         if is_same:
-            kept = {"next_run_at", "due", "definition", *(["enabled"] if task.enabled else [])}
+            # Not the definition: the arguments are written as they are now, though they may be kept as they were.
+            kept = {"next_run_at", "due", *(["enabled"] if task.enabled else [])}
             if _is_unchanged(found, task):  # as by each start of a program that says what it wants
                 kept.add("updated_at")
             values = {name: value for name, value in values.items() if name not in kept}
