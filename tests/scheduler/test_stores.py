@@ -16,6 +16,7 @@ from flowrra import Flowrra
 from flowrra.management import FlowrraManager
 from flowrra.scheduler.backends import get_scheduler_backend
 from flowrra.scheduler.backends.sql import LEASE, SqlSchedulerBackend
+from flowrra.scheduler.backends.sql_rows import written
 from flowrra.scheduler.backends.sql_schema import RUNS, SCHEDULES
 from flowrra.scheduler.local_time import LOCAL, micros
 from flowrra.scheduler.models import ScheduledTask, ScheduleType
@@ -806,6 +807,51 @@ async def test_one_that_is_replaced_by_what_it_is_stays_due_when_it_is_whatever_
     assert found.next_run_at == NOW
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(2**53, 2**53 + 1), (1, True), (False, 0), (1, 1.0), (10**400, 10**401), (10**16 + 1, 1e16)],
+    ids=lambda number: f"{number:.6}" if isinstance(number, float) else f"{number}"[:20],
+)
+@pytest.mark.parametrize("kind", ["plain", "nested", "named"])
+async def test_what_is_to_run_once_runs_with_other_arguments_though_they_are_nearly_the_same(
+    store: SqlSchedulerBackend, kind: str, before: float, after: float
+) -> None:
+    async def ran(later: int = 0) -> list[str]:
+        runs = (await store.claim(micros(NOW) + later, LOCAL, "x", 10)).runs
+        return [repr((run.schedule.args, run.schedule.kwargs)) for run in runs]
+
+    def call(number: float) -> dict[str, Any]:
+        args = {"plain": (number,), "nested": ([{"n": [number]}],), "named": ()}[kind]
+        return {"args": args, "kwargs": {"n": number} if kind == "named" else {}}
+
+    wrong, right = (ScheduledTask(**{**vars(once("bill")), **call(number)}) for number in (before, after))
+    await store.create(wrong)
+    await ran()
+    assert await store.replace(right)
+    found = await store.find_by_definition("note", right.schedule_type, right.schedule, right.args, right.kwargs)
+    assert found is not None
+    # PostgreSQL has integers of whole numbers that are written with an exponent.
+    shown = repr((right.args, right.kwargs))
+    is_whole = after == 1e16 and store._url.get_backend_name() == "postgresql"
+    expected = [shown.replace("1e+16", f"{10**16}") if is_whole else shown]
+    assert await ran() == expected
+    assert await store.replace(right)
+    assert await ran() == []
+    assert await ran(LEASE) == expected  # neither was submitted, and the first was withdrawn
+
+
+@pytest.mark.parametrize(("before", "after"), [(1e16, 10**16), (10**16, 1e16)])
+async def test_a_schedule_is_found_by_the_arguments_that_it_was_given_last(
+    store: SqlSchedulerBackend, before: float, after: float
+) -> None:
+    for number in (before, after):
+        task = ScheduledTask("a", "note", ScheduleType.INTERVAL, "60", (number,))
+        if not await store.replace(task):
+            await store.create(task)
+    assert await store.find_by_definition("note", ScheduleType.INTERVAL, "60", (before,)) is None
+    assert await store.find_by_definition("note", ScheduleType.INTERVAL, "60", (after,)) is not None
+
+
 @pytest.mark.parametrize("replaces", [False, True])
 async def test_what_a_store_can_not_keep_is_refused(url: str, replaces: bool) -> None:
     app = Flowrra()
@@ -815,15 +861,51 @@ async def test_what_a_store_can_not_keep_is_refused(url: str, replaces: bool) ->
     if not url.startswith("sqlite"):
         refused += [{"args": (float("nan"),)}, {"args": ("\ud800",)}]
     if url.startswith("postgresql"):
-        refused += [{"args": ("a\0b",)}, {"description": "a\0b"}]
+        refused += [{"args": ("a\0b",)}, {"description": "a\0b"}, {"task_id": "a\0b"}]
     if url.startswith("mysql"):
         refused += [{"description": "x" * 70_000}]
     for options in refused:
         with pytest.raises(ValueError, match="can't be kept in this store: "):
             async with asyncio.timeout(5):
                 await scheduler.schedule_interval("note", 60, **{"task_id": "a", **options}, replace=replaces)
+        with pytest.raises(ValueError, match="can't be kept in this store: "):
+            async with asyncio.timeout(5):
+                await scheduler.schedule_once("note", NOW, **{"task_id": "a", **options}, replace=replaces)
     assert await scheduler.list_scheduled_tasks() == []
     await scheduler.backend.close()
+
+
+SHORT_WAIT = {
+    "sqlite": "PRAGMA busy_timeout = 50",
+    "postgresql": "SET lock_timeout = 50",  # milliseconds
+    "mysql": "SET innodb_lock_wait_timeout = 1",  # seconds, the least there is
+}
+
+
+@pytest.mark.parametrize("options", [{"description": r"\u0000"}, {"args": (r"\u0000",)}, {"description": "ordinary"}])
+async def test_a_store_that_is_busy_says_so_whatever_it_is_to_keep(url: str, options: dict[str, Any]) -> None:
+    store, other = new_store(url), new_store(url)
+    await store._write(sa.text(SHORT_WAIT[url.partition(":")[0]]))
+    task = ScheduledTask(**{**vars(once("a")), **options})
+    async with (await other._open()).begin() as connection:
+        await connection.execute(SCHEDULES.insert().values(written(once("a"))))
+        with pytest.raises(sa.exc.DBAPIError, match=r"(?i)lock"):
+            await store.create(task)
+        await connection.rollback()
+    await store.create(task)
+    assert await store.get("a") == task
+    await store.close()
+    await other.close()
+
+
+async def test_a_store_that_takes_nul_keeps_it(url: str) -> None:
+    if url.startswith("postgresql"):
+        pytest.skip("PostgreSQL has no such text")
+    store = new_store(url)
+    task = once("a\0b", description="c\0d", kwargs={"e\0f": "g\0h"})
+    await store.create(task)
+    assert await store.get("a\0b") == task
+    await store.close()
 
 
 @pytest.mark.parametrize("schedule_id", ["a\0b", "caf\ud800", "x" * 5_000])

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from flowrra.scheduler.backends.database_url import read_url
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend
+from flowrra.scheduler.models import ScheduledTask
+from flowrra.tags import Writer
+
+
+def _number(text: str) -> float:
+    """A number of JSON that is no integer, as JSONB gives it back, which keeps numbers by their value: 1e16 as an
+    integer, and -0.0 as 0.0."""
+    return int(Decimal(text)) if "e+" in text else float(text) + 0.0
 
 
 class PostgreSQLSchedulerBackend(SqlSchedulerBackend):
@@ -32,3 +43,8 @@ class PostgreSQLSchedulerBackend(SqlSchedulerBackend):
             options |= {"pool_size": int(size), "max_overflow": 0}
         parsed = parsed.set(query=query)
         super().__init__(parsed, "postgresql", **options)
+
+    def _kept(self, task: ScheduledTask) -> ScheduledTask:
+        call = json.dumps([task.args, task.kwargs], default=Writer().write)
+        args, kwargs = json.loads(call, parse_float=_number)
+        return replace(task, args=tuple(args), kwargs=kwargs)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -40,7 +38,6 @@ from flowrra.scheduler.due_times import fire, following, latest_start, retry_at
 from flowrra.scheduler.error_text import describe
 from flowrra.scheduler.local_time import LOCAL, local, micros
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definition_key, named
-from flowrra.tags import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -54,30 +51,27 @@ TRIM_EVERY = 500
 TRIM_BATCH = 2_000
 # Ids of one query.
 MOST_IDS = 1_000
+# What MariaDB and MySQL say of a value of a column of JSON that is none.
+NO_JSON = ((4025,), (3140,))
 
 
 # What a schedule has besides its definition, and may be given anew.
 _OPTIONS = ("description", "max_retries", "retry_delay", "priority", "misfire_grace", "misfire", "max_running")
 
 
-def _means_the_same(found: ScheduledTask, task: ScheduledTask) -> bool:
-    key = definition_of(task)
-    if definition_of(found) == key:
-        return True
-    # PostgreSQL keeps numbers by their value: it gives 1e16 back as an integer, and -0.0 as 0.0.
-    is_equal = _by_value(found) == _by_value(task)
-    return is_equal and definition_of(replace(found, args=task.args, kwargs=task.kwargs)) == key
-
-
-def _by_value(task: ScheduledTask) -> Any:
-    """What a task is called with, as JSON whose numbers are of one kind."""
-    return json.loads(json.dumps([task.args, task.kwargs], default=Writer().write), parse_int=float)
-
-
 def _is_unchanged(found: ScheduledTask, task: ScheduledTask) -> bool:
     """Whether a schedule of the same definition asks for nothing else than there is."""
     is_enabled_as_before = task.enabled or not found.enabled
     return is_enabled_as_before and all(getattr(found, name) == getattr(task, name) for name in _OPTIONS)
+
+
+def _is_refusal(error: sa.exc.DBAPIError | UnicodeError) -> bool:
+    """Whether a value was refused, by the server or its driver, rather than that the server is away or busy."""
+    if isinstance(error, (UnicodeError, sa.exc.DataError)):
+        return True
+    # Of asyncpg no class says so, but class 22 of the SQLSTATEs does; PyMySQL has what is no JSON as an outage.
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state.startswith("22") or getattr(error.orig, "args", ())[:1] in NO_JSON
 
 
 class _LoopEngine:
@@ -180,7 +174,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if task.schedule_type is not ScheduleType.ONE_TIME or task.next_run_at is None:
             return
         due = micros(task.next_run_at)
-        query = sa.select(RUNS.c.due).where(RUNS.c.schedule_id == task.id, RUNS.c.due >= due)
+        query = sa.select(RUNS.c.due).where(self._of(RUNS.c.schedule_id, task.id), RUNS.c.due >= due)
         known = {row["due"] for row in await self._read(query)}
         while due in known:
             due += 1
@@ -199,8 +193,9 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         except sa.exc.IntegrityError:
             raise
         except (sa.exc.DBAPIError, UnicodeError) as error:
-            reason = unstorable(values) or ("a value is too long" if isinstance(error, sa.exc.DataError) else None)
-            if reason is None:
+            is_long = isinstance(error, sa.exc.DataError)
+            reason = unstorable(values, takes_nul=self.takes_nul) or ("a value is too long" if is_long else None)
+            if reason is None or not _is_refusal(error):
                 raise
             raise ValueError(f"The schedule can't be kept in this store: {reason}") from error
 
@@ -213,17 +208,23 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         except sa.exc.IntegrityError:
             return await self._write_values(statement, {**values, "definition": None}, *more)
 
+    def _kept(self, task: ScheduledTask) -> ScheduledTask:
+        """The schedule as the store would give it back, as far as that has another definition."""
+        return task
+
     async def replace(self, task: ScheduledTask) -> bool:
         if (found := await self.get(task.id)) is None:
             return False
         change = SCHEDULES.update().where(SCHEDULES.c.id == task.id)
-        is_same = found.broken is None and _means_the_same(found, task)
+        same = (definition_of(task), definition_of(self._kept(task)))
+        is_same = found.broken is None and definition_of(found) in same
         if not is_same:
             await self._keep_from_known_runs(task)
         own = ("id", "created_at", "last_run_at", "last_run")
         values = {name: value for name, value in written(task).items() if name not in own}
         if is_same:
-            kept = {"next_run_at", "due", "definition", *(["enabled"] if task.enabled else [])}
+            # Not the definition: the arguments are written as they are now, though they may be kept as they were.
+            kept = {"next_run_at", "due", *(["enabled"] if task.enabled else [])}
             if _is_unchanged(found, task):  # as by each start of a program that says what it wants
                 kept.add("updated_at")
             values = {name: value for name, value in values.items() if name not in kept}

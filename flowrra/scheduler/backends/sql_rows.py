@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -28,18 +29,24 @@ def written(task: ScheduledTask) -> dict[str, Any]:
     }
 
 
-def unstorable(row: dict[str, Any]) -> str | None:
-    """What of a schedule's row not every server takes; None if there is nothing."""
+def unstorable(row: dict[str, Any], *, takes_nul: bool) -> str | None:
+    """What of a schedule's row a server may refuse; None if there is nothing."""
     for name, value in row.items():
         try:
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False) if name in ("args", "kwargs") else value
-            if isinstance(text, str) and ("\0" in text or r"\u0000" in text):
+            is_json = name in ("args", "kwargs")
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False) if is_json else value
+            if not isinstance(text, str):
+                continue
+            if not takes_nul and (_NUL_OF_JSON.search(text) if is_json else "\0" in text):
                 return f"{name} has a NUL character"
-            if isinstance(text, str):
-                text.encode()
+            text.encode()
         except ValueError as error:  # a lone surrogate is one, too
             return f"{name}: {error}"
     return None
+
+
+# An even number of backslashes before it are backslashes of the text.
+_NUL_OF_JSON = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 
 
 def dated(last_run: datetime | None, next_run: datetime | None) -> dict[str, Any]:
