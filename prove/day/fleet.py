@@ -156,10 +156,16 @@ class Fleet:
         self._discovered[member.job].append(member.address)
         self._tell(member.job)
 
-    def sees_start(self, member: Member, after: float) -> None:
-        """Prometheus has seen that it started, after that Unix time."""
-        started = f'process_start_time_seconds{{instance="{member.address}"}} >= {after}'
-        wait_for(lambda: self.prometheus.query(started) or None, PATIENCE, f"Prometheus sees {member.address} again")
+    def restarts(self, member: Member) -> Member:
+        """It is killed, and comes back at its address; Prometheus has seen that it did."""
+        # By another start than before, not by the clock: the kernel has its own start in whole seconds.
+        start = f'process_start_time_seconds{{instance="{member.address}"}}'
+        [(_, before)] = wait_for(lambda: self.prometheus.query(start) or None, PATIENCE, f"Prometheus sees {start}")
+        member.kill()
+        again = self.start(member.job, address=member.address)
+        other = f"{start} != {before!r}"
+        wait_for(lambda: self.prometheus.query(other) or None, PATIENCE, f"Prometheus sees {other}")
+        return again
 
     def leaves(self, member: Member) -> None:
         """Prometheus is told that it is no more, and has understood."""

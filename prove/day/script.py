@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -181,10 +180,7 @@ def many_series(fleet: Fleet) -> None:
 def restart_often(fleet: Fleet) -> None:
     """A worker is killed again and again, as by a container's limit of memory, and comes back each time."""
     for _ in range(thresholds.PROCESS_RESTARTS + 1):
-        fleet.shop[1].kill()
-        killed = time.time()
-        fleet.shop[1] = fleet.start(SHOP, address=fleet.shop[1].address)
-        fleet.sees_start(fleet.shop[1], killed)
+        fleet.shop[1] = fleet.restarts(fleet.shop[1])
 
 
 def forget_all_dead(fleet: Fleet) -> None:
