@@ -246,7 +246,8 @@ PHASES = (
             Step(start_both_again, ("FlowrraRedeliveries", "FlowrraDeadTasks")),
         ),
         forget_dead,
-        may=("FlowrraNoWorkers", "FlowrraSchedulerStalled", "FlowrraScheduleNotRun"),
+        # What is given up has failed.
+        may=("FlowrraNoWorkers", "FlowrraSchedulerStalled", "FlowrraScheduleNotRun", "FlowrraTasksFailing"),
         shown=("Targets up", "Apps healthy"),
     ),
     Phase(
@@ -268,6 +269,7 @@ PHASES = (
             Step(start_elsewhere, ("FlowrraDeadTasks",)),
         ),
         forget_dead,
+        may=("FlowrraTasksFailing",),
         shown=("Targets up", "Apps healthy"),
     ),
     Phase(
