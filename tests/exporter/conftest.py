@@ -49,6 +49,7 @@ class Answer:
     @cached_property
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """The samples of the text format, as the reference parser reads them: (name, labels) to value."""
+        assert self.status == 200, f"{self.status}: {self.text[:500]}"
         found = {}
         for family in text_string_to_metric_families(self.text):
             for sample in family.samples:

@@ -100,6 +100,7 @@ async def test_only_enabled_schedules_that_repeat_have_series_of_their_own(serve
     app = ContractApp()
     app.schedules = [schedule("off", enabled=False), schedule("once", schedule_type="one_time"), schedule("nightly")]
     scrape = await (await serve(app)).get()
+    assert scrape.value("flowrra_collector_success", collector="scheduler") == 1
     assert [dict(labels)["schedule"] for name, labels in scrape.samples if name == NEXT] == ["nightly"]
 
 
