@@ -43,6 +43,12 @@ MAX_LATE = 1000
 OnStored = Callable[[Job, bool], None]
 
 
+def mark_refused(record: TaskResult, error: BaseException) -> None:
+    """Write on a record that its task was never queued, and why."""
+    record.status, record.finished_at = CANCELLED, datetime.now(UTC)
+    record.error = f"not queued: {describe(error)}"
+
+
 class RecordStore(ABC):
     """The records of tasks on their way through an executor.
 
@@ -147,8 +153,7 @@ class RecordStore(ABC):
 
     def refuse(self, record: TaskResult, error: BaseException) -> None:
         """Publish of a task whose submission was published that it was never queued."""
-        record.status, record.finished_at = CANCELLED, datetime.now(UTC)
-        record.error = f"not queued: {describe(error)}"
+        mark_refused(record, error)
         self.publish(record)
 
     def publish(self, record: TaskResult) -> None:

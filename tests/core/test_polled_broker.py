@@ -30,7 +30,7 @@ class ListBroker(BaseBroker):
         self.holds_pop: asyncio.Event | None = None
         self.holds_push: asyncio.Event | None = None
         self.waiting_pushes = 0
-        # Once it is there, a pop waits for a task however often it is cancelled.
+        # Once it is there, a pop waits for a task though it is cancelled, once.
         self.hands_on: asyncio.Event | None = None
         self.is_asked = False
         self.pops = 0
@@ -56,10 +56,11 @@ class ListBroker(BaseBroker):
                 await self.holds_pop.wait()
             finally:
                 self.ended_pops += 1
-        while self.hands_on is not None and not self.tasks:
+        if self.hands_on is not None and not self.tasks:
             self.is_asked = True
             with contextlib.suppress(asyncio.CancelledError):
                 await self.hands_on.wait()
+            await self.hands_on.wait()
         if self.tasks:
             return self.tasks.pop(0)
         await asyncio.sleep(0.005)

@@ -6,15 +6,15 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
 from flowrra.brokers.base import QueueFigures
 from flowrra.exceptions import ExecutorNotRunningError, SerializationError
 from flowrra.executors.job import Job
-from flowrra.executors.outcomes import cancelled_while_waiting, describe
-from flowrra.executors.records import RecordStore
+from flowrra.executors.outcomes import cancelled_while_waiting
+from flowrra.executors.records import RecordStore, mark_refused
 from flowrra.executors.sources.base import Pauses, TaskSource
 from flowrra.executors.workers import Workers, wall_clock
 from flowrra.queue_names import DEFAULT_QUEUE
@@ -112,8 +112,7 @@ class MemorySource(TaskSource):
     def _refuse(self, record: TaskResult, error: BaseException) -> asyncio.Task[None]:
         """Record of a task that it was not queued. The result backend may have its record although that failed, or was
         given up: it would look as if it waited, also to whoever submits its id again."""
-        record.status, record.error = CANCELLED, f"not queued: {describe(error)}"
-        record.finished_at = datetime.now(UTC)
+        mark_refused(record, error)
         task_id = record.task_id
         refusal = self._refusals[task_id] = spawn(self._store_refusal(record))
         refusal.add_done_callback(lambda _: self._refusals.pop(task_id, None))
