@@ -160,11 +160,23 @@ for i = 4, #ARGV, 3 do
   }
 end
 
+-- Whether a holder is this worker, and the number of its delivery if so. What was taken together has one holder, which is
+-- read once.
+local read_before = {}
+local function read_holder(holder)
+  local number = read_before[holder]
+  if number == nil then
+    number = is_holder(token, holder) and tonumber(number_of(holder))
+    read_before[holder] = number
+  end
+  return number ~= false, number or 0
+end
+
 local holders, records, done, let_go, answers = redis.call('HMGET', key('holders'), unpack(ids)), {}, {}, {}, {}
 for i, outcome in ipairs(outcomes) do
   local verb, number, delay, status, submitted, priority, id, text, record, name = unpack(outcome)
-  local is_ours = holders[i] and is_holder(token, holders[i])
-  local held_number = is_ours and tonumber(number_of(holders[i])) or 0
+  local is_ours, held_number = false, 0
+  if holders[i] then is_ours, held_number = read_holder(holders[i]) end
   -- A hold that had lapsed may have come back to its worker, which tells how the one before has ended.
   if is_ours and number ~= held_number and held_number > 0 and number > 0 then is_ours = not is_outdated(id, number) end
   local answer = is_ours and 'settled' or judge(id, verb, status, text, record, name, number)
