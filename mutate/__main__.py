@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.harness import ROOT, Report
 from mutate.covering import Covering
 from mutate.mutants import Mutant, mutants_of
+from mutate.noticed import Noticed
 from mutate.survivors import Accepted
 from mutate.trial import Verdict, copy_of, failed_tests, run_tests, try_out
 
@@ -53,13 +54,20 @@ def main() -> int:
     tree = copy_of(ROOT, FOLDER / "measured")
     covering = Covering(FOLDER / "coverage", tree, given.fast)
     covering.collect(given.jobs)
-    verdicts = _try_all(sample, covering, given.jobs, given.seconds)
+    noticed = Noticed(FOLDER / "noticed.jsonl")
+    before = [verdict for verdict in map(noticed.verdict, sample) if verdict is not None] if given.again else []
+    known = {verdict.mutant for verdict in before}
+    tried = _try_all([mutant for mutant in sample if mutant not in known], covering, noticed, given.jobs, given.seconds)
+    verdicts = sorted([*before, *tried], key=lambda verdict: sample.index(verdict.mutant))
     by_chance = _fails_anyway({verdict.by for verdict in verdicts if "::" in verdict.by}, tree)
+    noticed.forget_by(by_chance)
     verdicts = [
         Verdict(each.mutant, False, f"by chance: {each.by}") if each.by in by_chance else each for each in verdicts
     ]
     packages = ("pytest", "coverage")
     report = Report("mutants", "Which small mistakes in the code a test notices", packages, KEPT_IN)
+    if before:
+        report.line(f"{len(before)} of these mistakes were noticed in a run before, and not tried again")
     weak = _tell(report, verdicts, accepted, given)
     for entry in outdated:
         print(f"stands for no mistake any more: {entry}")
@@ -76,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=3, help="how many are tried at the same time (3)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the tests of one mistake may take (60)")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="PERCENT", help="what must be noticed (0)")
+    parser.add_argument("--again", action="store_true", help="try only what no run before has noticed")
     parser.add_argument("--fast", action="store_true", help="only the tests of the fast lane")
     return parser.parse_args()
 
@@ -96,7 +105,9 @@ def _sampled(path: str, seed: int, size: int) -> Iterable[Mutant]:
     return sorted(chosen, key=lambda mutant: mutant.line)
 
 
-def _try_all(sample: Sequence[Mutant], covering: Covering, jobs: int, seconds: float) -> list[Verdict]:
+def _try_all(
+    sample: Sequence[Mutant], covering: Covering, noticed: Noticed, jobs: int, seconds: float
+) -> list[Verdict]:
     """The verdicts, in the order of the sample; each job has a copy of the sources to itself."""
     trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
     for number in range(jobs):
@@ -110,6 +121,7 @@ def _try_all(sample: Sequence[Mutant], covering: Covering, jobs: int, seconds: f
             verdict = try_out(mutant, tree, tests, 30 + 3 * sum(covering.seconds[test] for test in tests))
         finally:
             trees.put(tree)
+        noticed.add(verdict)
         print(f"{'killed  ' if verdict.killed else 'SURVIVED'} {mutant.path}:{mutant.line} {verdict.by}", flush=True)
         return verdict
 

@@ -10,6 +10,7 @@ import pytest
 
 from mutate.__main__ import MODULES, is_weak
 from mutate.mutants import Mutant, mutants_of
+from mutate.noticed import Noticed
 from mutate.survivors import Accepted
 from mutate.trial import Verdict
 
@@ -127,3 +128,36 @@ class TestAccepted:
         assert not is_weak([noticed, unnoticed, accepted], Accepted(file), 50)
         assert is_weak([noticed, unnoticed, accepted], Accepted(file), 51)
         assert not is_weak([accepted], Accepted(file), 100)
+
+
+class TestNoticed:
+    """What a run has noticed is known to the next one, until the module changes."""
+
+    @staticmethod
+    def mutants(source: bytes = SOURCE) -> list[Mutant]:
+        return mutants_of("module.py", source)
+
+    def test_is_known_by_what_noticed_it(self, tmp_path: Path) -> None:
+        file = tmp_path / "folder" / "noticed.jsonl"
+        first, second, *_ = self.mutants()
+        assert Noticed(file).verdict(first) is None
+        Noticed(file).add(Verdict(first, True, "tests/test_a.py::test_b"))
+        Noticed(file).add(Verdict(second, False, "3 tests"))
+        assert Noticed(file).verdict(first) == Verdict(first, True, "tests/test_a.py::test_b")
+        assert Noticed(file).verdict(second) is None
+
+    def test_is_tried_anew_once_its_module_has_changed(self, tmp_path: Path) -> None:
+        file = tmp_path / "noticed.jsonl"
+        Noticed(file).add(Verdict(self.mutants()[0], True, "a test"))
+        assert Noticed(file).verdict(self.mutants(SOURCE + b"\nx = 1\n")[0]) is None
+
+    def test_is_forgotten_if_its_test_fails_anyway(self, tmp_path: Path) -> None:
+        file = tmp_path / "noticed.jsonl"
+        first, second, *_ = self.mutants()
+        noticed = Noticed(file)
+        noticed.add(Verdict(first, True, "by chance"))
+        noticed.add(Verdict(second, True, "a test"))
+        noticed.forget_by({"by chance"})
+        for each in (noticed, Noticed(file)):
+            assert each.verdict(first) is None
+            assert each.verdict(second) is not None
