@@ -55,6 +55,7 @@ from flowrra.registry import ExceptionTypes, TaskDefinition, TaskFunction, TaskR
 from flowrra.runner import Runner
 from flowrra.scheduler.backends.base import BaseSchedulerBackend
 from flowrra.scheduler.scheduler import Scheduler
+from flowrra.starting import Starting, StoppedWhileStartingError
 from flowrra.submission import Submission, SubmitOptions
 from flowrra.task import TaskResult, new_task_id, running_task
 from flowrra.task_history import TaskHistory
@@ -1072,59 +1073,6 @@ class Flowrra:
     async def _start_unless_stopped(self) -> None:
         with contextlib.suppress(StoppedWhileStartingError):
             await self.start()
-
-
-class StoppedWhileStartingError(RuntimeError):
-    """The app does not run, as somebody called ``stop()``."""
-
-    def __init__(self) -> None:
-        super().__init__("The app was stopped while it started")
-
-
-class Starting:
-    """A start of an app that is under way in the current asyncio task.
-
-    Attributes:
-        task: That task.
-        is_over: Set when it is over, and what it had started is stopped again if it has failed.
-    """
-
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - start() is a coroutine
-        self.task = task
-        self.is_over = asyncio.Event()
-        self._is_stopped = False
-
-    async def stop(self, *, waits: bool) -> None:
-        """Cancel it, and return when it is over, unless nobody waits for that."""
-        if not self._is_stopped:
-            self._is_stopped = True
-            self.task.cancel()
-        if waits:
-            await self.is_over.wait()
-
-    async def wait(self) -> None:
-        """Return when it is over.
-
-        Raises:
-            StoppedWhileStartingError: Somebody has stopped it.
-        """
-        await self.is_over.wait()
-        if self._is_stopped:
-            raise StoppedWhileStartingError
-
-    async def take_cancellation(self) -> None:
-        """In its task: let the cancellation by :meth:`stop` arrive, if it has not, and take it back."""
-        if self._is_stopped:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
-            self.task.uncancel()
-
-    @property
-    def is_only_stopped(self) -> bool:
-        """Whether nothing but :meth:`stop` has cancelled it."""
-        return self._is_stopped and not self.task.cancelling()
 
 
 def _tell_of_failure(ending: asyncio.Task[None]) -> None:
