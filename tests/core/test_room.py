@@ -142,15 +142,28 @@ class TestTakenAhead:
                 estimate.count()
                 assert estimate.ahead() <= 100 * HORIZON
 
-    def test_is_measured_anew_when_tasks_come_after_a_while_without_any(self, clock: Clock, workers: Any) -> None:
+    def test_says_nothing_of_the_time_without_any_task(self, clock: Clock, workers: Any) -> None:
         room = Room(workers)
         room.estimate.count()
-        clock.now += 60
-        room.arrived()
+        for _ in range(2):  # nothing of what comes first is begun
+            clock.now += 60
+            room.arrived()
         clock.now += 0.02
-        for _ in range(40):
+        for _ in range(39):
             room.estimate.count()
         assert room.estimate.ahead() == pytest.approx(2000 * HORIZON, abs=1)
+
+    def test_is_measured_although_the_slots_are_empty_again_and_again(self, clock: Clock, workers: Any) -> None:
+        """As they are where all tasks of a take end before the next answer comes, sooner than can be measured."""
+        room = Room(workers)
+        for _ in range(10):
+            room.arrived()
+            for _ in range(10):
+                clock.now += 0.0002
+                room.estimate.count()
+            assert room.estimate.ahead() in (0, pytest.approx(5000 * HORIZON, abs=1))
+            clock.now += 0.004  # for the next answer
+        assert room.estimate.ahead() > 0
 
     def test_is_measured_over_all_while_some_run(self, clock: Clock, workers: Any) -> None:
         room = Room(workers)

@@ -22,20 +22,22 @@ class ThroughputEstimate:
     def __init__(self) -> None:
         self._rate = 0.0
         self._ended = 0
-        self._since = time.monotonic()
+        self._since = self._last_end = time.monotonic()
 
     def count(self) -> None:
         """A task has ended."""
         self._ended += 1
+        self._last_end = time.monotonic()
 
     def skip_pause(self) -> None:
-        """Begin a measurement anew, unless the present one is so young that it has no pause in it worth the name."""
-        if time.monotonic() - self._since >= MIN_WINDOW:
-            self._restart()
+        """There was nothing to do since the last task ended: measure as if that time had not been."""
+        now = time.monotonic()
+        self._since += now - self._last_end
+        self._last_end = now
 
     def _restart(self) -> None:
         self._ended = 0
-        self._since = time.monotonic()
+        self._since = self._last_end = time.monotonic()
 
     def slow_down(self) -> None:
         """Take nothing ahead for now: what was taken had to wait."""
@@ -106,7 +108,7 @@ class Room:
         return max(-(-room // (others + 1)), min(room, ahead // 2))
 
     def arrived(self) -> None:
-        """Tasks have come. If there was nothing to do for long, it says nothing of their speed that none has ended."""
+        """Tasks have come. If there was nothing to do, it says nothing of their speed that none has ended."""
         if not self._workers.running and not self._workers.queue.size:
             self.estimate.skip_pause()
 
