@@ -267,8 +267,36 @@ class Fetcher:
         return taken, due_in
 
     async def _take(self, queue: str, limit: int) -> tuple[int, float | None]:
+        """Take from a queue, as much as one request brings or more: while that is taken in, the next is under way."""
         if queue in self._must_recover:
             await self._recover(queue)
+        deliveries, due_in = await self._request(queue, limit)
+        taken = len(deliveries)
+        while deliveries:
+            coming = None
+            if len(deliveries) == MAX_BATCH and taken < limit and self._has_slots_beside(MAX_BATCH):
+                coming = spawn(self._request(queue, limit - taken))
+            try:
+                await self._take_in(deliveries)
+            except BaseException:
+                self._must_recover.add(queue)  # as soon as nothing is on its way any more
+                if coming is not None:
+                    await asyncio.wait({coming})
+                raise
+            if coming is None:
+                break
+            deliveries, due_in = await coming
+            taken += len(deliveries)
+        return taken, due_in
+
+    def _has_slots_beside(self, count: int) -> bool:
+        """Whether more slots are free than so many tasks will fill, while others have tasks that wait for something."""
+        if not self.is_fetching or self._is_kept():
+            return False
+        workers = self._workers
+        return 0 < len(workers.running) < workers.slots - workers.queue.size - count
+
+    async def _request(self, queue: str, limit: int) -> tuple[list[Delivery], float | None]:
         timeout = LONG_TAKE if self._take_bytes == MIN_TAKE_BYTES else None
         try:
             deliveries, due_in = await self._broker.take(limit, self._take_bytes, queue=queue, timeout=timeout)
@@ -278,15 +306,16 @@ class Fetcher:
                 self._take_bytes = max(MIN_TAKE_BYTES, self._take_bytes // 2)
             raise
         self._take_bytes = min(MAX_BATCH_BYTES, 2 * self._take_bytes)
-        if deliveries:
-            self._room.arrived()
-            for count, delivery in enumerate(deliveries, 1):
-                await self._deliver(delivery)
-                # Of tasks that end at once, all are to be there before the first begins: else nothing is left to do
-                # while the next ones are on their way.
-                if count % AT_ONCE == 0 and self._workers.running:
-                    await asyncio.sleep(0)
-        return len(deliveries), due_in
+        return deliveries, due_in
+
+    async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
+        self._room.arrived()
+        for count, delivery in enumerate(deliveries, 1):
+            await self._deliver(delivery)
+            # Of tasks that end at once, all are to be there before the first begins: else nothing is left to do while
+            # the next ones are on their way.
+            if count % AT_ONCE == 0 and self._workers.running:
+                await asyncio.sleep(0)
 
     async def _recover(self, queue: str) -> None:
         """Have the tasks of a lost answer back in the queue at once, and not only when their leases end."""
@@ -297,11 +326,15 @@ class Fetcher:
 
     def _share(self, woken: str | None) -> int:
         """How many tasks to take now. Whoever can't take any, or passes something on first, has no turn meanwhile."""
-        is_kept = self._workers.is_draining or self._settler.is_failing or self._settler.backlog > 2 * MAX_BATCH
+        is_kept = self._is_kept()
         room = 0 if is_kept else self._room.share(self._tell)
         if is_kept or (woken and not room):
             self._room.leave(self._tell)
         return room
+
+    def _is_kept(self) -> bool:
+        """Whether it is kept from taking anything."""
+        return self._workers.is_draining or self._settler.is_failing or self._settler.backlog > 2 * MAX_BATCH
 
     async def _return_stale(self) -> None:
         """Give back what was taken ahead and did not begin: another worker may be idle."""
