@@ -3,7 +3,8 @@ wait 10 ms, beside BullMQ, SAQ, taskiq's stream broker and streaQ. All wait alre
 stops when the last one is acknowledged. Each queue is set up as in `distributed`, but for the slots.
 
 Slots that are never empty do slots / duration tasks a second, as long as one core suffices: how full the worker's core
-was, and the server's, is said. Less than that with a core to spare is the queue's own slowness.
+was, and the server's, is said. Less than that with a core to spare is the queue's own slowness, or asyncio's: a bare
+event loop, whose slots never wait for a task, is measured beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FAST, TASKS = (FLOWRRA, BULLMQ), 20_000
 # Slower ones take as long with fewer, and say as much.
 SLOW, SLOW_TASKS = (SAQ, TASKIQ, STREAQ), 3_000
 ROUNDS = 3
+BARE = "bare event loop"
 # A core that is as busy as this has nothing left: the rest is waiting for the server, and for a core.
 FULL = 0.9
 
@@ -73,10 +75,14 @@ def run(only: Collection[str] = ()) -> Report:
     with ValkeyServer() as server:
         sides = _sides(installed, f"redis://127.0.0.1:{server.port}/0")
         peers = [side for (_, engine), side in sides.items() if engine is not FLOWRRA]
-        rounds = Rounds(list(sides.values()), ROUNDS, may_fail=peers)
+        bare = {case: _bare(case) for case in WAITING}
+        rounds = Rounds([*sides.values(), *bare.values()], ROUNDS, may_fail=peers)
     for case in EMPTY + WAITING:
         header = (str(case), "drain/s [least…most]", "worker CPU us", "server CPU us", "worker's core", "server's core")
-        report.table(header, [_row(rounds, sides[case, engine]) for engine in installed])
+        rows = [_row(rounds, sides[case, engine]) for engine in installed]
+        if case.wait:
+            rows.append((BARE, spread(rounds.of(bare[case], "drain"), thousands), "-", "-", "-", "-"))
+        report.table(header, rows)
     for (case, engine), side in sides.items():
         if side in rounds.failures:
             report.line(f"failed   {engine.name}, {case}: {rounds.failures[side]}")
@@ -84,6 +90,8 @@ def run(only: Collection[str] = ()) -> Report:
         _judge_empty(report, rounds, sides)
         for case in WAITING:
             _judge_waiting(report, rounds, sides, case)
+            ratios = rounds.ratios(sides[case, FLOWRRA], bare[case], "drain")
+            report.line(f"{case}, times the bare event loop: {spread(ratios, decimals(2))}")
     return report
 
 
@@ -93,6 +101,10 @@ def _sides(installed: Mapping[Engine, Installed], url: str) -> Sides:
         for case in EMPTY + WAITING
         for engine, each in installed.items()
     }
+
+
+def _bare(case: Case) -> Side:
+    return Side(f"{BARE}, {case}", ("bare_slots.py", str(case.slots), str(case.wait), str(TASKS)))
 
 
 def _row(rounds: Rounds, side: Side) -> tuple[str, ...]:
