@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -79,14 +79,22 @@ class Replication(NamedTuple):
 
 
 class Doubt:
-    """Whether a request that failed may have been carried out all the same.
+    """Whether a request that failed may have been carried out all the same. To be entered around each sending of it:
+    what the server has refused was not carried out.
 
     Attributes:
         exists: Whether it was sent, and no answer said that it was refused.
     """
 
     def __init__(self) -> None:
-        self.exists = False
+        self.exists = self._existed = False
+
+    def __enter__(self) -> None:
+        self._existed, self.exists = self.exists, True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, ResponseError):
+            self.exists = self._existed
 
 
 class TooFewReplicasError(Exception):
@@ -299,7 +307,7 @@ class RedisServer:
             if line is not None and not line.is_busy:
                 return await line.run(client, script, self.keys(key), *args, doubt=doubt, replication=replication)
             if replication is None:
-                with _doubted(doubt):
+                with doubt:
                     return await run_script(client.execute_command, script, self.keys(key), *args)
             line = Line()
             try:
@@ -416,10 +424,9 @@ class Line:
         """
         self.is_busy = True
         try:
-            if self._connection is None:
-                self._connection = await client.connection_pool.get_connection()
-            await self._connect()
-            with _doubted(doubt):
+            if self._connection is None or not self._connection.is_connected:
+                await self._connect(client)
+            with doubt:
                 answer = await run_script(self._send, script, keys, *args)
             if replication is not None and (replication.answers is None or answer in replication.answers):
                 await self._wait_for_replicas(replication)
@@ -455,30 +462,19 @@ class Line:
                 f"it is written, and {confirmed} of {wanted} replicas have confirmed that within {seconds:g} s"
             )
 
-    async def _connect(self) -> AbstractConnection:
-        connection = self._connection
-        assert connection is not None  # noqa: S101 - run() has got it
-        # Whatever goes wrong in between closes the connection: no answer can meet another question.
-        if not connection.is_connected:
-            await connection.connect()  # type: ignore[no-untyped-call]
-        return connection
+    async def _connect(self, client: Client) -> None:
+        """Have a connection that is connected: whatever went wrong with it before has closed it, so that no answer can
+        meet another question."""
+        if self._connection is None:
+            self._connection = await client.connection_pool.get_connection()
+        await self._connection.connect()
 
     async def _send(self, *command: Any) -> Any:
-        connection = await self._connect()
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - run() has got it
         packed = [pack_command(command)] if HIREDIS_AVAILABLE else connection.pack_command(*command)
         await connection.send_packed_command(packed, check_health=False)
         return await connection.read_response()
-
-
-@contextlib.contextmanager
-def _doubted(doubt: Doubt) -> Iterator[None]:
-    """To be entered around the sending of a script: what the server has refused was not carried out."""
-    before, doubt.exists = doubt.exists, True
-    try:
-        yield
-    except ResponseError:
-        doubt.exists = before
-        raise
 
 
 def one_by_one(answers: Sequence[Any]) -> Sequence[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,8 @@ def cancellable(connection_class: Any) -> Any:
     redis-py limits the time of sending by ``asyncio.wait_for``. Before Python 3.12 that loses a cancellation which
     comes as it ends (https://github.com/python/cpython/issues/86296), and who listens would listen on for ever.
     """
+    if sys.version_info >= (3, 12):
+        return connection_class
 
     class Cancellable(connection_class):  # type: ignore[misc]  # it is a class
         async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
