@@ -362,6 +362,9 @@ class Workers:
         """Start workers for the jobs that wait, where slots are free, in addition to those that were not suspended yet:
         one of them may do for all of the jobs."""
         self.is_waking = False
+        self._start_workers()
+
+    def _start_workers(self) -> None:
         wanted = min(self.queue.size, self._at_once) - len(self._unsuspended)
         for _ in range(min(self._open_slots - len(self._jobs), wanted)):
             # In a copy, as a task that begins at once can't enter the context that this runs in.
@@ -415,8 +418,8 @@ class Workers:
     def _free_slot(self, worker: asyncio.Task[None]) -> None:
         self._jobs.pop(worker, None)
         self._unsuspended.discard(worker)
-        if self.queue.size and not self.is_waking:
-            self.wake()
+        if self.queue.size:  # at once: a turn of the loop, in which others run, would be lost for the next attempt
+            self._start_workers()
         self._changed.set()
 
     async def _yield_turn(self) -> None:
