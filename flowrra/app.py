@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 
 from flowrra import own_loop
 from flowrra._version import __version__
-from flowrra.app_thread import AppThread
+from flowrra.app_thread import AppThread, result_of
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker
@@ -718,7 +718,7 @@ class Flowrra:
         loop = self._live_loop()
         if _running_loop() is not None and _running_loop() is loop:
             raise RuntimeError("This would block the app's own event loop; use the async method with await instead")
-        return asyncio.run_coroutine_threadsafe(call(), loop).result()
+        return result_of(asyncio.run_coroutine_threadsafe(call(), loop))
 
     def _live_loop(self) -> asyncio.AbstractEventLoop:
         end_import()

@@ -5,10 +5,27 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from flowrra import own_loop
 from flowrra.forks import detach_loop
+
+Result = TypeVar("Result")
+
+# Seconds after which a wait begins anew. A signal that another thread gets, or that comes just as a wait begins, does
+# not end the wait: Python calls its handler, which is that of Ctrl-C, when the wait is over.
+SIGNALS_SEEN_WITHIN = 0.5
+
+
+def result_of(future: Future[Result]) -> Result:
+    """What a call on a loop returns, or raises. Signals are handled meanwhile."""
+    while True:
+        try:
+            return future.result(SIGNALS_SEEN_WITHIN)
+        except TimeoutError:
+            if future.done():
+                return future.result()
 
 
 class AppThread:
@@ -49,10 +66,10 @@ class AppThread:
             # Before the end, which waits for it then.
             future = None if self._ends else asyncio.run_coroutine_threadsafe(self._carry_out(call), self._loop)
         if future is None:
-            self._thread.join()
+            self._join()
             return
         try:
-            future.result()
+            result_of(future)
         except BaseException:
             future.cancel()
             raise
@@ -76,4 +93,8 @@ class AppThread:
             if not self._ends:
                 self._ends = True
                 self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join()
+        self._join()
+
+    def _join(self) -> None:
+        while self._thread.is_alive():
+            self._thread.join(SIGNALS_SEEN_WITHIN)

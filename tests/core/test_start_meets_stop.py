@@ -288,7 +288,9 @@ class TestWithoutALoop:
         assert_ended(waiting)
         assert (app.state, app.lost_at_stop) == ("stopped", 1)
 
-    def test_ctrl_c_in_a_stop_cancels_what_still_runs_and_stops_in_order(self) -> None:
+    @pytest.mark.parametrize("is_seen_by_main_thread", [True, False])
+    def test_ctrl_c_in_a_stop_cancels_what_still_runs_and_stops_in_order(self, is_seen_by_main_thread: bool) -> None:
+        """A signal may come to any thread; one that comes just as the wait begins is as if another had got it."""
         app = app_with_tasks()
         closed: list[str] = []
         app.on_shutdown(lambda: closed.append("closed"))
@@ -299,9 +301,9 @@ class TestWithoutALoop:
 
         async def interrupt() -> None:
             await until(lambda: app.state == "stopping")
-            ident = threading.main_thread().ident
-            assert ident is not None
-            signal.pthread_kill(ident, signal.SIGINT)
+            thread = threading.main_thread() if is_seen_by_main_thread else threading.current_thread()
+            assert thread.ident is not None
+            signal.pthread_kill(thread.ident, signal.SIGINT)
 
         assert app._loop is not None
         asyncio.run_coroutine_threadsafe(interrupt(), app._loop)
