@@ -42,6 +42,7 @@ from flowrra.per_loop import PerLoop
 from flowrra.redis_address import Address, Place
 from flowrra.redis_cluster import ClusterNodes, code_of, guard_of, slot_with
 from flowrra.redis_primary import Primary, thread_pool
+from flowrra.redis_replicas import HOLD, Replicas
 from flowrra.redis_script import Script
 
 if HIREDIS_AVAILABLE:
@@ -60,6 +61,10 @@ MAX_BLOCK = 10.0
 SLOWEST_LINK = 1e6
 # Seconds that a request waits for a connection when all of them are in use.
 POOL_TIMEOUT = 20.0
+# Milliseconds for which the other replicas are waited for as well, once there are enough.
+SLOWER_BY_MS = 2
+# Seconds after which it is asked again whether a replica that has left is back.
+LOOK_AGAIN = 0.1
 # How often a request goes at once where a node of a cluster says that its keys are.
 MOST_MOVES = 3
 
@@ -158,7 +163,8 @@ class RedisServer:
         self._follows = self._nodes is not None or self._address.sentinels is not None
         self._primaries = PerLoop(lambda: Primary(self._address, self._nodes, self._found), Primary.close)
         self._clients = PerLoop(self._new_client, _close)
-        self._lines: PerLoop[Line] = PerLoop(Line)
+        self._replicas = Replicas()
+        self._lines: PerLoop[Line] = PerLoop(lambda: Line(self._replicas))
 
     # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -309,14 +315,14 @@ class RedisServer:
             if replication is None:
                 with doubt:
                     return await run_script(client.execute_command, script, self.keys(key), *args)
-            line = Line()
+            line = Line(self._replicas)
             try:
                 return await line.run(client, script, self.keys(key), *args, doubt=doubt, replication=replication)
             finally:
                 await line.release(client)
 
         if replication is not None and (timeout := timeout or self._socket_timeout) is not None:
-            timeout += replication.timeout
+            timeout += replication.timeout + HOLD
         return await self.call(what, request, retry_for=retry_for, timeout=timeout)
 
     def _is_worth_a_retry(self, error: Exception) -> bool:
@@ -394,11 +400,15 @@ class Line:
     """A connection for scripts that are sent one after the other: a client and its pool take as much time for a request
     as all the rest of the round trip.
 
+    Args:
+        replicas: What is known of those of the server.
+
     Attributes:
         is_busy: Whether a request is under way, so that no other can be sent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
         self._connection: AbstractConnection | None = None
         self.is_busy = False
 
@@ -444,23 +454,35 @@ class Line:
             await client.connection_pool.release(connection)
 
     async def _wait_for_replicas(self, replication: Replication) -> None:
-        """Return when they have confirmed what was written last on this connection."""
+        """Return when they have confirmed what was written last on this connection, and none of them seems to have
+        become the primary meanwhile."""
+        over = time.monotonic() + HOLD
+        while hold := await self._ask_replicas(replication):
+            if time.monotonic() + hold > over + LOOK_AGAIN:
+                raise TooFewReplicasError("it is written, but one replica after the other leaves, as in a failover")
+            await asyncio.sleep(min(hold, LOOK_AGAIN))
+
+    async def _ask_replicas(self, replication: Replication) -> float:
+        """Seconds for which their confirmation does not count; see :class:`Replicas`."""
         wanted, seconds, _ = replication
         connection = self._connection
         assert connection is not None  # noqa: S101 - the script was sent on it
         # On another connection, perhaps to another server, there would be nothing to wait for.
         if not connection.is_connected:
             raise TooFewReplicasError("the connection was lost before its replicas could confirm it; it may be written")
-        try:
-            confirmed = int(await self._send("WAIT", wanted, max(1, round(seconds * 1e3))))
-        except ResponseError as error:
-            if type(error) is not ResponseError:  # those derived from it say what is wrong by themselves
-                raise
-            raise TooFewReplicasError(f"no replica has confirmed it: {error}") from error
+        wait: list[tuple[Any, ...]] = [("WAIT", wanted, max(1, round(seconds * 1e3)))]
+        if self._replicas.count > wanted:  # one that is about to leave must not seem to be there still
+            wait.append(("WAIT", self._replicas.count, SLOWER_BY_MS))
+        confirmed, *_, said = await self._send_all(*wait, ("INFO", "replication"))
+        if isinstance(confirmed, ResponseError):
+            if type(confirmed) is not ResponseError:  # those derived from it say what is wrong by themselves
+                raise confirmed
+            raise TooFewReplicasError(f"no replica has confirmed it: {confirmed}") from confirmed
         if confirmed < wanted:
             raise TooFewReplicasError(
                 f"it is written, and {confirmed} of {wanted} replicas have confirmed that within {seconds:g} s"
             )
+        return 0.0 if isinstance(said, ResponseError) else self._replicas.hold(said)  # the user may not ask
 
     async def _connect(self, client: Client) -> None:
         """Have a connection that is connected: whatever went wrong with it before has closed it, so that no answer can
@@ -472,9 +494,26 @@ class Line:
     async def _send(self, *command: Any) -> Any:
         connection = self._connection
         assert connection is not None  # noqa: S101 - run() has got it
-        packed = [pack_command(command)] if HIREDIS_AVAILABLE else connection.pack_command(*command)
-        await connection.send_packed_command(packed, check_health=False)
+        await connection.send_packed_command(_packed(connection, command), check_health=False)
         return await connection.read_response()
+
+    async def _send_all(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The answers to commands that are sent at once, errors among them."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - run() has got it
+        packed = [part for command in commands for part in _packed(connection, command)]
+        await connection.send_packed_command(packed, check_health=False)
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as error:
+                answers.append(error)
+        return answers
+
+
+def _packed(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
+    return [pack_command(command)] if HIREDIS_AVAILABLE else connection.pack_command(*command)
 
 
 def one_by_one(answers: Sequence[Any]) -> Sequence[Any]:

@@ -36,6 +36,7 @@ BLOWS: dict[str, Callable[[Topology, int], None]] = {
     "killed": lambda topology, primary: topology.kill(primary),
     "stopped": lambda topology, primary: topology.stop(primary),
     "switched": lambda topology, _: topology.fail_over("COORDINATED"),
+    "switched without asking it": lambda topology, _: topology.fail_over(),
 }
 
 
