@@ -39,7 +39,7 @@ def _within(seconds: float, test: Callable[..., Coroutine[Any, Any, None]]) -> C
 
 
 def pytest_configure() -> None:
-    # Ignored if the tests were started by nohup or in the background, and then they are by the processes that they start.
+    # Ignored where the tests were started by nohup or in the background, and so by the processes that they start.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
