@@ -17,8 +17,13 @@ __all__ = ["Exporter", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "Exporter":
+    if name != "Exporter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         from flowrra_exporter.exporter import Exporter
-
-        return Exporter
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        if (error.name or "flowrra").startswith("flowrra"):
+            raise
+        text = f"{error.name} is not installed; run: pip install 'flowrra[exporter]'"
+        raise ModuleNotFoundError(text, name=error.name) from None
+    return Exporter

@@ -19,5 +19,10 @@ def __getattr__(name: str) -> Any:
     try:
         from flowrra.brokers.redis import RedisBroker
     except ModuleNotFoundError as error:
-        raise AttributeError(f"{name} needs the redis package: pip install 'flowrra[redis]'") from error
+        if error.name != "redis":
+            raise
+        # No AttributeError: ``from … import`` would not show its text.
+        raise ModuleNotFoundError(
+            f"{name} needs the redis package: pip install 'flowrra[redis]'", name="redis"
+        ) from None
     return RedisBroker

@@ -136,6 +136,21 @@ def test_the_redis_classes_can_be_had_from_their_packages() -> None:
     assert (backends.RedisBackend, brokers.RedisBroker) == (RedisBackend, RedisBroker)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("flowrra.backends import RedisBackend", "RedisBackend needs the redis package: pip install 'flowrra[redis]'"),
+        ("flowrra.brokers import RedisBroker", "RedisBroker needs the redis package: pip install 'flowrra[redis]'"),
+        ("flowrra_exporter import Exporter", "aiohttp is not installed; run: pip install 'flowrra[exporter]'"),
+    ],
+)
+def test_a_class_whose_packages_are_missing_names_the_extra(wanted: str, told: str) -> None:
+    finished = run_without_drivers(f"from {wanted}")
+
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1] == f"ModuleNotFoundError: {told}"
+
+
 def test_a_redis_url_without_the_redis_package_names_the_extra() -> None:
     finished = run_without_drivers("""
         from flowrra import BackendError, Flowrra
