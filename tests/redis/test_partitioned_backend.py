@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from flowrra import BackendError, TaskResult, TaskStatus
-from flowrra.backends import BaseResultBackend
+from flowrra.backends import BaseResultBackend, get_backend
 from flowrra.backends.change_ids import MergedPosition, parse_merged_id
 from flowrra.backends.listing import MAX_LOOKED_AT, TaskFilter
 from flowrra.backends.partitioned import PartitionedBackend
@@ -191,6 +191,24 @@ def test_there_are_neither_no_partitions_nor_too_many(count: int) -> None:
         PartitionedBackend([RedisBackend("redis://localhost")] * count)
 
 
+@pytest.mark.parametrize("count", [1, MAX_PARTITIONS])
+def test_one_partition_will_do_and_as_many_as_there_may_be(count: int) -> None:
+    assert len(PartitionedBackend([RedisBackend("redis://localhost")] * count).cells) == count
+
+
+def test_there_are_none_unless_they_are_asked_for() -> None:
+    assert type(get_backend("redis://localhost")) is RedisBackend
+    assert type(get_backend("redis://localhost", partitions=2)) is PartitionedBackend
+
+
+async def test_no_connection_is_left_when_it_is_closed(backend: PartitionedBackend, look: redis.Redis) -> None:
+    before = len(look.client_list())  # type: ignore[arg-type]
+    await keep(backend, [record(n) for n in range(20)])
+    assert len(look.client_list()) > before  # type: ignore[arg-type]
+    await backend.close()
+    await until(lambda: len(look.client_list()) == before)  # type: ignore[arg-type]
+
+
 # ── one partition is away ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -279,6 +297,22 @@ async def run(backend: PartitionedBackend, *numbers: int) -> list[tuple[str, str
 def by_task(told: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Sorted by task: the order within each stays."""
     return sorted(told, key=lambda each: each[0])
+
+
+async def test_who_watches_is_told_what_goes_wrong_in_a_partition(
+    backend: PartitionedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage goes by; what else a partition fails with would be silence."""
+
+    async def fail(_: str | None) -> AsyncIterator[Change]:
+        raise ValueError("broken")
+        yield
+
+    monkeypatch.setattr(backend.cells[1], "watch", fail)
+    with pytest.raises(ValueError, match="broken"):
+        async for _ in backend.watch(None):
+            pass
+    assert backend.watchers == 0
 
 
 async def test_all_changes_are_told_in_order_for_each_task(backend: PartitionedBackend) -> None:

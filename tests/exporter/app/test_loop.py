@@ -272,6 +272,19 @@ async def test_silence_grows_while_the_loop_is_blocked(other: OtherLoop) -> None
     assert 0.5 / 2 < bridge.silence <= time.monotonic() - started
 
 
+async def test_silence_counts_after_three_turns_and_no_sooner(other: OtherLoop) -> None:
+    """However long they took: a process that is throttled as a whole has had one."""
+    bridge = bridge_to(other)
+    other.block()
+    bridge.tick()
+    seen = []
+    for _ in range(3):
+        time.sleep(2 * LIMIT)
+        bridge.tick()
+        seen.append((bridge.silence > LIMIT, bridge.unresponsive))
+    assert seen == [(True, False), (True, False), (True, True)]
+
+
 @pytest.mark.slow
 async def test_time_in_which_the_whole_process_stood_still_is_not_blamed_on_the_app(other: OtherLoop) -> None:
     bridge = bridge_to(other)
