@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeGuard, overload
 
+from flowrra.arguments import id_text
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker
 from flowrra.config import Config
@@ -406,7 +407,7 @@ class BaseTaskExecutor(ABC):
 
     async def get_result(self, task_id: str) -> TaskResult | None:
         """The record of a task; None if it is unknown."""
-        record = await self.results.get(task_id)
+        record = await self.results.get(id_text(task_id))
         if record is not None:
             self._records.rebuild(record, self.registry)
         return record
@@ -423,6 +424,7 @@ class BaseTaskExecutor(ABC):
             TypeError, ValueError: The timeout is no number of seconds.
         """
         check_wait("timeout", timeout)
+        task_id = id_text(task_id)
         try:
             with self.waiting_for(task_id):
                 record = await self.results.wait_for(task_id, timeout)
@@ -449,7 +451,7 @@ class BaseTaskExecutor(ABC):
         Returns:
             True if it ended by this call; False if it is unknown, was over already, or would not end.
         """
-        return await self.source.cancel(task_id)
+        return await self.source.cancel(id_text(task_id))
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────
 
