@@ -1,5 +1,5 @@
-"""Programs that were written for 0.1.8 give its parameters by position or by name. (But what is given to ``submit`` by name is
-the task's own.)"""
+"""Programs that were written for 0.1.8 give its parameters by position or by name. (But what is given to ``submit`` by
+name is the task's own.)"""
 
 from __future__ import annotations
 
