@@ -38,7 +38,7 @@ from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
 from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.ranges import COUNT, PRIORITY, SECONDS, check_wait
-from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
+from flowrra.registry import TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
 from flowrra.supervision import spawn
 from flowrra.task import (
@@ -97,6 +97,7 @@ class BaseTaskExecutor(ABC):
         self.results = config.create_backend() if results is None else results
         self._telemetry = Telemetry() if telemetry is None else telemetry
         self._middlewares = middlewares
+        self._defaults = config.executor
         self._worker_id = worker
         self._state: State = "stopped"
         self._workers = Workers(
@@ -236,21 +237,26 @@ class BaseTaskExecutor(ABC):
     def task(
         self,
         name: str | None = None,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        retry_delay: float = DEFAULT_RETRY_DELAY,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
         **options: Any,
     ) -> Callable[[TaskFunction], TaskFunction]: ...
 
     def task(
         self,
         name: str | Callable[..., Any] | None = None,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        retry_delay: float = DEFAULT_RETRY_DELAY,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
         **options: Any,
     ) -> Any:
-        """Register the decorated function as a task of this executor; see :meth:`TaskRegistry.task`."""
-        own_name = None if callable(name) else name
-        decorate = self.registry.task(own_name, self.kind == "cpu", max_retries, retry_delay, **options)
+        """Register the decorated function as a task of this executor; see :meth:`flowrra.Flowrra.task`."""
+        decorate = self.registry.task(
+            None if callable(name) else name,
+            self.kind == "cpu",
+            self._defaults.max_retries if max_retries is None else max_retries,
+            self._defaults.retry_delay if retry_delay is None else retry_delay,
+            **options,
+        )
 
         def register(func: TaskFunction) -> TaskFunction:
             registered = decorate(func)
