@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo
 from flowrra import own_loop
 from flowrra._version import __version__
 from flowrra.app_thread import AppThread, result_of
+from flowrra.arguments import id_text
 from flowrra.backends.base import BaseResultBackend
 from flowrra.backends.memory import InMemoryBackend
 from flowrra.brokers.base import BaseBroker
@@ -625,7 +626,7 @@ class Flowrra:
 
     async def get_result(self, task_id: str) -> TaskResult | None:
         """The record of a task as it stands now; None if it is unknown. Works in any state of the app, on any loop."""
-        record = await self.results.get(task_id)
+        record = await self.results.get(id_text(task_id))
         if record is not None and type(self.results) is not InMemoryBackend:
             rebuild_result(record, self._registry)
         return record
@@ -645,6 +646,7 @@ class Flowrra:
             TypeError, ValueError: The timeout is no number of seconds.
         """
         check_wait("timeout", timeout)
+        task_id = id_text(task_id)
         results = self.results if self._results is None else self._results
         try:
             # A CPU-bound task can't wait here.
@@ -690,6 +692,7 @@ class Flowrra:
             NotReplicatedError: It is cancelled, and fewer replicas than ``min_replicas`` have confirmed that in time:
                 it may run after a failover.
         """
+        task_id = id_text(task_id)
         if self._state == "stopped":
             return await self._cancel(task_id)  # in a broker there may be tasks all the same
         if self._loop is asyncio.get_running_loop():

@@ -8,6 +8,11 @@ from datetime import datetime
 from flowrra.ranges import shown
 
 
+def id_text(value: object) -> str:
+    """The id of a task that is looked for: what is no text, such as a UUID, stands for its text."""
+    return value if isinstance(value, str) else str(value)
+
+
 def check_id(name: str, value: object) -> None:
     """Refuse what is no text; whether a server can have such an id, its backend says.
 

@@ -66,20 +66,20 @@ class EventBus:
         """In a forked child: who held the lock is not there."""
         self.changing = threading.RLock()
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Send events to ``subscriber`` from now on; once only, however often it is subscribed."""
+    def subscribe(self, fn: Subscriber) -> None:
+        """Send events to ``fn`` from now on; once only, however often it is subscribed."""
         with self.changing:
-            if subscriber not in self.subscribers:
-                self.subscribers = (*self.subscribers, subscriber)
+            if fn not in self.subscribers:
+                self.subscribers = (*self.subscribers, fn)
 
-    async def async_subscribe(self, subscriber: Subscriber) -> None:
+    async def async_subscribe(self, fn: Subscriber) -> None:
         """The same as :meth:`subscribe`."""
-        self.subscribe(subscriber)
+        self.subscribe(fn)
 
-    async def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Send nothing more to ``subscriber``; unknown ones are ignored."""
+    async def unsubscribe(self, fn: Subscriber) -> None:
+        """Send nothing more to ``fn``; unknown ones are ignored."""
         with self.changing:
-            self.subscribers = tuple(each for each in self.subscribers if each != subscriber)
+            self.subscribers = tuple(each for each in self.subscribers if each != fn)
 
     async def emit(self, event: Event) -> None:
         """Send an event to all subscribers at once, and return when all are done. A failure is logged."""

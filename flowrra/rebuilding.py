@@ -94,7 +94,7 @@ def written_call(
     known = _NOTHING_KNOWN if function is None else _annotations_of(function)
     for key in kwargs:
         if not isinstance(key, str):
-            raise UnwritableError(f"{key!r} is no keyword")
+            raise UnwritableError("is no keyword").within(repr(key))
     parameters = known.of_positional(len(args))
     is_called = function is not None
     return (

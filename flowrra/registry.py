@@ -120,6 +120,12 @@ def _own_name(func: Callable[..., Any]) -> str:
     return name
 
 
+def _name_of(func: Any) -> str:
+    """What something that is no task of this registry is called in an error: as it would be, were it one."""
+    names = (getattr(func, each, None) for each in ("task_name", "__name__"))
+    return next((name for name in names if isinstance(name, str) and name), None) or ranges.shown(func)
+
+
 class TaskRegistry:
     """Maps names to functions, and functions back to their definitions.
 
@@ -250,7 +256,7 @@ class TaskRegistry:
         if isinstance(task, str):
             found, name, hint = self.by_name.get(task), task, ""
         else:
-            found, name = self._under_decorators(task), getattr(task, "__qualname__", None) or ranges.shown(task)
+            found, name = self._under_decorators(task), _name_of(task)
             hint = "" if found else self._hint(task)
         if found is None:
             raise TaskNotFoundError(name, hint)

@@ -74,7 +74,7 @@ class UnwritableError(TypeError):
         self.place = ""
 
     def __str__(self) -> str:
-        return f"{self.place} {self.reason}"
+        return f"{self.place or 'it'} {self.reason}"
 
     def within(self, place: str) -> UnwritableError:
         """The same, seen from one level further out."""

@@ -150,8 +150,19 @@ def _checked_progress(done: Any, total: Any, message: Any) -> tuple[float, float
     return done, total, message[:MAX_PROGRESS_MESSAGE].encode(errors="replace").decode()
 
 
+class _FieldsAsVars:
+    """Has slots, and shows its fields in ``vars()`` all the same: a broker or a view of one's own may read them there.
+    What is done to that dict reaches nobody."""
+
+    __slots__ = ()
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
+
+
 @dataclass(slots=True, init=False)
-class TaskResult:
+class TaskResult(_FieldsAsVars):
     """The record of one task, from its submission on.
 
     Attributes:
@@ -389,7 +400,7 @@ def _from_iso(value: Any) -> datetime | None:
 
 
 @dataclass(slots=True)
-class Task:
+class Task(_FieldsAsVars):
     """One accepted call of a registered function, as it waits for, and is given to, a worker.
 
     Attributes:

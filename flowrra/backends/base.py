@@ -29,7 +29,8 @@ class BaseResultBackend(ABC):
         The caller goes on changing ``result`` afterwards: a backend that keeps the object keeps up with it.
 
         Raises:
-            BackendError: It could not be stored.
+            ServerUnavailableError, OSError: The records can't be reached now. An outcome is stored again later.
+            BackendError: This one can't be stored; so says any other error. A task whose result can't be has failed.
         """
 
     async def store_new(self, task_id: str, result: TaskResult) -> bool:

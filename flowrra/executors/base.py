@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeGuard, overload
 
+from flowrra.arguments import id_text
 from flowrra.backends.base import BaseResultBackend
 from flowrra.brokers.base import BaseBroker
 from flowrra.config import Config
@@ -37,7 +38,7 @@ from flowrra.executors.workers import CANCEL_REPEAT, Workers, wall_clock
 from flowrra.middleware import IsolatedMiddleware, Middleware, tell_of_outcome, tell_of_submission
 from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.ranges import COUNT, PRIORITY, SECONDS, check_wait
-from flowrra.registry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, TaskDefinition, TaskFunction, TaskRegistry, mark
+from flowrra.registry import TaskDefinition, TaskFunction, TaskRegistry, mark
 from flowrra.submission import NO_OPTIONS, SubmitOptions
 from flowrra.supervision import spawn
 from flowrra.task import (
@@ -96,6 +97,7 @@ class BaseTaskExecutor(ABC):
         self.results = config.create_backend() if results is None else results
         self._telemetry = Telemetry() if telemetry is None else telemetry
         self._middlewares = middlewares
+        self._defaults = config.executor
         self._worker_id = worker
         self._state: State = "stopped"
         self._workers = Workers(
@@ -235,21 +237,26 @@ class BaseTaskExecutor(ABC):
     def task(
         self,
         name: str | None = None,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        retry_delay: float = DEFAULT_RETRY_DELAY,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
         **options: Any,
     ) -> Callable[[TaskFunction], TaskFunction]: ...
 
     def task(
         self,
         name: str | Callable[..., Any] | None = None,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        retry_delay: float = DEFAULT_RETRY_DELAY,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
         **options: Any,
     ) -> Any:
-        """Register the decorated function as a task of this executor; see :meth:`TaskRegistry.task`."""
-        own_name = None if callable(name) else name
-        decorate = self.registry.task(own_name, self.kind == "cpu", max_retries, retry_delay, **options)
+        """Register the decorated function as a task of this executor; see :meth:`flowrra.Flowrra.task`."""
+        decorate = self.registry.task(
+            None if callable(name) else name,
+            self.kind == "cpu",
+            self._defaults.max_retries if max_retries is None else max_retries,
+            self._defaults.retry_delay if retry_delay is None else retry_delay,
+            **options,
+        )
 
         def register(func: TaskFunction) -> TaskFunction:
             registered = decorate(func)
@@ -406,7 +413,7 @@ class BaseTaskExecutor(ABC):
 
     async def get_result(self, task_id: str) -> TaskResult | None:
         """The record of a task; None if it is unknown."""
-        record = await self.results.get(task_id)
+        record = await self.results.get(id_text(task_id))
         if record is not None:
             self._records.rebuild(record, self.registry)
         return record
@@ -423,6 +430,7 @@ class BaseTaskExecutor(ABC):
             TypeError, ValueError: The timeout is no number of seconds.
         """
         check_wait("timeout", timeout)
+        task_id = id_text(task_id)
         try:
             with self.waiting_for(task_id):
                 record = await self.results.wait_for(task_id, timeout)
@@ -449,7 +457,7 @@ class BaseTaskExecutor(ABC):
         Returns:
             True if it ended by this call; False if it is unknown, was over already, or would not end.
         """
-        return await self.source.cancel(task_id)
+        return await self.source.cancel(id_text(task_id))
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -113,10 +113,10 @@ class CronExpression:
     weekdays: set[int]
     """0 (Sunday) to 6."""
 
-    def __init__(self, text: str) -> None:
-        if not isinstance(text, str):
-            raise TypeError(f"a cron expression must be a string, not {shown(text)}")
-        self.expression = text.strip()
+    def __init__(self, expression: str) -> None:
+        if not isinstance(expression, str):
+            raise TypeError(f"a cron expression must be a string, not {shown(expression)}")
+        self.expression = expression.strip()
         fields = self._fields()
         self.minute_field, self.hour_field, self.day_field, self.month_field, self.weekday_field = fields
         parsed = [kind.parse(value) for kind, value in zip(_FIELDS, fields, strict=True)]

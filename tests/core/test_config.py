@@ -14,6 +14,7 @@ from flowrra import (
     Config,
     ExecutorConfig,
     Flowrra,
+    IOExecutor,
     SchedulerConfig,
     Task,
     TaskResult,
@@ -339,16 +340,20 @@ class TestWhatAConfigurationCreates:
         assert isinstance(stored, TaskResult)
         assert (stored.status, stored.result) == (TaskStatus.SUCCESS, "done")
 
-    def test_the_executors_limits_are_the_defaults_of_tasks_that_set_none(self) -> None:
-        app = Flowrra(Config(executor=ExecutorConfig(max_retries=9, retry_delay=0.125)))
+    @pytest.mark.parametrize("kind", [Flowrra, IOExecutor])
+    def test_the_executors_limits_are_the_defaults_of_tasks_that_set_none(self, kind: Any) -> None:
+        owner = kind(Config(executor=ExecutorConfig(max_retries=9, retry_delay=0.125)))
 
-        @app.task()
+        @owner.task()
         async def plain() -> None: ...
 
-        @app.task(max_retries=1, retry_delay=2.0)
+        @owner.task
+        async def plainest() -> None: ...
+
+        @owner.task(max_retries=1, retry_delay=2.0)
         async def particular() -> None: ...
 
-        assert (plain.max_retries, plain.retry_delay) == (9, 0.125)
+        assert (plain.max_retries, plain.retry_delay) == (plainest.max_retries, plainest.retry_delay) == (9, 0.125)
         assert (particular.max_retries, particular.retry_delay) == (1, 2.0)
 
     def test_an_app_can_be_built_on_any_url_without_a_server(self) -> None:

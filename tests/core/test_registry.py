@@ -215,6 +215,17 @@ class TestLookup:
         with pytest.raises(TaskNotFoundError, match="'unknown' not registered"):
             registry.get_or_raise("unknown")
 
+    def test_a_function_that_is_no_task_is_named_as_the_task_that_it_would_be(self) -> None:
+        async def send() -> None: ...
+
+        @TaskRegistry().task(name="mail")
+        async def deliver() -> None: ...
+
+        for func, name in ((send, "send"), (deliver, "mail")):
+            with pytest.raises(TaskNotFoundError, match=f"^Task '{name}' not registered$") as caught:
+                TaskRegistry().definition(func)
+            assert caught.value.task_name == name
+
     def test_unregister(self) -> None:
         registry = TaskRegistry()
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -65,6 +66,23 @@ class TestAsking:
         async with app:
             assert await app.get_result("unknown") is None
         assert await app.get_result("unknown") is None
+
+    async def test_what_is_no_text_stands_for_its_text(self) -> None:
+        app = echo_app()
+        async with app:
+            task_id = UUID(await app.submit("echo", 1))
+            executor = app.executors["io"]
+
+            for found in (
+                await app.wait_for_result(task_id, timeout=5),  # type: ignore[arg-type]
+                await executor.wait_for_result(task_id, timeout=5),  # type: ignore[arg-type]
+                await app.get_result(task_id),  # type: ignore[arg-type]
+                await executor.get_result(task_id),  # type: ignore[arg-type]
+            ):
+                assert found is not None
+                assert (found.task_id, found.result) == (str(task_id), 1)
+            later = UUID(await app.options(countdown=60).submit("echo", 2))
+            assert await app.cancel_task(later) is True  # type: ignore[arg-type]
 
     async def test_even_an_app_without_tasks_can_be_asked(self) -> None:
         assert await Flowrra().get_result("unknown") is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 from datetime import UTC, datetime
 
 import pytest
@@ -54,7 +57,26 @@ def test_there_are_exactly_six_statuses() -> None:
 
 def test_the_constants_for_user_interfaces() -> None:
     assert TASK_STATUSES == ("pending", "running", "success", "failed")
-    assert set(TASK_STATUSES) <= set(STATUS_COLORS)
+    assert {status: STATUS_COLORS[status] for status in TASK_STATUSES} == {
+        "pending": "yellow",
+        "running": "blue",
+        "success": "success",
+        "failed": "error",
+    }, "the CSS classes of 0.1.8"
+    assert set(STATUS_COLORS) == {status.value for status in TaskStatus}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Task("id", "name", (1, "a"), {"k": [1]}, priority=5),
+        TaskResult("id", TaskStatus.SUCCESS, "name", {"a": 1}, args=(1,), kwargs={"k": 2}),
+    ],
+    ids=["task", "record"],
+)
+def test_the_fields_can_be_read_by_vars(value: Task | TaskResult) -> None:
+    assert vars(value) == value.__dict__ == {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    assert type(value)(**vars(value)) == value == pickle.loads(pickle.dumps(value)) == copy.deepcopy(value)
 
 
 class TestTaskResult:

@@ -9,12 +9,13 @@ import logging
 import math
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
 import redis.asyncio
 
-from flowrra import BackendError, TaskResult, TaskStatus
+from flowrra import BackendError, ResultNotFoundError, TaskResult, TaskStatus
 from flowrra.backends import get_backend, redis_completions
 from flowrra.backends.redis import DEFAULT_TTL, RedisBackend
 from flowrra.backends.redis_completions import RECHECK
@@ -450,6 +451,25 @@ class TestLists:
         await backend.close()
 
         assert look.exists("flowrra:taskforce")
+
+
+class TestAnIdThatIsNoText:
+    async def test_stands_for_its_text(self, url: str) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            task_id = UUID(await app.submit("echo", 1))
+            waited = await app.wait_for_result(task_id, timeout=5)  # type: ignore[arg-type]
+            later = UUID(await app.options(countdown=60).submit("echo", 2))
+
+            assert await app.get_result(task_id) == waited  # type: ignore[arg-type]
+            assert waited.task_id == str(task_id)
+            assert await app.cancel_task(later) is True  # type: ignore[arg-type]
+
+    async def test_is_none_of_a_task_if_it_is_none(self, url: str) -> None:
+        async with with_tasks(redis_app(url)) as app:
+            assert await app.get_result(None) is None  # type: ignore[arg-type]
+            assert await app.cancel_task(None) is False  # type: ignore[arg-type]
+            with pytest.raises(ResultNotFoundError):
+                await app.wait_for_result(None, timeout=5)  # type: ignore[arg-type]
 
 
 class TestJson:

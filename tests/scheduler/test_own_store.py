@@ -1,9 +1,9 @@
-"""A user's own store, of no more than the abstract methods, keeps schedules; to run them it needs claims."""
+"""A user's own store, of no more than the abstract methods, keeps schedules, and they run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler import ScheduledTask, Scheduler, ScheduleType
 from flowrra.scheduler.backends import BaseSchedulerBackend
-from flowrra.scheduler.local_time import LOCAL
+from flowrra.scheduler.backends.own_runs import LEASE
+from flowrra.scheduler.local_time import LOCAL, local, micros
 from tests.core.apps import until
 
 LATER = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - the stores' datetimes are local
@@ -48,10 +49,11 @@ class Shelf(BaseSchedulerBackend):
         return [task for task in self.tasks.values() if task.enabled]
 
     async def list_due(self, now: datetime | None = None) -> list[ScheduledTask]:
-        return []
+        assert now is not None
+        return [task for task in await self.list_enabled() if task.next_run_at is not None and task.next_run_at <= now]
 
     async def update_run_times(self, task_id: str, last_run: datetime | None, next_run: datetime | None) -> None:
-        self.tasks[task_id].next_run_at = next_run
+        self.tasks[task_id].last_run_at, self.tasks[task_id].next_run_at = last_run, next_run
 
     async def clear(self) -> int:
         return 0
@@ -145,8 +147,156 @@ async def test_what_it_lacks_to_run_them_is_said(scheduler: Scheduler, shelf: Sh
         await scheduler.schedule_interval("note", 60, task_id="mine", replace=True)
     with pytest.raises(NotImplementedError, match="inherit from SqlSchedulerBackend"):
         await scheduler.trigger("mine")
-    with pytest.raises(NotImplementedError, match="inherit from SqlSchedulerBackend"):
-        await shelf.claim(0, LOCAL, "x", 10)
+
+
+class TestRuns:
+    @pytest.fixture
+    def submitted(self, scheduler: Scheduler) -> list[object]:
+        submitted: list[object] = []
+
+        async def submit(_func: object, *args: object) -> None:
+            submitted.extend(args)
+
+        scheduler.set_submit_callback(submit)
+        return submitted
+
+    async def test_what_is_due_at_the_start_runs_once(
+        self, scheduler: Scheduler, shelf: Shelf, submitted: list[object]
+    ) -> None:
+        ago = local(micros(datetime.now(UTC))) - timedelta(minutes=5)
+        for name, kind, text in (
+            ("cron", ScheduleType.CRON, "* * * * *"),
+            ("interval", ScheduleType.INTERVAL, "60"),
+            ("once", ScheduleType.ONE_TIME, ago.isoformat()),
+        ):
+            await shelf.create(ScheduledTask(name, "note", kind, text, args=(name,), next_run_at=ago))
+        await shelf.create(ScheduledTask("off", "note", ScheduleType.INTERVAL, "60", ("off",), {}, False, None, ago))
+        await shelf.create(ScheduledTask("strange", "unknown", ScheduleType.INTERVAL, "60", next_run_at=ago))
+        await scheduler.start()
+        await until(lambda: len(submitted) == 3)
+        later = await scheduler.schedule_once("note", local(micros(datetime.now(UTC))), ("later",))
+        await until(lambda: len(submitted) == 4)
+        runs = await scheduler.list_runs()
+        await scheduler.stop()
+
+        assert sorted(map(str, submitted)) == ["cron", "interval", "later", "once"]
+        for name in ("cron", "interval"):
+            task = shelf.tasks[name]
+            assert task.last_run_at is not None
+            assert task.next_run_at is not None
+            assert ago < task.last_run_at < task.next_run_at
+        for name in ("once", later):
+            assert (shelf.tasks[name].enabled, shelf.tasks[name].next_run_at) == (False, None)
+            assert shelf.tasks[name].last_run_at is not None
+        assert shelf.tasks["strange"].next_run_at == ago, "others may know it"
+        assert {(run["schedule_id"], run["result"]) for run in runs} >= {("cron", "submitted"), ("once", "submitted")}
+
+    async def test_one_that_could_not_be_submitted_is_tried_again(self, scheduler: Scheduler) -> None:
+        tries: list[object] = []
+
+        async def submit(_func: object, *args: object) -> None:
+            tries.extend(args)
+            if len(tries) == 1:
+                raise ConnectionError("away")
+
+        scheduler.set_submit_callback(submit)
+        await scheduler.start()
+        await scheduler.schedule_once("note", local(micros(datetime.now(UTC))), ("a",), task_id="a")
+        await until(lambda: len(tries) == 2)
+        await scheduler.stop()
+        (run,) = await scheduler.list_runs("a")
+
+        assert tries == ["a", "a"]
+        assert (run["attempts"], run["result"]) == (2, "submitted")
+
+    async def test_one_that_waits_for_another_try_is_skipped_when_its_schedule_goes(self, shelf: Shelf) -> None:
+        now = micros(LATER)
+        await shelf.create(interval("a"))
+        await shelf.create(interval("b"))
+        claims = await shelf.claim(now, LOCAL, "x", 10)
+        await shelf.settle(claims.runs, now, {run.id: "away" for run in claims.runs})
+        await shelf.delete("a")
+        await shelf.set_enabled("b", False, None)
+        again = await shelf.claim(now + 2_000_000, LOCAL, "x", 10)
+
+        assert [run.schedule.id for run in claims.runs] == ["a", "b"]
+        assert (again.runs, again.skipped) == ([], {"note": 2})
+
+    async def test_no_other_scheduler_gets_what_is_on_its_way(self, shelf: Shelf) -> None:
+        now = micros(LATER)
+        await shelf.create(interval("a"))
+        (run,) = (await shelf.claim(now, LOCAL, "x", 10)).runs
+        await shelf.renew([run.id], [], "x", now + LEASE - 1)
+
+        assert (await shelf.claim(now + LEASE, LOCAL, "y", 10)).runs == []
+        assert [each.id for each in (await shelf.claim(now + 2 * LEASE, LOCAL, "y", 10)).runs] == [
+            run.id,
+            f"a@{now + 60_000_000}",
+        ]
+
+    async def test_a_claim_that_the_store_ends_half_way_loses_no_run(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = micros(LATER)
+        await shelf.create(interval("a"))
+        await shelf.create(interval("b"))
+        move_on = shelf.update_run_times
+
+        async def fail_at_b(task_id: str, *times: datetime | None) -> None:
+            if task_id == "b":
+                raise ConnectionError("away")
+            await move_on(task_id, *times)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(shelf, "update_run_times", fail_at_b)
+            with pytest.raises(ConnectionError):
+                await shelf.claim(now, LOCAL, "x", 10)
+
+        assert [run.schedule.id for run in (await shelf.claim(now, LOCAL, "x", 10)).runs] == ["a", "b"]
+
+    async def test_as_many_are_claimed_as_are_wanted(self, shelf: Shelf) -> None:
+        now = micros(LATER)
+        for name in "abc":
+            await shelf.create(interval(name))
+        first, second = [await shelf.claim(now, LOCAL, "x", 2) for _ in range(2)]
+
+        assert (len(first.runs), first.more, len(second.runs), second.more) == (2, True, 1, False)
+
+    async def test_one_that_can_not_be_read_is_set_aside_alone_until_it_is_changed(
+        self, shelf: Shelf, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        now = micros(LATER)
+        await shelf.create(interval("a"))
+        await shelf.create(replace(interval("b"), schedule="often"))
+        claims = [await shelf.claim(now, LOCAL, "x", 10) for _ in range(2)]
+        await shelf.settle(claims[0].runs, now, {})
+        figures = await shelf.figures(now, None)
+        due = await shelf.next_due()
+        await shelf.update(replace(shelf.tasks["b"], schedule="30"))
+        changed = await shelf.claim(now, LOCAL, "x", 10)
+
+        assert [[run.schedule.id for run in each.runs] for each in (*claims, changed)] == [["a"], [], ["b"]]
+        assert [record.message.partition(" task")[0] for record in caplog.records] == [
+            "schedule can't run, set aside until it is changed"
+        ]
+        assert figures == {"total": 2, "enabled": 2, "overdue": 0, "broken": 1, "next": due}
+        assert due == now + 60_000_000
+
+    async def test_what_is_too_long_ago_is_missed(self, shelf: Shelf) -> None:
+        now = micros(LATER)
+        await shelf.create(interval("a", misfire_grace=1.0))
+        claims = await shelf.claim(now + 30_000_000, LOCAL, "x", 10)
+
+        assert (claims.runs, claims.missed) == ([], {"note": 1})
+        assert shelf.tasks["a"].next_run_at == LATER + timedelta(minutes=1)
+
+    async def test_its_figures_are_those_of_any_scheduler(self, scheduler: Scheduler, shelf: Shelf) -> None:
+        await shelf.create(interval("a"))
+        await shelf.create(interval("b", enabled=False))
+        stats = await scheduler.stats()
+
+        assert (stats["total_schedules"], stats["enabled_schedules"], stats["disabled_schedules"]) == (2, 1, 1)
+        assert stats["next_run_at"] == LATER.astimezone()
 
 
 async def test_a_store_that_would_end_the_program_is_one_that_is_away(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from flowrra.scheduler.backends import get_scheduler_backend
+from flowrra.scheduler.backends import SQLiteSchedulerBackend, get_scheduler_backend
 from flowrra.scheduler.backends.sql import SqlSchedulerBackend
 from tests.scheduler.test_stores import NOW, new_store, once
 
@@ -78,6 +78,30 @@ def test_the_address_of_a_store_is_without_user_and_password(tmp_path: Path) -> 
     assert made("sqlite:///:memory:").address == "", "each process has its own"
 
 
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite://", ".flowrra_schedule.db"),
+        ("sqlite:///", ".flowrra_schedule.db"),
+        ("SQLite:///jobs.db", "jobs.db"),
+        ("sqlite:///jobs.db?timeout=30", "jobs.db"),
+        ("sqlite:///what%3F.db", "what?.db"),
+    ],
+)
+def test_the_file_of_an_sqlite_url(url: str, path: str) -> None:
+    store = made(url)
+    assert isinstance(store, SQLiteSchedulerBackend)
+    assert store.database_path == store._url.database == path
+
+
+async def test_an_sqlite_file_can_be_named_by_a_path(tmp_path: Path) -> None:
+    store = SQLiteSchedulerBackend(tmp_path / "jobs.db")
+    await store.create(once("a"))
+    await store.close()
+    assert (tmp_path / "jobs.db").exists()
+    assert store.address == made(f"sqlite:///{tmp_path}/jobs.db").address
+
+
 @pytest.mark.parametrize("size", ["many", "-1", "1.5", "²"])
 def test_the_size_of_a_pool_is_a_whole_number(size: str) -> None:
     with pytest.raises(ValueError, match="pool_max_size that is no whole number"):
@@ -89,6 +113,7 @@ def test_the_size_of_a_pool_is_a_whole_number(size: str) -> None:
     [
         ("postgresql:user@host/db", "lacks the // after its scheme"),
         ("mysql:user@host/db", "lacks the // after its scheme"),
+        ("sqlite:jobs.db", "lacks the // after its scheme"),
         ("mssql://user@host/db", "Unsupported scheduler backend: mssql"),
         ("://host/db", "a URL without a scheme"),
         ("postgresql://user:cr@et@host:port/db", "can't be read; in a password write"),

@@ -29,7 +29,7 @@ _MODULES = {
 }
 _POSTGRESQL = ("postgresql", "postgres")
 _MYSQL = ("mysql",)
-_SERVERS = (*_POSTGRESQL, *_MYSQL)
+_SCHEMES = ("sqlite", *_POSTGRESQL, *_MYSQL)
 
 
 def __getattr__(name: str) -> Any:
@@ -40,13 +40,14 @@ def __getattr__(name: str) -> Any:
 
 def get_scheduler_backend(url: str | None = None) -> BaseSchedulerBackend:
     """The store at a URL: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, a plain path, ``postgresql://…``,
-    ``mysql://…``; None is an SQLite file in the current folder.
+    ``mysql://…``; None, or ``sqlite://`` without a path, is an SQLite file in the current folder.
 
     Raises:
         ValueError: The scheme is another one.
     """
-    scheme, separator, rest = (url or "").partition("://")
-    if not separator and scheme.partition(":")[0].lower() in _SERVERS:
+    before, separator, rest = (url or "").partition("://")
+    scheme = before.partition(":")[0].lower()
+    if not separator and scheme in _SCHEMES:
         raise ValueError("The URL of the schedule store lacks the // after its scheme")
     if not separator:
         from flowrra.scheduler.backends.sqlite import SQLiteSchedulerBackend
@@ -55,7 +56,9 @@ def get_scheduler_backend(url: str | None = None) -> BaseSchedulerBackend:
     if scheme == "sqlite":
         from flowrra.scheduler.backends.sqlite import SQLiteSchedulerBackend
 
-        return SQLiteSchedulerBackend(unquote(rest.removeprefix("/")) or ":memory:")
+        # A file has no options; those of a URL are not a part of its name.
+        path = unquote(rest.partition("?")[0].removeprefix("/"))
+        return SQLiteSchedulerBackend(path) if path else SQLiteSchedulerBackend()
     if scheme in _POSTGRESQL:
         from flowrra.scheduler.backends.postgresql import PostgreSQLSchedulerBackend
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import datetime, tzinfo
+from functools import cached_property
+from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
 
+from flowrra.scheduler.backends.own_runs import OwnRuns
 from flowrra.scheduler.local_time import LOCAL
 from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType
 
@@ -25,6 +28,9 @@ class Claims(NamedTuple):
 class BaseSchedulerBackend(ABC):
     """Keeps schedules. Datetimes are naive local ones.
 
+    The abstract methods are enough. What is claimed of the schedules is then in this process's memory: it ends with the
+    process, and schedulers of others may claim it too. ``SqlSchedulerBackend`` has the claims in the store.
+
     Attributes:
         keeps_text: Whether it writes arguments as JSON, so that those of some classes have to be rebuilt.
         address: Which store it is, for whoever sees several processes; without user and password, and empty if it is
@@ -33,6 +39,10 @@ class BaseSchedulerBackend(ABC):
 
     address: str = ""
     keeps_text: ClassVar[bool] = False
+
+    @cached_property
+    def _own_runs(self) -> OwnRuns:
+        return OwnRuns(self)  # made when it is asked for: a user's __init__ need not call this class's
 
     @abstractmethod
     async def create(self, task: ScheduledTask) -> None:
@@ -143,7 +153,8 @@ class BaseSchedulerBackend(ABC):
     ) -> Claims:
         """Claim what is due (microseconds since 1970), each due time for one scheduler, whoever else asks; of the known
         tasks only, if these are given."""
-        raise NotImplementedError("This schedule store has no claims; inherit from SqlSchedulerBackend")
+        runs, left_out, more = await self._own_runs.claim(now, zone, owner, limit, known)
+        return Claims(runs, **left_out, more=more)
 
     async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
         """Claim a run that is due now, whatever the schedule says, and is tried once; None if there is no schedule."""
@@ -161,27 +172,27 @@ class BaseSchedulerBackend(ABC):
     async def renew(self, claimed: Collection[str], running: Collection[str], owner: str, now: int) -> None:
         """Keep claimed runs, by their ids, from being taken over while their submission takes its time, and say that
         the process lives that has the tasks of others in its memory."""
-        raise NotImplementedError
+        self._own_runs.renew(claimed, now)
 
     async def settle(
         self, runs: Sequence[Run], now: int, errors: dict[str, str], skipped: Collection[str] = frozenset()
     ) -> None:
         """Record what was submitted, and by id what was skipped, and what failed and why; the latter is claimed again
         later, while it may still happen."""
-        raise NotImplementedError
+        self._own_runs.settle(runs, now, errors, skipped)
 
     async def next_due(self, known: Collection[str] | None = None) -> int | None:
         """When :meth:`claim` has something to take next, of a schedule or a run, in microseconds since 1970."""
-        raise NotImplementedError
+        return await self._own_runs.next_due(known)
 
     async def figures(self, now: int, known: Collection[str] | None = None) -> dict[str, Any]:
         """``total, enabled, overdue, broken`` as numbers and ``next`` in microseconds since 1970, or None; what is
         overdue or next, of the known tasks only, if these are given."""
-        raise NotImplementedError
+        return await self._own_runs.figures(now, known)
 
     async def count_by_task(self) -> dict[str, int]:
         """How many enabled schedules that aren't broken there are for each task."""
-        raise NotImplementedError
+        return await self._own_runs.count_by_task()
 
     async def list_broken(self, limit: int) -> list[ScheduledTask]:
         """Enabled schedules that are marked as broken or have no due time, and whose rows can be read (by now)."""
@@ -196,4 +207,6 @@ class BaseSchedulerBackend(ABC):
         self, schedule_id: str | None, limit: int, results: Collection[str] = ()
     ) -> list[dict[str, Any]]:
         """The latest runs, those with one of these results if any are given, the newest first."""
-        raise NotImplementedError
+        rows = sorted(self._own_runs.rows.values(), key=itemgetter("due"), reverse=True)
+        found = (row for row in rows if schedule_id in (None, row["schedule_id"]))
+        return [dict(row) for row in found if not results or row["result"] in results][:limit]

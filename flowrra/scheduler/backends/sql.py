@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from flowrra.per_loop import PerLoop
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
+from flowrra.scheduler.backends.own_runs import LEASE
 from flowrra.scheduler.backends.sql_rows import dated, definition_of, read_row, read_task, unstorable, written
 from flowrra.scheduler.backends.sql_schema import (
     ADVANCE,
@@ -41,8 +42,6 @@ from flowrra.scheduler.models import Run, ScheduledTask, ScheduleType, definitio
 
 logger = logging.getLogger(__name__)
 
-# Microseconds: a run that was claimed and not submitted for so long belongs to whoever takes it next.
-LEASE = 30_000_000
 SECOND = 1_000_000
 MOST_RUNS = 10_000
 # Runs that a process settles before it removes some of the oldest ones beyond MOST_RUNS, and how many at the most.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -24,13 +25,13 @@ class SQLiteSchedulerBackend(SqlSchedulerBackend):
         database_path: Of the file; ``:memory:`` lasts until :meth:`close`.
     """
 
-    def __init__(self, database_path: str = ".flowrra_schedule.db") -> None:
+    def __init__(self, database_path: str | PathLike[str] = ".flowrra_schedule.db") -> None:
         self.database_path = database_path
         self._memory: AsyncEngine | None = None
         # What is in memory belongs to one connection, whose users take turns.
         turns: dict[str, Any] = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
         options = turns if database_path == MEMORY else {}
-        super().__init__(sa.URL.create("sqlite+aiosqlite", database=database_path), **options)
+        super().__init__(sa.URL.create("sqlite+aiosqlite", database=fspath(database_path)), **options)
         # The same path on two hosts is two files.
         self.address = "" if database_path == MEMORY else f"{gethostname()}:{Path(database_path).absolute()}"
         tell_of_forks(self)
