@@ -210,6 +210,10 @@ def test_while_the_target_is_imported_it_is_alive_but_not_ready(run: Run) -> Non
         assert answer.status == 503
         assert "starting" in answer.text
     assert command.get().value("flowrra_collector_success", collector="python") == 1
+    assert ">There is nothing to see yet: The app is starting.<" in command.get("/tasks").text
+    workers = command.get("/workers").text
+    assert ">There is no app to ask yet.<" in workers
+    assert "This app doesn&#x27;t tell" not in workers
 
 
 @pytest.mark.slow
