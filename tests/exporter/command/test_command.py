@@ -47,6 +47,7 @@ def fails(run: Run, *arguments: str, **environment: str) -> str:
             "plain:unstartable",
             r"starting the app failed: OSError: .* redis://\*\*\*@host \(at .*plain\.py:\d+\)",
         ),
+        ("plain:leaves", "starting the app failed: SystemExit: no configuration"),
     ],
 )
 def test_a_bad_target_is_one_clear_line_and_status_2(run: Run, target: str, reason: str) -> None:
