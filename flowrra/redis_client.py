@@ -362,7 +362,8 @@ class RedisServer:
         elif _is_refusal(error):
             kind = RequestRefusedError
         text = self._address.without_secrets(str(error)) + self._explanation(error)
-        return kind(f"Redis {self.name} could not {what}: {type(error).__name__}: {text}")
+        told = f"{type(error).__name__}: {text}" if text else type(error).__name__  # a time-out has no text of its own
+        return kind(f"Redis {self.name} could not {what}: {told}")
 
     def _explanation(self, error: Exception) -> str:
         """What is behind an answer about the slots of a cluster, which says no more than numbers."""

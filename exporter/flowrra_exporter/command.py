@@ -197,7 +197,7 @@ class Command:
             await target.start()
         except StoppedFromWithin:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"starting the app failed: {describe(error)}") from error
         if not self._settings.observe:
             _warn_without_tasks(target.app)

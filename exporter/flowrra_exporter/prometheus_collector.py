@@ -93,7 +93,8 @@ class FlowrraCollector(Collector):
         )
 
     async def __aexit__(self, *_exception: object) -> None:
-        self._registry.unregister(self)
+        with contextlib.suppress(KeyError):  # the program has emptied its registry, as tests do
+            self._registry.unregister(self)
         _in_registry.pop(self._registry, None)
         if self._thread is not None and self._collections is not None:
             self._thread.run_soon(self._collections.close)

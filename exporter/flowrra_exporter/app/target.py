@@ -144,8 +144,10 @@ async def resolve_target(found: Any, text: str) -> Target:
         except (Exception, SystemExit) as error:
             raise UsageError(f"calling {text!r} failed: {describe(error)}") from error
     if not is_app(found):
+        # Not what it says of itself: settings and texts are where passwords are.
+        what = repr(found) if found is None or isinstance(found, bool | int | float) else f"a {type(found).__name__}"
         raise UsageError(
-            f"{text!r} is no app but {found!r:.80}; expected a flowrra.Flowrra, an object with "
+            f"{text!r} is no app but {what:.80}; expected a flowrra.Flowrra, an object with "
             "async get_stats() and health_check(), or a function that returns one"
         )
     return Target(found, manager_of(found))

@@ -45,8 +45,7 @@ class EndpointCheck:
 
     async def _metrics(self, client: Client, answer: Answer) -> AsyncIterator[Finding]:
         if answer.status != 200:
-            why = ": it wants to know who asks (user:password@ in the URL)" if answer.status == 401 else ""
-            yield error(_SUBJECT, f"{self._shown} answers {answer.status}{why}; expected 200")
+            yield error(_SUBJECT, f"{self._shown} answers {answer.status}{self._why(answer.status)}; expected 200")
             return
         yield ok(_SUBJECT, f"{self._shown} answers 200")
         if answer.redirected_to:
@@ -64,6 +63,13 @@ class EndpointCheck:
             yield finding
         async for finding in self._openmetrics(client):
             yield finding
+
+    def _why(self, status: int) -> str:
+        if status != 401:
+            return ""
+        if self._credentials:
+            return ": it doesn't take the user and password of the URL"
+        return ": it wants to know who asks (user:password@ in the URL)"
 
     async def _openmetrics(self, client: Client) -> AsyncIterator[Finding]:
         subject = Asked.OPENMETRICS.subject

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
-from flowrra_exporter.app.loop import CallTimeout, LoopBlocked, LoopUnavailable
+from flowrra_exporter.app.loop import CallTimeout, LoopBlocked, LoopEnded, LoopUnavailable
 from flowrra_exporter.metrics.circuit_breaker import Breaker
 from flowrra_exporter.metrics.collector import Collector, Incomplete
 from flowrra_exporter.metrics.exemplars import Exemplars
@@ -36,8 +36,8 @@ _GZIP_LEVEL = 1  # scraped often, kept never
 
 
 class Outcome(NamedTuple):
-    """How a collector's run ended. ``error`` is empty on success; ``stalled`` if only the app's loop was in the way,
-    ``hurried`` if only whoever asked waited for less than others."""
+    """How a collector's run ended. ``error`` is empty on success; ``stalled`` if only the app's loop was in the way, or
+    is over; ``hurried`` if only whoever asked waited for less than others."""
 
     collector: str
     error: str
@@ -136,7 +136,7 @@ class Run:
         # Of a loop that doesn't turn one hears at once, and as soon as it turns again, everything is to be there.
         if not isinstance(cause, LoopUnavailable) and not self._collector.keeps_sources_apart:
             self._judge(self.name, bool(error))
-        self.outcome = Outcome(self.name, error, self.age, families, isinstance(cause, LoopBlocked))
+        self.outcome = Outcome(self.name, error, self.age, families, isinstance(cause, LoopBlocked | LoopEnded))
 
 
 class Collection:
@@ -307,7 +307,7 @@ class Collections:
     def _log(self, outcome: Outcome) -> None:
         name = outcome.collector
         if outcome.stalled or outcome.hurried:
-            return  # the stall is logged once, not by each collector; and no client fills the log by its haste
+            return  # a stall, or the end, is logged once, not by each collector; and no client fills the log by haste
         if outcome.error and name not in self._failing:
             self._failing[name] = outcome.error
             logger.warning("collector %s fails: %s", name, outcome.error)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from flowrra_exporter.errors import quoted
 from flowrra_exporter.settings import OTEL_PROTOCOLS, OTEL_TEMPORALITIES, Settings
 
 logger = logging.getLogger(__name__)
@@ -73,11 +74,10 @@ class Environment:
         """The URL that the exporter sends to: with HTTP, the signal's own path."""
         protocol = self.protocol(signal)
         if self._settings.otel_endpoint is None:
-            own = self._variables.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip()
+            own = self._url(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
             if own:
                 return own
-        base = self._settings.otel_endpoint or self._variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
-        base = base or _ENDPOINTS[protocol]
+        base = self._settings.otel_endpoint or self._url("OTEL_EXPORTER_OTLP_ENDPOINT") or _ENDPOINTS[protocol]
         path = f"/v1/{signal}"
         parts = urlsplit(base)
         if protocol == "grpc" or parts.path.endswith(path):
@@ -108,6 +108,16 @@ class Environment:
         variables = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",)
         return self._settings.otel_temporality or self._choice(variables, OTEL_TEMPORALITIES)
 
+    def _url(self, variable: str) -> str:
+        """The variable's value; empty without one, and for what can't be read as a URL."""
+        value = self._variables.get(variable, "").strip()
+        try:
+            urlsplit(value)
+        except ValueError:
+            self._ignore(variable, quoted(value), "a URL")
+            return ""
+        return value
+
     def _choice(self, variables: Sequence[str], choices: Sequence[str]) -> str:
         """The first variable's value that is a choice; else the first choice."""
         for variable in variables:
@@ -115,7 +125,7 @@ class Environment:
             if value in choices:
                 return value
             if value:
-                self._ignore(variable, value, f"one of {', '.join(choices)}")
+                self._ignore(variable, f"{value!r:.200}", f"one of {', '.join(choices)}")
         return choices[0]
 
     def _number(self, variable: str, default: float, unit: str) -> float:
@@ -126,10 +136,10 @@ class Environment:
             value = math.nan
         if math.isfinite(value) and value > 0:
             return value
-        self._ignore(variable, text, f"a number of {unit} above 0")
+        self._ignore(variable, f"{text!r:.200}", f"a number of {unit} above 0")
         return default
 
-    def _ignore(self, variable: str, value: str, expected: str) -> None:
+    def _ignore(self, variable: str, got: str, expected: str) -> None:
         if variable not in self._ignored:
             self._ignored.add(variable)
-            logger.warning("%s is ignored: got %.200r; expected %s", variable, value, expected)
+            logger.warning("%s is ignored: got %s; expected %s", variable, got, expected)

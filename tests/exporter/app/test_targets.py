@@ -77,6 +77,20 @@ async def test_what_is_wrong_is_said_in_one_line(text: str, reason: str) -> None
     assert "\n" not in str(error.value)
 
 
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [({"password": "s3cret"}, "a dict"), ("s3cret", "a str"), (Broken(), "a Broken"), (None, "None"), (17, "17")],
+)
+async def test_what_is_no_app_is_told_by_its_kind_and_not_by_what_is_in_it(found: object, what: str) -> None:
+    with pytest.raises(UsageError, match=f"'shop:settings' is no app but {what}; expected"):
+        await resolve_target(found, "shop:settings")
+
+
 class Stoppable(MinimalApp):
     def __init__(self) -> None:
         super().__init__()

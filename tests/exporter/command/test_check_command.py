@@ -651,6 +651,8 @@ async def test_credentials_in_the_url_are_sent_and_never_printed(hostile: Hostil
     assert ended.status == 0
     assert "s3cret" not in ended.out + ended.err
     has(ended, f"ok endpoint: {url} answers 200")
+    ended = await check(f"--url={url.replace('://', '://user:another@')}")
+    has(ended, f"error endpoint: {url} answers 401: it doesn't take the user and password of the URL; expected 200")
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ def fails(run: Run, *arguments: str, **environment: str) -> str:
             "plain:unstartable",
             r"starting the app failed: OSError: .* redis://\*\*\*@host \(at .*plain\.py:\d+\)",
         ),
+        ("plain:leaves", "starting the app failed: SystemExit: no configuration"),
     ],
 )
 def test_a_bad_target_is_one_clear_line_and_status_2(run: Run, target: str, reason: str) -> None:
@@ -210,6 +211,10 @@ def test_while_the_target_is_imported_it_is_alive_but_not_ready(run: Run) -> Non
         assert answer.status == 503
         assert "starting" in answer.text
     assert command.get().value("flowrra_collector_success", collector="python") == 1
+    assert ">There is nothing to see yet: The app is starting.<" in command.get("/tasks").text
+    workers = command.get("/workers").text
+    assert ">There is no app to ask yet.<" in workers
+    assert "This app doesn&#x27;t tell" not in workers
 
 
 @pytest.mark.slow

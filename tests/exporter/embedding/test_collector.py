@@ -44,6 +44,15 @@ async def test_afterwards_the_registry_is_as_before() -> None:
         collector.collect()
 
 
+async def test_a_registry_that_the_program_has_emptied_meanwhile_takes_another() -> None:
+    app, registry = Flowrra(), CollectorRegistry()
+    async with FlowrraCollector(app, registry) as collector:
+        registry.unregister(collector)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("flowrra-exporter")]
+    async with FlowrraCollector(app, registry):
+        assert b"flowrra_build_info" in await asyncio.to_thread(generate_latest, registry)
+
+
 async def test_a_registry_takes_one_at_a_time_and_says_what_to_do() -> None:
     app, other, registry = Flowrra(), Flowrra(), CollectorRegistry()
     async with app, other, FlowrraCollector(app, registry) as first:

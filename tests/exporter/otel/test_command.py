@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from flowrra_exporter.errors import UsageError
@@ -38,6 +38,7 @@ def test_the_last_figures_and_spans_arrive_before_the_process_ends(
     command.wait_for_line("submitted 3")
     command.signal()
     assert command.wait() == 0
+    assert "level=warning" not in command.log  # though the app's loop is over when they are collected
     started = inbox.last()["flowrra.tasks.started", frozenset({("task", "nap")})]
     assert started.value == 3
     assert inbox.resource()["service.name"] == "shop"
@@ -325,6 +326,18 @@ def test_flags_win_over_the_standard_variables() -> None:
 )
 def test_the_endpoint_is_where_the_specification_has_it(variables: dict[str, str], expected: str) -> None:
     assert environment(**variables).endpoint("metrics") == expected
+
+
+@pytest.mark.parametrize("signal", ["metrics", "traces"])
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_{}_ENDPOINT"])
+def test_an_endpoint_that_is_no_url_is_ignored_and_not_logged(
+    caplog: pytest.LogCaptureFixture, variable: str, signal: Literal["metrics", "traces"]
+) -> None:
+    name = variable.format(signal.upper())
+    found = environment(**{name: "http://user:s3cret@[collector"})
+    assert found.endpoint(signal) == f"http://localhost:4318/v1/{signal}"
+    assert f"{name} is ignored: got 'http://…'; expected a URL" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 def test_a_variable_that_makes_no_sense_is_ignored_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """Apps in every form that the command takes, and things that are no app."""
 
+import sys
 from typing import Any
 
 from flowrra import Flowrra
@@ -25,10 +26,16 @@ class Unstartable(Duck):
         raise OSError("no such\nbroker redis://:s3cret@host")
 
 
+class Leaves(Duck):
+    async def start(self) -> None:
+        sys.exit("no configuration")
+
+
 app = Flowrra()
 duck = Duck()
 holder = Holder()
 unstartable = Unstartable()
+leaves = Leaves()
 manager = FlowrraManager(app)
 number = 17
 

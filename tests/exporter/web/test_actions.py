@@ -394,6 +394,21 @@ async def test_a_real_task_is_cancelled_and_retried(serve: Serve, config: Path) 
         assert (answer.status, "no scheduler" in answer.text) == (409, True)
 
 
+async def test_an_action_on_many_tasks_has_changed_nothing_where_none_was_meant(serve: Serve, config: Path) -> None:
+    async with Flowrra() as app:
+
+        @app.task
+        async def send() -> None:
+            """Nothing."""
+
+        service = await serve(app, web_config_file=config, web_actions=True)
+        known = {**ANNA, "X-Flowrra-Token": await token_of(service, **ANNA)}
+        await app.options(countdown=600).submit(send)
+        answers = [await post(service, "cancel-tasks", {"name": "send"}, **known) for _ in range(2)]
+        assert [json.loads(each.text)["changed"] for each in answers] == [True, False]
+        assert json.loads(answers[1].text)["result"] == {"done": 0, "left": 0}
+
+
 async def test_an_app_that_cannot_do_it_says_so(serve: Serve, config: Path) -> None:
     service = await serve(MinimalApp(), web_config_file=config, web_actions=True)
     token = await token_of(service, **ANNA)

@@ -132,6 +132,14 @@ async def test_a_long_list_is_paged_and_each_task_is_there_once(shop: Shop, anna
     assert (await anna.follow(page, "Newest")).url == (await anna.get("tasks", name="charge")).url
 
 
+async def test_a_page_of_a_list_that_is_none_is_said_to_be_none_and_is_no_failure_of_the_app(
+    anna: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = await anna.get("tasks", cursor="another page")
+    assert "cursor must be the 'next' of the page before, not 'another page'" in page.text
+    assert [record.getMessage() for record in caplog.records if "failed" in record.getMessage()] == []
+
+
 async def test_a_task_is_found_by_its_exact_id(shop: Shop, anna: Operator) -> None:
     task_id = await shop.done("charge", SECRET)
     find = (await anna.get("tasks")).form("Find")

@@ -24,8 +24,14 @@ def full(**changes: float | bool) -> ExecutorFacts:
     return ExecutorFacts("io", **{"slots": 4, "busy": 4, **changes})
 
 
-def waiting(pending: float = 100, waits: float = 40.0, **changes: float | bool) -> QueueFacts:
-    return QueueFacts("default", "io", pending, waits, **changes)  # type: ignore[arg-type]
+def waiting(
+    pending: float = 100,
+    waits: float = 40.0,
+    queue: str = "default",
+    executor: str = "io",
+    **changes: float | bool | None,
+) -> QueueFacts:
+    return QueueFacts(queue, executor, pending, waits, **changes)  # type: ignore[arg-type]
 
 
 def test_nothing_is_wrong_while_all_is_well() -> None:
@@ -98,7 +104,7 @@ def test_an_executor_whose_slots_all_hang_is_stuck_and_that_explains_the_backlog
     hang = Check(
         "io_executor", True, "degraded: tasks wait, and all 4 workers are in tasks that hang: slow (4, since 9)"
     )
-    facts = Facts(components=[hang], executors=[full(stuck=True)], queues=[waiting(waits=900.0)], growth=2.0)
+    facts = Facts(components=[hang], executors=[full(stuck=True)], queues=[waiting(waits=900.0, growth=2.0)])
     assert told(facts) == [("bad", "Executor io stuck")]
     assert sentence(facts) == "Tasks that hang hold all slots, and 100 tasks wait behind them: slow (4, since 9)."
     assert find(facts)[0].page == "/running"
@@ -127,7 +133,7 @@ def test_no_worker_is_no_news_while_nothing_waits() -> None:
 
 
 def test_a_paused_queue_with_waiting_tasks_is_told_and_is_no_backlog() -> None:
-    facts = Facts(queues=[waiting(waits=900.0, paused=True)], workers=1, growth=1.0)
+    facts = Facts(queues=[waiting(waits=900.0, paused=True, growth=1.0)], workers=1)
     assert told(facts) == [("busy", "Queue paused")]
     assert find(Facts(queues=[QueueFacts("default", "io", 0, None, paused=True)])) == []
 
@@ -151,7 +157,42 @@ def test_an_executor_that_drains_explains_that_its_tasks_wait() -> None:
 def test_a_backlog_is_judged_by_its_age_and_by_whether_it_grows(
     waits: float, growth: float | None, expected: list[tuple[str, str]]
 ) -> None:
-    assert told(Facts(queues=[waiting(waits=waits)], growth=growth, workers=2)) == expected
+    assert told(Facts(queues=[waiting(waits=waits, growth=growth)], workers=2)) == expected
+
+
+def test_what_explains_one_queue_explains_no_other() -> None:
+    paused = waiting(0, 0.0, "mail", paused=True)
+    assert told(Facts(queues=[paused, waiting(waits=400.0, growth=3.0)])) == [("bad", "Backlog grows")]
+    stuck = ExecutorFacts("cpu", slots=1, busy=1, stuck=True)
+    facts = Facts(executors=[stuck], queues=[waiting(waits=400.0)])
+    assert told(facts) == [("bad", "Executor cpu stuck"), ("busy", "Tasks wait long")]
+    still = ExecutorFacts("cpu", slots=1, busy=1)
+    facts = Facts(executors=[still], queues=[waiting(executor="cpu"), waiting(waits=400.0)], idle=31.0)
+    assert told(facts) == [("bad", "No progress in executor cpu"), ("busy", "Tasks wait long")]
+
+
+def test_a_backlog_is_that_of_the_queue_that_grows() -> None:
+    draining = waiting(7, 400.0, "reports", growth=-1.0)
+    grows = waiting(90, 40.0, "mail", growth=2.0)
+    assert told(Facts(queues=[draining, grows])) == [("busy", "Backlog grows"), ("busy", "Tasks wait long")]
+    assert sentence(Facts(queues=[draining, grows])) == (
+        "90 tasks wait, the oldest for 40 s in mail (io); 2.0/s more come than are taken."
+    )
+    fresh = waiting(90, 1.0, "mail", growth=2.0)
+    assert told(Facts(queues=[draining, fresh])) == [("busy", "Tasks wait long")]
+
+
+def test_slots_that_are_all_taken_are_those_of_the_executor_whose_tasks_wait() -> None:
+    cpu = ExecutorFacts("cpu", slots=1, busy=1)
+    idle = ExecutorFacts("io", slots=4, busy=1)
+    assert told(Facts(executors=[idle, cpu], queues=[waiting(waits=20.0)])) == []
+    facts = Facts(executors=[idle, cpu], queues=[waiting(waits=20.0), waiting(3, 16.0, executor="cpu")])
+    assert sentence(facts) == "3 tasks wait for one, the oldest for 16 s."
+
+
+def test_tasks_of_a_paused_queue_wait_for_no_slot() -> None:
+    paused = waiting(900, 900.0, "mail", paused=True)
+    assert told(Facts(executors=[full()], queues=[paused], idle=31.0)) == [("busy", "Queue paused")]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from flowrra_exporter.web.actions.requests import (
     read_fields,
     read_object,
 )
-from flowrra_exporter.web.actions.table import ACTIONS_BY_NAME, Action
+from flowrra_exporter.web.actions.table import ACTIONS_BY_NAME, Action, has_changed
 from flowrra_exporter.web.parameters import BadValue, read_json, read_texts
 from flowrra_exporter.web.refusals import status_of, text_of
 from flowrra_exporter.web.responses import USER, json_response, problem_response, shows_task_data
@@ -148,7 +148,7 @@ class Actions:
         except Failure as failure:
             return problem_response(failure.status, str(failure))
         return json_response(
-            {"action": action.name, "changed": answer is not False, "message": sentence, "result": answer}
+            {"action": action.name, "changed": has_changed(answer), "message": sentence, "result": answer}
         )
 
     async def post_form(self, request: web.Request) -> web.Response:

@@ -43,6 +43,12 @@ class Action:
         return text.format_map({name: str(value)[:_MAX_SHOWN] for name, value in known.items()})
 
 
+def has_changed(answer: Any) -> bool:
+    """Whether there was something to do, by what the method answered: False says that there wasn't, and so does that
+    none of many tasks was meant."""
+    return answer is not False and not (isinstance(answer, Mapping) and answer.get("done") == 0)
+
+
 _TASK = Parameter("task_id", ID, "The id of the task", required=True)
 _QUEUE = Parameter("queue", TEXT, "The name of the queue", required=True)
 _NAME = Parameter("task_name", TEXT, "The name that the tasks are registered under", required=True)

@@ -14,6 +14,7 @@ from flowrra_exporter.logs import ThrottledWarning, mask_secrets
 from flowrra_exporter.web.actions import Outcome
 from flowrra_exporter.web.actions.requests import LONGEST_BACK
 from flowrra_exporter.web.console.view import View
+from flowrra_exporter.web.refusals import is_of_flowrra, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,10 @@ class Context:
         except (LoopUnavailable, CallTimeout, NoSuchMethod) as error:
             raise NotKnown(mask_secrets(str(error))) from error
         except Exception as error:
+            if isinstance(error, ValueError) and is_of_flowrra(
+                error
+            ):  # what a client asked, such as a cursor that is none
+                raise NotKnown(text_of(method, error, self.task_data)) from error
             if self.failed is not None:
                 self.failed(method).warn(error=error)
             raise NotKnown(f"{method}() failed: {type(error).__name__}") from error

@@ -63,6 +63,7 @@ class QueueFacts:
 
     Attributes:
         waits: Seconds for which its oldest due task has waited.
+        growth: By how many tasks a second more wait in it than before; negative if fewer do.
     """
 
     queue: str
@@ -72,6 +73,7 @@ class QueueFacts:
     dead: float | None = None
     unknown: float | None = None
     paused: bool = False
+    growth: float | None = None
 
     @property
     def title(self) -> str:
@@ -115,7 +117,6 @@ class Facts:
         workers: Live processes that take tasks from what is shared.
         idle: For how many seconds no attempt has ended in this process.
         running: Names with how many of their attempts run in this process, the most first.
-        growth: By how many tasks a second more wait than before.
         names: What became of tasks within the last minutes.
         window: Those minutes, in seconds.
         listed_failures: Tasks that failed within the window, where only their records tell.
@@ -136,7 +137,6 @@ class Facts:
     workers: float | None = None
     idle: float | None = None
     running: Sequence[tuple[str, float]] = ()
-    growth: float | None = None
     names: Sequence[NameFacts] = ()
     window: float = 300.0
     listed_failures: int = 0
@@ -193,9 +193,7 @@ def _servers(facts: Facts) -> Iterable[Finding]:
 def _stuck(facts: Facts) -> Iterable[Finding]:
     """Executors that don't get on: all of their slots are held, and others wait."""
     for each in facts.executors:
-        queues = [queue for queue in facts.queues if queue.executor == each.name]
-        waiting = sum(queue.pending or 0 for queue in queues)
-        waits = max((queue.waits or 0.0 for queue in queues), default=0.0)
+        waiting, waits = _waiting_for(each, facts)
         behind = f"{_wait(waiting)} behind them" if waiting else "others wait"
         if each.stuck:
             told = (check.message for check in facts.components if check.name == f"{each.name}_executor")
@@ -204,7 +202,7 @@ def _stuck(facts: Facts) -> Iterable[Finding]:
             yield Finding(
                 "bad", f"Executor {each.name} stuck", f"Tasks that hang hold all slots, and {behind}{said}.", "/running"
             )
-        elif each.is_full and waits >= WAITS and (facts.idle or 0.0) >= IDLE:
+        elif _gets_nowhere(each, facts):
             yield Finding(
                 "bad",
                 f"No progress in executor {each.name}",
@@ -213,6 +211,16 @@ def _stuck(facts: Facts) -> Iterable[Finding]:
                 f"{_running(facts)}",
                 "/running",
             )
+
+
+def _waiting_for(executor: ExecutorFacts, facts: Facts) -> tuple[float, float]:
+    """How many tasks wait for its slots, and for how many seconds the oldest of them does."""
+    queues = [queue for queue in facts.queues if queue.executor == executor.name and not queue.paused]
+    return sum(queue.pending or 0 for queue in queues), max((queue.waits or 0.0 for queue in queues), default=0.0)
+
+
+def _gets_nowhere(executor: ExecutorFacts, facts: Facts) -> bool:
+    return executor.is_full and _waiting_for(executor, facts)[1] >= WAITS and (facts.idle or 0.0) >= IDLE
 
 
 def _running(facts: Facts) -> str:
@@ -270,31 +278,34 @@ def _paused(facts: Facts) -> Iterable[Finding]:
 
 def _backlog(facts: Facts) -> Iterable[Finding]:
     """Tasks that wait for long, if nothing else that was found explains it."""
-    explained = {each.executor for each in facts.queues if each.paused}
-    explained |= {each.name for each in facts.executors if each.stuck or each.draining}
+    explained = {each.name for each in facts.executors if each.stuck or each.draining or _gets_nowhere(each, facts)}
     queues = [each for each in facts.queues if each.pending and (each.waits or 0.0) >= WAITS and not each.paused]
     queues = [each for each in queues if each.executor not in explained]
-    if not queues or facts.workers == 0 or _away(facts) or any(True for _ in _stuck(facts)):
+    if not queues or facts.workers == 0 or _away(facts):
         return
-    waiting = sum(each.pending or 0 for each in queues)
+    growing = [each for each in queues if (each.waits or 0.0) >= GROWS and (each.growth or 0.0) > 0]
+    old = [each for each in queues if each not in growing and (each.waits or 0.0) >= WAITS_LONG]
+    if growing:
+        waiting, longest, waits = _backlog_of(growing)
+        rate = words.rate(sum(each.growth or 0.0 for each in growing))
+        said = f"{waiting}, the oldest for {waits} in {longest.title}; {rate} more come than are taken."
+        is_bad = (longest.waits or 0.0) >= WAITS_LONG
+        yield Finding("bad" if is_bad else "busy", "Backlog grows", said, "/queues")
+    if old:
+        waiting, longest, waits = _backlog_of(old)
+        said = f"{waiting}, the oldest for {waits} in {longest.title}."
+        yield Finding("busy", "Tasks wait long", said, "/queues")
+    full = {each.name for each in facts.executors if each.is_full}
+    held = [each for each in queues if each.executor in full]
+    if held and not growing and not old:
+        waiting, _, waits = _backlog_of(held)
+        yield Finding("busy", "All slots taken", f"{waiting} for one, the oldest for {waits}.", "/running")
+
+
+def _backlog_of(queues: Sequence[QueueFacts]) -> tuple[str, QueueFacts, str]:
+    """How many tasks wait in all of them, the queue whose oldest waits longest, and for how long that does."""
     longest = max(queues, key=lambda each: each.waits or 0.0)
-    waits = longest.waits or 0.0
-    grows = waits >= GROWS and facts.growth is not None and facts.growth > 0
-    if not grows and waits < WAITS_LONG:
-        full = [each.name for each in facts.executors if each.is_full]
-        if full:
-            said = f"{_wait(waiting)} for one, the oldest for {words.duration(waits)}."
-            yield Finding("busy", "All slots taken", said, "/running")
-        return
-    said = f"{_wait(waiting)}, the oldest for {words.duration(waits)} in {longest.title}"
-    if grows:
-        said += f"; {words.rate(facts.growth)} more come than are taken"
-    yield Finding(
-        "bad" if grows and waits >= WAITS_LONG else "busy",
-        "Backlog grows" if grows else "Tasks wait long",
-        f"{said}.",
-        "/queues",
-    )
+    return _wait(sum(each.pending or 0 for each in queues)), longest, words.duration(longest.waits or 0.0)
 
 
 def _schedules(facts: Facts) -> Iterable[Finding]:

@@ -64,7 +64,7 @@ def nothing(view: View, collector: str, empty: str) -> Html:
     """Why there is nothing to show: the source failed, or the app doesn't have it, or it's simply empty."""
     success = view.figures.number(catalog.COLLECTOR_SUCCESS, collector)
     if success is None:
-        return note("This app doesn't tell.")
+        return note("This app doesn't tell." if view.attached else "There is no app to ask yet.")
     if success:
         return note(empty)
     if view.blocked is not None:

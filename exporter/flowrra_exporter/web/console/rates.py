@@ -25,26 +25,23 @@ Counters = Mapping[str, Mapping[Labels, Number]]
 class _Reading(NamedTuple):
     at: float
     counters: Counters
-    waiting: Number | None
+    waiting: Mapping[Labels, Number]
 
 
 class Rates:
-    """What was added per second, over a window of ``seconds``; None if there is no earlier reading.
-
-    Attributes:
-        growth: By how many tasks a second more wait; negative if fewer do.
-    """
+    """What was added per second, over a window of ``seconds``; None if there is no earlier reading."""
 
     def __init__(self, newest: _Reading, earlier: _Reading | None) -> None:
         self.seconds = None if earlier is None else newest.at - earlier.at
-        self.growth = self._growth(newest, earlier)
-        self._newest = newest.counters
-        self._earlier = {} if earlier is None else earlier.counters
+        self._newest, self._waiting = newest.counters, newest.waiting
+        self._earlier, self._waited = ({}, {}) if earlier is None else (earlier.counters, earlier.waiting)
 
-    def _growth(self, newest: _Reading, earlier: _Reading | None) -> float | None:
-        if earlier is None or earlier.waiting is None or newest.waiting is None or self.seconds is None:
+    def growth(self, *queue: str) -> float | None:
+        """By how many tasks a second more wait in a queue, by its labels; negative if fewer do."""
+        newest, earlier = self._waiting.get(queue), self._waited.get(queue)
+        if newest is None or earlier is None or self.seconds is None:
             return None
-        return (newest.waiting - earlier.waiting) / self.seconds
+        return (newest - earlier) / self.seconds
 
     def added(self, metric: Metric, **labels: str) -> float | None:
         """How much was added to a metric's time series with these labels within the window."""
@@ -77,8 +74,14 @@ class Readings:
     def __init__(self) -> None:
         self._kept: list[_Reading] = []
 
-    def add(self, at: float, counters: Counters, waiting: Number | None) -> Rates:
-        """The rates up to this reading, taken at ``at`` seconds of the monotonic clock; ``waiting`` tasks by then."""
+    def add(self, at: float, counters: Counters, waiting: Mapping[Labels, Number]) -> Rates:
+        """The rates up to this reading.
+
+        Args:
+            at: When it was taken, in seconds of the monotonic clock.
+            counters: What they stood at.
+            waiting: How many tasks waited, by the labels of their queue.
+        """
         newest = _Reading(at, counters, waiting)
         self._kept = [each for each in self._kept if at - each.at <= _FORGET_SECONDS]
         rates = Rates(newest, self._earlier(at))

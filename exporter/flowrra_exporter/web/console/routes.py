@@ -164,7 +164,7 @@ async def _content(page: Page, context: Context) -> Content:
     if view.attached and not page.available(view):
         return Content(note("This app has nothing to show here: what the page asks for is missing."), page.title, 404)
     if not view.attached and page.group is not None and page.parameters:
-        return Content(notice(view.headline.level, f"There is nothing to see yet: {view.headline.sentence}."))
+        return Content(notice(view.headline.level, f"There is nothing to see yet: {view.headline.sentence}"))
     try:
         return await page.render(context)
     except Exception as error:  # noqa: BLE001 - as of a part of a page: the rest of the console is there all the same

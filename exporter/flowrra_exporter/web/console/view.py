@@ -131,7 +131,7 @@ class Viewer:
         management = self._management()
         runtime = read_runtime_stats(management)
         blocked, at = self._blocked(runtime), datetime.now(UTC)
-        rates = self._readings.add(time.monotonic(), counters, waiting(figures))
+        rates = self._readings.add(time.monotonic(), counters, figures.numbers(catalog.QUEUE_PENDING))
         activity = self._activities.latest()
         phase, message = self._lifecycle.status
         facts = Facts(
@@ -140,11 +140,10 @@ class Viewer:
             blocked=blocked,
             components=[each._replace(message=mask_secrets(each.message)) for each in components(health)],
             executors=_executors(figures),
-            queues=_queues(figures, at),
+            queues=_queues(figures, at, rates),
             workers=figures.number(catalog.WORKER_PROCESSES),
             idle=None if activity is None else activity.idle,
             running=_running(figures),
-            growth=rates.growth,
             names=[] if activity is None else activity.failing,
             window=WINDOW if activity is None or activity.lately is None else min(WINDOW, activity.lately.seconds),
             listed_failures=_recent(failures, at) if activity is None else 0,
@@ -218,7 +217,7 @@ def _running(figures: Figures) -> list[tuple[str, float]]:
     return sorted(found, key=lambda each: (-each[1], each[0]))
 
 
-def _queues(figures: Figures, at: datetime) -> list[QueueFacts]:
+def _queues(figures: Figures, at: datetime, rates: Rates) -> list[QueueFacts]:
     found = []
     for executor, queue, *_ in sorted(figures.numbers(catalog.QUEUE_INFO)):
         oldest = figures.number(catalog.QUEUE_OLDEST_PENDING, executor, queue)
@@ -231,6 +230,7 @@ def _queues(figures: Figures, at: datetime) -> list[QueueFacts]:
                 figures.number(catalog.QUEUE_DEAD, executor, queue),
                 figures.number(catalog.QUEUE_UNKNOWN, executor, queue),
                 bool(figures.number(catalog.QUEUE_PAUSED, executor, queue)),
+                rates.growth(executor, queue),
             )
         )
     return found
