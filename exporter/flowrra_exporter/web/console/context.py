@@ -84,9 +84,8 @@ class Context:
         except (LoopUnavailable, CallTimeout, NoSuchMethod) as error:
             raise NotKnown(mask_secrets(str(error))) from error
         except Exception as error:
-            if isinstance(error, ValueError) and is_of_flowrra(
-                error
-            ):  # what a client asked, such as a cursor that is none
+            # What a client asked for may be nothing, such as a cursor that is none.
+            if isinstance(error, ValueError) and is_of_flowrra(error):
                 raise NotKnown(text_of(method, error, self.task_data)) from error
             if self.failed is not None:
                 self.failed(method).warn(error=error)
