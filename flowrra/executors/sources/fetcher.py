@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -130,6 +131,11 @@ class Fetcher:
 
     def _tell(self) -> None:
         self._may_have_room.set()
+
+    def after_take(self, call: Callable[[], None]) -> None:
+        """Call that when what is on its way here is there, if anything is."""
+        if self._taking is not None and not self._taking.done():
+            self._taking.add_done_callback(lambda _: call(), context=contextvars.Context())
 
     def attempt_ended(self) -> None:
         """A slot becomes free."""

@@ -589,7 +589,15 @@ class LeasedSource(TaskSource):
 
     def _queue_of(self, task_id: str) -> str | None:
         job = self._holdings.held.get(task_id)
-        return None if job is None else job.task.queue
+        if job is not None:
+            return job.task.queue
+        # It may be on its way here, and have been asked about after it had left the server.
+        self._fetcher.after_take(lambda: self._look_for_cancellation(task_id))
+        return None
+
+    def _look_for_cancellation(self, task_id: str) -> None:
+        if task_id in self._holdings.held and self._heartbeat is not None:
+            self._heartbeat.beat_soon()
 
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
