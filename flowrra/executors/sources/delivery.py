@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from flowrra import codec
@@ -19,6 +20,7 @@ from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
 from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.registry import TaskRegistry
+from flowrra.supervision import spawn
 from flowrra.task import CANCELLED, FAILED, PENDING, RUNNING, AttemptEnd, Task, TaskResult, TaskStatus
 from flowrra.telemetry import Telemetry
 
@@ -28,6 +30,11 @@ logger = logging.getLogger(__name__)
 UNKNOWN_SILENCE = 1.0
 # Tasks that are given up in one go, as no worker knows them.
 OVERDUE_BATCH = 100
+# Of a lease, what may pass while records of tasks that came are read: no lease of theirs is renewed until then.
+LOOK_UP_PART = 1 / 4
+
+# Records that were read, by the ids of their tasks.
+Known = Mapping[str, TaskResult | None]
 
 
 class Deliveries:
@@ -63,15 +70,34 @@ class Deliveries:
         # Tasks of unknown names since the last log line, and until when there is no other one.
         self._unknown, self._unknown_silence = 0, 0.0
 
-    async def accept(self, delivery: Delivery) -> None:
-        """Run a task in the next free slot, unless there is a reason not to."""
+    async def look_up(self, deliveries: Sequence[Delivery]) -> Known:
+        """The records of those tasks of which nothing else tells what was before. They are read at once, and what the
+        result backend doesn't tell in time is done without: if it is away, that would be so for each in turn."""
+        ids = [each.task_id for each in deliveries if each.task and (each.deliveries or each.submitted_at is None)]
+        if not ids:
+            return {}
+        reading = {task_id: spawn(self._records.known(task_id)) for task_id in ids}
         try:
-            await self._deliver(delivery)
+            await asyncio.wait(reading.values(), timeout=LOOK_UP_PART * self._broker.lease)
+            return {task_id: read.result() for task_id, read in reading.items() if read.done()}
+        finally:
+            for read in reading.values():
+                read.cancel()
+
+    async def accept(self, delivery: Delivery, known: Known) -> None:
+        """Run a task in the next free slot, unless there is a reason not to.
+
+        Args:
+            delivery: The task.
+            known: What :meth:`look_up` has found.
+        """
+        try:
+            await self._deliver(delivery, known)
         except Exception as error:
             logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
             await self._put_aside(delivery, f"it could not be delivered: {type(error).__name__}")
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery, known: Known) -> None:
         task = delivery.task
         if self._holdings.has_still(delivery.task_id):
             self._holdings.held[delivery.task_id].delivery = delivery.number
@@ -84,7 +110,7 @@ class Deliveries:
         if task.id != delivery.task_id:
             await self._put_aside_unread(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
             return
-        record = await self._record_of(task, delivery)
+        record = self._record_of(task, delivery, known)
         if delivery.is_cancelled:
             await self.end_cancelled(task, record, delivery.call, delivery.number)
         elif delivery.is_paused:
@@ -114,9 +140,10 @@ class Deliveries:
             self._workers.tell_apart(task.queue)
         self._workers.put(job)
 
-    async def _record_of(self, task: Task, delivery: Delivery) -> TaskResult:
+    def _record_of(self, task: Task, delivery: Delivery, known: Known) -> TaskResult:
+        before = known.get(task.id)
         if delivery.submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
-            return await self._records.of(task)
+            return before or self._records.new(task)
         record = TaskResult(
             task.id,
             PENDING,
@@ -129,16 +156,11 @@ class Deliveries:
             retry_of=delivery.retry_of,
             queue=task.queue,
         )
-        if delivery.deliveries:
-            await self._remember_lost_attempt(record)
+        # Of the attempt of a worker that was not heard of any more, its record is all that tells.
+        if before is not None and before.status is RUNNING:
+            _end_lost_attempt(before)
+            record.attempts = before.attempts
         return record
-
-    async def _remember_lost_attempt(self, record: TaskResult) -> None:
-        """Remember the attempt of a worker that was not heard of any more: its record is all that tells of it."""
-        known = await self._records.known(record.task_id)
-        if known is not None and known.status is RUNNING:
-            _end_lost_attempt(known)
-            record.attempts = known.attempts
 
     # ── what is not run ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,19 +188,20 @@ class Deliveries:
             for name in names:
                 while is_wanted():
                     deliveries, _ = await self._broker.take(OVERDUE_BATCH, queue=queue, name=name)
-                    ended = [await self._give_up(delivery) for delivery in deliveries]
+                    known = await self.look_up(deliveries)
+                    ended = [await self._give_up(delivery, known) for delivery in deliveries]
                     if not any(ended):
                         break
         except BackendError as error:
             logger.warning("unknown tasks not given up, tried again later names=%s error=%s", names, error)
 
-    async def _give_up(self, delivery: Delivery) -> bool:
+    async def _give_up(self, delivery: Delivery, known: Known) -> bool:
         """End a task of an unknown name, and return whether it was: one that is let go waits once more for as long."""
         task = delivery.task
         if task is None:
             return await self._put_aside_unread(delivery, delivery.error or "")
         reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
-        record = await self._record_of(task, delivery)
+        record = self._record_of(task, delivery, known)
         reason = f"Task '{task.name}' not registered: {reason}"
         return await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
 

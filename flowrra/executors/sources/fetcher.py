@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from flowrra.backoff import Backoff
@@ -20,6 +20,7 @@ from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
 from flowrra.outage import Outage
 from flowrra.supervision import Supervised, cancel_until_ended, spawn
+from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ LONG_TAKE = 75.0
 # Deliveries that are taken in at once, before the attempts that are suspended have their turn.
 AT_ONCE = 50
 
+# Records that were read, by the ids of their tasks.
+Known = Mapping[str, TaskResult | None]
+
 
 class Fetcher:
     """Keeps the workers' queue filled from a broker.
@@ -49,7 +53,8 @@ class Fetcher:
         room: The room in it.
         holdings: What is held already.
         settler: While it can't tell outcomes, nothing more is taken.
-        deliver: Called with each delivery.
+        look_up: Returns the records, by id, that are needed to take in what came.
+        deliver: Called with each delivery and these records.
         release: Called with a job that was taken ahead, and is to go back.
         note: Called with each failure of a take.
         recovered: Called when a take was answered.
@@ -69,7 +74,8 @@ class Fetcher:
         room: Room,
         holdings: Holdings,
         settler: Settler,
-        deliver: Callable[[Delivery], Awaitable[None]],
+        look_up: Callable[[Sequence[Delivery]], Awaitable[Known]],
+        deliver: Callable[[Delivery, Known], Awaitable[None]],
         release: Callable[[Job], None],
         note: Callable[[BackendError], None],
         recovered: Callable[[], None],
@@ -82,6 +88,7 @@ class Fetcher:
         self._room = room
         self._holdings = holdings
         self._settler = settler
+        self._look_up = look_up
         self._deliver = deliver
         self._release = release
         self._note = note
@@ -315,9 +322,10 @@ class Fetcher:
         return deliveries, due_in
 
     async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
+        known = await self._look_up(deliveries)
         self._room.arrived()
         for count, delivery in enumerate(deliveries, 1):
-            await self._deliver(delivery)
+            await self._deliver(delivery, known)
             # Of tasks that end at once, all are to be there before the first begins: else nothing is left to do while
             # the next ones are on their way.
             if count % AT_ONCE == 0 and self._workers.running:
