@@ -105,6 +105,28 @@ async def test_what_a_worker_left_runs_once_elsewhere_although_nothing_tells_of_
 
 
 @pytest.mark.slow
+async def test_other_tasks_begin_while_it_cannot_be_said_that_some_are_given_up(
+    url: str, look: redis.Redis, results: Results
+) -> None:
+    count, gate = 20, Gate()
+    left = RedisBroker(url, queue_key=QUEUE)
+    async with with_tasks(redis_app(url, backend=results.url, consume=False)) as producer:
+        ids = await producer.submit_many(("hold", (number,), {}) for number in range(count))
+        await left.take(count)
+        let_lapse(look)
+        other = await producer.submit("hold", "other")
+        results.refuse_all()
+        async with with_tasks(redis_app(url, backend=results.url, lease=4.0, max_deliveries=1), gate):
+            await until(lambda: gate.begun == ["other"], within=20)
+            results.accept()
+            gate.opened.set()
+            assert (await final(producer, other)).status is TaskStatus.SUCCESS
+            assert {(await final(producer, each, within=20)).status for each in ids} == {TaskStatus.FAILED}
+    assert gate.begun == ["other"]
+    await left.close()
+
+
+@pytest.mark.slow
 async def test_what_was_cancelled_while_its_worker_died_is_cancelled(
     url: str, look: redis.Redis, results: Results
 ) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from flowrra import codec
 from flowrra.brokers.base import Delivery, LeasingBroker, Outcome, Verb
@@ -32,6 +33,10 @@ UNKNOWN_SILENCE = 1.0
 OVERDUE_BATCH = 100
 # Of a lease, what may pass while records of tasks that came are read: no lease of theirs is renewed until then.
 LOOK_UP_PART = 1 / 4
+# Seconds for which none is read after the result backend was away.
+BLIND_FOR = 10.0
+# Tasks that are ended at once, without a run.
+MAX_ENDING = 1000
 
 # Records that were read, by the ids of their tasks.
 Known = Mapping[str, TaskResult | None]
@@ -67,24 +72,37 @@ class Deliveries:
         self._telemetry = telemetry
         self._holdings = holdings
         self._settler = settler
+        # What is being ended, without a run, by id.
+        self._ending: set[str] = set()
+        self._blind_until = 0.0
         # Tasks of unknown names since the last log line, and until when there is no other one.
         self._unknown, self._unknown_silence = 0, 0.0
+
+    def open(self) -> None:
+        """Take in what comes from now on, on the running event loop, with nothing under way."""
+        self._ending.clear()
 
     async def look_up(self, deliveries: Sequence[Delivery]) -> Known:
         """The records of those tasks of which nothing else tells what was before. They are read at once, and what the
         result backend doesn't tell in time is done without: if it is away, that would be so for each in turn."""
         ids = [each.task_id for each in deliveries if each.task and (each.deliveries or each.submitted_at is None)]
-        if not ids:
+        if not ids or time.monotonic() < self._blind_until:
             return {}
-        reading = {task_id: spawn(self._records.known(task_id)) for task_id in ids}
+        reading = {task_id: spawn(self._records.find(task_id)) for task_id in ids}
+        known: dict[str, TaskResult | None] = {}
         try:
             await asyncio.wait(reading.values(), timeout=LOOK_UP_PART * self._broker.lease)
-            return {task_id: read.result() for task_id, read in reading.items() if read.done()}
+            for task_id, read in reading.items():
+                if not read.done() or isinstance(read.exception(), PASSING):
+                    self._blind_until = time.monotonic() + BLIND_FOR
+                else:
+                    known[task_id] = read.result()
         finally:
             for read in reading.values():
                 read.cancel()
+        return known
 
-    async def accept(self, delivery: Delivery, known: Known) -> None:
+    def accept(self, delivery: Delivery, known: Known) -> None:
         """Run a task in the next free slot, unless there is a reason not to.
 
         Args:
@@ -92,12 +110,30 @@ class Deliveries:
             known: What :meth:`look_up` has found.
         """
         try:
-            await self._deliver(delivery, known)
+            self._deliver(delivery, known)
+        except Exception as error:
+            logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
+            self._end_beside(delivery, self._put_aside(delivery, f"it could not be delivered: {type(error).__name__}"))
+
+    def _end_beside(self, delivery: Delivery, ending: Coroutine[Any, Any, object]) -> None:
+        """End a task while others are taken in: its record may take its time. What is one too many, or is being ended
+        already as it comes again, is let go: it comes again when its lease ends."""
+        if delivery.task_id in self._ending or len(self._ending) >= MAX_ENDING:
+            ending.close()
+        else:
+            self._ending.add(delivery.task_id)
+            self._workers.spawn(self._see_to_end(delivery, ending))
+
+    async def _see_to_end(self, delivery: Delivery, ending: Coroutine[Any, Any, object]) -> None:
+        try:
+            await ending
         except Exception as error:
             logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
             await self._put_aside(delivery, f"it could not be delivered: {type(error).__name__}")
+        finally:
+            self._ending.discard(delivery.task_id)
 
-    async def _deliver(self, delivery: Delivery, known: Known) -> None:
+    def _deliver(self, delivery: Delivery, known: Known) -> None:
         task = delivery.task
         if self._holdings.has_still(delivery.task_id):
             self._holdings.held[delivery.task_id].delivery = delivery.number
@@ -105,14 +141,15 @@ class Deliveries:
         if self._holdings.is_leaving(delivery.task_id):
             self._settler.forget(delivery.task_id)
         if task is None:
-            await self._put_aside_unread(delivery, delivery.error or "")
+            self._end_beside(delivery, self._put_aside_unread(delivery, delivery.error or ""))
             return
         if task.id != delivery.task_id:
-            await self._put_aside_unread(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
+            reason = f"what was queued as {delivery.task_id!r} says it is {task.id!r}"
+            self._end_beside(delivery, self._put_aside_unread(delivery, reason))
             return
         record = self._record_of(task, delivery, known)
         if delivery.is_cancelled:
-            await self.end_cancelled(task, record, delivery.call, delivery.number)
+            self._end_beside(delivery, self.end_cancelled(task, record, delivery.call, delivery.number))
         elif delivery.is_paused:
             self._leave(delivery, task)
         elif task.name not in self._registry.by_name:
@@ -120,7 +157,8 @@ class Deliveries:
             self._leave(delivery, task)
         elif delivery.deliveries >= self._broker.max_deliveries:
             reason = f"given up after {delivery.deliveries} deliveries: its workers were not heard of any more"
-            await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
+            ending = self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
+            self._end_beside(delivery, ending)
         else:
             self._run(delivery, task, record)
 

@@ -75,7 +75,7 @@ class Fetcher:
         holdings: Holdings,
         settler: Settler,
         look_up: Callable[[Sequence[Delivery]], Awaitable[Known]],
-        deliver: Callable[[Delivery, Known], Awaitable[None]],
+        deliver: Callable[[Delivery, Known], None],
         release: Callable[[Job], None],
         note: Callable[[BackendError], None],
         recovered: Callable[[], None],
@@ -325,7 +325,7 @@ class Fetcher:
         known = await self._look_up(deliveries)
         self._room.arrived()
         for count, delivery in enumerate(deliveries, 1):
-            await self._deliver(delivery, known)
+            self._deliver(delivery, known)
             # Of tasks that end at once, all are to be there before the first begins: else nothing is left to do while
             # the next ones are on their way.
             if count % AT_ONCE == 0 and self._workers.running:

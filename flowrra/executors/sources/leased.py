@@ -335,6 +335,7 @@ class LeasedSource(TaskSource):
         self._loop = asyncio.get_running_loop()
         self._following = asyncio.Lock()
         self._holdings.clear()
+        self._deliveries.open()
         self._errors.clear()
         self._heartbeat = Heartbeat(
             self.broker,
