@@ -269,6 +269,8 @@ class Fetcher:
             taken += count
             if count and not is_alone:
                 self._order.took(queue, count)
+                if count < limit and count % MAX_BATCH == 0:
+                    room = taken  # it has more than came: whose turn is next, the next round says
             (self._busy.add if count else self._busy.discard)(queue)
             due_in = min((each for each in (due_in, next_in) if each is not None), default=None)
         if failure is None:
