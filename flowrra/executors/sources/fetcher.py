@@ -262,14 +262,14 @@ class Fetcher:
                 continue
             limit = left if is_alone or left <= 0 else min(left, self._order.part(queue, room, self._busy))
             try:
-                count, next_in = await self._take(queue, limit)
+                count, next_in, latest = await self._take(queue, limit)
             except RequestRefusedError as error:  # it is this queue's fault: the others go on
                 failure = failure or error
                 continue
             taken += count
             if count and not is_alone:
                 self._order.took(queue, count)
-                if count < limit and count % MAX_BATCH == 0:
+                if count < limit and _may_be_cut_short(latest, self._take_bytes):
                     room = taken  # it has more than came: whose turn is next, the next round says
             (self._busy.add if count else self._busy.discard)(queue)
             due_in = min((each for each in (due_in, next_in) if each is not None), default=None)
@@ -281,8 +281,12 @@ class Fetcher:
             raise failure
         return taken, due_in
 
-    async def _take(self, queue: str, limit: int) -> tuple[int, float | None]:
-        """Take from a queue, as much as one request brings or more: while that is taken in, the next is under way."""
+    async def _take(self, queue: str, limit: int) -> tuple[int, float | None, Sequence[Delivery]]:
+        """Take from a queue, as much as one request brings or more: while that is taken in, the next is under way.
+
+        Returns:
+            How many were taken, in how many seconds more may be due, and what the last request brought.
+        """
         if queue in self._must_recover:
             await self._recover(queue)
         deliveries, due_in = await self._request(queue, limit)
@@ -302,7 +306,7 @@ class Fetcher:
                 break
             deliveries, due_in = await coming
             taken += len(deliveries)
-        return taken, due_in
+        return taken, due_in, deliveries
 
     def _has_slots_beside(self, count: int) -> bool:
         """Whether more slots are free than so many tasks will fill, while others have tasks that wait for something."""
@@ -365,3 +369,8 @@ class Fetcher:
             for job in reversed(stale):
                 if self._workers.withdraw(job.task.id) is not None:
                     self._release(job)
+
+
+def _may_be_cut_short(deliveries: Sequence[Delivery], most_bytes: int) -> bool:
+    """Whether a request brought no more because of its own bounds, so that there is likely to be more."""
+    return len(deliveries) == MAX_BATCH or 2 * sum(len(each.call or "") for each in deliveries) >= most_bytes
