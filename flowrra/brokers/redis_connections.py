@@ -118,6 +118,8 @@ class Connections:
     def _look_for(self, client: Client, others: Sequence[tuple[bytes, bytes]]) -> None:
         ids = [int(connection.split()[1]) for _, connection in others]
         run, present = self._ask(client, ids)
+        if run != self._run:
+            self._client_id = None  # a server that has begun anew gave this worker the id that it had before
         missing = [other for other, client_id in zip(others, ids, strict=True) if client_id not in present]
         if not missing:
             return

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -299,6 +300,37 @@ async def test_what_another_program_wrote_there_is_taken_away(fleet: Fleet, look
     look.set(LOOKED, f"{int(time.time() + 1e6) * 1_000_000} 0")  # a clock that was put back
     fleet.other.look_for_gone()
     assert int(look.get(LOOKED).split()[0]) < (time.time() + 1000) * 1e6  # type: ignore[union-attr]
+
+
+async def test_one_that_has_the_same_id_at_a_server_that_has_begun_anew_is_known_by_that_run(tmp_path: Path) -> None:
+    """Ids begin anew then. By the former run nobody would know it to be gone."""
+    with ValkeyServer(data_dir=tmp_path, persist=True, appendonly="yes", appendfsync="always") as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        look = redis.Redis(port=server.port)
+        _use_up_ids(server.port, 50)
+        fleet = Fleet(url, look)
+        client_id = fleet.connection.split()[1]
+        server.kill()
+        assert server._process is not None
+        server._process.wait()
+        server._process = None
+        server.start()
+        _use_up_ids(server.port, int(client_id) - 2)
+        look.ping()  # it needs one, too
+        for worker in (fleet.victim, fleet.other) * 4:
+            fleet.look_for(worker)
+        run = look.info("server")["run_id"].encode()  # type: ignore[index]
+        assert look.hget(CONNECTIONS, fleet.token) == run + b" " + client_id
+        await fleet.close()
+        look.close()
+
+
+def _use_up_ids(port: int, last: int) -> None:
+    """Connect until a connection has that id."""
+    client_id = 0
+    while client_id < last:
+        with redis.Redis(port=port) as client:
+            client_id = client.client_id()  # type: ignore[assignment]
 
 
 @pytest.mark.slow

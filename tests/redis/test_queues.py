@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from flowrra import Flowrra, TaskStatus
-from flowrra.brokers.base import Cancellation, Outcome, Verb, Verdict
+from flowrra.brokers.base import MAX_BATCH, MAX_BATCH_BYTES, Cancellation, Outcome, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.management import FlowrraManager
 from flowrra.task import TaskResult
@@ -170,6 +170,20 @@ class TestOrder:
         assert ran == ["mail"] * 40 + ["default"] * 40
 
     @pytest.mark.slow
+    @pytest.mark.parametrize(("slots", "size"), [(2 * MAX_BATCH, 1), (4, MAX_BATCH_BYTES // 3)], ids=["many", "large"])
+    async def test_the_preferred_one_also_where_it_has_more_than_one_request_brings(
+        self, url: str, slots: int, size: int
+    ) -> None:
+        gate = Gate()
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            for queue in "default", "mail":
+                hold = producer.options(queue=queue)
+                await asyncio.gather(*(hold.submit("hold", queue.ljust(size)) for _ in range(slots)))
+        async with with_tasks(redis_app(url, workers=slots, queues=("mail", "default")), gate):
+            await until(lambda: len(gate.begun) == slots)
+            gate.opened.set()
+        assert {each.strip() for each in gate.begun[:slots]} == {"mail"}
+
     async def test_by_their_shares_while_all_have_work(self, url: str) -> None:
         ran = await self.ran(url, {"mail": 3, "default": 1}, *["mail"] * 150, *["default"] * 150)
         assert 80 <= Counter(ran[:120])["mail"] <= 100, Counter(ran[:120])

@@ -31,6 +31,11 @@ class Results:
         """Give out what is there, and keep nothing, as a replica does."""
         self._client.replicaof("127.0.0.1", 1)  # type: ignore[no-untyped-call]
 
+    def refuse_all(self) -> None:
+        """Give out and keep nothing, as a replica does that may not tell what may be old."""
+        self._client.config_set("replica-serve-stale-data", "no")
+        self.refuse()
+
     def leave(self) -> None:
         """Answer nobody but this, as while it loads its data."""
         self._client.config_set("requirepass", "another")
@@ -76,6 +81,49 @@ async def test_what_is_delivered_too_often_is_failed(url: str, look: redis.Redis
             assert "given up after 1 deliveries" in str(record.error)
             await until(lambda: look.zcard(f"{QUEUE}:dead") == 1)
     await worker.close()
+
+
+@pytest.mark.slow
+async def test_what_a_worker_left_runs_once_elsewhere_although_nothing_tells_of_its_attempts(
+    url: str, look: redis.Redis, results: Results
+) -> None:
+    """Their records are looked for together: of one after the other, the leases would end before the last is there."""
+    count, gate = 20, Gate()
+    left = RedisBroker(url, queue_key=QUEUE)
+    async with with_tasks(redis_app(url, backend=results.url, consume=False)) as producer:
+        ids = await producer.submit_many(("hold", (number,), {}) for number in range(count))
+        await left.take(count)
+        let_lapse(look)
+        results.refuse_all()
+        async with with_tasks(redis_app(url, backend=results.url, workers=count, lease=3.0), gate):
+            await until(lambda: len(gate.begun) >= count, within=20)
+            results.accept()
+            gate.opened.set()
+            assert {(await final(producer, each)).status for each in ids} == {TaskStatus.SUCCESS}
+    assert sorted(gate.begun) == list(range(count))
+    await left.close()
+
+
+@pytest.mark.slow
+async def test_other_tasks_begin_while_it_cannot_be_said_that_some_are_given_up(
+    url: str, look: redis.Redis, results: Results
+) -> None:
+    count, gate = 20, Gate()
+    left = RedisBroker(url, queue_key=QUEUE)
+    async with with_tasks(redis_app(url, backend=results.url, consume=False)) as producer:
+        ids = await producer.submit_many(("hold", (number,), {}) for number in range(count))
+        await left.take(count)
+        let_lapse(look)
+        other = await producer.submit("hold", "other")
+        results.refuse_all()
+        async with with_tasks(redis_app(url, backend=results.url, lease=4.0, max_deliveries=1), gate):
+            await until(lambda: gate.begun == ["other"], within=20)
+            results.accept()
+            gate.opened.set()
+            assert (await final(producer, other)).status is TaskStatus.SUCCESS
+            assert {(await final(producer, each, within=20)).status for each in ids} == {TaskStatus.FAILED}
+    assert gate.begun == ["other"]
+    await left.close()
 
 
 @pytest.mark.slow

@@ -7,13 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import redis
 
 from flowrra import Flowrra, TaskStatus
 from flowrra.brokers.base import MAX_BATCH
 from flowrra.brokers.redis import RedisBroker
 from flowrra.exceptions import ServerUnavailableError
+from flowrra.management import FlowrraManager
 from tests.core.apps import final, until
-from tests.redis.apps import Gate, counts_of, redis_app, with_tasks
+from tests.redis.apps import QUEUE, Gate, counts_of, redis_app, with_tasks
 
 TASKS = 4 * MAX_BATCH
 
@@ -106,3 +108,31 @@ async def test_nothing_that_comes_early_is_lost_by_a_stop(url: str, takes: Takes
     await stopping[0]
     async with with_tasks(redis_app(url, consume=False)) as producer:
         assert await counts_of(producer) == (TASKS, 0, 0, 0)
+
+
+async def test_a_task_that_is_cancelled_on_its_way_is_cancelled_at_once(
+    url: str, look: redis.Redis, takes: Takes
+) -> None:
+    """Its worker is told of it before it has the task, and asks again: its next heartbeat would be seconds later."""
+    cancelling: list[asyncio.Task[bool]] = []
+
+    async with with_tasks(redis_app(url, consume=False)) as producer:
+
+        async def cancel(answer: Answer) -> Answer:
+            task_id = answer[0][0].task_id
+            cancelling.append(asyncio.ensure_future(producer.cancel_task(task_id)))
+            await until(lambda: bool(look.sismember(f"{QUEUE}:cancelled", task_id)))
+            # It hears one thing after the other.
+            await until(lambda: look.zcard("flowrra:workers") == 1)
+            assert await FlowrraManager(producer).resize_workers("io", TASKS + 1, "all") == 1
+            await until(lambda: worker.executors["io"].workers == TASKS + 1)
+            return answer
+
+        gate = Gate()
+        takes.on_early = cancel
+        worker, _ = await a_worker(url, takes, gate)
+        async with worker:
+            await until(lambda: cancelling)
+            async with asyncio.timeout(3):
+                assert await cancelling[0]
+            gate.opened.set()

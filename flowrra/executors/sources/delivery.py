@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from flowrra import codec
 from flowrra.brokers.base import Delivery, LeasingBroker, Outcome, Verb
@@ -19,6 +21,7 @@ from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
 from flowrra.queue_names import DEFAULT_QUEUE
 from flowrra.registry import TaskRegistry
+from flowrra.supervision import spawn
 from flowrra.task import CANCELLED, FAILED, PENDING, RUNNING, AttemptEnd, Task, TaskResult, TaskStatus
 from flowrra.telemetry import Telemetry
 
@@ -28,6 +31,15 @@ logger = logging.getLogger(__name__)
 UNKNOWN_SILENCE = 1.0
 # Tasks that are given up in one go, as no worker knows them.
 OVERDUE_BATCH = 100
+# Of a lease, what may pass while records of tasks that came are read: no lease of theirs is renewed until then.
+LOOK_UP_PART = 1 / 4
+# Seconds for which none is read after the result backend was away.
+BLIND_FOR = 10.0
+# Tasks that are ended at once, without a run.
+MAX_ENDING = 1000
+
+# Records that were read, by the ids of their tasks.
+Known = Mapping[str, TaskResult | None]
 
 
 class Deliveries:
@@ -60,18 +72,68 @@ class Deliveries:
         self._telemetry = telemetry
         self._holdings = holdings
         self._settler = settler
+        # What is being ended, without a run, by id.
+        self._ending: set[str] = set()
+        self._blind_until = 0.0
         # Tasks of unknown names since the last log line, and until when there is no other one.
         self._unknown, self._unknown_silence = 0, 0.0
 
-    async def accept(self, delivery: Delivery) -> None:
-        """Run a task in the next free slot, unless there is a reason not to."""
+    def open(self) -> None:
+        """Take in what comes from now on, on the running event loop, with nothing under way."""
+        self._ending.clear()
+
+    async def look_up(self, deliveries: Sequence[Delivery]) -> Known:
+        """The records of those tasks of which nothing else tells what was before. They are read at once, and what the
+        result backend doesn't tell in time is done without: if it is away, that would be so for each in turn."""
+        ids = [each.task_id for each in deliveries if each.task and (each.deliveries or each.submitted_at is None)]
+        if not ids or time.monotonic() < self._blind_until:
+            return {}
+        reading = {task_id: spawn(self._records.find(task_id)) for task_id in ids}
+        known: dict[str, TaskResult | None] = {}
         try:
-            await self._deliver(delivery)
+            await asyncio.wait(reading.values(), timeout=LOOK_UP_PART * self._broker.lease)
+            for task_id, read in reading.items():
+                if not read.done() or isinstance(read.exception(), PASSING):
+                    self._blind_until = time.monotonic() + BLIND_FOR
+                else:
+                    known[task_id] = read.result()
+        finally:
+            for read in reading.values():
+                read.cancel()
+        return known
+
+    def accept(self, delivery: Delivery, known: Known) -> None:
+        """Run a task in the next free slot, unless there is a reason not to.
+
+        Args:
+            delivery: The task.
+            known: What :meth:`look_up` has found.
+        """
+        try:
+            self._deliver(delivery, known)
+        except Exception as error:
+            logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
+            self._end_beside(delivery, self._put_aside(delivery, f"it could not be delivered: {type(error).__name__}"))
+
+    def _end_beside(self, delivery: Delivery, ending: Coroutine[Any, Any, object]) -> None:
+        """End a task while others are taken in: its record may take its time. What is one too many, or is being ended
+        already as it comes again, is let go: it comes again when its lease ends."""
+        if delivery.task_id in self._ending or len(self._ending) >= MAX_ENDING:
+            ending.close()
+        else:
+            self._ending.add(delivery.task_id)
+            self._workers.spawn(self._see_to_end(delivery, ending))
+
+    async def _see_to_end(self, delivery: Delivery, ending: Coroutine[Any, Any, object]) -> None:
+        try:
+            await ending
         except Exception as error:
             logger.exception("task not deliverable, put aside id=%s", delivery.task_id)
             await self._put_aside(delivery, f"it could not be delivered: {type(error).__name__}")
+        finally:
+            self._ending.discard(delivery.task_id)
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Delivery, known: Known) -> None:
         task = delivery.task
         if self._holdings.has_still(delivery.task_id):
             self._holdings.held[delivery.task_id].delivery = delivery.number
@@ -79,14 +141,15 @@ class Deliveries:
         if self._holdings.is_leaving(delivery.task_id):
             self._settler.forget(delivery.task_id)
         if task is None:
-            await self._put_aside_unread(delivery, delivery.error or "")
+            self._end_beside(delivery, self._put_aside_unread(delivery, delivery.error or ""))
             return
         if task.id != delivery.task_id:
-            await self._put_aside_unread(delivery, f"what was queued as {delivery.task_id!r} says it is {task.id!r}")
+            reason = f"what was queued as {delivery.task_id!r} says it is {task.id!r}"
+            self._end_beside(delivery, self._put_aside_unread(delivery, reason))
             return
-        record = await self._record_of(task, delivery)
+        record = self._record_of(task, delivery, known)
         if delivery.is_cancelled:
-            await self.end_cancelled(task, record, delivery.call, delivery.number)
+            self._end_beside(delivery, self.end_cancelled(task, record, delivery.call, delivery.number))
         elif delivery.is_paused:
             self._leave(delivery, task)
         elif task.name not in self._registry.by_name:
@@ -94,7 +157,8 @@ class Deliveries:
             self._leave(delivery, task)
         elif delivery.deliveries >= self._broker.max_deliveries:
             reason = f"given up after {delivery.deliveries} deliveries: its workers were not heard of any more"
-            await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
+            ending = self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
+            self._end_beside(delivery, ending)
         else:
             self._run(delivery, task, record)
 
@@ -114,9 +178,10 @@ class Deliveries:
             self._workers.tell_apart(task.queue)
         self._workers.put(job)
 
-    async def _record_of(self, task: Task, delivery: Delivery) -> TaskResult:
+    def _record_of(self, task: Task, delivery: Delivery, known: Known) -> TaskResult:
+        before = known.get(task.id)
         if delivery.submitted_at is None:  # flowrra 0.1.8 queued it; what it kept says when
-            return await self._records.of(task)
+            return before or self._records.new(task)
         record = TaskResult(
             task.id,
             PENDING,
@@ -129,16 +194,11 @@ class Deliveries:
             retry_of=delivery.retry_of,
             queue=task.queue,
         )
-        if delivery.deliveries:
-            await self._remember_lost_attempt(record)
+        # Of the attempt of a worker that was not heard of any more, its record is all that tells.
+        if before is not None and before.status is RUNNING:
+            _end_lost_attempt(before)
+            record.attempts = before.attempts
         return record
-
-    async def _remember_lost_attempt(self, record: TaskResult) -> None:
-        """Remember the attempt of a worker that was not heard of any more: its record is all that tells of it."""
-        known = await self._records.known(record.task_id)
-        if known is not None and known.status is RUNNING:
-            _end_lost_attempt(known)
-            record.attempts = known.attempts
 
     # ── what is not run ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,19 +226,20 @@ class Deliveries:
             for name in names:
                 while is_wanted():
                     deliveries, _ = await self._broker.take(OVERDUE_BATCH, queue=queue, name=name)
-                    ended = [await self._give_up(delivery) for delivery in deliveries]
+                    known = await self.look_up(deliveries)
+                    ended = [await self._give_up(delivery, known) for delivery in deliveries]
                     if not any(ended):
                         break
         except BackendError as error:
             logger.warning("unknown tasks not given up, tried again later names=%s error=%s", names, error)
 
-    async def _give_up(self, delivery: Delivery) -> bool:
+    async def _give_up(self, delivery: Delivery, known: Known) -> bool:
         """End a task of an unknown name, and return whether it was: one that is let go waits once more for as long."""
         task = delivery.task
         if task is None:
             return await self._put_aside_unread(delivery, delivery.error or "")
         reason = f"no worker that knows it was there for {self._broker.unknown_ttl:g} s"
-        record = await self._record_of(task, delivery)
+        record = self._record_of(task, delivery, known)
         reason = f"Task '{task.name}' not registered: {reason}"
         return await self._end(task, record, FAILED, reason, Verb.DEAD_LETTER, delivery.call, delivery.number)
 

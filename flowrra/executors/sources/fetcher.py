@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from flowrra.backoff import Backoff
@@ -19,6 +20,7 @@ from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
 from flowrra.outage import Outage
 from flowrra.supervision import Supervised, cancel_until_ended, spawn
+from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ LONG_TAKE = 75.0
 # Deliveries that are taken in at once, before the attempts that are suspended have their turn.
 AT_ONCE = 50
 
+# Records that were read, by the ids of their tasks.
+Known = Mapping[str, TaskResult | None]
+
 
 class Fetcher:
     """Keeps the workers' queue filled from a broker.
@@ -48,7 +53,8 @@ class Fetcher:
         room: The room in it.
         holdings: What is held already.
         settler: While it can't tell outcomes, nothing more is taken.
-        deliver: Called with each delivery.
+        look_up: Returns the records, by id, that are needed to take in what came.
+        deliver: Called with each delivery and these records.
         release: Called with a job that was taken ahead, and is to go back.
         note: Called with each failure of a take.
         recovered: Called when a take was answered.
@@ -68,7 +74,8 @@ class Fetcher:
         room: Room,
         holdings: Holdings,
         settler: Settler,
-        deliver: Callable[[Delivery], Awaitable[None]],
+        look_up: Callable[[Sequence[Delivery]], Awaitable[Known]],
+        deliver: Callable[[Delivery, Known], None],
         release: Callable[[Job], None],
         note: Callable[[BackendError], None],
         recovered: Callable[[], None],
@@ -81,6 +88,7 @@ class Fetcher:
         self._room = room
         self._holdings = holdings
         self._settler = settler
+        self._look_up = look_up
         self._deliver = deliver
         self._release = release
         self._note = note
@@ -130,6 +138,11 @@ class Fetcher:
 
     def _tell(self) -> None:
         self._may_have_room.set()
+
+    def after_take(self, call: Callable[[], None]) -> None:
+        """Call that when what is on its way here is there, if anything is."""
+        if self._taking is not None and not self._taking.done():
+            self._taking.add_done_callback(lambda _: call(), context=contextvars.Context())
 
     def attempt_ended(self) -> None:
         """A slot becomes free."""
@@ -249,13 +262,15 @@ class Fetcher:
                 continue
             limit = left if is_alone or left <= 0 else min(left, self._order.part(queue, room, self._busy))
             try:
-                count, next_in = await self._take(queue, limit)
+                count, next_in, latest = await self._take(queue, limit)
             except RequestRefusedError as error:  # it is this queue's fault: the others go on
                 failure = failure or error
                 continue
             taken += count
             if count and not is_alone:
                 self._order.took(queue, count)
+                if count < limit and _may_be_cut_short(latest, self._take_bytes):
+                    room = taken  # it has more than came: whose turn is next, the next round says
             (self._busy.add if count else self._busy.discard)(queue)
             due_in = min((each for each in (due_in, next_in) if each is not None), default=None)
         if failure is None:
@@ -266,8 +281,12 @@ class Fetcher:
             raise failure
         return taken, due_in
 
-    async def _take(self, queue: str, limit: int) -> tuple[int, float | None]:
-        """Take from a queue, as much as one request brings or more: while that is taken in, the next is under way."""
+    async def _take(self, queue: str, limit: int) -> tuple[int, float | None, Sequence[Delivery]]:
+        """Take from a queue, as much as one request brings or more: while that is taken in, the next is under way.
+
+        Returns:
+            How many were taken, in how many seconds more may be due, and what the last request brought.
+        """
         if queue in self._must_recover:
             await self._recover(queue)
         deliveries, due_in = await self._request(queue, limit)
@@ -287,7 +306,7 @@ class Fetcher:
                 break
             deliveries, due_in = await coming
             taken += len(deliveries)
-        return taken, due_in
+        return taken, due_in, deliveries
 
     def _has_slots_beside(self, count: int) -> bool:
         """Whether more slots are free than so many tasks will fill, while others have tasks that wait for something."""
@@ -309,9 +328,10 @@ class Fetcher:
         return deliveries, due_in
 
     async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
+        known = await self._look_up(deliveries)
         self._room.arrived()
         for count, delivery in enumerate(deliveries, 1):
-            await self._deliver(delivery)
+            self._deliver(delivery, known)
             # Of tasks that end at once, all are to be there before the first begins: else nothing is left to do while
             # the next ones are on their way.
             if count % AT_ONCE == 0 and self._workers.running:
@@ -349,3 +369,8 @@ class Fetcher:
             for job in reversed(stale):
                 if self._workers.withdraw(job.task.id) is not None:
                     self._release(job)
+
+
+def _may_be_cut_short(deliveries: Sequence[Delivery], most_bytes: int) -> bool:
+    """Whether a request brought no more because of its own bounds, so that there is likely to be more."""
+    return len(deliveries) == MAX_BATCH or 2 * sum(len(each.call or "") for each in deliveries) >= most_bytes

@@ -25,6 +25,8 @@ HEARTBEAT = 5.0
 HEARTBEATS = 3
 # A lease outlives three failed renewals.
 RENEWALS_PER_LEASE = 4
+# Seconds until a sign of life that is asked for, so that there is one for many who ask.
+SOON = 0.05
 
 
 class Heartbeat:
@@ -74,7 +76,8 @@ class Heartbeat:
         self._looking = Outage(logger, "gone workers not looked for", f"executor={kind}")
         self._look_again = Backoff(0.25)
         self._announcing = Outage(logger, "worker not announced", f"executor={kind}")
-        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._keep, name="flowrra-lease-keeper", daemon=True)
 
     def start(self) -> None:
@@ -83,8 +86,13 @@ class Heartbeat:
 
     def stop(self, timeout: float) -> None:
         """End, and withdraw the announcement; blocks until that is done, at most so many seconds."""
-        self._stopping.set()
+        self._is_stopping = True
+        self._woken.set()
         self._thread.join(timeout)
+
+    def beat_soon(self) -> None:
+        """Renew the leases before it is time to, for what the answer tells; from any thread."""
+        self._woken.set()
 
     async def stop_from_loop(self, timeout: float) -> None:
         """:meth:`stop`, without blocking the running event loop, nor waiting for a thread of its pool: all of them may
@@ -105,8 +113,11 @@ class Heartbeat:
         while True:
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + self._look()
-            if self._stopping.wait(max(0.0, min(beat_at, look_at) - time.monotonic())):
-                break
+            if self._woken.wait(max(0.0, min(beat_at, look_at) - time.monotonic())):
+                self._woken.clear()
+                if self._is_stopping:
+                    break
+                beat_at = min(beat_at, time.monotonic() + SOON)
             if time.monotonic() >= beat_at:
                 self._beat()
                 beat_at = time.monotonic() + self._interval

@@ -130,6 +130,7 @@ class LeasedSource(TaskSource):
             self._room,
             self._holdings,
             self._settler,
+            self._deliveries.look_up,
             self._deliveries.accept,
             self._release,
             lambda error: self._note("take", error),
@@ -334,6 +335,7 @@ class LeasedSource(TaskSource):
         self._loop = asyncio.get_running_loop()
         self._following = asyncio.Lock()
         self._holdings.clear()
+        self._deliveries.open()
         self._errors.clear()
         self._heartbeat = Heartbeat(
             self.broker,
@@ -589,7 +591,15 @@ class LeasedSource(TaskSource):
 
     def _queue_of(self, task_id: str) -> str | None:
         job = self._holdings.held.get(task_id)
-        return None if job is None else job.task.queue
+        if job is not None:
+            return job.task.queue
+        # It may be on its way here, and have been asked about after it had left the server.
+        self._fetcher.after_take(lambda: self._look_for_cancellation(task_id))
+        return None
+
+    def _look_for_cancellation(self, task_id: str) -> None:
+        if task_id in self._holdings.held and self._heartbeat is not None:
+            self._heartbeat.beat_soon()
 
     # ── what operators want ─────────────────────────────────────────────────────────────────────────────────
 
