@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from functools import cached_property
 from operator import itemgetter
@@ -106,6 +107,8 @@ class BaseSchedulerBackend(ABC):
             task.next_run_at, task.broken = next_run, None
         task.enabled = enabled
         await self.update(task)
+        if not enabled:
+            self._own_runs.withdraw(task_id)
 
     async def create_once(self, task: ScheduledTask) -> None:
         """Keep a new schedule; ValueError if its id, or one that means the same, already exists. A store that
@@ -196,12 +199,16 @@ class BaseSchedulerBackend(ABC):
 
     async def list_broken(self, limit: int) -> list[ScheduledTask]:
         """Enabled schedules that are marked as broken or have no due time, and whose rows can be read (by now)."""
-        return []
+        return [task for task in await self.list_enabled() if task.next_run_at is None][:limit]
 
     async def repair(self, task_id: str, next_run: datetime | None) -> bool:
         """Set when a schedule runs next that :meth:`list_broken` told of, and remove its mark; whether it was so
         still: somebody else may have repaired, disabled or deleted it meanwhile."""
-        raise NotImplementedError
+        task = await self.get(task_id)
+        if task is None or not task.enabled or task.next_run_at is not None:
+            return False
+        await self.update(replace(task, next_run_at=next_run))
+        return True
 
     async def list_runs(
         self, schedule_id: str | None, limit: int, results: Collection[str] = ()
