@@ -341,6 +341,28 @@ async def test_retries_of_a_schedule_reach_its_task_and_higher_priorities_go_fir
         assert (record.status, record.retries) == (TaskStatus.FAILED, 1)
 
 
+@pytest.mark.parametrize("replace", [False, True])
+async def test_retries_that_are_not_given_are_those_of_the_task(shop: Shop, replace: bool) -> None:
+    calls = []
+
+    @shop.app.task(max_retries=0, retry_delay=7)
+    async def pay() -> None:
+        calls.append("paid")
+        raise ConnectionError("whether it was paid is not known")
+
+    if replace:
+        await shop.scheduler.schedule_interval("pay", 60, task_id="pay", max_retries=2)
+    await shop.manager.create_schedule_interval("pay", 60, task_id="pay", replace=replace)
+    await shop.scheduler.schedule_cron("pay", "@daily", task_id="daily", max_retries=3, retry_delay=1)
+    await shop.scheduler.schedule_once("pay", local_now() + timedelta(days=1), task_id="once", retry_delay=2)
+    async with shop.app, asyncio.timeout(10):
+        record = await shop.app.wait_for_result(await shop.manager.trigger_schedule("pay"))
+    schedules = {task.id: (task.max_retries, task.retry_delay) for task in await shop.scheduler.list_scheduled_tasks()}
+
+    assert (record.status, calls) == (TaskStatus.FAILED, ["paid"])
+    assert schedules == {"pay": (0, 7), "daily": (3, 1), "once": (0, 2)}
+
+
 async def test_the_configuration_creates_a_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Flowrra(Config(scheduler=SchedulerConfig(enabled=False))).scheduler is None
     monkeypatch.setenv("FLOWRRA_SCHEDULER_ENABLED", "true")
