@@ -566,6 +566,21 @@ async def test_the_latest_runs_are_listed_up_to_a_limit(shop: Shop) -> None:
 # ── overlap, and what can't run ─────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
+async def test_a_schedule_that_skips_every_other_run_fills_no_log(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    @shop.app.task()
+    async def long() -> None:
+        await asyncio.sleep(0.15)
+
+    async with shop.app, asyncio.timeout(30):
+        await shop.manager.create_schedule_interval("long", 0.1, max_running=1)
+        while await shop.counted("skipped", "long") < 3 or await shop.counted("submitted", "long") < 4:
+            await asyncio.sleep(0.02)
+
+    said = [record for record in caplog.records if record.message.startswith("run was skipped max_running=1 task=long")]
+    assert len(said) == 1
+
+
 async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Shop) -> None:
     gate = asyncio.Event()
 
