@@ -272,6 +272,8 @@ class Scheduler:
         task_id: str | None,
         extras: ScheduleExtras,
     ) -> ScheduledTask:
+        if unknown := extras.keys() - ScheduleExtras.__annotations__.keys():  # a schedule has more than may be given
+            raise TypeError(f"a schedule can't be given {', '.join(sorted(unknown))}")
         if not self.registry.is_registered(task_name):
             raise ValueError(f"Task '{task_name}' is not registered")
         task_id = str(uuid.uuid4()) if task_id is None else task_id

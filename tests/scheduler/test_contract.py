@@ -135,6 +135,9 @@ async def test_what_is_wrong_is_refused(shop: Shop, call: Any, message: str) -> 
         (lambda s: s.schedule_cron("note", "@daily", task_id=7), "id must be text"),
         (lambda s: s.schedule_cron("note", "@daily", max_running=1.5), "max_running must be an integer"),
         (lambda s: s.schedule_once("note", local_now().date()), "run_at must be a datetime"),
+        (lambda s: s.schedule_once("note", local_now(), enabled=False), "can't be given enabled"),
+        (lambda s: s.schedule_interval("note", 60, next_run_at=local_now()), "can't be given next_run_at"),
+        (lambda s: s.schedule_cron("note", "@daily", broken="no", cron_text=1), "can't be given broken, cron_text"),
     ],
 )
 async def test_what_is_of_the_wrong_type_is_refused(shop: Shop, call: Any, message: str) -> None:
