@@ -981,3 +981,33 @@ async def test_what_deadlocks_with_another_transaction_is_done_after_that(store:
 
 def run_row(run_id: str, due: int) -> dict[str, Any]:
     return {"id": run_id, "schedule_id": "b", "due": due, "attempts": 1, "result": "submitted"}
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_one_that_others_make_and_delete_meanwhile_is_made_all_the_same(
+    store: SqlSchedulerBackend, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    others = 0
+
+    def meeting_others(create: Any) -> Any:
+        async def meet(task: ScheduledTask) -> None:
+            nonlocal others
+            others += 1
+            if others == 1:
+                await store._write(SCHEDULES.insert().values(written(once("a"))))
+            try:
+                await create(task)
+            finally:
+                if others == 1:
+                    await store.delete("a")
+
+        return meet
+
+    monkeypatch.setattr(store, "create", meeting_others(store.create))
+    monkeypatch.setattr(store, "create_once", meeting_others(store.create_once))
+    make = store.create_or_replace if replaces else store.find_or_create
+
+    assert await make(once("a", description="mine")) == "a"
+    found = await store.get("a")
+    assert found is not None
+    assert found.description == "mine"

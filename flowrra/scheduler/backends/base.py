@@ -124,24 +124,30 @@ class BaseSchedulerBackend(ABC):
         sought = (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs)
         # Named only where there is one: a user's own store need not know of zones.
         zone: dict[str, Any] = {} if task.timezone is None else {"timezone": task.timezone}
-        if (same := await self.find_by_definition(*sought, **zone)) is not None:
-            return same.id
-        try:
-            await self.create_once(task)
-        except ValueError:  # either somebody else was faster, or the id is another's
-            if (same := await self.find_by_definition(*sought, **zone)) is None:
-                raise
-            return same.id
-        return task.id
+        had_failed = False
+        while (same := await self.find_by_definition(*sought, **zone)) is None:
+            try:
+                await self.create_once(task)
+            except ValueError:  # somebody else was faster, and may have deleted it again; or the id is another's
+                if had_failed:
+                    raise
+                had_failed = True
+            else:
+                return task.id
+        return same.id
 
     async def create_or_replace(self, task: ScheduledTask) -> str:
         """Keep a schedule, in the place of the one that has its id if there is one; that id."""
+        had_none = False
         while not await self.replace(task):
             try:
                 await self.create(task)
-            except ValueError:
-                if await self.get(task.id) is None:  # it is refused; else somebody else was faster
+            except ValueError:  # somebody else was faster, and may have deleted it again; or it is refused
+                if await self.get(task.id) is not None:
+                    continue
+                if had_none:
                     raise
+                had_none = True
                 continue
             break
         return task.id
