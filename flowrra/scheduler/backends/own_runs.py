@@ -237,7 +237,7 @@ class OwnRuns:
     async def next_due(self, known: Collection[str] | None) -> int | None:
         """When there is something to claim next."""
         waiting = [each.lease for each in self._claimed.values() if _is_of(each.run.schedule, known)]
-        enabled = await self._store.list_enabled()
+        enabled = list(await self._store.list_enabled())
         if len(self._following) > len(enabled):  # some have gone
             self._following = {task.id: at for task in enabled if (at := self._following.get(task.id)) is not None}
         tasks = [task for task in enabled if self._can_run(task, known)]
