@@ -74,7 +74,7 @@ class Dispatcher:
         self._submissions = Submissions(backend, registry, target, self.figures, clock.micros, self.wake)
         self._claiming = Outage(logger, "schedules could not be read or claimed", level=logging.ERROR)
         self._settling = Outage(logger, "runs could not be settled", level=logging.ERROR)
-        # By task and what became of its due times, as long as none of them was submitted.
+        # By task and what became of its due times. They stay: one that begins anew at every other run fills no log.
         self._left_out: dict[tuple[str, str], Outage] = {}
         # What is being recorded of triggered runs, whoever waits for it.
         self._recordings: set[asyncio.Task[bool]] = set()
@@ -212,8 +212,9 @@ class Dispatcher:
         self._left_out[key].failed(times=count)
 
     def _end_left_out(self, names: set[str]) -> None:
-        for key in [key for key in self._left_out if key[0] in names]:
-            self._left_out.pop(key).over()
+        for (name, _), outage in self._left_out.items():
+            if name in names:
+                outage.over()
 
     async def _next_due_in(self) -> float:
         due = await self._backend.next_due(self._submissions.tasks_with_room())

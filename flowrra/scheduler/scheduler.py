@@ -169,8 +169,8 @@ class Scheduler:
         kwargs: dict[str, Any] | None = None,
         enabled: bool = True,
         description: str | None = None,
-        max_retries: int = 3,
-        retry_delay: float = 1.0,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
         priority: int = 0,
         task_id: str | None = None,
         *,
@@ -185,7 +185,8 @@ class Scheduler:
             args, kwargs: What the task is called with, of the types that travel through a server.
             enabled: Whether it is submitted at all.
             description: For people.
-            max_retries, retry_delay: Of each task, the delay in seconds.
+            max_retries, retry_delay: Of each run, the delay in seconds; by default what the task has when the schedule
+                is made.
             priority: Higher first among what is due together, unlike that of a submit.
             task_id: The schedule's id; one is made up by default.
             replace: Whether the schedule ``task_id``, if there is one, becomes this one. It is due anew only if its
@@ -205,7 +206,7 @@ class Scheduler:
         CronExpression(cron)
         task = self._define(ScheduleType.CRON, task_name, cron, args, kwargs, task_id, extras)
         task.enabled, task.description, task.priority = enabled, description, priority
-        task.max_retries, task.retry_delay = max_retries, retry_delay
+        _set_retries(task, max_retries, retry_delay)
         return await self._keep(task, task_id, replace)
 
     async def schedule_interval(
@@ -216,8 +217,8 @@ class Scheduler:
         kwargs: dict[str, Any] | None = None,
         enabled: bool = True,
         description: str | None = None,
-        max_retries: int = 3,
-        retry_delay: float = 1.0,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
         priority: int = 0,
         task_id: str | None = None,
         *,
@@ -228,7 +229,7 @@ class Scheduler:
         SOME_SECONDS.check("interval", interval)
         task = self._define(ScheduleType.INTERVAL, task_name, str(interval), args, kwargs, task_id, extras)
         task.enabled, task.description, task.priority = enabled, description, priority
-        task.max_retries, task.retry_delay = max_retries, retry_delay
+        _set_retries(task, max_retries, retry_delay)
         return await self._keep(task, task_id, replace)
 
     async def schedule_once(
@@ -238,8 +239,8 @@ class Scheduler:
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
         description: str | None = None,
-        max_retries: int = 3,
-        retry_delay: float = 1.0,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
         priority: int = 0,
         task_id: str | None = None,
         *,
@@ -258,7 +259,7 @@ class Scheduler:
         text = (at.astimezone() if at.fold else at).isoformat()
         task = self._define(ScheduleType.ONE_TIME, task_name, text, args, kwargs, task_id, extras)
         task.description, task.priority = description, priority
-        task.max_retries, task.retry_delay = max_retries, retry_delay
+        _set_retries(task, max_retries, retry_delay)
         return await self._keep(task, task_id, replace)
 
     def _define(
@@ -271,12 +272,16 @@ class Scheduler:
         task_id: str | None,
         extras: ScheduleExtras,
     ) -> ScheduledTask:
+        if unknown := extras.keys() - ScheduleExtras.__annotations__.keys():  # a schedule has more than may be given
+            raise TypeError(f"a schedule can't be given {', '.join(sorted(unknown))}")
         if not self.registry.is_registered(task_name):
             raise ValueError(f"Task '{task_name}' is not registered")
         task_id = str(uuid.uuid4()) if task_id is None else task_id
         task = ScheduledTask(task_id, task_name, kind, schedule, *call_arguments(args, kwargs), **extras)
+        definition = self.registry.definition(task_name)
+        task.max_retries, task.retry_delay = definition.max_retries, definition.retry_delay
         if self.backend.keeps_text:  # what could not be rebuilt from it is refused now, and not when it is due
-            codec.encode_call(task.args, task.kwargs, task_name, self.registry.get(task_name))
+            codec.encode_call(task.args, task.kwargs, task_name, definition.func)
         if task.max_running is not None and self._target.callback is not None:
             raise ValueError("max_running needs to know when tasks end, which a submit callback doesn't tell")
         return task
@@ -367,6 +372,14 @@ class Scheduler:
     def run_stats(self) -> ScheduleRunStats:
         """What this process did: the figures of ``FlowrraManager.get_schedule_run_stats``."""
         return self._dispatcher.figures.all(self.is_running)
+
+
+def _set_retries(task: ScheduledTask, max_retries: int | None, retry_delay: float | None) -> None:
+    """Retries other than those of the schedule's task, as far as they are given."""
+    if max_retries is not None:
+        task.max_retries = max_retries
+    if retry_delay is not None:
+        task.retry_delay = retry_delay
 
 
 async def _no_time() -> None:

@@ -31,7 +31,7 @@ PATIENCE = 0.1
 BEAT = 10.0
 # Seconds for which it looks after each sign of life which tasks have ended.
 LOOKING_TIMEOUT = 2.0
-# Schedules of which it remembers that their last run was skipped.
+# Schedules of which it remembers that runs were skipped.
 MOST_SKIPPING = 1_000
 # Rows that a store refuses one after the other before it is taken for one that is away.
 MOST_REFUSED = 3
@@ -84,7 +84,7 @@ class Submissions:
         self._now = now
         self._on_end = on_end
         self._refusal = Outage(logger, "runs were not submitted")
-        # By id, the schedules whose last run was skipped.
+        # By id, the schedules of which runs were skipped. They stay: one that skips every other run fills no log.
         self._skipping: dict[str, Outage] = {}
         # By schedule and run, the rows of runs that hadn't ended when they were looked at: one that takes long stays
         # unfinished however many others have come and gone since.
@@ -239,7 +239,7 @@ class Submissions:
             elif is_skipped:
                 self._figures.count(run.schedule.task_name, "skipped")
                 self._tell_of_skip(run)
-            elif (skipping := self._skipping.pop(run.schedule.id, None)) is not None:
+            elif (skipping := self._skipping.get(run.schedule.id)) is not None:
                 skipping.over()
         if len(errors) + len(skipped) < len(ended) and not errors:
             self._refusal.over()

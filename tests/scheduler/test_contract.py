@@ -135,6 +135,9 @@ async def test_what_is_wrong_is_refused(shop: Shop, call: Any, message: str) -> 
         (lambda s: s.schedule_cron("note", "@daily", task_id=7), "id must be text"),
         (lambda s: s.schedule_cron("note", "@daily", max_running=1.5), "max_running must be an integer"),
         (lambda s: s.schedule_once("note", local_now().date()), "run_at must be a datetime"),
+        (lambda s: s.schedule_once("note", local_now(), enabled=False), "can't be given enabled"),
+        (lambda s: s.schedule_interval("note", 60, next_run_at=local_now()), "can't be given next_run_at"),
+        (lambda s: s.schedule_cron("note", "@daily", broken="no", cron_text=1), "can't be given broken, cron_text"),
     ],
 )
 async def test_what_is_of_the_wrong_type_is_refused(shop: Shop, call: Any, message: str) -> None:
@@ -341,6 +344,28 @@ async def test_retries_of_a_schedule_reach_its_task_and_higher_priorities_go_fir
         assert (record.status, record.retries) == (TaskStatus.FAILED, 1)
 
 
+@pytest.mark.parametrize("replace", [False, True])
+async def test_retries_that_are_not_given_are_those_of_the_task(shop: Shop, replace: bool) -> None:
+    calls = []
+
+    @shop.app.task(max_retries=0, retry_delay=7)
+    async def pay() -> None:
+        calls.append("paid")
+        raise ConnectionError("whether it was paid is not known")
+
+    if replace:
+        await shop.scheduler.schedule_interval("pay", 60, task_id="pay", max_retries=2)
+    await shop.manager.create_schedule_interval("pay", 60, task_id="pay", replace=replace)
+    await shop.scheduler.schedule_cron("pay", "@daily", task_id="daily", max_retries=3, retry_delay=1)
+    await shop.scheduler.schedule_once("pay", local_now() + timedelta(days=1), task_id="once", retry_delay=2)
+    async with shop.app, asyncio.timeout(10):
+        record = await shop.app.wait_for_result(await shop.manager.trigger_schedule("pay"))
+    schedules = {task.id: (task.max_retries, task.retry_delay) for task in await shop.scheduler.list_scheduled_tasks()}
+
+    assert (record.status, calls) == (TaskStatus.FAILED, ["paid"])
+    assert schedules == {"pay": (0, 7), "daily": (3, 1), "once": (0, 2)}
+
+
 async def test_the_configuration_creates_a_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Flowrra(Config(scheduler=SchedulerConfig(enabled=False))).scheduler is None
     monkeypatch.setenv("FLOWRRA_SCHEDULER_ENABLED", "true")
@@ -542,6 +567,21 @@ async def test_the_latest_runs_are_listed_up_to_a_limit(shop: Shop) -> None:
 
 
 # ── overlap, and what can't run ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+async def test_a_schedule_that_skips_every_other_run_fills_no_log(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    @shop.app.task()
+    async def long() -> None:
+        await asyncio.sleep(0.15)
+
+    async with shop.app, asyncio.timeout(30):
+        await shop.manager.create_schedule_interval("long", 0.1, max_running=1)
+        while await shop.counted("skipped", "long") < 3 or await shop.counted("submitted", "long") < 4:
+            await asyncio.sleep(0.02)
+
+    said = [record for record in caplog.records if record.message.startswith("run was skipped max_running=1 task=long")]
+    assert len(said) == 1
 
 
 async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Shop) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -364,3 +367,188 @@ async def test_options_that_are_not_given_are_as_documented(scheduler: Scheduler
     assert (task.last_run_at, task.broken) == (None, None)
     assert task.next_run_at is not None
     assert task.next_run_at > task.created_at
+
+
+class CoarseShelf(Shelf):
+    """Keeps times as a column of seconds would: without microseconds, and without the pass of a doubled hour."""
+
+    asked = 0
+
+    async def create(self, task: ScheduledTask) -> None:
+        await super().create(replace(task, next_run_at=_coarse(task.next_run_at)))
+
+    async def update_run_times(self, task_id: str, last_run: datetime | None, next_run: datetime | None) -> None:
+        await super().update_run_times(task_id, _coarse(last_run), _coarse(next_run))
+
+    async def list_due(self, now: datetime | None = None) -> list[ScheduledTask]:
+        self.asked += 1
+        return [replace(task) for task in await super().list_due(now)]
+
+
+def _coarse(at: datetime | None) -> datetime | None:
+    return None if at is None else at.replace(microsecond=0, fold=0)
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as there:
+        there.setitem(os.environ, "TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+class TestATimeThatIsKeptInexactly:
+    async def test_an_interval_keeps_its_grid_and_is_waited_for(self) -> None:
+        shelf, begin = CoarseShelf(), micros(LATER)
+        await shelf.create(replace(interval("a"), schedule="0.4"))
+        due_times, now = [], begin
+        for _ in range(6):
+            claims = await shelf.claim(now, LOCAL, "x", 10)
+            due_times += [run.due - begin for run in claims.runs]
+            await shelf.settle(claims.runs, now, {})
+            now = await shelf.next_due() or 0
+
+        assert due_times == [0, 400_000, 800_000, 1_200_000, 1_600_000, 2_000_000]
+
+    @pytest.mark.usefixtures("in_berlin")
+    @pytest.mark.parametrize("minutes", [15, 50])
+    async def test_a_doubled_hour_has_the_runs_of_two(self, minutes: int) -> None:
+        begin = datetime(2030, 10, 26, 22, tzinfo=UTC)  # clocks are put back from 03:00 to 02:00 at 01:00 UTC
+        now = micros(begin)
+        shelf = CoarseShelf()
+        await shelf.create(replace(interval("a"), schedule=str(minutes * 60), next_run_at=local(now)))
+        lags, collapsed = [], 0
+        while now < micros(begin + timedelta(hours=6)):
+            claims = await shelf.claim(now, LOCAL, "x", 10)
+            lags += [now - run.due for run in claims.runs]
+            collapsed += sum(claims.collapsed.values())
+            await shelf.settle(claims.runs, now, {})
+            due = await shelf.next_due()
+            assert due is not None
+            assert due > now, "else the loop would turn without a pause"
+            now = due + 100
+
+        assert (collapsed, lags) == (0, [0, *[100] * (len(lags) - 1)])
+        assert len(lags) == -(-360 // minutes)
+        assert shelf.asked == len(lags)
+
+    @pytest.mark.usefixtures("in_berlin")
+    async def test_what_is_due_at_the_end_of_the_first_pass_runs_at_the_start_of_the_second(self) -> None:
+        turn = micros(datetime(2030, 10, 27, 1, tzinfo=UTC))
+        shelf = CoarseShelf()
+        await shelf.create(replace(interval("a"), next_run_at=local(turn - 1_000_000)))
+
+        assert [run.due for run in (await shelf.claim(turn + 1_000_000, LOCAL, "x", 10)).runs] == [turn - 1_000_000]
+
+    async def test_a_time_that_somebody_has_set_counts(self) -> None:
+        shelf, now = CoarseShelf(), micros(LATER)
+        await shelf.create(interval("a"))
+        await shelf.claim(now, LOCAL, "x", 10)
+        await shelf.update_run_times("a", None, LATER + timedelta(seconds=5))
+
+        (run,) = (await shelf.claim(now + 5_000_000, LOCAL, "x", 10)).runs
+        assert run.due == now + 5_000_000
+
+
+class TestAStoreOfItsOwnMind:
+    async def test_one_that_tells_of_more_than_is_due_has_nothing_run_early(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shelf, "list_due", lambda _now: shelf.list_enabled())
+        await shelf.create(interval("a"))
+
+        assert (await shelf.claim(micros(LATER) - 1, LOCAL, "x", 10)).runs == []
+
+    async def test_one_that_keeps_back_what_is_due_is_asked_again_after_a_second(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = micros(LATER) + 5
+
+        async def list_due(_now: datetime) -> list[ScheduledTask]:
+            return []
+
+        await shelf.create(interval("a"))
+        with monkeypatch.context() as keeping_back:
+            keeping_back.setattr(shelf, "list_due", list_due)
+            assert (await shelf.claim(now, LOCAL, "x", 10, ["note"])).runs == []
+        await shelf.create(replace(interval("b"), task_name="other"))
+
+        assert await shelf.next_due(["note"]) == now + 1_000_000
+        assert await shelf.next_due() == micros(LATER), "nobody has asked for the other task"
+
+    async def test_a_schedule_that_is_deleted_while_it_is_claimed_holds_up_no_other(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await shelf.create(interval("a"))
+        await shelf.create(interval("b"))
+        list_due = shelf.list_due
+
+        async def list_and_lose(now: datetime | None = None) -> list[ScheduledTask]:
+            found = await list_due(now)
+            await shelf.delete("a")
+            return found
+
+        monkeypatch.setattr(shelf, "list_due", list_and_lose)
+
+        assert [run.schedule.id for run in (await shelf.claim(micros(LATER), LOCAL, "x", 10)).runs] == ["b"]
+
+    async def test_a_schedule_without_a_due_time_gets_one(self, scheduler: Scheduler, shelf: Shelf) -> None:
+        async def submit(*args: object) -> None: ...
+
+        scheduler.set_submit_callback(submit)
+        await shelf.create(replace(interval("a"), next_run_at=None))
+        await shelf.create(replace(interval("b"), next_run_at=None, enabled=False))
+        assert (await scheduler.stats())["broken_schedules"] == 1
+        await scheduler.start()
+        await until(lambda: shelf.tasks["a"].next_run_at is not None)
+        stats = await scheduler.stats()
+        await scheduler.stop()
+
+        assert (stats["broken_schedules"], shelf.tasks["b"].next_run_at) == (0, None)
+        for known in ("a", "b", "unknown"):
+            assert not await shelf.repair(known, LATER), "nothing is to be repaired there"
+
+
+class TestRunsThatWait:
+    async def test_what_is_made_up_for_stays_in_the_store_until_there_is_room(self, shelf: Shelf) -> None:
+        now = micros(LATER) + 30 * 60_000_000
+        for name in "abc":
+            await shelf.create(interval(name, misfire="all"))
+        claims = await shelf.claim(now, LOCAL, "x", 10)
+
+        assert ([run.schedule.id for run in claims.runs], claims.more) == (["a"] * 10, True)
+        assert (shelf.tasks["b"].next_run_at, shelf.tasks["c"].next_run_at) == (LATER, LATER)
+
+    async def test_none_of_a_schedule_is_begun_that_was_deleted_meanwhile(self, shelf: Shelf) -> None:
+        now = micros(LATER) + 30 * 60_000_000
+        await shelf.create(interval("a", misfire="all"))
+        await shelf.claim(now, LOCAL, "x", 10)
+        await shelf.delete("a")
+        claims = await shelf.claim(now, LOCAL, "x", 100)
+
+        assert (claims.runs, claims.skipped) == ([], {"note": 21})
+
+    @pytest.mark.parametrize("when", ["before the try failed", "after it"])
+    async def test_one_of_a_schedule_that_runs_once_is_skipped_when_that_is_disabled(
+        self, shelf: Shelf, when: str
+    ) -> None:
+        now = micros(LATER)
+        await shelf.create(ScheduledTask("a", "note", ScheduleType.ONE_TIME, LATER.isoformat(), next_run_at=LATER))
+        (run,) = (await shelf.claim(now, LOCAL, "x", 10)).runs
+        if when == "before the try failed":
+            await shelf.set_enabled("a", False, None)
+        await shelf.settle([run], now, {run.id: "away"})
+        if when == "after it":
+            await shelf.set_enabled("a", False, None)
+        claims = await shelf.claim(now + 5_000_000, LOCAL, "x", 10)
+
+        assert (claims.runs, claims.skipped) == ([], {"note": 1})
+
+    async def test_one_set_aside_runs_again_when_its_zone_is_put_right(self, shelf: Shelf) -> None:
+        now = micros(LATER)
+        await shelf.create(replace(interval("a"), schedule_type=ScheduleType.CRON, schedule="* * * * *", timezone="X"))
+        assert (await shelf.claim(now, LOCAL, "x", 10)).runs == []
+        await shelf.update(replace(shelf.tasks["a"], timezone="Europe/Berlin"))
+
+        assert [run.schedule.id for run in (await shelf.claim(now, LOCAL, "x", 10)).runs] == ["a"]

@@ -120,6 +120,18 @@ async def test_what_came_due_while_away_is_one_run_and_the_rest_is_counted(world
     assert (latest["due"], latest["lag"]) == (START + timedelta(minutes=10), 30)
 
 
+async def test_a_schedule_that_comes_late_now_and_then_fills_no_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.scheduler.schedule_interval("note", 60)
+    await world.scheduler.start()
+    for _ in range(5):
+        await world.away(timedelta(minutes=2))
+        await world.clock.run(timedelta(minutes=1))
+    assert world.counts() == {"submitted": 10, "collapsed": 5}
+    assert [record.message for record in caplog.records] == ["due times were collapsed task=note times=1"]
+
+
 async def test_each_run_that_was_missed_is_made_up_for_if_that_is_wanted(world: World) -> None:
     await world.scheduler.schedule_interval("note", 60, misfire="all")
     await world.scheduler.start()

@@ -950,3 +950,64 @@ async def test_what_is_overdue_or_next_can_be_told_of_some_tasks_alone(store: Sq
     of_all, of_known = [await store.figures(micros(NOW), known) for known in (None, ["known"])]
     assert (of_all["total"], of_all["overdue"], of_all["next"]) == (2, 1, micros(NOW - timedelta(seconds=60)))
     assert (of_known["total"], of_known["overdue"], of_known["next"]) == (2, 0, micros(NOW + timedelta(seconds=60)))
+
+
+# Tells of one row when a deletion has the schedule and waits for the run.
+IS_WAITED_FOR = {
+    "postgresql": "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    "mysql": "SELECT 1 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM scheduled_tasks FOR UPDATE SKIP LOCKED)",
+}
+
+
+async def test_what_deadlocks_with_another_transaction_is_done_after_that(store: SqlSchedulerBackend) -> None:
+    kind = store._url.get_backend_name()
+    if kind == "sqlite":
+        pytest.skip("its writers take turns")
+    await store.create(once("a"))
+    [run] = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
+    engine = await store._open()
+    async with asyncio.timeout(30), engine.begin() as other:
+        # MariaDB ends the transaction that has done less.
+        await other.execute(RUNS.insert(), [run_row(f"b@{number}", number) for number in range(50)])
+        await other.execute(RUNS.update().where(RUNS.c.id == run.id).values(error="other"))
+        deletion = asyncio.create_task(store.delete("a"))
+        while not await store._read(sa.text(IS_WAITED_FOR[kind])):
+            await asyncio.sleep(0.01)
+        await other.execute(SCHEDULES.update().values(description="other"))
+
+    assert await deletion
+    assert await store.get("a") is None
+
+
+def run_row(run_id: str, due: int) -> dict[str, Any]:
+    return {"id": run_id, "schedule_id": "b", "due": due, "attempts": 1, "result": "submitted"}
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_one_that_others_make_and_delete_meanwhile_is_made_all_the_same(
+    store: SqlSchedulerBackend, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    others = 0
+
+    def meeting_others(create: Any) -> Any:
+        async def meet(task: ScheduledTask) -> None:
+            nonlocal others
+            others += 1
+            if others == 1:
+                await store._write(SCHEDULES.insert().values(written(once("a"))))
+            try:
+                await create(task)
+            finally:
+                if others == 1:
+                    await store.delete("a")
+
+        return meet
+
+    monkeypatch.setattr(store, "create", meeting_others(store.create))
+    monkeypatch.setattr(store, "create_once", meeting_others(store.create_once))
+    make = store.create_or_replace if replaces else store.find_or_create
+
+    assert await make(once("a", description="mine")) == "a"
+    found = await store.get("a")
+    assert found is not None
+    assert found.description == "mine"

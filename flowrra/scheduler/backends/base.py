@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from functools import cached_property
 from operator import itemgetter
@@ -106,6 +107,8 @@ class BaseSchedulerBackend(ABC):
             task.next_run_at, task.broken = next_run, None
         task.enabled = enabled
         await self.update(task)
+        if not enabled:
+            self._own_runs.withdraw(task_id)
 
     async def create_once(self, task: ScheduledTask) -> None:
         """Keep a new schedule; ValueError if its id, or one that means the same, already exists. A store that
@@ -121,24 +124,30 @@ class BaseSchedulerBackend(ABC):
         sought = (task.task_name, task.schedule_type, task.schedule, task.args, task.kwargs)
         # Named only where there is one: a user's own store need not know of zones.
         zone: dict[str, Any] = {} if task.timezone is None else {"timezone": task.timezone}
-        if (same := await self.find_by_definition(*sought, **zone)) is not None:
-            return same.id
-        try:
-            await self.create_once(task)
-        except ValueError:  # either somebody else was faster, or the id is another's
-            if (same := await self.find_by_definition(*sought, **zone)) is None:
-                raise
-            return same.id
-        return task.id
+        had_failed = False
+        while (same := await self.find_by_definition(*sought, **zone)) is None:
+            try:
+                await self.create_once(task)
+            except ValueError:  # somebody else was faster, and may have deleted it again; or the id is another's
+                if had_failed:
+                    raise
+                had_failed = True
+            else:
+                return task.id
+        return same.id
 
     async def create_or_replace(self, task: ScheduledTask) -> str:
         """Keep a schedule, in the place of the one that has its id if there is one; that id."""
+        had_none = False
         while not await self.replace(task):
             try:
                 await self.create(task)
-            except ValueError:
-                if await self.get(task.id) is None:  # it is refused; else somebody else was faster
+            except ValueError:  # somebody else was faster, and may have deleted it again; or it is refused
+                if await self.get(task.id) is not None:
+                    continue
+                if had_none:
                     raise
+                had_none = True
                 continue
             break
         return task.id
@@ -196,12 +205,16 @@ class BaseSchedulerBackend(ABC):
 
     async def list_broken(self, limit: int) -> list[ScheduledTask]:
         """Enabled schedules that are marked as broken or have no due time, and whose rows can be read (by now)."""
-        return []
+        return [task for task in await self.list_enabled() if task.next_run_at is None][:limit]
 
     async def repair(self, task_id: str, next_run: datetime | None) -> bool:
         """Set when a schedule runs next that :meth:`list_broken` told of, and remove its mark; whether it was so
         still: somebody else may have repaired, disabled or deleted it meanwhile."""
-        raise NotImplementedError
+        task = await self.get(task_id)
+        if task is None or not task.enabled or task.next_run_at is not None:
+            return False
+        await self.update(replace(task, next_run_at=next_run))
+        return True
 
     async def list_runs(
         self, schedule_id: str | None, limit: int, results: Collection[str] = ()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import datetime, tzinfo
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from flowrra.per_loop import PerLoop
 from flowrra.scheduler.backends.base import BaseSchedulerBackend, Claims
@@ -52,6 +52,12 @@ TRIM_BATCH = 2_000
 MOST_IDS = 1_000
 # What MariaDB and MySQL say of a value of a column of JSON that is none.
 NO_JSON = ((4025,), (3140,))
+# What they, and PostgreSQL by its SQLSTATE, say of a transaction that waited for another one which waited for it; how
+# often such a one is begun anew.
+DEADLOCK, DEADLOCK_STATE = (1213,), "40P01"
+MOST_DEADLOCKS = 5
+
+T = TypeVar("T")
 
 
 # What a schedule has besides its definition, and may be given anew.
@@ -71,6 +77,11 @@ def _is_refusal(error: sa.exc.DBAPIError | UnicodeError) -> bool:
     # Of asyncpg no class says so, but class 22 of the SQLSTATEs does; PyMySQL has what is no JSON as an outage.
     state = getattr(error.orig, "sqlstate", None) or ""
     return state.startswith("22") or getattr(error.orig, "args", ())[:1] in NO_JSON
+
+
+def _is_deadlock(error: sa.exc.DBAPIError) -> bool:
+    """Whether the server ended a transaction in favour of another one, with nothing of it done."""
+    return getattr(error.orig, "args", ())[:1] == DEADLOCK or getattr(error.orig, "sqlstate", None) == DEADLOCK_STATE
 
 
 class _LoopEngine:
@@ -146,12 +157,26 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
 
     async def _write(self, statement: sa.Executable, *more: sa.Executable) -> int:
         """How many rows the first statement changed; those after it are in the same transaction."""
-        engine = await self._open()
-        async with engine.begin() as connection:
+
+        async def write(connection: AsyncConnection) -> int:
             changed = (await connection.execute(statement)).rowcount
             for each in more:
                 await connection.execute(each)
             return changed
+
+        return await self._transact(write)
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do something in a transaction; anew if it deadlocks: in which order rows are locked is up to the server."""
+        engine, begun = await self._open(), 0
+        while True:
+            begun += 1
+            try:
+                async with engine.begin() as connection:
+                    return await work(connection)
+            except sa.exc.DBAPIError as error:
+                if begun > MOST_DEADLOCKS or not _is_deadlock(error):
+                    raise
 
     async def create(self, task: ScheduledTask) -> None:
         await self._keep_from_known_runs(task)
@@ -292,9 +317,7 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     async def claim(
         self, now: int, zone: tzinfo, owner: str, limit: int, known: Collection[str] | None = None
     ) -> Claims:
-        engine = await self._open()
-        async with engine.begin() as connection:
-            return await connection.run_sync(_claim, now, zone, owner, limit, known)
+        return await self._transact(lambda connection: connection.run_sync(_claim, now, zone, owner, limit, known))
 
     async def begin_run(self, schedule_id: str, now: int, owner: str) -> Run | None:
         rows = await self._read(SCHEDULES.select().where(self._of(SCHEDULES.c.id, schedule_id)))
@@ -304,12 +327,10 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
         if fault is not None:
             raise ValueError(f"Scheduled task '{schedule_id}' is broken: {fault}")
         run = Run(f"{schedule_id}@{now}", task, now, 1, until=now)
-        engine = await self._open()
-        async with engine.begin() as connection:
-            # The schedule first, as whoever withdraws its runs does: else the two would each wait for the other.
-            ran = SCHEDULES.update().where(SCHEDULES.c.id == schedule_id)
-            await connection.execute(ran.values(last_run_at=local(now), last_run=now))
-            await connection.execute(RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed")))
+        # The schedule first, as whoever withdraws its runs does: else the two would each wait for the other.
+        ran = SCHEDULES.update().where(SCHEDULES.c.id == schedule_id)
+        begun = RUNS.insert().values(_run_row(run, owner, now + LEASE, "claimed"))
+        await self._write(ran.values(last_run_at=local(now), last_run=now), begun)
         return run
 
     async def clock(self) -> float | None:
@@ -346,26 +367,12 @@ class SqlSchedulerBackend(BaseSchedulerBackend):
     async def settle(
         self, runs: Sequence[Run], now: int, errors: dict[str, str], skipped: Collection[str] = frozenset()
     ) -> None:
-        engine = await self._open()
-        async with engine.begin() as connection:
-            await connection.execute(
-                SETTLE, [_settled(run, now, errors.get(run.id), run.id in skipped) for run in runs]
-            )
+        rows = [_settled(run, now, errors.get(run.id), run.id in skipped) for run in runs]
+        await self._transact(lambda connection: connection.execute(SETTLE, rows))
         self._settled += len(runs)
         if self._settled >= TRIM_EVERY:
             self._settled = 0
-            await self._trim(engine)
-
-    async def _trim(self, engine: AsyncEngine) -> None:
-        async with engine.begin() as connection:
-            newest = sa.select(RUNS.c.due).order_by(RUNS.c.due.desc()).offset(MOST_RUNS).limit(1)
-            if (due := await connection.scalar(newest)) is None:
-                return
-            beyond = sa.select(RUNS.c.id).where(RUNS.c.due <= due, RUNS.c.lease.is_(None), ~tells_overlap())
-            beyond = beyond.order_by(RUNS.c.due)
-            ids = list(await connection.scalars(beyond.limit(TRIM_BATCH).with_for_update(skip_locked=True)))
-            if ids:
-                await connection.execute(RUNS.delete().where(RUNS.c.id.in_(ids)))
+            await self._transact(_trim)
 
     async def next_due(self, known: Collection[str] | None = None) -> int | None:
         schedule = sa.select(sa.func.min(SCHEDULES.c.due)).where(SCHEDULES.c.enabled == TRUE, is_known(known))
@@ -453,6 +460,18 @@ def _claim(
     if rows_of_runs:
         connection.execute(insert_once(connection.dialect.name), rows_of_runs)
     return claims
+
+
+async def _trim(connection: AsyncConnection) -> None:
+    """Remove some of the oldest runs beyond the latest ones."""
+    newest = sa.select(RUNS.c.due).order_by(RUNS.c.due.desc()).offset(MOST_RUNS).limit(1)
+    if (due := await connection.scalar(newest)) is None:
+        return
+    beyond = sa.select(RUNS.c.id).where(RUNS.c.due <= due, RUNS.c.lease.is_(None), ~tells_overlap())
+    beyond = beyond.order_by(RUNS.c.due)
+    ids = list(await connection.scalars(beyond.limit(TRIM_BATCH).with_for_update(skip_locked=True)))
+    if ids:
+        await connection.execute(RUNS.delete().where(RUNS.c.id.in_(ids)))
 
 
 def _first_times(connection: Connection, runs: list[Run]) -> list[Run]:
