@@ -160,9 +160,10 @@ class TaskTelemetry:
         self._count_error(RETRIED, seconds, exception, timed_out)
 
     def _count_error(self, counter: int, seconds: float, exception: str | None, timed_out: bool) -> None:
-        cells = self.cells
+        # Found first: between the two, nothing is called by which another thread would see one of them counted alone.
+        cells, bucket = self.cells, self._error + bisect_left(self.run_bounds, seconds)
         cells[counter] += 1
-        cells[self._error + bisect_left(self.run_bounds, seconds)] += 1
+        cells[bucket] += 1
         cells[self._error_sum] += seconds
         if seconds > self.longest_run:
             self.longest_run = seconds

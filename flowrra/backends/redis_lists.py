@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,22 +39,41 @@ class RecordLists:
     async def counts(self) -> dict[tuple[TaskStatus, str | None], int]:
         """How many records there are of each status and name, without those that are 0. Those that were recorded before
         there were lists by name have None."""
-        listed = await self._server.call("list task names", self._ask_listed)
-        counts: dict[tuple[TaskStatus, str | None], int] = {}
-        kinds = [(status, name) for text in listed for status, _, name in [text.partition(b" ")]]
-        known = {status.value.encode(): status for status in TaskStatus}
-        kinds = [kind for kind in kinds if kind[0] in known]
-        keys = [self._key(known[status]) + b":" + name for status, name in kinds]
-        sizes = await self._server.call("count tasks", partial(_zcards, [*map(self._key, TaskStatus), *keys]))
+        kinds = _kinds(await self._server.call("list task names", self._ask_listed))
+        while True:
+            listed, *sizes = await self._server.call("count tasks", partial(self._ask_sizes, kinds))
+            # One may be new since the last look: what is in it would be counted as of no name.
+            asked = set(kinds)
+            new = [kind for kind in _kinds(listed) if kind not in asked]
+            if not new:
+                break
+            kinds += new
         unnamed = dict(zip(TaskStatus, sizes, strict=False))
+        counts: dict[tuple[TaskStatus, str | None], int] = {}
         for (status, name), size in zip(kinds, sizes[len(unnamed) :], strict=True):
-            unnamed[known[status]] -= size
+            unnamed[status] -= size
             if size:
-                counts[known[status], name.decode(errors="surrogateescape")] = size
+                counts[status, name.decode(errors="surrogateescape")] = size
         return counts | {(status, None): size for status, size in unnamed.items() if size > 0}
 
     async def _ask_listed(self, client: Client) -> Any:
         return await client.smembers(f"{self._namespace}:listed")
+
+    async def _ask_sizes(self, kinds: Sequence[tuple[TaskStatus, bytes]], client: Client) -> list[Any]:
+        """Which lists by name there are; then the sizes of those by status, and of these by status and name. All in one
+        step."""
+
+        def fill(pipeline: Client) -> None:
+            pipeline.smembers(f"{self._namespace}:listed")
+            for status in TaskStatus:
+                pipeline.zcard(self._key(status))
+            for status, name in kinds:
+                pipeline.zcard(self._key(status) + b":" + name)
+
+        listed, *sizes = await read_at_once(client, fill)
+        if isinstance(listed, Exception):
+            raise listed
+        return [listed, *(0 if isinstance(size, Exception) else size for size in sizes)]
 
     def _key(self, status: TaskStatus) -> bytes:
         return f"{self._namespace}:status:{status.value}".encode()
@@ -138,12 +157,11 @@ def _places(answer: Sequence[tuple[bytes, float]], first: Place | None) -> list[
     return [each for each in places if first is None or each[0] < first]
 
 
-async def _zcards(keys: Sequence[bytes], client: Client) -> list[int]:
-    def fill(pipeline: Client) -> None:
-        for key in keys:
-            pipeline.zcard(key)
-
-    return [0 if isinstance(size, Exception) else size for size in await read_at_once(client, fill)]
+def _kinds(listed: Iterable[bytes]) -> list[tuple[TaskStatus, bytes]]:
+    """The statuses and names that there are lists of, by the set of them; what another program wrote there is none."""
+    known = {status.value.encode(): status for status in TaskStatus}
+    found = ((known.get(status), name) for text in listed for status, _, name in [text.partition(b" ")])
+    return [(status, name) for status, name in found if status is not None]
 
 
 async def _ask_pages(

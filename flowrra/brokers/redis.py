@@ -416,10 +416,13 @@ class RedisBroker(LeasingBroker):
     async def figures(self, queue: str = DEFAULT_QUEUE) -> QueueFigures:
         """A queue's figures: some commands of O(1) or O(log n), in one step. They only read, so that one who may do no
         more can ask."""
-        now, *answers = await self.server.call("count tasks", partial(self._ask_figures, self._key(queue)))
-        ready, left, due, delayed, leased, dead, unknown, taken, since, first, paused, names = answers
-        # They wait where those wait whose names no worker knows.
-        parked = await self._count_parked(queue, names) if unknown and names else 0
+        *_, unknown, _, _, _, _, names = found = await self._ask_figures(queue, [])
+        if unknown and names:
+            # Those of paused names wait where those wait that no worker knows. They are counted in one step with all
+            # else: a task that went there between two steps would be counted twice.
+            found = await self._ask_figures(queue, names)
+        now, ready, left, due, delayed, leased, dead, unknown, taken, since, first, paused, _, *by_name = found
+        parked = sum(by_name)
         # What became due and was not moved yet, as workers do that, waits like the rest.
         # A score may be anything that another client wrote.
         moments = [entry[0][1] for entry in (since, first) if entry and 0 <= entry[0][1] <= now]
@@ -428,14 +431,26 @@ class RedisBroker(LeasingBroker):
         taken = _counter(taken)
         return QueueFigures(pending, delayed - due, leased, dead, oldest, unknown, taken, bool(paused), parked)
 
-    async def _ask_figures(self, key: str, client: Client) -> list[Any]:
-        now = round(1e6 * await self._ask_clock(client))
-        try:
-            return [now, *await self._count(client, key, now, is_one_step=True)]
-        except (OutOfMemoryError, ExecAbortError):  # a server without free memory takes no transactions, even to read
-            return [now, *await self._count(client, key, now, is_one_step=False)]
+    async def _ask_figures(self, queue: str, names: Sequence[bytes]) -> list[Any]:
+        """The time, and what the server answers to :meth:`_count`."""
 
-    async def _count(self, client: Client, key: str, now: int, *, is_one_step: bool) -> list[Any]:
+        async def ask(client: Client) -> list[Any]:
+            now = round(1e6 * await self._ask_clock(client))
+            try:
+                return [now, *await self._count(client, queue, names, now, is_one_step=True)]
+            # A server without free memory takes no transactions, even to read.
+            except (OutOfMemoryError, ExecAbortError):
+                return [now, *await self._count(client, queue, names, now, is_one_step=False)]
+
+        found: list[Any] = await self.server.call("count tasks", ask)
+        return found
+
+    async def _count(
+        self, client: Client, queue: str, names: Sequence[bytes], now: int, *, is_one_step: bool
+    ) -> list[Any]:
+        """What there is of a queue's tasks, with the names that are paused; then how many of each of these names wait
+        for a worker that knows them."""
+        key = self._key(queue)
         async with client.pipeline(transaction=is_one_step) as pipeline:
             pipeline.zcard(f"{key}:ready").llen(key).zcount(f"{key}:delayed", "-inf", now)
             pipeline.zcard(f"{key}:delayed").zcard(f"{key}:leases").zcard(f"{key}:dead").hlen(f"{key}:unknown")
@@ -443,16 +458,9 @@ class RedisBroker(LeasingBroker):
             pipeline.zrange(f"{key}:since", 0, 0, withscores=True)
             pipeline.zrange(f"{key}:delayed", 0, 0, withscores=True)
             pipeline.exists(f"{key}:paused").srandmember(self._paused_names, MAX_NAMES)
+            for name in names:
+                pipeline.zcard(f"{key}:unknown:of:".encode() + name)
             return await pipeline.execute()  # type: ignore[no-any-return]
-
-    async def _count_parked(self, queue: str, names: Sequence[bytes]) -> int:
-        async def ask(client: Client) -> int:
-            async with client.pipeline(transaction=False) as pipeline:
-                for name in names:
-                    pipeline.zcard(f"{self._key(queue)}:unknown:of:".encode() + name)
-                return sum(await pipeline.execute())
-
-        return int(await self.server.call("count tasks", ask))
 
     async def queues(self) -> list[str]:
         registered = f"{self.queue_key}:queues"

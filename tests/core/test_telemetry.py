@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from flowrra.management import FlowrraManager
-from flowrra.telemetry import QUEUE_WAIT_BOUNDS, RUN_DURATION_BOUNDS
+from flowrra.telemetry import QUEUE_WAIT_BOUNDS, RUN_DURATION_BOUNDS, TaskTelemetry
 from tests.core import cpu_tasks
 from tests.core.apps import (
     BACKENDS,
@@ -393,6 +395,37 @@ async def test_at_any_moment_of_a_random_load_the_numbers_add_up(seed: int, back
     assert observations(numbers["run_duration"]["success"]) == numbers["succeeded"]
     assert observations(numbers["run_duration"]["error"]) >= numbers["failed"] + numbers["retried"]
     assert observations(numbers["queue_wait"]) == numbers["started"]
+
+
+@pytest.fixture
+def threads_take_turns_quickly() -> Iterator[None]:
+    """Interrupt threads far more often than usual, so that what can be seen between two steps is."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("threads_take_turns_quickly")
+def test_another_thread_sees_a_failed_attempt_in_all_its_numbers_or_in_none() -> None:
+    telemetry, over = TaskTelemetry("io", RUN_DURATION_BOUNDS, QUEUE_WAIT_BOUNDS), threading.Event()
+
+    def fail_and_fail() -> None:
+        while not over.is_set():
+            telemetry.count_start(0.1)
+            telemetry.count_retried(0.2, "ValueError", timed_out=True)
+
+    app = threading.Thread(target=fail_and_fail)
+    app.start()
+    try:
+        for _ in range(3000):
+            seen = telemetry.snapshot()
+            assert sum(seen["run_duration"]["error"]["counts"]) == seen["retried"] == seen["timed_out"]
+            assert seen["running"] in (0, 1)
+            assert telemetry.activity_since(None).succeeded == 0
+    finally:
+        over.set()
+        app.join()
 
 
 async def test_the_memory_for_numbers_is_bounded_by_the_registry() -> None:

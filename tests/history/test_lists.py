@@ -282,6 +282,24 @@ async def test_a_backend_of_ones_own_that_lists_by_status_is_paged_as_well() -> 
     assert await backend.count() == Counter({(status, "work"): 5 for status in TaskStatus})
 
 
+async def test_the_first_task_of_a_name_is_counted_by_its_name_however_often_one_looks(
+    backend: BaseResultBackend,
+) -> None:
+    async def keep_one_of_each_name() -> None:
+        for number in range(100):
+            await backend.store(f"t{number}", record(number, name=f"work-{number}"))
+            await asyncio.sleep(0.002)  # for the look to be at any moment of it
+
+    keeping = asyncio.create_task(keep_one_of_each_name())
+    seen: set[str | None] = set()
+    while not keeping.done():
+        seen.update(name for _, name in await backend.count())
+        await asyncio.sleep(0)
+    await keeping
+    seen.update(name for _, name in await backend.count())
+    assert seen == {f"work-{number}" for number in range(100)}
+
+
 # ── through the manager ─────────────────────────────────────────────────────────────────────────────────────────
 
 

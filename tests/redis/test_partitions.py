@@ -314,6 +314,16 @@ async def test_a_process_is_listed_once_and_obeys_orders(url: str) -> None:
 # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_each_process_tells_from_which_queues_it_takes(url: str) -> None:
+    async with (
+        app_of(url, consume=False) as producer,
+        app_of(url, queues=("sms", "mail")) as chosen,
+        app_of(url) as usual,
+    ):
+        told = [(await FlowrraManager(app).get_stats())["executors"]["io"] for app in (producer, chosen, usual)]
+    assert [each and each["queues"] for each in told] == [[], ["sms", "mail"], ["default"]]
+
+
 async def test_a_worker_takes_from_all_at_once(url: str) -> None:
     gate = Gate()
     async with app_of(url, consume=False) as producer:

@@ -9,6 +9,8 @@ import pytest
 import redis
 
 from flowrra import Flowrra, TaskStatus
+from flowrra.brokers.base import Outcome, Verb
+from flowrra.brokers.redis import RedisBroker
 from flowrra.executors.sources import fetcher, heartbeat
 from flowrra.management import FlowrraManager
 from tests.core.apps import comes_true, final, in_another_thread, numbers_of, record_of, until
@@ -187,6 +189,29 @@ class TestPauseOfATask:
                     await final(producer, each)
         assert sorted(gate.begun) == ["default", "mail"]
         assert {name for name in leftovers(look) if ":queue" in name} == {f"{QUEUE}:queues"}
+
+    async def test_its_tasks_count_once_while_workers_set_them_aside(self, url: str) -> None:
+        """However often one looks: what goes from one place to another meanwhile is in one of them."""
+        worker, observer = RedisBroker(url, queue_key=QUEUE), RedisBroker(url, queue_key=QUEUE)
+        async with with_tasks(redis_app(url, consume=False)) as producer:
+            await producer.submit_many([("echo", (n,), {}) for n in range(300)])
+            await steers(producer).pause_task("echo")
+
+        async def set_aside() -> None:
+            while taken := (await worker.take(1))[0]:
+                [task] = taken
+                await worker.settle([Outcome(Verb.NACK, task.task_id, text="echo", delivery=task.number)])
+
+        setting = asyncio.create_task(set_aside())
+        seen: set[tuple[int, int | None]] = set()
+        while not setting.done():
+            figures = await observer.figures()
+            seen.add((figures.pending + (figures.in_flight or 0), figures.unknown))
+        await setting
+        assert seen == {(300, 0)}
+        assert (await observer.figures()).paused_tasks == 300
+        for broker in (worker, observer):
+            await broker.close()
 
     async def test_a_worker_that_starts_meanwhile_heeds_it(self, url: str) -> None:
         gate = Gate()

@@ -112,6 +112,9 @@ class PartitionedSource(TaskSource):
     def restarts(self) -> int:
         return self._deaths + sum(cell.restarts for cell in self._cells)
 
+    def queues(self) -> tuple[str, ...]:
+        return self._cells[0].queues()  # all cells take from the same
+
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(self) -> None:
