@@ -32,7 +32,7 @@ run: $(INSTALLED) ## Serve the demo app with the exporter; PORT=9464
 test: $(INSTALLED) ## Run all tests; ARGS='-k retries' is passed to pytest, JOBS=1 runs one at a time
 	$(PYTEST) $(ARGS)
 
-test-fast: $(INSTALLED) ## Run the tests that take less than 1 s each and need no tool outside of Python
+test-fast: $(INSTALLED) ## Run the tests that take less than half a second each and need no tool outside of Python
 	$(PYTEST) -m 'not slow and not tools' $(ARGS)
 
 lint: $(INSTALLED) ## Check style and types

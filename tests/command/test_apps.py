@@ -96,6 +96,7 @@ def test_modules_of_the_current_folder_are_found(url: str, tmp_path: Path) -> No
         assert process.end().status == 0
 
 
+@pytest.mark.slow
 def test_what_a_module_prints_is_no_part_of_the_answer(url: str, tmp_path: Path) -> None:
     program = f"print('hello')\nfrom flowrra import Flowrra\napp = Flowrra.from_urls({url!r}, {url!r})\n"
     (tmp_path / "loud_shop.py").write_text(program)

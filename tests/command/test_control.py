@@ -240,6 +240,7 @@ def at_terminal(url: str, *arguments: str, question: bytes, answer: bytes) -> tu
 # Watching.
 
 
+@pytest.mark.slow
 async def test_watch(url: str, flowrra: Flowrra) -> None:
     with Process(url, "watch", "-A", APP, "--name", "hold") as process:
         async with shop.app.producer() as producer:

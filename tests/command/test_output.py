@@ -22,12 +22,14 @@ def in_a_shell(url: str) -> Callable[[str], subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["$FLOWRRA queues >&-", "$FLOWRRA queues 2>&-", "$FLOWRRA queues <&-"])
 def test_closed_streams(in_a_shell: Callable[[str], subprocess.CompletedProcess[str]], line: str) -> None:
     ran = in_a_shell(line)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_question_that_nobody_can_answer(in_a_shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     ran = in_a_shell("$FLOWRRA purge mail <&-")
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)

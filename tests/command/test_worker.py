@@ -28,6 +28,7 @@ def test_a_signal_ends_it(worker: Process, number: signal.Signals) -> None:
     assert "app stopped" in ran.err
 
 
+@pytest.mark.slow
 def test_running_tasks_go_back_to_the_broker(url: str, flowrra: Flowrra) -> None:
     task_id = flowrra("submit", "hold").out.strip()
     with Process(url, "worker", APP, "--shutdown-timeout", "0.1") as process:
@@ -36,6 +37,7 @@ def test_running_tasks_go_back_to_the_broker(url: str, flowrra: Flowrra) -> None
     assert flowrra("task", task_id, "--json").answer["status"] == "pending"
 
 
+@pytest.mark.slow
 def test_tasks_that_were_lost_are_status_1(url: str) -> None:
     with Process(url, "worker", "tests.command.shop:impatient", "--shutdown-timeout", "0.1") as process:
         assert process.popen.stdout is not None
@@ -45,6 +47,7 @@ def test_tasks_that_were_lost_are_status_1(url: str) -> None:
     assert "exit status 1: the stop cancelled 1 tasks that the app had accepted" in ran.err
 
 
+@pytest.mark.slow
 def test_a_shutdown_hook_that_raises_is_no_failed_start(url: str, tmp_path: Path) -> None:
     (tmp_path / "badly.py").write_text(CLOSES_BADLY)
     with Process(url, "worker", "badly:app", folder=tmp_path) as process:
@@ -57,6 +60,7 @@ def test_a_shutdown_hook_that_raises_is_no_failed_start(url: str, tmp_path: Path
     assert "Starting the app failed" not in ran.err
 
 
+@pytest.mark.slow
 def test_slots_and_queues(url: str, flowrra: Flowrra) -> None:
     other, mail = flowrra("submit", "fail").out.strip(), flowrra("submit", "send", "me").out.strip()
     with Process(url, "worker", APP, "--queues", "mail", "--io-workers", "7"):

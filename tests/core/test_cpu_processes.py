@@ -203,6 +203,7 @@ class TestDeath:
         why = "was ended as it had not begun after 0 s before it could run the task"
         assert (record.error or "").startswith(f"WorkerLostError: The worker process {why}")
 
+    @pytest.mark.slow
     async def test_a_process_is_replaced_after_so_many_tasks(self) -> None:
         app = with_tasks(cpu_app(max_tasks_per_child=2), cpu_tasks.pid)
         async with app:
@@ -240,6 +241,7 @@ class TestTheWrongAnswer:
                 assert await result_of(app, cpu_tasks.echo, n) == n
             assert await result_of(app, cpu_tasks.pid) == pid
 
+    @pytest.mark.slow
     async def test_nor_does_one_that_outlives_its_worker_process(self, tmp_path: Path) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.come_back_as_a_daemon, cpu_tasks.echo, max_retries=0)
         async with app:
@@ -276,6 +278,7 @@ class TestTheWrongAnswer:
         assert f"it {what.rstrip(',')}" in caplog.text
         assert app.executors["cpu"].worker_restarts == 1
 
+    @pytest.mark.slow
     async def test_also_one_that_writes_there_when_its_task_is_over(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.write_to_its_connection_later, cpu_tasks.echo, max_retries=0)
         async with app:
@@ -283,6 +286,7 @@ class TestTheWrongAnswer:
             await until(lambda: app.executors["cpu"].worker_restarts == 1)
             assert await result_of(app, cpu_tasks.echo, 1) == 1
 
+    @pytest.mark.slow
     async def test_an_answer_goes_into_no_file_that_a_task_opened(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         app = with_tasks(cpu_app(), cpu_tasks.use_the_number_of_its_connection, cpu_tasks.echo, max_retries=0)
@@ -302,6 +306,7 @@ class TestTheWrongAnswer:
 
 
 class TestTimeLimit:
+    @pytest.mark.slow
     async def test_it_ends_the_process_after_its_clean_up(self, files: Files) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.hold_and_clean_up, timeout=0.2, max_retries=0)
         async with app:
@@ -320,6 +325,7 @@ class TestTimeLimit:
         assert_counts_add_up(numbers, running=0)
         assert app.executors["cpu"].worker_restarts == 0
 
+    @pytest.mark.slow
     async def test_a_process_that_ignores_it_is_killed(self, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("flowrra.executors.processes.worker.TERMINATION_GRACE", 0.2)
         app = with_tasks(cpu_app(), cpu_tasks.hold_stubbornly, timeout=0.2, max_retries=0)
@@ -330,6 +336,7 @@ class TestTimeLimit:
 
         assert (record.error or "").startswith("TaskTimeoutError")
 
+    @pytest.mark.slow
     async def test_an_attempt_within_its_limit_is_not_disturbed_by_it(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.pid, timeout=0.3)
         async with app:
@@ -340,6 +347,7 @@ class TestTimeLimit:
 
         assert len(pids) == 1
 
+    @pytest.mark.slow
     async def test_starting_and_importing_don_t_count(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "slow_to_import.py").write_text(
             textwrap.dedent("""
@@ -362,6 +370,7 @@ class TestTimeLimit:
             assert await result_of(app, slow_to_import.quick) == "in time"
         del sys.modules["slow_to_import"]
 
+    @pytest.mark.slow
     async def test_a_timed_out_attempt_is_retried_in_another_process(self, files: Files) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.hold_once, timeout=0.2, retry_delay=0)
         async with app:
@@ -413,6 +422,7 @@ class TestCancel:
 
         assert (record.status, record.result) == ("success", "went on")
 
+    @pytest.mark.slow
     async def test_one_whose_process_is_still_starting(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.pid)
         async with app:

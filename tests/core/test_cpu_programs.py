@@ -118,6 +118,7 @@ MOVES = """
 
 
 class TestWhereTasksAre:
+    @pytest.mark.slow
     def test_in_the_program_itself(self, tmp_path: Path) -> None:
         done = run(program(tmp_path, MOVES), folder=tmp_path)
 
@@ -149,6 +150,7 @@ class TestWhereTasksAre:
         assert "in an interactive session, standard input, `python -c` or" in done.stdout
         assert "Define it with `def`" in done.stdout
 
+    @pytest.mark.slow
     def test_also_one_that_is_read_from_standard_input(self, tmp_path: Path) -> None:
         source = program(tmp_path, MOVES.replace("Point(1))).result.x", "1)).error")).read_text()
         done = subprocess.run(

@@ -52,6 +52,7 @@ class TestWhatATaskSees:
             for value in (None, (1, {"a": {2}}), b"x" * 20_000_000, os.urandom(300_000)):
                 assert await result_of(app, cpu_tasks.echo, value) == value
 
+    @pytest.mark.slow
     async def test_threads_sockets_and_processes_work_inside(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.use_a_pool, cpu_tasks.run_a_thread, cpu_tasks.send_over_a_socket)
         async with app:
@@ -107,6 +108,7 @@ class TestParallel:
             most = max(most, running)
         assert most == 2
 
+    @pytest.mark.slow
     async def test_the_event_loop_turns_meanwhile(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.burn)
         async with app:
@@ -181,6 +183,7 @@ class TestFailures:
         assert "/flowrra/" not in record.traceback
         assert (deep.error or "").startswith("RecursionError")
 
+    @pytest.mark.slow
     async def test_retries_by_the_tasks_own_rules(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.fail_before, max_retries=2, retry_delay=0)
         async with app:
@@ -330,6 +333,7 @@ class TestNumbers:
         assert queues["cpu"]["in_flight"] == 1
         assert health["components"]["cpu_executor"] == {"healthy": True, "message": "running, 1 of 2 workers busy"}
 
+    @pytest.mark.slow
     async def test_a_run_is_as_long_as_its_function_not_as_the_start_of_a_process(self) -> None:
         app = with_tasks(cpu_app(), cpu_tasks.burn)
         async with app:

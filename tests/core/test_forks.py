@@ -125,6 +125,7 @@ def test_it_starts_anew_in_the_child(tmp_path: Path, again: str) -> None:
     assert run(tmp_path, main) == "0 0\n"
 
 
+@pytest.mark.slow
 def test_many_threads_of_the_child_may_use_it_first(tmp_path: Path) -> None:
     main = """
         from contextlib import contextmanager
@@ -158,6 +159,7 @@ def test_many_threads_of_the_child_may_use_it_first(tmp_path: Path) -> None:
     assert run(tmp_path, main) == "0\n"
 
 
+@pytest.mark.slow
 def test_a_start_in_the_child_that_fails_is_tried_again_by_the_next_use(tmp_path: Path) -> None:
     main = """
         parent, failures = os.getpid(), []
@@ -184,6 +186,7 @@ def test_a_start_in_the_child_that_fails_is_tried_again_by_the_next_use(tmp_path
     assert run(tmp_path, main) == "not there yet\n0\n"
 
 
+@pytest.mark.slow
 def test_a_startup_hook_in_the_child_may_submit_from_a_thread(tmp_path: Path) -> None:
     main = """
         @app.on_startup
@@ -202,6 +205,7 @@ def test_a_startup_hook_in_the_child_may_submit_from_a_thread(tmp_path: Path) ->
     assert run(tmp_path, main) == "0\n"
 
 
+@pytest.mark.slow
 def test_the_parent_goes_on_when_a_child_that_used_it_not_at_all_ends(tmp_path: Path) -> None:
     main = """
         app.start_sync()

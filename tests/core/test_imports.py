@@ -136,6 +136,7 @@ def test_the_redis_classes_can_be_had_from_their_packages() -> None:
     assert (backends.RedisBackend, brokers.RedisBroker) == (RedisBackend, RedisBroker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [

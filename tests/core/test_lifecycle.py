@@ -420,6 +420,7 @@ class TestAgain:
         assert_counts_add_up(numbers_of(app, "endless"), running=0)
         caplog.clear()  # asyncio may well complain about what such a loop leaves behind
 
+    @pytest.mark.slow
     def test_what_was_in_a_loop_that_was_closed_at_once_is_cancelled(self, caplog: pytest.LogCaptureFixture) -> None:
         app = working_app(io_workers=1)
 

@@ -62,6 +62,7 @@ async def test_while_a_task_blocks_the_loop_other_threads_see_which_one_and_wher
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+@pytest.mark.slow
 async def test_a_loop_that_turns_has_nothing_to_report() -> None:
     app = memory_app()
     manager = FlowrraManager(app)
@@ -137,6 +138,7 @@ def test_it_ends_with_a_loop_that_is_closed_without_stopping_the_app() -> None:
     assert app.loop_monitor.is_dead()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_it_ends_with_an_app_and_a_loop_that_nobody_holds() -> None:
     def leave() -> None:

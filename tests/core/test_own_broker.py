@@ -178,6 +178,7 @@ class TestWhatIsNotDueYet:
                 assert 3500 < job.ready_at - time.monotonic() <= 3600
                 assert job.telemetry.snapshot()["started"] == 0
 
+    @pytest.mark.slow
     async def test_is_run_when_it_is_due(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(polled, "POP_TIMEOUT", 0.05)  # the stop waits for it
         async with app_on(tmp_path / "queue") as app:

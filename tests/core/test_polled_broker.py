@@ -210,6 +210,7 @@ class TestStop:
             await stopping
         assert (await record_of(app, task_id)).result == 7
 
+    @pytest.mark.slow
     async def test_loses_nothing_to_a_broker_that_hands_on_at_once_what_it_is_given_back(
         self, app: Flowrra, broker: ListBroker
     ) -> None:

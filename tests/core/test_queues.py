@@ -98,6 +98,7 @@ class TestNames:
         assert info is not None
         assert info["queue"] == "mail"
 
+    @pytest.mark.slow
     async def test_of_cpu_bound_tasks(self) -> None:
         app = Flowrra(Config(executor=ExecutorConfig(cpu_workers=1), backend=InMemoryBackend()))
         app.task(name="pid", cpu_bound=True, queue="heavy")(pid)

@@ -140,6 +140,7 @@ class TestWhen:
         finally:
             await app.stop(wait=False)
 
+    @pytest.mark.slow
     async def test_the_delay_is_constant_unless_asked_otherwise(self) -> None:
         gaps = await gaps_between_attempts(max_retries=4, retry_delay=0.2)
 
@@ -153,6 +154,7 @@ class TestWhen:
         assert [gap >= least for gap, least in zip(gaps, (0.1, 0.3, 0.9), strict=True)] == [True] * 3
         assert gaps[0] < gaps[2], f"{gaps}: the first delay is the plain one"
 
+    @pytest.mark.slow
     async def test_jitter_spreads_the_delays_around_the_plain_one(self) -> None:
         app = memory_app(io_workers=30)
         starts: dict[int, list[float]] = {}

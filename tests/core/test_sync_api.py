@@ -492,6 +492,7 @@ class TestASignalWhileItStarts:
 
         assert process.returncode == -number
 
+    @pytest.mark.slow
     def test_one_that_comes_as_it_says_that_it_has_started_stops_it(self) -> None:
         signal_in_the_log = """
     class Signal(logging.Handler):
@@ -509,6 +510,7 @@ class TestASignalWhileItStarts:
         assert process.returncode == 0
         assert errors == ""
 
+    @pytest.mark.slow
     def test_one_that_comes_as_it_has_started_stops_it(self) -> None:
         last_hook = """
     @app.on_startup

@@ -434,6 +434,7 @@ class TestSets:
             travelled(value)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(value=st.lists(st.sets(IN_SETS, max_size=5) | st.frozensets(IN_SETS, max_size=5), max_size=3))
 def test_every_record_that_is_written_can_be_read(value: Any) -> None:

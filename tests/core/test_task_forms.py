@@ -338,6 +338,7 @@ class TestDecoratorsAboveTask:
         async with app:
             assert await result_of(app, double, 4) == 8
 
+    @pytest.mark.slow
     async def test_above_a_cpu_task(self) -> None:
         app = cpu_app()
         app.task(cpu_bound=True)(cpu_tasks.echo)

@@ -178,6 +178,7 @@ class TestMeaning:
         assert abs(oldest - started) < timedelta(milliseconds=20), "the older of the two is the one that is told"
         assert numbers_of(app, "job")["oldest_running_at"] is None
 
+    @pytest.mark.slow
     async def test_waiting_is_measured_from_the_time_at_which_a_task_is_due(self) -> None:
         app = memory_app()
 

@@ -78,6 +78,7 @@ async def test_four_parents_on_four_slots(
     assert "raise io_workers" in warning
 
 
+@pytest.mark.slow
 async def test_it_is_said_once_each_time_that_it_happens(caplog: pytest.LogCaptureFixture) -> None:
     app = memory_app(io_workers=2)
     family(app, 2)

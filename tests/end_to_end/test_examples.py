@@ -101,6 +101,7 @@ def test_the_redis_example_runs_in_two_workers_and_is_observed() -> None:
                 each.close()
 
 
+@pytest.mark.slow
 def test_the_management_api_example_shows_what_the_api_tells() -> None:
     script = ROOT / "examples" / "management_api_example.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=30, check=True)

@@ -68,6 +68,7 @@ def test_each_pattern_finds_a_module(pattern: str) -> None:
     assert list(ROOT.glob(pattern))
 
 
+@pytest.mark.slow
 def test_what_is_made_of_a_module_is_python() -> None:
     path = ROOT / "flowrra" / "codec.py"
     mutants = mutants_of("flowrra/codec.py", path.read_bytes())

@@ -105,6 +105,7 @@ async def test_it_steers_workers_by_their_ids_and_no_others(serve: Serve, config
         assert (await there.act("drain-worker", worker="unknown"))[0] == 409
 
 
+@pytest.mark.slow
 async def test_it_watches(serve: Serve, config: Path, url: str) -> None:
     async with with_tasks(redis_app(url)) as worker:
         there = await operator(serve, with_tasks(redis_app(url)), config)

@@ -71,6 +71,7 @@ def _tree(module: ModuleType) -> ast.Module:
 USES = sorted(set(uses()))
 
 
+@pytest.mark.slow
 def test_every_pattern_is_a_constant_that_this_test_sees() -> None:
     hidden = [
         f"{module.__name__}:{node.lineno}"

@@ -353,6 +353,7 @@ async def test_dead_tasks_are_listed_requeued_and_deleted_by_filter(url: str) ->
 # ── purged ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 async def test_what_waits_in_a_queue_is_purged_and_what_runs_goes_on(place: AppPlace) -> None:
     gate = Gate()
     async with with_tasks(place(), gate) as app:

@@ -153,6 +153,7 @@ async def test_a_rare_one_is_found_though_a_page_looks_at_a_bounded_number(backe
     assert len(pages) >= 3
 
 
+@pytest.mark.slow
 async def test_while_tasks_finish_and_come_the_cursor_stays_right(backend: BaseResultBackend) -> None:
     """What was there at the first page, and still is, comes exactly once, though all statuses change meanwhile."""
     chance = random.Random(7)
@@ -282,6 +283,7 @@ async def test_a_backend_of_ones_own_that_lists_by_status_is_paged_as_well() -> 
     assert await backend.count() == Counter({(status, "work"): 5 for status in TaskStatus})
 
 
+@pytest.mark.slow
 async def test_the_first_task_of_a_name_is_counted_by_its_name_however_often_one_looks(
     backend: BaseResultBackend,
 ) -> None:
@@ -435,6 +437,7 @@ async def test_one_name_after_another_leaves_no_places_behind() -> None:
     assert len(await all_of(backend, TaskFilter(), 500)) == len(backend) <= 2000
 
 
+@pytest.mark.slow
 async def test_ids_that_are_used_again_leave_no_places_behind() -> None:
     backend = InMemoryBackend()
     for n in range(20_000):
@@ -511,6 +514,7 @@ class TestSubmissionOrder:
             sys.setswitchinterval(interval)
         assert found == sorted(found)
 
+    @pytest.mark.slow
     async def test_is_bounded_while_records_go(self) -> None:
         backend = InMemoryBackend(max_results=2000)
         for n in range(60_000):

@@ -262,6 +262,7 @@ async def test_one_who_watches_beyond_the_end_of_the_app_leaves_nothing_behind()
     assert app.events.watchers not in event_bus.subscribers
 
 
+@pytest.mark.slow
 async def test_one_who_comes_just_when_the_last_one_is_given_up_hears_what_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

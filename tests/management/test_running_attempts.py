@@ -52,6 +52,7 @@ async def test_each_attempt_is_told_with_its_number_and_its_limit() -> None:
     assert abs(one["started_at"] - begun) < timedelta(seconds=5)
 
 
+@pytest.mark.slow
 async def test_those_of_both_executors_are_in_one_order(tmp_path: Path) -> None:
     app = cpu_app()
     gate = asyncio.Event()

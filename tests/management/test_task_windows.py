@@ -223,6 +223,7 @@ def test_a_window_that_is_no_number_is_refused(app: Simulated, window: Any) -> N
 BOUNDS = (0.1, 0.5, 2.0, 10.0)
 
 
+@pytest.mark.slow
 @given(st.floats(0.01, 1), st.lists(st.floats(0.0001, 20), min_size=1))
 def test_a_quantile_lies_in_the_bucket_of_the_observation_of_that_rank(share: float, seen: list[float]) -> None:
     counts = [0] * (len(BOUNDS) + 1)
@@ -259,6 +260,7 @@ def test_without_observations_there_is_none() -> None:
 # ── what it costs ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_over_a_week_the_history_grows_no_longer_than_in_an_hour(app: Simulated) -> None:
     app.start()
     for _ in range(7 * 24 * 360):

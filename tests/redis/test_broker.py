@@ -108,6 +108,7 @@ class TestOrder:
 
         assert gate.begun == [4, 3, 2, 1, 0]
 
+    @pytest.mark.slow
     async def test_any_number_of_tasks_is_queued_and_settled_by_one_call(self, url: str) -> None:
         broker = RedisBroker(url, queue_key=QUEUE)
         entries = [
@@ -186,6 +187,7 @@ class TestDelays:
 
             assert time.monotonic() - began < MAX_BLOCK / 2
 
+    @pytest.mark.slow
     async def test_a_retry_waits_on_the_server_and_outlives_its_process(self, url: str) -> None:
         attempts: list[int] = []
 
@@ -452,6 +454,7 @@ class TestPace:
         assert calls["evalsha"] < 0.2 * 2000 * DRAINS, calls
         assert calls["eval"] < 10 * DRAINS, calls
 
+    @pytest.mark.slow
     async def test_a_new_task_starts_at_once(self, url: str) -> None:
         async with with_tasks(redis_app(url, consume=False)) as producer, with_tasks(redis_app(url)):
             waits = []

@@ -78,6 +78,7 @@ def busy_app(url: str, **options: Any) -> Flowrra:
 NAMES = ("retried", "good", "bad", "long")
 
 
+@pytest.mark.slow
 async def test_a_full_queue_drains_itself(full: FullServer) -> None:
     async with busy_app(full.url, consume=False) as producer:
         ids = await producer.submit_many([(NAMES[n % 4], (n,), {}) for n in range(400)])
@@ -94,6 +95,7 @@ async def test_a_full_queue_drains_itself(full: FullServer) -> None:
         assert (await final(app, await app.submit("good", 1))).is_success
 
 
+@pytest.mark.slow
 async def test_also_when_results_are_on_another_full_server(full: FullServer) -> None:
     with ValkeyServer() as server:
         other = FullServer(server)

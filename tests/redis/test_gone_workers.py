@@ -137,6 +137,7 @@ async def test_what_others_hold_is_left_alone(fleet: Fleet) -> None:
     assert await take(fleet.other) == []
 
 
+@pytest.mark.slow
 async def test_all_of_thousands_of_holds_end(fleet: Fleet) -> None:
     names = {f"task-{number}" for number in range(2500)}
     for name in names:

@@ -276,6 +276,7 @@ class TestAServerThatHasForgotten:
             gate.opened.set()
             assert (await final(app, task_id)).result == 7
 
+    @pytest.mark.slow
     async def test_restarted_without_its_data(self, caplog: pytest.LogCaptureFixture) -> None:
         gate = Gate()
         with ValkeyServer() as server:

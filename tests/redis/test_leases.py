@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import redis
 
 from flowrra import Flowrra, TaskStatus, codec, current_task
 from flowrra.backends import InMemoryBackend
+from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.base import Delivery, Outcome, Renewal, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
 from flowrra.executors.sources.leased import LeasedSource
@@ -99,6 +101,7 @@ class TestRenewal:
         assert found == 0
         assert (record.result, len(runs)) == ("done", 1)
 
+    @pytest.mark.slow
     async def test_a_worker_that_lost_its_hold_does_not_begin(self, url: str, look: redis.Redis) -> None:
         gate = Gate()
         async with with_tasks(redis_app(url, lease=1.0, workers=1), gate) as app:
@@ -122,6 +125,32 @@ class TestRenewal:
                     Verdict.SETTLED,
                 ]
                 assert (await final(app, ids[1])).status is TaskStatus.SUCCESS
+
+    async def test_one_that_comes_again_as_it_ends_has_run(
+        self, url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its record tells what was before only of what this worker does not have."""
+        gate, get = Gate(), RedisBackend.get
+
+        async def slow(backend: RedisBackend, task_id: str) -> Any:
+            gate.opened.set()
+            await until(lambda: gate.ended)
+            return await get(backend, task_id)
+
+        async with with_tasks(redis_app(url, lease=20.0, workers=1), gate) as app:
+            warm = await app.submit_many([("add", (1, 1), {})] * 300)
+            await final(app, warm[-1])
+            task_id = await app.submit("hold", 0)
+            await until(lambda: gate.begun)
+            monkeypatch.setattr(RedisBackend, "get", slow)
+            let_lapse(look)
+            look.lpush(f"{QUEUE}:wake", "1")
+            await until(lambda: look.zcount(f"{QUEUE}:leases", 2, "+inf") > 0)
+            gate.opened.set()
+            await until(lambda: not look.exists(f"{QUEUE}:leases"))
+            monkeypatch.undo()
+            assert (await final(app, task_id)).status is TaskStatus.SUCCESS
+        assert gate.begun == [0]
 
     async def test_a_worker_that_gets_its_own_task_again_goes_on_with_it(self, url: str, look: redis.Redis) -> None:
         gate = Gate()
@@ -443,7 +472,7 @@ class TestTasksOfOldReleases:
         record = {"task_id": "t0", "status": "pending", "task_name": "echo", "submitted_at": "2025-01-02T03:04:05"}
         look.set("flowrra:task:t0", json.dumps({**record, "result": None, "error": None, "args": [0], "kwargs": {}}))
         async with with_tasks(redis_app(url, workers=1), gate) as app:
-            await until(lambda: len(gate.begun) == 450)
+            await until(lambda: look.exists(f"flowrra:task:{ids[-1]}"))  # it had no record
             first = await final(app, "t0")
             assert (await final(app, ids[-1])).result == [[449], {}]
 

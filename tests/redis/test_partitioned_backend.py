@@ -86,6 +86,7 @@ def some_filter(chance: random.Random) -> TaskFilter:
 # ── lists ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_answers_are_those_of_one_namespace_whatever_is_asked(
     backend: PartitionedBackend, plain: RedisBackend, seed: int
@@ -149,6 +150,7 @@ async def test_an_id_that_is_no_text_is_refused(backend: PartitionedBackend) -> 
             await ask("\ud800")
 
 
+@pytest.mark.slow
 async def test_no_more_records_are_looked_at_for_a_page_than_in_one_namespace(
     backend: PartitionedBackend, look: redis.Redis
 ) -> None:

@@ -324,6 +324,7 @@ async def test_each_process_tells_from_which_queues_it_takes(url: str) -> None:
     assert [each and each["queues"] for each in told] == [[], ["sms", "mail"], ["default"]]
 
 
+@pytest.mark.slow
 async def test_a_worker_takes_from_all_at_once(url: str) -> None:
     gate = Gate()
     async with app_of(url, consume=False) as producer:

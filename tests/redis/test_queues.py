@@ -145,8 +145,9 @@ class TestWhoTakes:
         gate = Gate()
         look.lpush(QUEUE, old_task("old-1", "echo", "old"))
         async with with_tasks(redis_app(url, queues=("mail", "default")), gate) as app:
-            await until(lambda: gate.begun)
+            await until(lambda: look.exists("flowrra:task:old-1"))  # it had no record
             assert (await final(app, "old-1")).queue == "default"
+        assert gate.begun == ["old"]
 
 
 class TestOrder:
@@ -184,14 +185,17 @@ class TestOrder:
             gate.opened.set()
         assert {each.strip() for each in gate.begun[:slots]} == {"mail"}
 
+    @pytest.mark.slow
     async def test_by_their_shares_while_all_have_work(self, url: str) -> None:
         ran = await self.ran(url, {"mail": 3, "default": 1}, *["mail"] * 150, *["default"] * 150)
         assert 80 <= Counter(ran[:120])["mail"] <= 100, Counter(ran[:120])
 
+    @pytest.mark.slow
     async def test_none_starves_however_small_its_share(self, url: str) -> None:
         ran = await self.ran(url, {"mail": 1000, "default": 1}, *["mail"] * 200, "default")
         assert ran.index("default") < 20
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("queues", [("mail", "default"), {"mail": 1, "default": 1}])
     async def test_a_task_of_any_queue_starts_at_once_on_an_idle_worker(self, url: str, queues: Any) -> None:
         async with (
@@ -239,6 +243,7 @@ class TestInEachQueue:
                 assert await app.options(queue="mail", task_id="t1").submit("echo", 1) == "t1"
         assert look.hlen(f"{MAIL}:tasks") == 1
 
+    @pytest.mark.slow
     async def test_delays_and_retries(self, url: str) -> None:
         app, attempts = redis_app(url), []
 
@@ -377,6 +382,7 @@ class TestInEachQueue:
 
 
 class TestFaults:
+    @pytest.mark.slow
     async def test_a_queue_that_cannot_be_read_costs_itself_alone(self, url: str, look: redis.Redis) -> None:
         look.set(f"{QUEUE}@broken:ready", "no sorted set")
         gate = Gate()

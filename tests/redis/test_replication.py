@@ -141,6 +141,7 @@ class TestAnApp:
                 await app.submit_many(("add", (number, 1), {}) for number in range(3))
             assert (caught.value.queued, len(caught.value.unsure)) == ([], 3)
 
+    @pytest.mark.slow
     async def test_tells_an_outcome_until_replicas_have_it(
         self, url: str, replica: ValkeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -159,6 +160,7 @@ class TestAnApp:
             assert gate.begun == [1]
 
 
+@pytest.mark.slow
 async def test_an_outcome_that_is_told_again_is_waited_for_again(url: str, replica: ValkeyServer) -> None:
     broker = RedisBroker(url, min_replicas=1, replication_timeout=SOON)
     await broker.submit([entry("1")])

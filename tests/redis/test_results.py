@@ -39,6 +39,7 @@ def pubsub_connections(look: redis.Redis) -> int:
 
 
 class TestNames:
+    @pytest.mark.slow
     async def test_of_flowrra_0_1_8(self, url: str, look: redis.Redis) -> None:
         with look.pubsub() as told:
             told.psubscribe("flowrra:complete:*")
@@ -132,6 +133,7 @@ class TestWaiting:
         await backend.close()
         await broker.close()
 
+    @pytest.mark.slow
     async def test_no_wake_up_is_lost(self, url: str) -> None:
         """Of as many waits as there are, each ends when its task does."""
         async with with_tasks(redis_app(url, workers=50)) as app:

@@ -62,6 +62,7 @@ async def test_four_schedulers_run_each_due_time_once(url: str, tmp_path: Path) 
     assert await runs_of(apps, "submitted") == 60
 
 
+@pytest.mark.slow
 async def test_a_run_is_skipped_while_another_process_still_runs_the_one_before(url: str, tmp_path: Path) -> None:
     gate = Gate()
     apps = sharing(url, tmp_path / "s.db", gate, 2)

@@ -63,6 +63,7 @@ async def a_worker(url: str, takes: Takes, gate: Gate) -> tuple[Flowrra, list[st
     return takes.app, ids
 
 
+@pytest.mark.slow
 async def test_the_next_ones_are_on_their_way_while_some_are_taken_in(url: str, takes: Takes) -> None:
     gate = Gate()
     worker, ids = await a_worker(url, takes, gate)
@@ -92,6 +93,7 @@ async def test_an_early_answer_that_is_lost_is_given_back_at_once(url: str, take
     assert sorted(gate.begun) == list(range(TASKS))
 
 
+@pytest.mark.slow
 async def test_nothing_that_comes_early_is_lost_by_a_stop(url: str, takes: Takes) -> None:
     """Its tasks are there for another worker as soon as this one has stopped."""
     stopping: list[asyncio.Task[None]] = []

@@ -33,6 +33,7 @@ async def unknown_of(app: Flowrra) -> int:
     return count
 
 
+@pytest.mark.slow
 async def test_one_of_four_workers_knows_them_and_none_dies(url: str, look: redis.Redis) -> None:
     old = knows(redis_app(url), "both", "leaving")
     new = [knows(redis_app(url), "both") for _ in range(3)]
@@ -98,6 +99,7 @@ async def test_an_idle_worker_that_knows_them_is_woken(url: str) -> None:
             assert (await final(producer, task_id, within=2)).result == 1
 
 
+@pytest.mark.slow
 async def test_a_task_that_is_registered_later_is_taken(url: str) -> None:
     async with knows(redis_app(url, consume=False), "late") as producer:
         task_id = await producer.submit("late", 1)
@@ -148,6 +150,7 @@ async def test_can_be_cancelled(url: str, look: redis.Redis) -> None:
     assert not {name for name in leftovers(look) if "unknown" in name}
 
 
+@pytest.mark.slow
 async def test_wait_no_longer_than_is_configured(url: str) -> None:
     async with knows(redis_app(url, consume=False), "nobody_knows") as producer:
         task_id = await producer.submit("nobody_knows", 1)
@@ -188,6 +191,7 @@ async def test_wait_for_as_long_as_a_worker_that_knows_them_lives(url: str, look
     assert look.zcard(f"{QUEUE}:dead") == 0
 
 
+@pytest.mark.slow
 async def test_of_old_releases_too_and_without_a_storm(url: str, look: redis.Redis) -> None:
     async with with_tasks(redis_app(url)) as app:
         look.config_resetstat()

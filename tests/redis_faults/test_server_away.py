@@ -43,6 +43,7 @@ async def test_a_killed_server_loses_nothing_that_it_acknowledged(url: str, serv
     assert all(record.status == "success" for record in records)
 
 
+@pytest.mark.slow
 async def test_stopping_while_the_server_is_away_comes_to_an_end(url: str) -> None:
     app = make_app(url, LEASE)
     await app.start()

@@ -157,6 +157,7 @@ async def test_a_cron_expression_does_not_wait_for_a_time_of_a_clock_that_was_ye
     await world.scheduler.stop()
 
 
+@pytest.mark.slow
 async def test_a_cron_expression_is_run_once_for_the_hour_that_a_clock_shows_twice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,6 +47,7 @@ async def test_due_rows_fire_at_start_exactly_once_with_many_schedulers(tmp_path
     assert ran.empty()
 
 
+@pytest.mark.slow
 async def test_an_interval_fires_without_drift_and_reads_back_as_given(tmp_path: Path) -> None:
     ran: asyncio.Queue[object] = asyncio.Queue()
     app = counting_app(tmp_path / "s.db", ran)

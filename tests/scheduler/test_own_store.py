@@ -194,6 +194,7 @@ class TestRuns:
         assert shelf.tasks["strange"].next_run_at == ago, "others may know it"
         assert {(run["schedule_id"], run["result"]) for run in runs} >= {("cron", "submitted"), ("once", "submitted")}
 
+    @pytest.mark.slow
     async def test_one_that_could_not_be_submitted_is_tried_again(self, scheduler: Scheduler) -> None:
         tries: list[object] = []
 

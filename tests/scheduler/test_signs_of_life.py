@@ -73,6 +73,7 @@ async def test_it_is_renewed_though_that_process_claims_nothing_more(
         await process.app.stop(timeout=0.1)
 
 
+@pytest.mark.slow
 async def test_a_task_that_has_ended_is_kept_alive_no_more_though_its_schedule_is_never_due_again(
     processes: Sequence[Process],
 ) -> None:

@@ -207,6 +207,7 @@ async def test_a_broker_that_was_away_when_a_run_was_due_gets_it_soon_after_it_i
     assert world.counts() == {"submitted": 1}
 
 
+@pytest.mark.slow
 async def test_an_outage_is_logged_at_its_beginning_and_its_end_and_not_with_each_try(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

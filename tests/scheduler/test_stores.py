@@ -431,6 +431,7 @@ async def test_tables_of_the_version_before_get_the_columns_that_they_lack(url: 
     await store.close()
 
 
+@pytest.mark.slow
 def test_a_store_is_used_from_one_event_loop_after_the_other_and_from_two_at_once(url: str) -> None:
     store = new_store(url)
     asyncio.run(store.create(once("a")))
@@ -807,6 +808,7 @@ async def test_one_that_is_replaced_by_what_it_is_stays_due_when_it_is_whatever_
     assert found.next_run_at == NOW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [(2**53, 2**53 + 1), (1, True), (False, 0), (1, 1.0), (10**400, 10**401), (10**16 + 1, 1e16)],

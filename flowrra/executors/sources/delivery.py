@@ -82,6 +82,13 @@ class Deliveries:
         """Take in what comes from now on, on the running event loop, with nothing under way."""
         self._ending.clear()
 
+    def goes_on(self, delivery: Delivery) -> bool:
+        """Whether a task that has come again is held here still: then it goes on, as of this delivery."""
+        if not self._holdings.has_still(delivery.task_id):
+            return False
+        self._holdings.held[delivery.task_id].delivery = delivery.number
+        return True
+
     async def look_up(self, deliveries: Sequence[Delivery]) -> Known:
         """The records of those tasks of which nothing else tells what was before. They are read at once, and what the
         result backend doesn't tell in time is done without: if it is away, that would be so for each in turn."""
@@ -135,9 +142,6 @@ class Deliveries:
 
     def _deliver(self, delivery: Delivery, known: Known) -> None:
         task = delivery.task
-        if self._holdings.has_still(delivery.task_id):
-            self._holdings.held[delivery.task_id].delivery = delivery.number
-            return
         if self._holdings.is_leaving(delivery.task_id):
             self._settler.forget(delivery.task_id)
         if task is None:

@@ -53,6 +53,7 @@ class Fetcher:
         room: The room in it.
         holdings: What is held already.
         settler: While it can't tell outcomes, nothing more is taken.
+        goes_on: Whether a delivery is of a task that is held here still, and goes on.
         look_up: Returns the records, by id, that are needed to take in what came.
         deliver: Called with each delivery and these records.
         release: Called with a job that was taken ahead, and is to go back.
@@ -74,6 +75,7 @@ class Fetcher:
         room: Room,
         holdings: Holdings,
         settler: Settler,
+        goes_on: Callable[[Delivery], bool],
         look_up: Callable[[Sequence[Delivery]], Awaitable[Known]],
         deliver: Callable[[Delivery, Known], None],
         release: Callable[[Job], None],
@@ -88,6 +90,7 @@ class Fetcher:
         self._room = room
         self._holdings = holdings
         self._settler = settler
+        self._goes_on = goes_on
         self._look_up = look_up
         self._deliver = deliver
         self._release = release
@@ -328,9 +331,11 @@ class Fetcher:
         return deliveries, due_in
 
     async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
-        known = await self._look_up(deliveries)
+        # At once: what runs here may end while records are read, and would seem to have come anew then.
+        fresh = [delivery for delivery in deliveries if not self._goes_on(delivery)]
+        known = await self._look_up(fresh)
         self._room.arrived()
-        for count, delivery in enumerate(deliveries, 1):
+        for count, delivery in enumerate(fresh, 1):
             self._deliver(delivery, known)
             # Of tasks that end at once, all are to be there before the first begins: else nothing is left to do while
             # the next ones are on their way.

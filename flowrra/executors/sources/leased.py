@@ -130,6 +130,7 @@ class LeasedSource(TaskSource):
             self._room,
             self._holdings,
             self._settler,
+            self._deliveries.goes_on,
             self._deliveries.look_up,
             self._deliveries.accept,
             self._release,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import _jsonnet
+import pytest
 
 from deploy.prometheus.files import FOLDER
 from grafana.all import DASHBOARDS
@@ -16,6 +17,7 @@ ROOT = FOLDER.parents[1]
 WIKI = "https://wiki.example.com/flowrra"
 
 
+@pytest.mark.slow
 def test_the_mixin_has_its_dashboards_with_the_same_links(tmp_path: Path) -> None:
     words = ["--output", str(tmp_path / "rules"), "--runbooks", WIKI]
     subprocess.run([sys.executable, "-m", "deploy.prometheus", *words], cwd=ROOT, check=True, timeout=120)

@@ -139,6 +139,7 @@ async def test_a_call_that_a_busy_loop_took_up_late_is_overdue_as_soon(other: Ot
         await bridge.call("slow", lambda: asyncio.sleep(20), 0.5)
 
 
+@pytest.mark.slow
 async def test_a_call_that_waited_for_a_blocked_loop_is_not_overdue_when_that_turns_again(other: OtherLoop) -> None:
     bridge, release = bridge_to(other), asyncio.Event()
 
@@ -272,6 +273,7 @@ async def test_silence_grows_while_the_loop_is_blocked(other: OtherLoop) -> None
     assert 0.5 / 2 < bridge.silence <= time.monotonic() - started
 
 
+@pytest.mark.slow
 async def test_silence_counts_after_three_turns_and_no_sooner(other: OtherLoop) -> None:
     """However long they took: a process that is throttled as a whole has had one."""
     bridge = bridge_to(other)
@@ -298,6 +300,7 @@ async def test_time_in_which_the_whole_process_stood_still_is_not_blamed_on_the_
     await until(lambda: not bridge.unresponsive)
 
 
+@pytest.mark.slow
 async def test_a_pause_of_the_whole_process_does_not_make_a_healthy_loop_look_blocked(other: OtherLoop) -> None:
     bridge = bridge_to(other)
     for _ in range(5):

@@ -37,6 +37,7 @@ def bad_lines(ended: Ended) -> list[str]:
 # The command.
 
 
+@pytest.mark.slow
 async def test_without_anything_to_check_it_is_a_mistake() -> None:
     ended = await check()
     assert (ended.status, ended.out) == (2, "")
@@ -105,6 +106,7 @@ async def test_a_good_file_passes(tmp_path: Path) -> None:
     has(ended, f"ok configuration: {file} is read: settings in it: 2", f"ok configuration: {FREE_PORT} can be listened")
 
 
+@pytest.mark.slow
 async def test_a_variable_that_is_none_of_the_exporters_is_an_error() -> None:
     ended = await check("plain:app", LISTEN, FLOWRRA_EXPORTER_MAX_SERIE="5")
     assert ended.status == 1

@@ -434,6 +434,7 @@ def test_an_app_that_is_stopped_from_within_ends_the_process_once_its_tasks_have
     assert command.err == []
 
 
+@pytest.mark.slow
 def test_an_app_that_is_stopped_from_within_while_it_starts_is_no_error(run: Run) -> None:
     command = run(LISTEN, "stops:app")
     assert command.wait() == 0

@@ -92,6 +92,7 @@ async def test_what_cannot_be_served_leaves_no_thread_and_no_port() -> None:
         await asyncio.to_thread(fetch, exporter.urls[0], "/livez")
 
 
+@pytest.mark.slow
 async def test_no_connection_is_lost_while_the_web_configuration_is_read_again() -> None:
     async with Exporter(MinimalApp(), LOCAL) as exporter:
         asking = [asyncio.ensure_future(asyncio.to_thread(_ask_often, exporter.urls[0])) for _ in range(4)]
@@ -155,6 +156,7 @@ async def test_tasks_that_wait_behind_busy_workers_are_all_counted(serve: Serve)
         release.set()
 
 
+@pytest.mark.slow
 async def test_every_scrape_under_load_adds_up(serve: Serve) -> None:
     app = Flowrra(Config(executor=ExecutorConfig(io_workers=4)))
     attempts = 0
@@ -190,6 +192,7 @@ def _attempts(scrape: object) -> tuple[float, float]:
     return value("tasks_started_total"), sum(value(name) for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ['quo"ted', "new\nline", "back\\slash", "🐘" * 50, "x" * 10_240, "{task}", " "])
 async def test_hostile_task_names_come_through(serve: Serve, name: str) -> None:
     app = Flowrra()

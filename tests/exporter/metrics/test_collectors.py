@@ -127,6 +127,7 @@ async def test_a_source_that_keeps_failing_is_left_alone_and_said_to_fail(
     assert caplog.text.count("collector app fails: RuntimeError: no database") == 1
 
 
+@pytest.mark.slow
 async def test_a_source_that_is_well_again_is_seen_by_the_next_scrape_however_long_it_was_away(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=list(FAILURES))
 async def test_one_that_fails_costs_what_it_had_not_yielded(
     failure: Callable[[], Any], serve: Serve, register: Callable[[Any], Any]

@@ -136,6 +136,7 @@ def test_rendering_again_shows_the_new_values(format: Format) -> None:
         assert text_of(families, format, renderer) == text_of(families, format)
 
 
+@pytest.mark.slow
 def test_two_renderings_that_alternate_slice_by_slice_do_not_disturb_each_other() -> None:
     renderer = Renderer()
     families = [Family(catalog.TASKS_RUNNING, [((f"task{i}",), i) for i in range(20_000)])]
@@ -194,6 +195,7 @@ def changed(families: list[Family]) -> list[Family]:
     return [Family(f.metric, [(labels, other(value)) for labels, value in f.points]) for f in families]  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_ten_thousand_series_take_less_than_writing_each_line_anew_in_small_slices() -> None:
     renderer, families = Renderer(), big_scrape()
     assert 9_900 < sum(family.series() for family in families) < 11_000

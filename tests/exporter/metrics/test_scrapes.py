@@ -148,6 +148,7 @@ async def test_both_formats_hold_the_same_samples(serve: Serve) -> None:
     assert names == set(text.samples)
 
 
+@pytest.mark.slow
 async def test_gzip_is_the_same_text_smaller(serve: Serve) -> None:
     app = ContractApp()
     app.tasks.update({f"task{i}": task_stats() for i in range(300)})
@@ -359,6 +360,7 @@ async def test_past_the_cap_scrapes_are_turned_away_while_probes_go_on(serve: Se
     assert (await service.get()).status == 200
 
 
+@pytest.mark.slow
 async def test_a_scrape_that_the_exporters_end_overtakes_is_answered_with_what_there_is(serve: Serve) -> None:
     app = ContractApp()
     app.before["list_queues"] = never

@@ -325,6 +325,7 @@ async def test_a_receiver_that_hangs_disturbs_neither_the_scrapes_nor_the_app(
         inbox.open.set()
 
 
+@pytest.mark.slow
 async def test_a_request_takes_no_longer_than_the_interval(
     http: Receiver, serve: Serve, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +366,7 @@ async def test_the_end_does_not_wait_long_for_a_receiver_that_hangs(
     assert "the last figures may not have arrived" in caplog.text
 
 
+@pytest.mark.slow
 async def test_while_the_apps_loop_is_blocked_what_is_known_without_it_is_pushed(
     http: Receiver, serve: Serve, inbox: Inbox
 ) -> None:

@@ -88,6 +88,7 @@ def test_what_a_receiver_refuses_is_dropped_alone(pusher: Pusher, inbox: Inbox, 
     assert f" {reply.status} " in done.complaint or reply.code in done.complaint
 
 
+@pytest.mark.slow
 def test_a_refused_point_costs_few_requests_and_loses_no_count(pusher: Pusher, inbox: Inbox) -> None:
     inbox.judge = refuses("o3")
     pusher.push(**many(1000))

@@ -59,6 +59,7 @@ async def test_unhealthy_without_a_culprit_is_unhealthy_all_the_same(serve: Serv
     assert (await (await serve(app)).get("/readyz")).status == 503
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "reason"), [(never, "did not answer within"), (broken, "ConnectionError")])
 async def test_a_health_check_that_hangs_or_fails_fails_readiness_in_time(serve: Serve, what: Any, reason: str) -> None:
     app = ContractApp()
@@ -128,6 +129,7 @@ async def test_a_query_that_the_app_does_not_know_is_404(serve: Serve) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "reason"), [(never, "did not answer"), (broken, "failed: ConnectionError")])
 async def test_a_query_that_cannot_be_answered_is_503(serve: Serve, what: Any, reason: str) -> None:
     app = ContractApp()

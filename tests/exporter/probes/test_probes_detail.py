@@ -221,6 +221,7 @@ async def test_a_queues_age_is_measured_by_the_clock_of_the_broker(
         assert re.search(before + shown, (await service.get(page)).text), page
 
 
+@pytest.mark.slow
 async def test_what_is_not_known_of_a_queue_fails_nothing(serve: Serve) -> None:
     app = ContractApp()
     app.queues["io"] |= {"pending": None, "oldest_pending_at": None}

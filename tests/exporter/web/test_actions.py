@@ -219,6 +219,7 @@ async def test_fields_that_are_left_empty_are_not_meant(serve: Serve, config: Pa
     assert app.done == [("delete_dead_tasks", {"reason": "lost", "limit": 1000})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "status", "parameter"),
     [

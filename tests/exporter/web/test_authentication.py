@@ -163,6 +163,7 @@ async def test_the_file_is_read_again_and_a_broken_one_changes_nothing(
         assert (await service.get(Authorization=basic("anna", "newer"))).status == 401
 
 
+@pytest.mark.slow
 async def test_guesses_are_turned_away_while_one_who_is_known_comes_in_at_once(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users: {{anna: {hashed('right', cost=10)}}}")
@@ -185,6 +186,7 @@ def passwords_of(**users: str) -> Passwords:
     return passwords
 
 
+@pytest.mark.slow
 async def test_a_user_that_there_is_not_takes_as_long_as_a_wrong_password() -> None:
     passwords = passwords_of(anna=hashed("right", cost=8))
     loop = asyncio.get_running_loop()
@@ -331,6 +333,7 @@ async def test_who_was_known_stays_known_while_the_own_hash_is_the_same() -> Non
     passwords.close()
 
 
+@pytest.mark.slow
 async def test_a_reload_drops_nobody_who_is_being_checked() -> None:
     """Each is judged by the users that there were when he came; what was found then is not remembered."""
     passwords = passwords_of(anna=hashed("right", cost=10), bob=hashed("other", cost=10))

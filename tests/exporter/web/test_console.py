@@ -172,6 +172,7 @@ async def test_it_can_be_read_by_its_structure(serve: Serve, path: str) -> None:
     assert urljoin(path, current["href"] or "") == path
 
 
+@pytest.mark.slow
 async def test_every_link_leads_somewhere(serve: Serve) -> None:
     for app in (await app_with(("charge", False)), ContractApp(), MinimalApp()):
         service = await serve(app)

@@ -132,6 +132,7 @@ async def test_a_long_list_is_paged_and_each_task_is_there_once(shop: Shop, anna
     assert (await anna.follow(page, "Newest")).url == (await anna.get("tasks", name="charge")).url
 
 
+@pytest.mark.slow
 async def test_a_page_of_a_list_that_is_none_is_said_to_be_none_and_is_no_failure_of_the_app(
     anna: Operator, caplog: pytest.LogCaptureFixture
 ) -> None:

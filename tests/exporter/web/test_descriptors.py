@@ -124,6 +124,7 @@ def test_a_process_without_any_descriptor_says_so_in_a_line_and_answers_once_the
     assert not command.err
 
 
+@pytest.mark.slow
 def test_who_comes_while_all_places_are_taken_waits_and_is_answered(clients: ExitStack) -> None:
     """None of those who wait for an answer is ended for a newcomer, and the probes have places of their own."""
     go_on = threading.Event()

@@ -404,6 +404,7 @@ async def test_no_value_of_a_header_makes_an_answer_fail(
 MAY_END = ("Connection", "Content-Length", "Transfer-Encoding", "Upgrade")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(
     st.lists(

@@ -416,6 +416,7 @@ class Repository:
     url: str
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [str, str.encode, Subclass, Repository, lambda url: {"at": [Repository(url)]}])
 async def test_a_failures_argument_shows_no_part_of_a_password(
     serve: Serve, config: Path, kind: Callable[[str], Any]
@@ -466,6 +467,7 @@ async def test_arguments_may_be_anything_and_of_any_size(serve: Serve, config: P
         assert len(answer.body) < 3 * len(args) * 100_000
 
 
+@pytest.mark.slow
 async def test_only_so_many_questions_wait_and_none_goes_on_that_nobody_waits_for(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
