@@ -57,6 +57,14 @@ async def test_nothing_is_left_when_all_has_ended(url: str, look: redis.Redis) -
     }
 
 
+async def test_who_waits_to_pop_a_task_does_not_ask_for_it_all_along(url: str, look: redis.Redis) -> None:
+    broker = RedisBroker(url)
+    look.config_resetstat()
+    assert await broker.pop(0.2) is None
+    assert sum(calls_of(look).get(command, 0) for command in ("eval", "evalsha")) < 10
+    await broker.close()
+
+
 class TestOrder:
     async def test_lower_priorities_run_first_and_equal_ones_as_they_came(self, url: str) -> None:
         gate = Gate()
