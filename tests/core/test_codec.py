@@ -92,6 +92,7 @@ class TestRecord:
         [
             {},
             {"result": {"a": [1, 2]}},
+            {"result": {"__flowrra__": "date", "value": "2026-01-02"}},
             {"error": "ValueError: no", "traceback": "Traceback …"},
             {"worker": "host-1"},
             {"attempts": ATTEMPTS},

@@ -28,6 +28,7 @@ async def test_a_task_runs_and_its_result_is_known(url: str) -> None:
     async with with_tasks(redis_app(url)) as app:
         task_id = await app.submit("add", 1, 2)
         record = await final(app, task_id)
+        assert app.executors["io"].worker_restarts == 0
 
     assert (record.status, record.result, record.args) == (TaskStatus.SUCCESS, 3, (1, 2))
     assert record.submitted_at is not None
