@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -13,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
-from flowrra import Flowrra, TaskStatus, codec, current_task
+from flowrra import Flowrra, Task, TaskStatus, codec, current_task
 from flowrra.backends import InMemoryBackend
 from flowrra.brokers.base import Delivery, Outcome, Renewal, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
+from flowrra.exceptions import RequestRefusedError
 from flowrra.executors.sources.leased import LeasedSource
 from flowrra.management import FlowrraManager
 from flowrra.redis_client import MAX_BLOCK
@@ -265,6 +267,36 @@ async def watch(url: str, seconds: float) -> int:
             await asyncio.sleep(0.1)
             count += len((await broker.take(1))[0])
     return count
+
+
+@pytest.mark.parametrize("how", ["recovered", "requeued"])
+async def test_who_waits_is_woken_by_what_comes_back(url: str, how: str) -> None:
+    async with other_worker(url) as idle, other_worker(url) as other:
+        await other.push(Task("one", "add", (), {}))
+        await take_one(other)
+        if how == "requeued":
+            await other.settle([Outcome(Verb.DEAD_LETTER, "one", text="as planned")])
+        while await idle.wait(0.01) is not None:
+            pass
+        waiting = asyncio.create_task(idle.wait(MAX_BLOCK))
+        if how == "requeued":
+            assert await other.requeue_dead("one", None)
+        else:
+            assert await other.recover([]) == 1
+        assert await waiting == "default"
+        assert (await take_one(idle)).task_id == "one"
+
+
+@pytest.mark.parametrize("priority", [math.inf, -math.inf, math.nan])
+async def test_an_outcome_whose_priority_has_no_place_in_a_queue_is_refused(
+    url: str, look: redis.Redis, priority: float
+) -> None:
+    async with other_worker(url) as broker:
+        await broker.push(Task("one", "add", (), {}))
+        await take_one(broker)
+        with pytest.raises(RequestRefusedError, match="the priority of an outcome is out of range"):
+            await broker.settle([Outcome(Verb.RETRY, "one", 60.0, priority=priority)])
+        assert look.zrange(f"{QUEUE}:leases", 0, -1) == [b"one"]
 
 
 class TestRedelivery:
