@@ -269,6 +269,16 @@ async def watch(url: str, seconds: float) -> int:
     return count
 
 
+async def test_who_takes_is_told_in_how_many_seconds_the_next_may_be_due(url: str) -> None:
+    async with with_tasks(redis_app(url, consume=False)) as app, other_worker(url, lease=9.0) as broker:
+        assert (await broker.take(1))[1] is None
+        for countdown, most in ((60, 60.0), (30, 30.0), (40, 30.0)):
+            await app.options(countdown=countdown).submit("add", 1, 1)
+            assert (await broker.take(1))[1] == pytest.approx(most, abs=5)
+        await app.submit("add", 1, 1)
+        assert (await broker.take(1))[1] == pytest.approx(9.0, abs=5)  # when the lease of that one may end
+
+
 @pytest.mark.parametrize("how", ["recovered", "requeued"])
 async def test_who_waits_is_woken_by_what_comes_back(url: str, how: str) -> None:
     async with other_worker(url) as idle, other_worker(url) as other:
@@ -496,6 +506,7 @@ class TestTasksOfOldReleases:
         async with app:
             record = await app.results.wait_for("t1", 5)
         assert (record.result, record.retries) == (3, 2)
+        assert numbers_of(app, "attempts")["redelivered"] == 0
 
     async def test_count_as_pending(self, url: str, look: redis.Redis) -> None:
         look.lpush(QUEUE, old_task("t1", "add", 1, 2))
