@@ -544,7 +544,9 @@ async def test_the_latest_runs_are_listed_up_to_a_limit(shop: Shop) -> None:
 # ── overlap, and what can't run ─────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Shop) -> None:
+async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     gate = asyncio.Event()
 
     @shop.app.task()
@@ -565,6 +567,7 @@ async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Sh
         skipped = [run for run in runs if run["result"] == "skipped"]
         assert {(run["fired"], run["lag"]) for run in skipped} == {(None, None)}
         assert await shop.counted("submitted", "long") >= 3
+    assert f"run was skipped max_running=2 task=long schedule={schedule_id}" in caplog.text
 
 
 @pytest.mark.slow

@@ -757,7 +757,7 @@ async def test_the_latest_hundred_runs_of_a_schedule_that_may_not_overlap_are_ke
 
 
 FORKED = """
-import asyncio, os, signal
+import asyncio, gc, os, signal
 from flowrra.scheduler.backends.sqlite import SQLiteSchedulerBackend
 from tests.scheduler.test_stores import once
 
@@ -776,6 +776,7 @@ with asyncio.Runner() as runner:
             own.run(store.create(once("childs")))
             print(own.run(names()), flush=True)
             own.run(store.close())
+            gc.collect()
         os._exit(0)
     os.waitpid(child, 0)
     print(runner.run(names()))
