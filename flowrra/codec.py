@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import c_make_encoder  # type: ignore[attr-defined]
@@ -174,7 +174,7 @@ def encode_task(
     if task.jitter:
         rest += f',"jitter":{_number(task.jitter)}'
     if task.headers:
-        rest += f',"headers":{_encoded(task.headers, what)}'
+        rest += f',"headers":{_encoded_headers(task.headers, what)}'
     if task.queue != DEFAULT_QUEUE:
         rest += f',"queue":{_quoted(task.queue)}'
     if submitted_at is not None:
@@ -459,6 +459,14 @@ def _encoded(value: Any, what: str) -> str:
                 return text
         return _encode(tags.Writer().write(value))
     except Exception as error:  # it is user code, and may raise anything
+        raise _unwritable(what, error) from error
+
+
+def _encoded_headers(headers: Mapping[str, str], what: str) -> str:
+    """Headers, which are text to text: none is a tag, whatever its name is."""
+    try:
+        return _encode(dict(headers))
+    except Exception as error:  # a middleware may have put anything there
         raise _unwritable(what, error) from error
 
 

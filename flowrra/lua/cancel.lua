@@ -6,7 +6,6 @@
 -- if it isn't in the queue.
 
 look_at_keys()
-write_even_if_full()
 local ns, id, record, request = ARGV[1], ARGV[2], ARGV[3], ARGV[9]
 local answered = answer_before(request)
 if answered then return answered end

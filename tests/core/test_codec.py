@@ -29,6 +29,7 @@ class TestTask:
             {"backoff": 2},
             {"jitter": 0.5},
             {"headers": {"trace": "1"}},
+            {"headers": {"__flowrra__": "date", "value": "2026-01-02"}},
             {"queue": "mail"},
             {"max_retries": 0, "retry_delay": 0.25, "current_retry": 2, "priority": -1, "cpu_bound": True},
         ],
@@ -92,6 +93,7 @@ class TestRecord:
         [
             {},
             {"result": {"a": [1, 2]}},
+            {"result": {"__flowrra__": "date", "value": "2026-01-02"}},
             {"error": "ValueError: no", "traceback": "Traceback …"},
             {"worker": "host-1"},
             {"attempts": ATTEMPTS},

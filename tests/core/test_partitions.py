@@ -42,6 +42,10 @@ def test_the_namespace_of_a_cell_is_always_the_same_hash_tag(partitions, namespa
     assert [cell_namespace("shop", number, partitions) for number in range(partitions)] == namespaces
 
 
+def test_a_namespace_that_is_no_text_has_cells_as_well():
+    assert [cell_namespace("\udcff", number, 2) for number in range(2)] == ["{\udcff.0}", "{\udcff.1-40}"]
+
+
 @pytest.mark.parametrize("namespace", ["flowrra", "shop", "jobs", "täsks", "a.b"])
 @pytest.mark.parametrize("partitions", [2, 3, 4, 6, 12, 32, 64])
 def test_primaries_that_share_the_slots_evenly_get_equally_many_partitions(namespace, partitions):

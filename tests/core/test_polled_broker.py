@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 
 import pytest
@@ -493,6 +494,29 @@ class TestWhatIsJustBeingTaken:
             assert (await backend.wait_for(task_id, 5)).result == "done"
             assert app.executors["io"].backend_errors["get"] == 1
             assert app.executors["io"].worker_restarts == 0
+
+    async def test_is_run_where_records_can_not_be_read_of_which_beginning_and_end_are_told(
+        self, broker: ListBroker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Unreadable(InMemoryBackend):
+            is_away = True
+
+            async def get(self, task_id: str) -> TaskResult | None:
+                if self.is_away:
+                    raise ConnectionError("away")
+                return await super().get(task_id)
+
+        caplog.set_level(logging.INFO)
+        backend = Unreadable()
+        app = memory_app(broker=broker, backend=backend)
+
+        @app.task(name="work")
+        async def work() -> None: ...
+
+        async with app:
+            for backend.is_away, told in ((True, "records not readable"), (False, "over: records not readable")):
+                await backend.wait_for(await app.submit("work"), 5)
+                assert told in caplog.text
 
     async def test_fails_all_the_same_where_its_name_is_unknown(
         self, broker: ListBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

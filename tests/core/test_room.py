@@ -133,6 +133,14 @@ class TestTakenAhead:
             ahead = estimate.ahead()
         assert ahead == pytest.approx(2000 * HORIZON, abs=1)
 
+    def test_follows_tasks_that_become_slower(self, clock: Clock) -> None:
+        estimate = ThroughputEstimate()
+        for seconds in (*[0.0005] * 1000, *[0.02] * 10):
+            clock.now += seconds
+            estimate.count()
+            ahead = estimate.ahead()
+        assert ahead == pytest.approx(50 * HORIZON, abs=1)
+
     def test_is_no_more_for_tasks_that_end_together_because_they_began_together(self, clock: Clock) -> None:
         estimate = ThroughputEstimate()
         for _ in range(10):
@@ -141,6 +149,17 @@ class TestTakenAhead:
                 clock.now += 0.0001
                 estimate.count()
                 assert estimate.ahead() <= 100 * HORIZON
+
+    def test_is_nothing_once_what_was_taken_had_to_wait_until_it_is_measured_anew(self, clock: Clock) -> None:
+        estimate = ThroughputEstimate()
+        for _ in range(40):
+            clock.now += 0.001
+            estimate.count()
+        estimate.slow_down()
+        assert estimate.ahead() == 0
+        clock.now += 0.1
+        estimate.count()
+        assert estimate.ahead() == pytest.approx(10 * HORIZON, abs=1)
 
     def test_says_nothing_of_the_time_without_any_task(self, clock: Clock, workers: Any) -> None:
         room = Room(workers)

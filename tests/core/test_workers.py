@@ -8,6 +8,7 @@ import json
 import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from flowrra import Flowrra, TaskResult
 from flowrra.backends import BaseResultBackend
 from flowrra.events import event_bus
+from flowrra.executors import workers
 from flowrra.management import FlowrraManager
 from tests.core.apps import RemoteBackend, assert_counts_add_up, final, memory_app, numbers_of, record_of, until
 
@@ -418,6 +420,30 @@ async def test_very_many_short_tasks_leave_the_loop_its_turns() -> None:
         counter.cancel()
 
     assert turns > 10
+
+
+async def test_after_each_turn_of_the_loop_tasks_have_as_long_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, turns = 100.0, 0
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now))
+    app = memory_app(io_workers=1)
+
+    @app.task()
+    async def work() -> None:
+        nonlocal now
+        now += workers.TURN / 10
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with app:
+        ids = await app.submit_many([("work", (), {})] * 200)
+        counting = asyncio.create_task(count())
+        await final(app, ids[-1])
+        counting.cancel()
+    assert 20 / 2 < turns < 200 / 2
 
 
 class TestSomebodyCancelsEveryAsyncioTask:

@@ -243,6 +243,22 @@ async def test_what_a_worker_ended_that_knows_no_lists_by_name_is_counted_no_mor
             await keep(backend, [record(2)])
 
 
+@pytest.mark.parametrize("how", ["expires", "is deleted"])
+async def test_of_a_name_whose_last_record_goes_nothing_is_left(url: str, look: redis.Redis, how: str) -> None:
+    backend = RedisBackend(url, ttl=0.02)
+    await keep(backend, [record(1, name="once")])
+    names = {entry.split()[-1] for entry in look.smembers("flowrra:listed")}  # type: ignore[union-attr]
+    assert names == {b"once"}
+    if how == "is deleted":
+        await backend.delete("t000001")
+    async with asyncio.timeout(10):
+        while names != {b"later"}:  # what has expired is unlisted with what comes
+            await keep(backend, [record(2, name="later")])
+            names = {entry.split()[-1] for entry in look.smembers("flowrra:listed")}  # type: ignore[union-attr]
+            assert how == "expires" or names == {b"later"}
+    await backend.close()
+
+
 @pytest.mark.slow
 async def test_a_task_that_is_submitted_under_an_expired_id_is_counted_once(url: str) -> None:
     async with with_tasks(redis_app(url)) as app:

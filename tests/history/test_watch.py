@@ -16,13 +16,14 @@ import pytest
 import redis
 
 from flowrra import Flowrra, current_task
+from flowrra.backends.redis import RedisBackend
 from flowrra.changes import MOST_CHANGES
 from flowrra.events import event_bus
 from flowrra.management import FlowrraManager
 from flowrra.management.answers import TaskEvent
 from tests.core.apps import LoopThread, comes_true, final, memory_app, until, watchers_of
 from tests.history.conftest import Place
-from tests.redis.apps import Gate, calls_of, redis_app, with_tasks
+from tests.redis.apps import Gate, calls_of, redis_app, refused, with_tasks
 from tests.redis_faults.conftest import LEASE, Spawn
 from tests.redis_faults.test_server_away import pid_of
 from tests.redis_faults.worker import make_app
@@ -331,6 +332,22 @@ async def test_what_is_no_id_of_an_event_is_refused(place: Place, after: str) ->
         with pytest.raises(ValueError, match="after must be the id"):
             async with asyncio.timeout(10):
                 await anext(FlowrraManager(app).watch(after=after))
+
+
+async def test_a_server_that_refuses_to_tell_is_asked_again_after_a_pause_that_grows(
+    url: str, look: redis.Redis
+) -> None:
+    look.execute_command("ACL", "SETUSER", "blind", "on", ">secret", "~*", "&*", "+@all", "-xread")
+    look.config_resetstat()
+    backend = RedisBackend(url.replace("redis://", "redis://blind:secret@"))
+    watch, began = asyncio.create_task(anext(backend.watch(None))), time.monotonic()  # type: ignore[arg-type]
+    await until(lambda: refused(look, "xread") >= 3)
+    # By chance, pauses are up to half shorter.
+    assert time.monotonic() - began > 0.1 / 2 + 0.2 / 2 - 0.01
+    watch.cancel()
+    await asyncio.wait([watch])
+    await backend.close()
+    look.execute_command("ACL", "DELUSER", "blind")
 
 
 async def test_nobody_watching_nothing_is_told(url: str, look: redis.Redis) -> None:

@@ -16,6 +16,7 @@ from flowrra.executors.workers import CANCEL_GRACE
 from flowrra.management import FlowrraManager
 from flowrra.telemetry import Telemetry
 from tests.core.apps import comes_true, memory_app, until
+from tests.core.test_polled_broker import ListBroker
 from tests.support.servers import ValkeyServer
 
 LOGGER = "flowrra.executors.hangs"
@@ -175,6 +176,26 @@ async def test_its_beginning_and_its_end_are_logged_once(caplog: pytest.LogCaptu
         assert await manager.cancel_task(app.executors["io"].running_jobs()[0].task.id)
         await until(lambda: len(said()) == 2)
         assert said()[1].startswith("executor gets on again executor=io seconds=0")
+
+
+@pytest.mark.usefixtures("look_often")
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
+async def test_of_a_broker_that_is_away_holds_what_it_told_last(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse() -> int:
+        raise error("away")
+
+    broker = ListBroker()
+    app = with_tasks(memory_app(io_workers=1, broker=broker))
+    executor = app.executors["io"]
+    async with running(app, "hang"):
+        age(app, 61)
+        await app.submit("hang")
+        await until(lambda: executor.hanging() != [])
+        monkeypatch.setattr(broker, "size", refuse)
+        await executor._hangs.look()
+        assert executor.hanging() != []
 
 
 async def test_one_that_drains_keeps_nobody_waiting() -> None:

@@ -14,6 +14,7 @@ import pytest
 from flowrra import Flowrra
 from flowrra.management import FlowrraManager
 from tests.core.apps import LoopThread, final, memory_app, numbers_of, until
+from tests.core.test_polled_broker import ListBroker
 
 COMPONENTS = {"app", "io_executor", "cpu_executor", "scheduler"}
 
@@ -57,6 +58,46 @@ async def test_before_start_and_after_stop_it_is_not_healthy() -> None:
         assert health["healthy"] is healthy
         assert health["components"]["app"]["healthy"] is healthy
         assert health["components"]["io_executor"]["healthy"] is healthy
+    assert before["components"]["io_executor"] == after["components"]["io_executor"]
+    assert before["components"]["io_executor"]["message"] == "not running"
+
+
+async def test_while_it_stops_it_says_so() -> None:
+    app, gate = working_app(), asyncio.Event()
+    manager = FlowrraManager(app)
+    await app.start()
+    await app.submit("hold", gate)
+    await until(lambda: app.executors["io"].busy_workers)
+    assert (await manager.get_runtime_stats())["stopping"] is False
+    stopping = asyncio.create_task(app.stop())
+    await until(lambda: app.executors["io"].state == "stopping")
+    assert (await manager.get_runtime_stats())["stopping"] is True
+    components = (await manager.health_check())["components"]
+    assert components["app"]["message"] == "stopping: running tasks may finish, new ones are refused"
+    assert components["io_executor"]["message"] == "stopping"
+    gate.set()
+    await stopping
+
+
+async def test_of_a_server_that_does_not_answer_is_said_how_long_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang() -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("flowrra.management.health.PING_TIMEOUT", 0.05)
+    broker = ListBroker()
+    app = memory_app(broker=broker)
+
+    @app.task()
+    async def work() -> None: ...
+
+    async with app:
+        for asked in ("ping", "size"):
+            monkeypatch.setattr(broker, asked, hang)
+        manager = FlowrraManager(app)
+        component = (await manager.health_check())["components"]["broker"]
+        assert component == {"healthy": False, "message": "no answer within 0.05 s"}
+        tasks = (await manager.get_stats())["tasks"]
+        assert (tasks["pending"], tasks["pending_error"]) == (None, "no answer within 0.05 s")
 
 
 async def test_what_is_not_configured_is_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -561,6 +562,11 @@ class TestFromEverywhere:
 
         assert released == [True], "all was answered while the loop was blocked"
         assert answers[0]["executors"]["io"]["busy"] == 1
+
+
+@pytest.mark.parametrize("method", ["cancel_tasks", "purge_queue", "requeue_dead_tasks", "delete_dead_tasks"])
+def test_what_is_done_with_many_tasks_is_done_with_a_thousand_unless_more_are_asked_for(method: str) -> None:
+    assert inspect.signature(getattr(FlowrraManager, method)).parameters["limit"].default == 1000
 
 
 def test_the_manager_knows_its_app() -> None:

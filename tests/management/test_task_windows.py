@@ -464,6 +464,8 @@ def test_a_young_app_has_fewer_points_and_one_that_never_ran_none(app: Simulated
     app.pass_time(2)
     [point] = app.throughput()
     assert (point["seconds"], point["finished"]) == (2.0, 2.5)
+    [of_its_name] = app.throughput(HOUR, 60, "work")
+    assert (of_its_name["finished"], of_its_name["failed"], of_its_name["retried"]) == (2.5, 0.0, 0.0)
     assert datetime.now(UTC) - point["at"] < timedelta(seconds=10)
 
 

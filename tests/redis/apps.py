@@ -139,6 +139,12 @@ def calls_of(client: redis.Redis) -> dict[str, int]:
     return {name: count for name, count in calls.items() if name.partition("|")[0] not in {"info", "config"}}
 
 
+def refused(client: redis.Redis, command: str) -> int:
+    """How often the server has refused a command, since the figures were reset."""
+    stats: dict[str, Any] = client.info("commandstats")  # type: ignore[assignment]
+    return stats[f"cmdstat_{command}"]["rejected_calls"] if f"cmdstat_{command}" in stats else 0
+
+
 def leftovers(client: redis.Redis) -> set[str]:
     """The names of all keys that are not bound to expire, without the index of workers and the counters."""
     names = {key.decode() for key in client.scan_iter()}  # type: ignore[union-attr]

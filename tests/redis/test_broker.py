@@ -28,6 +28,7 @@ async def test_a_task_runs_and_its_result_is_known(url: str) -> None:
     async with with_tasks(redis_app(url)) as app:
         task_id = await app.submit("add", 1, 2)
         record = await final(app, task_id)
+        assert app.executors["io"].worker_restarts == 0
 
     assert (record.status, record.result, record.args) == (TaskStatus.SUCCESS, 3, (1, 2))
     assert record.submitted_at is not None
@@ -55,6 +56,14 @@ async def test_nothing_is_left_when_all_has_ended(url: str, look: redis.Redis) -
         "flowrra:finished:60000",
         "flowrra:finished:ttls",
     }
+
+
+async def test_who_waits_to_pop_a_task_does_not_ask_for_it_all_along(url: str, look: redis.Redis) -> None:
+    broker = RedisBroker(url)
+    look.config_resetstat()
+    assert await broker.pop(0.2) is None
+    assert sum(calls_of(look).get(command, 0) for command in ("eval", "evalsha")) < 10
+    await broker.close()
 
 
 class TestOrder:

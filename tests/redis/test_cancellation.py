@@ -46,6 +46,7 @@ class TestFromAnotherProcess:
             assert await manager.cancel_task("unknown") is False
             assert await counts_of(app) == (0, 0, 0, 0)
             assert len(await manager.list_cancelled_tasks()) == 2
+            assert numbers_of(app, "add")["cancelled_before_start"] == 2
         assert leftovers(look) == LISTED_AS_CANCELLED
 
     async def test_waiting_for_a_retry(self, url: str) -> None:

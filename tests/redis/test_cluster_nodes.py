@@ -9,8 +9,9 @@ import redis
 from redis.exceptions import AskError, AuthenticationError, MasterDownError, MovedError
 
 from flowrra.redis_address import Address, Place
-from flowrra.redis_cluster import ClusterNodes, View, code_of
+from flowrra.redis_cluster import ClusterDiscovery, ClusterNodes, View, code_of
 from flowrra.redis_discovery import PrimaryDownError
+from tests.support.servers import ValkeyServer
 
 SLOT = 100
 ONE, TWO, THREE = ("one", 1), ("two", 2), ("three", 3)
@@ -53,6 +54,18 @@ class TestANode:
     def test_may_know_of_nobody_who_has_it(self) -> None:
         with pytest.raises(redis.ConnectionError, match="no node has slot 100"):
             nodes().view([[slots(ONE, first=101)], lines()], ("asked", 9))
+
+
+async def test_the_primary_is_asked_over_one_connection_whether_it_still_is_that(
+    valkey: ValkeyServer, look: redis.Redis
+) -> None:
+    discovery = ClusterDiscovery(nodes())
+    before: Any = look.info("stats")
+    for _ in range(3):
+        assert await discovery.is_still(("127.0.0.1", valkey.port))
+    after: Any = look.info("stats")
+    assert after["total_connections_received"] - before["total_connections_received"] == 1
+    await discovery.close()
 
 
 class TestTheLatestClaim:

@@ -373,6 +373,18 @@ class TestAnApp:
             await until(lambda: bool(app.broker_fitness.known.get("no_persistence")))
 
 
+async def test_what_is_known_is_not_asked_for_again_until_it_is_old() -> None:
+    looks: list[dict[str, str | None]] = []
+
+    async def look() -> dict[str, str | None]:
+        looks.append({"eviction": ""})
+        return looks[-1]
+
+    monitor = fitness.FitnessMonitor(look)
+    assert [await monitor.reasons() for _ in range(3)] == [{"eviction": ""}] * 3
+    assert len(looks) == 1
+
+
 async def test_looking_does_not_hold_up_the_start_nor_the_stop() -> None:
     """Of a server that takes connections and never answers."""
 

@@ -142,6 +142,8 @@ async def test_every_verb_is_heard(full: FullServer) -> None:
         assert await broker.cancel(cancelled) is Cancellation.CANCELLED
         asked = TaskResult(running, TaskStatus.CANCELLED, "good", submitted_at=datetime.now(UTC))
         assert await broker.cancel(asked) is Cancellation.RUNNING
+        assert await broker.claim_dead(buried, "anew") == "anew"
+        await broker.release_dead(buried, "anew")
         assert await broker.requeue_dead(buried, None) is True
     await asyncio.to_thread(broker.withdraw, None)
     await broker.close()

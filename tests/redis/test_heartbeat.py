@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import redis
 
 from flowrra import BackendError
@@ -21,7 +22,7 @@ from tests.core.apps import until
 from tests.redis.apps import QUEUE, redis_app, with_tasks
 
 
-def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
+def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str, caplog: pytest.LogCaptureFixture) -> None:
     told: queue.Queue[Renewal | BackendError] = queue.Queue()
     calls: list[int] = []
 
@@ -49,6 +50,8 @@ def test_it_goes_on_after_an_error_that_nobody_foresaw(url: str) -> None:
     # What befalls the announcement doesn't keep the leases from being renewed, neither before nor afterwards.
     assert isinstance(second, BackendError)
     assert "RuntimeError: dictionary changed size" in str(second)
+    [line] = [record for record in caplog.records if "dictionary changed size" in record.getMessage()]
+    assert line.exc_info is not None
     for renewal in (first, third):
         assert isinstance(renewal, Renewal)
         assert renewal.missing == ["unknown"]

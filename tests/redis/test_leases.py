@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 import redis
 
-from flowrra import Flowrra, TaskStatus, codec, current_task
+from flowrra import Flowrra, Task, TaskStatus, codec, current_task
 from flowrra.backends import InMemoryBackend
 from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.base import Delivery, Outcome, Renewal, Verb, Verdict
 from flowrra.brokers.redis import RedisBroker
+from flowrra.exceptions import RequestRefusedError
 from flowrra.executors.sources.leased import LeasedSource
 from flowrra.management import FlowrraManager
 from flowrra.redis_client import MAX_BLOCK
@@ -296,6 +298,46 @@ async def watch(url: str, seconds: float) -> int:
     return count
 
 
+async def test_who_takes_is_told_in_how_many_seconds_the_next_may_be_due(url: str) -> None:
+    async with with_tasks(redis_app(url, consume=False)) as app, other_worker(url, lease=9.0) as broker:
+        assert (await broker.take(1))[1] is None
+        for countdown, most in ((60, 60.0), (30, 30.0), (40, 30.0)):
+            await app.options(countdown=countdown).submit("add", 1, 1)
+            assert (await broker.take(1))[1] == pytest.approx(most, abs=5)
+        await app.submit("add", 1, 1)
+        assert (await broker.take(1))[1] == pytest.approx(9.0, abs=5)  # when the lease of that one may end
+
+
+@pytest.mark.parametrize("how", ["recovered", "requeued"])
+async def test_who_waits_is_woken_by_what_comes_back(url: str, how: str) -> None:
+    async with other_worker(url) as idle, other_worker(url) as other:
+        await other.push(Task("one", "add", (), {}))
+        await take_one(other)
+        if how == "requeued":
+            await other.settle([Outcome(Verb.DEAD_LETTER, "one", text="as planned")])
+        while await idle.wait(0.01) is not None:
+            pass
+        waiting = asyncio.create_task(idle.wait(MAX_BLOCK))
+        if how == "requeued":
+            assert await other.requeue_dead("one", None)
+        else:
+            assert await other.recover([]) == 1
+        assert await waiting == "default"
+        assert (await take_one(idle)).task_id == "one"
+
+
+@pytest.mark.parametrize("priority", [math.inf, -math.inf, math.nan])
+async def test_an_outcome_whose_priority_has_no_place_in_a_queue_is_refused(
+    url: str, look: redis.Redis, priority: float
+) -> None:
+    async with other_worker(url) as broker:
+        await broker.push(Task("one", "add", (), {}))
+        await take_one(broker)
+        with pytest.raises(RequestRefusedError, match="the priority of an outcome is out of range"):
+            await broker.settle([Outcome(Verb.RETRY, "one", 60.0, priority=priority)])
+        assert look.zrange(f"{QUEUE}:leases", 0, -1) == [b"one"]
+
+
 class TestRedelivery:
     async def test_a_worker_that_is_not_heard_of_loses_its_task(self, url: str) -> None:
         async with with_tasks(redis_app(url, consume=False)) as producer:
@@ -493,6 +535,7 @@ class TestTasksOfOldReleases:
         async with app:
             record = await app.results.wait_for("t1", 5)
         assert (record.result, record.retries) == (3, 2)
+        assert numbers_of(app, "attempts")["redelivered"] == 0
 
     async def test_count_as_pending(self, url: str, look: redis.Redis) -> None:
         look.lpush(QUEUE, old_task("t1", "add", 1, 2))

@@ -317,6 +317,23 @@ async def test_who_watches_is_told_what_goes_wrong_in_a_partition(
     assert backend.watchers == 0
 
 
+async def test_a_partition_that_is_away_is_asked_again_after_a_pause_that_grows(
+    backend: PartitionedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    async def refuse() -> str:
+        asked.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0)
+        raise BackendError("away")
+
+    monkeypatch.setattr(backend.cells[1], "latest_change", refuse)
+    async with Watch(backend):
+        await until(lambda: len(asked) >= 4)
+    # Whoever begins to watch asks, and then the one who reads it, at once; by chance, pauses are up to half shorter.
+    assert asked[3] - asked[1] > 0.1 / 2 + 0.2 / 2 - 0.01
+
+
 async def test_all_changes_are_told_in_order_for_each_task(backend: PartitionedBackend) -> None:
     async with Watch(backend) as first, Watch(backend) as second:
         expected = await run(backend, *range(100))

@@ -29,6 +29,7 @@ from flowrra import (
 from flowrra.backends.partitioned import PartitionedBackend
 from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.base import Outcome, QueuedTask, Verb
+from flowrra.brokers.factory import get_broker
 from flowrra.brokers.partitioned import PartitionedBroker
 from flowrra.brokers.redis import RedisBroker
 from flowrra.executors.sources.fetcher import IDLE_WAIT
@@ -36,7 +37,7 @@ from flowrra.executors.sources.partitioned import PartitionedSource
 from flowrra.management import FlowrraManager
 from flowrra.partitions import cell_namespace, partition_of
 from tests.core.apps import comes_true, final, until
-from tests.redis.apps import Gate, PromptApp, counts_of, queue_of, redis_app, with_tasks
+from tests.redis.apps import Gate, PromptApp, counts_of, queue_of, redis_app, refused, with_tasks
 from tests.support.clusters import Cluster, slot_of
 from tests.support.servers import ValkeyServer
 
@@ -103,6 +104,7 @@ async def test_with_one_nothing_is_different(url: str) -> None:
     assert (broker.queue_key, broker.namespace) == ("flowrra:queue:io", "flowrra")
     assert type(backend) is RedisBackend
     assert backend.namespace == "flowrra"
+    assert type(get_broker(url)) is RedisBroker
 
 
 def test_each_is_a_broker_of_its_own_whose_keys_have_one_hash_tag() -> None:
@@ -427,6 +429,7 @@ async def test_another_number_is_refused_until_it_is_changed(url: str, look: red
         await final(app, await app.submit("add", 1, 2))
     text = r"others have 4 partitions, and this process has 2: .* delete the key \{flowrra\.0\}:partitions"
     async with app_of(url, partitions=2) as other:
+        source: Any = other.executors["io"].source
         with pytest.raises(BackendError, match=text):
             await other.submit("add", 1, 2)
         with pytest.raises(BackendError, match=text):
@@ -434,7 +437,11 @@ async def test_another_number_is_refused_until_it_is_changed(url: str, look: red
         with pytest.raises(BackendError, match=text):
             await queue_of(other)
         with pytest.raises(BackendError, match=text):
-            await other.executors["io"].source.broker.requests("worker", ["default"])  # type: ignore[attr-defined]
+            await source.broker.requests("worker", ["default"])
+        with pytest.raises(BackendError, match=text):
+            await source.broker.take(1)
+        with pytest.raises(BackendError, match=text):
+            await source.broker.wait(0.0)
         await until(lambda: other.executors["io"].broker_errors["take"] >= 2)
         broker = (await FlowrraManager(other).health_check())["components"]["broker"]
         assert broker is not None
@@ -509,6 +516,19 @@ async def test_partitions_whose_number_an_earlier_version_wrote_are_noted(url: s
     assert look.smembers("{flowrra.0}:partitions:ever") == {
         cell_namespace("flowrra", n, PARTITIONS).encode() for n in range(PARTITIONS)
     }
+
+
+async def test_partitions_that_cannot_be_noted_just_now_hold_up_nobody(url: str, look: redis.Redis) -> None:
+    look.set("{flowrra.0}:partitions", PARTITIONS)
+    look.config_resetstat()
+    broker = BrokerConfig(url=url, partitions=PARTITIONS).create_broker(":io")
+    look.config_set("min-replicas-to-write", 1)  # and there is none, so that the server takes no writes
+    try:
+        assert await broker.size() == 0
+    finally:
+        look.config_set("min-replicas-to-write", 0)
+        await broker.close()
+    assert refused(look, "sadd") == 1
 
 
 async def test_a_task_in_another_partition_than_it_should_be_is_settled_where_it_is(

@@ -315,6 +315,8 @@ class TestResize:
         async with with_tasks(redis_app(url, consume=False)) as observer:
             with pytest.raises(ValueError, match="takes no tasks"):
                 await steers(observer).resize_workers("io", 9)
+            with pytest.raises(ValueError, match="takes no tasks"):
+                await steers(observer).drain_worker()
             with pytest.raises(ValueError, match="No worker that lives has the id 'gone'"):
                 await steers(observer).resize_workers("io", 9, "gone")
             assert await steers(observer).resize_workers("io", 9, "all") == 0

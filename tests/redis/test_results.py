@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import json
 import logging
 import math
@@ -14,16 +15,19 @@ from uuid import UUID
 import pytest
 import redis
 import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 
 from flowrra import BackendError, ResultNotFoundError, TaskResult, TaskStatus
 from flowrra.backends import get_backend, redis_completions
 from flowrra.backends.redis import DEFAULT_TTL, RedisBackend
 from flowrra.backends.redis_completions import RECHECK
 from flowrra.brokers.redis import RedisBroker
+from flowrra.exceptions import RequestRefusedError
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, record_of, until
 from tests.redis.apps import Gate, calls_of, redis_app, with_tasks
-from tests.support.servers import free_port
+from tests.redis_faults.proxy import Proxy
+from tests.support.servers import ValkeyServer, free_port
 
 
 def at(second: int) -> dt.datetime:
@@ -36,6 +40,16 @@ def finished(task_id: str, second: int = 0, status: TaskStatus = TaskStatus.SUCC
 
 def pubsub_connections(look: redis.Redis) -> int:
     return sum(int(each["sub"]) > 0 for each in look.client_list())  # type: ignore[union-attr]
+
+
+def listening_now(look: redis.Redis) -> set[str]:
+    """The ids of the connections that listen."""
+    return {each["id"] for each in look.client_list(_type="pubsub")}  # type: ignore[union-attr]
+
+
+def connections_in_memory() -> list[AbstractConnection]:
+    gc.collect()
+    return [each for each in gc.get_objects() if issubclass(type(each), AbstractConnection)]
 
 
 class TestNames:
@@ -286,6 +300,51 @@ class TestWaiting:
         await until(lambda: "not listening for results" in caplog.text)
         await backend.store("t1", finished("t1"))
         assert (await wait).status is TaskStatus.SUCCESS
+        await backend.close()
+
+    async def test_keeps_no_connection_that_was_cut(self, url: str, look: redis.Redis) -> None:
+        backend = RedisBackend(url)
+        wait = asyncio.create_task(backend.wait_for("later", 10))
+        await until(lambda: pubsub_connections(look) == 1)
+        before = len(connections_in_memory())
+        for _ in range(3):
+            cut = listening_now(look)
+            look.client_kill_filter(_type="pubsub")
+            await until(lambda cut=cut: listening_now(look) - cut)  # type: ignore[misc]
+        assert len(connections_in_memory()) == before
+        await backend.store("later", finished("later"))
+        await wait
+        await backend.close()
+
+    async def test_tells_that_records_can_not_be_read_and_that_they_can_again(
+        self, valkey: ValkeyServer, look: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        monkeypatch.setattr(redis_completions, "RECHECK", 0.02)
+        async with Proxy(valkey.port) as proxy:
+            backend = RedisBackend(proxy.url)
+            look.config_resetstat()
+            wait = asyncio.create_task(backend.wait_for("later", 10))
+            await until(lambda: calls_of(look).get("mget", 0) >= 3)
+            proxy.refusal = b"NOPERM you may not"
+            await until(lambda: "results not readable, still waited for" in caplog.text)
+            proxy.refusal = None
+            await until(lambda: "over: results not readable, still waited for" in caplog.text)
+            await backend.store("later", finished("later"))
+            assert (await wait).is_success
+            await backend.close()
+
+    async def test_for_an_id_that_can_not_be_sent_changes_nothing_for_others(self, url: str, look: redis.Redis) -> None:
+        """The server is told at once that one is waited for no more, and of all that came meanwhile."""
+        backend = RedisBackend(url)
+        first, second = (asyncio.create_task(backend.wait_for(task_id, 10)) for task_id in ("first", "second"))
+        await until(lambda: len(look.pubsub_channels("flowrra:complete:?*")) == 2)
+        first.cancel()
+        with pytest.raises(RequestRefusedError, match="can't be the id of a task"):
+            await backend.wait_for("\ud800", 10)
+        await until(lambda: look.pubsub_channels("flowrra:complete:?*") == [b"flowrra:complete:second"])
+        await backend.store("second", finished("second"))
+        assert (await second).is_success
         await backend.close()
 
     async def test_ends_in_time(self, url: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
 from flowrra import BackendError
 from flowrra.backends.factory import get_backend
@@ -14,6 +15,7 @@ from flowrra.backends.redis import RedisBackend
 from flowrra.brokers.factory import get_broker
 from flowrra.brokers.redis import RedisBroker
 from flowrra.redis_address import Address
+from flowrra.redis_client import RedisServer
 
 SENTINELS = "redis+sentinel://one:26379,two:26380/shop/3"
 FORM = r"expected redis\+sentinel://\[user:password@\]host:port,host:port/service/database"
@@ -70,6 +72,13 @@ class TestAnAddress:
         assert found.is_encrypted
         assert found.options["ssl_ca_certs"] == found.sentinels.options["ssl_ca_certs"] == "/ca.pem"
         assert found.sentinels.options["ssl"] is True
+
+    @pytest.mark.parametrize("scheme", ["redis", "rediss"])
+    def test_has_tls_in_threads_if_it_says_so(self, scheme: str) -> None:
+        server = RedisServer(f"{scheme}+sentinel://one/shop", slot_of="flowrra")
+        with server.thread_client() as client:
+            kind = client.connection_pool.connection_class
+        assert issubclass(kind, redis.SSLConnection) is (scheme == "rediss")
 
 
 class TestItsName:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import redis
 
-from flowrra import Flowrra, TaskStatus
+from flowrra import Flowrra, TaskResult, TaskStatus
 from flowrra.brokers.base import MAX_BATCH
 from flowrra.brokers.redis import RedisBroker
 from flowrra.exceptions import ServerUnavailableError
 from flowrra.management import FlowrraManager
 from tests.core.apps import final, until
-from tests.redis.apps import QUEUE, Gate, counts_of, redis_app, with_tasks
+from tests.redis.apps import QUEUE, Gate, counts_of, old_task, redis_app, with_tasks
 
 TASKS = 4 * MAX_BATCH
 
@@ -138,3 +138,23 @@ async def test_a_task_that_is_cancelled_on_its_way_is_cancelled_at_once(
             async with asyncio.timeout(3):
                 assert await cancelling[0]
             gate.opened.set()
+
+
+async def test_what_was_not_taken_in_as_somebody_cancelled_that_is_given_back_at_once(
+    url: str, look: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, is_asked = with_tasks(redis_app(url)), asyncio.Event()
+    usual = app.results.get
+
+    async def hang(_: str) -> TaskResult | None:
+        is_asked.set()
+        return await asyncio.Future()
+
+    monkeypatch.setattr(app.results, "get", hang)
+    look.lpush(QUEUE, old_task("t1", "echo"))  # its record is looked for
+    async with app:
+        await is_asked.wait()
+        monkeypatch.setattr(app.results, "get", usual)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        assert (await app.results.wait_for("t1", 8)).is_success  # a lease lasts longer

@@ -10,12 +10,13 @@ import pytest
 import redis
 
 from flowrra import BackendError
+from flowrra.backends.redis import RedisBackend
 from flowrra.redis_client import RETRY_FOR
 from tests.core.apps import final, until
 from tests.redis.apps import Gate, redis_app, with_tasks
 from tests.redis_faults.conftest import LEASE
 from tests.redis_faults.proxy import Proxy
-from tests.support.servers import ValkeyServer
+from tests.support.servers import ValkeyServer, free_port
 
 # A script that keeps the server for itself as long as that.
 A_SECOND = """
@@ -69,6 +70,17 @@ async def test_after_a_failover_the_app_goes_over_to_the_new_primary(server: Val
             for task_id in [*ids, last]:
                 assert (await final(app, task_id, within=10)).status == "success"
         assert second.info("replication")["role"] == "master"
+
+
+async def test_idle_connections_to_what_is_now_a_replica_are_left() -> None:
+    with ValkeyServer() as first, ValkeyServer() as second, redis.Redis(port=first.port) as look:
+        async with Proxy(first.port) as proxy:
+            backend = RedisBackend(proxy.url)
+            await backend.ping()
+            look.replicaof("127.0.0.1", free_port())
+            proxy.target = second.port  # as an address that follows the primary does
+            assert await backend.claim_retry("one", "two") == "two"
+            await backend.close()
 
 
 @pytest.mark.slow

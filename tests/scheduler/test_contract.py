@@ -584,7 +584,9 @@ async def test_a_schedule_that_skips_every_other_run_fills_no_log(shop: Shop, ca
     assert len(said) == 1
 
 
-async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Shop) -> None:
+async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     gate = asyncio.Event()
 
     @shop.app.task()
@@ -605,6 +607,7 @@ async def test_a_run_is_skipped_while_as_many_as_may_run_have_not_ended(shop: Sh
         skipped = [run for run in runs if run["result"] == "skipped"]
         assert {(run["fired"], run["lag"]) for run in skipped} == {(None, None)}
         assert await shop.counted("submitted", "long") >= 3
+    assert f"run was skipped max_running=2 task=long schedule={schedule_id}" in caplog.text
 
 
 @pytest.mark.slow

@@ -414,6 +414,24 @@ async def test_tables_of_0_1_8_are_upgraded_by_many_at_once_and_lose_nothing(url
     await asyncio.gather(*(each.close() for each in stores))
 
 
+async def test_tables_get_the_indexes_that_they_lack(url: str) -> None:
+    def names(connection: sa.Connection) -> set[str | None]:
+        return {index["name"] for index in sa.inspect(connection).get_indexes("scheduled_tasks")}
+
+    store = new_store(url)
+    engine = await store._open()
+    async with engine.begin() as connection:
+        made = await connection.run_sync(names)
+        for index in SCHEDULES.indexes:
+            await connection.run_sync(index.drop)
+        assert not made & await connection.run_sync(names)
+    await store.close()
+    engine = await store._open()
+    async with engine.connect() as connection:
+        assert await connection.run_sync(names) == made
+    await store.close()
+
+
 @pytest.mark.slow
 async def test_tables_of_the_version_before_get_the_columns_that_they_lack(url: str) -> None:
     store = new_store(url)
@@ -648,15 +666,20 @@ async def test_no_more_is_claimed_or_taken_over_than_is_asked_for(store: SqlSche
     assert [len(claim.runs) for claim in later] == [2, 1, 0]
 
 
-async def test_schedules_that_make_up_for_much_are_claimed_a_few_at_a_time(store: SqlSchedulerBackend) -> None:
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(100, [({"0", "1"}, 121, True), ({"2"}, 60, False)]), (61, [({"0"}, 61, True), ({"1", "2"}, 120, False)])],
+)
+async def test_schedules_that_make_up_for_much_are_claimed_a_few_at_a_time(
+    store: SqlSchedulerBackend, limit: int, expected: list[tuple[set[str], int, bool]]
+) -> None:
     for number in range(3):
         late = NOW - timedelta(hours=1, seconds=-number)
         await store.create(
             ScheduledTask(f"{number}", "note", ScheduleType.INTERVAL, "60", (number,), next_run_at=late, misfire="all")
         )
-    claims = [await store.claim(micros(NOW), LOCAL, "x", 100) for _ in range(2)]
-    found = [({run.schedule.id for run in claim.runs}, len(claim.runs), claim.more) for claim in claims]
-    assert found == [({"0", "1"}, 121, True), ({"2"}, 60, False)]
+    claims = [await store.claim(micros(NOW), LOCAL, "x", limit) for _ in range(2)]
+    assert [({run.schedule.id for run in claim.runs}, len(claim.runs), claim.more) for claim in claims] == expected
 
 
 async def test_a_schedule_that_was_triggered_is_claimed_by_its_owner_and_says_when_it_ran(
@@ -735,7 +758,7 @@ async def test_the_latest_hundred_runs_of_a_schedule_that_may_not_overlap_are_ke
 
 
 FORKED = """
-import asyncio, os, signal
+import asyncio, gc, os, signal
 from flowrra.scheduler.backends.sqlite import SQLiteSchedulerBackend
 from tests.scheduler.test_stores import once
 
@@ -754,6 +777,7 @@ with asyncio.Runner() as runner:
             own.run(store.create(once("childs")))
             print(own.run(names()), flush=True)
             own.run(store.close())
+            gc.collect()
         os._exit(0)
     os.waitpid(child, 0)
     print(runner.run(names()))
@@ -925,7 +949,7 @@ async def test_an_id_that_no_schedule_can_have_is_unknown(url: str, schedule_id:
     await store.close()
 
 
-@pytest.mark.parametrize("by", ["replacement", "deletion"])
+@pytest.mark.parametrize("by", ["replace", "create", "create_once"])
 async def test_what_is_to_run_once_runs_though_another_of_its_id_and_time_has(
     store: SqlSchedulerBackend, by: str
 ) -> None:
@@ -933,11 +957,9 @@ async def test_what_is_to_run_once_runs_though_another_of_its_id_and_time_has(
     wrong.args, right.args = ("wrong",), ("right",)
     await store.create(wrong)
     assert [run.schedule.args for run in (await store.claim(micros(NOW), LOCAL, "x", 10)).runs] == [("wrong",)]
-    if by == "replacement":
-        assert await store.replace(right)
-    else:
+    if by != "replace":
         assert await store.delete("bill")
-        await store.create_once(right)
+    await getattr(store, by)(right)
     [run] = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
     assert (run.schedule.args, run.due - micros(wrong.next_run_at or NOW)) == (("right",), 1)
     # The same once more has had its run.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowrra import BrokerConfig, Config, Flowrra, IOExecutor, TaskStatus
+from flowrra import BrokerConfig, Config, Flowrra, IOExecutor, TaskResult, TaskStatus
 from flowrra.registry import TaskRegistry
 from flowrra.scheduler import ScheduledTask, Scheduler, ScheduleType
 from flowrra.scheduler.backends import SQLiteSchedulerBackend
@@ -132,6 +132,26 @@ async def test_a_scheduler_with_executors_of_its_own_submits_to_them(tmp_path: A
         await scheduler.trigger(await scheduler.schedule_interval("pid", 60))
     await scheduler.stop()
     await executor.stop()
+
+
+@pytest.mark.parametrize("of_app", [True, False])
+async def test_a_run_is_unfinished_until_its_record_is_complete(of_app: bool) -> None:
+    """Whoever keeps it: an app, or an executor of one's own."""
+    records: dict[str, TaskResult] = {}
+
+    async def get_result(task_id: str) -> TaskResult | None:
+        return records.get(task_id)
+
+    app = App()
+    if of_app:
+        app.target.use_app(app.submit, get_result, dict)
+        target = app.target
+    else:
+        target = Target(app.registry, lambda: {"io": SimpleNamespace(broker=None, get_result=get_result)})  # type: ignore[dict-item]
+    assert not await target.is_unfinished("note", "a")
+    for status, is_unfinished in ((TaskStatus.RUNNING, True), (TaskStatus.SUCCESS, False)):
+        records["a"] = TaskResult("a", status)
+        assert await target.is_unfinished("note", "a") is is_unfinished
 
 
 @dataclass

@@ -119,6 +119,7 @@ def test_the_size_of_a_pool_is_a_whole_number(size: str) -> None:
         ("postgresql://user:cr@et@host:port/db", "can't be read; in a password write"),
         ("mysql://user:secret@host/db@other", "has an '@' after its host"),
         ("mysql://user:secret@host/db?charset=utf8@other", "has an '@' after its host"),
+        ("mysql://user:secret@host/db?charset=utf8@other&charset=utf8", "has an '@' after its host"),
     ],
 )
 def test_a_url_that_is_none_is_refused_without_a_part_of_it(url: str, why: str) -> None:
