@@ -983,10 +983,13 @@ IS_WAITED_FOR = {
 }
 
 
+# On SQLite writers take turns.
+SERVERS = [pytest.param(kind, marks=pytest.mark.tools) for kind in IS_WAITED_FOR]
+
+
+@pytest.mark.parametrize("url", SERVERS, indirect=True)
 async def test_what_deadlocks_with_another_transaction_is_done_after_that(store: SqlSchedulerBackend) -> None:
     kind = store._url.get_backend_name()
-    if kind == "sqlite":
-        pytest.skip("its writers take turns")
     await store.create(once("a"))
     [run] = (await store.claim(micros(NOW), LOCAL, "x", 10)).runs
     engine = await store._open()
