@@ -457,11 +457,13 @@ class Line:
     async def _wait_for_replicas(self, replication: Replication) -> None:
         """Return when they have confirmed what was written last on this connection, and none of them seems to have
         become the primary meanwhile."""
-        over = time.monotonic() + HOLD
-        while hold := await self._ask_replicas(replication):
+        hold = await self._ask_replicas(replication)
+        over = time.monotonic() + hold
+        while hold:
             if time.monotonic() + hold > over + LOOK_AGAIN:
                 raise TooFewReplicasError("it is written, but one replica after the other leaves, as in a failover")
             await asyncio.sleep(min(hold, LOOK_AGAIN))
+            hold = await self._ask_replicas(replication)
 
     async def _ask_replicas(self, replication: Replication) -> float:
         """Seconds for which their confirmation does not count; see :class:`Replicas`."""

@@ -109,6 +109,23 @@ async def test_it_counts_once_the_others_have_stayed(trio: Trio) -> None:
     trio.replicas[0].resume()
 
 
+async def test_one_that_leaves_while_another_is_slow_is_no_second_one(trio: Trio) -> None:
+    broker = RedisBroker(trio.url, min_replicas=1, replication_timeout=5.0)
+    assert await broker.submit([entry("before")]) == [True]
+    trio.promote(0)
+    await until(lambda: trio.count == 1)
+    trio.look.config_resetstat()
+    trio.replicas[1].freeze()
+    submitting = asyncio.create_task(broker.submit([entry("meanwhile")]))
+    await until(lambda: trio.look.hexists("flowrra:queue:tasks", "meanwhile"))
+    await asyncio.sleep(0.5)  # it takes its time
+    trio.replicas[1].resume()
+    assert await submitting == [True]
+    stats: dict[str, dict[str, int]] = trio.look.info("commandstats")  # type: ignore[assignment]
+    assert stats["cmdstat_evalsha"]["calls"] == 1
+    await broker.close()
+
+
 async def test_a_user_who_may_not_ask_has_what_replicas_confirm(trio: Trio) -> None:
     trio.look.acl_setuser("shop", enabled=True, nopass=True, categories=["+@all"], commands=["-info"], keys=["*"])
     broker = RedisBroker(trio.url.replace("//", "//shop:any@"), min_replicas=1)
