@@ -75,6 +75,8 @@ class ServerThread:
         # A daemon: however the app ends, the server doesn't keep the process alive.
         self._thread = threading.Thread(target=self._run, name="flowrra-exporter-http", daemon=True)
         self._listeners: list[Listeners] = []
+        # Connections that were handed over, and not taken yet, by what tells of that.
+        self._handed_over: dict[concurrent.futures.Future[None], socket.socket] = {}
 
     def start(self) -> None:
         """Returns once the server answers; raises what kept it from starting.
@@ -117,14 +119,21 @@ class ServerThread:
             user: The name of the user who has authenticated to whoever hands it over; None for nobody.
 
         Returns:
-            What is done once it's taken. It raises Full if there is no place for one more.
+            What is done once it's taken. It raises Full if there is no place for one more, and ConnectionError if the
+            server ends first.
 
         Raises:
             RuntimeError: The server has ended.
         """
         taken = concurrent.futures.Future[None]()
+        # First: what the loop gets and doesn't come to any more is found there at its end.
+        self._handed_over[taken] = connection
 
         def take() -> None:
+            if self._stopping.is_set():  # whoever is let in now finds nobody who answers
+                self._refuse(taken)
+                return
+            del self._handed_over[taken]
             try:
                 connection.setblocking(False)
                 self._listeners[0].take(connection, client, user)
@@ -134,9 +143,15 @@ class ServerThread:
                 taken.set_result(None)
 
         if not self.run_soon(take):
-            connection.close()
+            self._refuse(taken)
             raise RuntimeError("the HTTP server has ended")
         return taken
+
+    def _refuse(self, taken: concurrent.futures.Future[None]) -> None:
+        connection = self._handed_over.pop(taken, None)
+        if connection is not None:
+            connection.close()
+            taken.set_exception(ConnectionError("the HTTP server has ended"))
 
     def use_tls(self, context: ssl.SSLContext | None) -> None:
         """From now on, the first site's new connections are made under ``context``."""
@@ -164,6 +179,8 @@ class ServerThread:
             self._error = error
             logger.critical("the HTTP server has ended: %r", error)
         finally:
+            for taken in list(self._handed_over):
+                self._refuse(taken)
             self._ready.set()
 
     async def _serve(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -34,6 +35,23 @@ def _answered_blocking(mounted: Embedded) -> int:
     with mounted.answer_blocking(LIVEZ, lambda _size: b"") as answer:
         b"".join(answer.pieces)
         return answer.status
+
+
+async def test_a_connection_that_the_server_does_not_come_to_any_more_is_refused_at_once() -> None:
+    mounted = Embedded(MinimalApp())
+    mounted.start()
+    assert mounted._exporter is not None
+    server, held = mounted._exporter.server, threading.Event()
+    server.run_soon(lambda: held.wait(10))
+    server.run_soon(server._stopping.set)
+    ours, theirs = socket.socketpair()
+    taken = server.accept(theirs)
+    held.set()
+    with pytest.raises(ConnectionError, match="has ended"):
+        await asyncio.wait_for(asyncio.wrap_future(taken), 10)
+    assert await asyncio.to_thread(ours.recv, 1) == b""
+    ours.close()
+    await mounted.stop()
 
 
 async def test_requests_that_meet_the_end_are_answered_too() -> None:
