@@ -7,7 +7,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -41,6 +41,8 @@ MAX_LATE = 1000
 
 # Called once an attempt's outcome is stored, or (False) can't be.
 OnStored = Callable[[Job, bool], None]
+# Records that were read, by the ids of their tasks.
+Known = Mapping[str, TaskResult | None]
 
 
 def mark_refused(record: TaskResult, error: BaseException) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from flowrra.exceptions import BackendError, SerializationError
 from flowrra.executors import attempt_log
 from flowrra.executors.job import Job
 from flowrra.executors.outcomes import cancelled_while_waiting
-from flowrra.executors.records import PASSING, RecordStore
+from flowrra.executors.records import PASSING, Known, RecordStore
 from flowrra.executors.sources.holdings import Holdings
 from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
@@ -37,9 +37,6 @@ LOOK_UP_PART = 1 / 4
 BLIND_FOR = 10.0
 # Tasks that are ended at once, without a run.
 MAX_ENDING = 1000
-
-# Records that were read, by the ids of their tasks.
-Known = Mapping[str, TaskResult | None]
 
 
 class Deliveries:

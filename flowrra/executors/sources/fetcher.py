@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from flowrra.backoff import Backoff
@@ -14,13 +14,13 @@ from flowrra.brokers.base import MAX_BATCH, MAX_BATCH_BYTES, Delivery, LeasingBr
 from flowrra.exceptions import BackendError, RequestRefusedError, RequestTimeoutError
 from flowrra.executors.job import Job
 from flowrra.executors.queue_order import QueueOrder
+from flowrra.executors.records import Known
 from flowrra.executors.sources.holdings import Holdings
 from flowrra.executors.sources.room import Room
 from flowrra.executors.sources.settler import Settler
 from flowrra.executors.workers import Workers
 from flowrra.outage import Outage
 from flowrra.supervision import Supervised, cancel_until_ended, spawn
-from flowrra.task import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,6 @@ LONG_TAKE = 75.0
 
 # Deliveries that are taken in at once, before the attempts that are suspended have their turn.
 AT_ONCE = 50
-
-# Records that were read, by the ids of their tasks.
-Known = Mapping[str, TaskResult | None]
 
 
 class Fetcher:
